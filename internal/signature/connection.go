@@ -1,0 +1,91 @@
+package signature
+
+import (
+	"net/http"
+	"strings"
+)
+
+// protected lists the headers of ProtectedHeaders, folded as foldByte folds.
+// It is an array, so that a range over it cannot be made to see other names.
+var protected = [...]string{
+	"x-replicate-signature",
+	"webhook-id",
+	"webhook-timestamp",
+	"webhook-signature",
+	"x-replicate-verified",
+	"x-replicate-event",
+	"x-replicate-prediction-id",
+	"content-type",
+	"content-length",
+	"content-encoding",
+}
+
+// ProtectedHeaders gives the names, in canonical form, of the headers whose
+// presence and value an application behind the gateway relies on: those that
+// carry a signature, those that report a verified one, and those that say how
+// to read the signed body. The slice is the caller's own.
+//
+// A request that names one of them in its Connection header asks the next
+// proxy to drop it (RFC 9110 section 7.6.1), after it has been verified.
+func ProtectedHeaders() []string {
+	names := make([]string, len(protected))
+	for i, name := range protected {
+		names[i] = http.CanonicalHeaderKey(name)
+	}
+	return names
+}
+
+// IsProtected reports whether name is one of [ProtectedHeaders] to anything
+// that may stand behind the gateway. Case does not count, and neither does the
+// choice between '-', '_' and '.': CGI, WSGI and PHP turn all three into the
+// same variable, so "X_Replicate_Verified" reaches an application under the
+// name of the real header.
+func IsProtected(name string) bool {
+	for _, p := range protected {
+		if len(name) == len(p) && foldsTo(name, p) {
+			return true
+		}
+	}
+	return false
+}
+
+// foldsTo reports whether name, folded byte by byte, is want. Both have the
+// same length.
+func foldsTo(name, want string) bool {
+	for i := range len(name) {
+		if foldByte(name[i]) != want[i] {
+			return false
+		}
+	}
+	return true
+}
+
+func foldByte(c byte) byte {
+	switch {
+	case 'A' <= c && c <= 'Z':
+		return c + ('a' - 'A')
+	case c == '_' || c == '.':
+		return '-'
+	default:
+		return c
+	}
+}
+
+// namedByConnection gives the first protected header that a Connection header
+// of the request names, or "". The result is one of a fixed set of names, not
+// text of the request.
+func namedByConnection(h http.Header) string {
+	for _, value := range h["Connection"] {
+		for token := range strings.SplitSeq(value, ",") {
+			// Wider than the grammar's space and tab, for the sake of
+			// recipients that trim more.
+			token = strings.TrimSpace(token)
+			for _, p := range protected {
+				if len(token) == len(p) && foldsTo(token, p) {
+					return http.CanonicalHeaderKey(p)
+				}
+			}
+		}
+	}
+	return ""
+}

@@ -1,0 +1,266 @@
+package signature
+
+import (
+	"encoding/base64"
+	"encoding/hex"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Limits of the signature headers, in bytes unless said otherwise. They are
+// far above what any sender uses, and keep what an unauthenticated request
+// can make the verifier do small.
+const (
+	MaxIDBytes                 = 256
+	MaxTimestampDigits         = 12
+	MaxSignatureBytes          = 4096
+	MaxSignatureEntries        = 32 // entries in one webhook-signature
+	MaxReplicateSignatureBytes = 128
+)
+
+const (
+	// versionPrefix starts an entry of webhook-signature made with HMAC-SHA256.
+	versionPrefix = "v1,"
+	// hashPrefix may stand before the digits of X-Replicate-Signature.
+	hashPrefix = "sha256="
+	// entryChars is the length of the base64 of a digest.
+	entryChars = 44
+)
+
+// The labels that [HeaderError.Reason] gives.
+const (
+	ReasonMissing    = "missing"    // no signature header of an accepted scheme
+	ReasonMalformed  = "malformed"  // a header, or one of the standard three, is not as specified
+	ReasonDuplicated = "duplicated" // a header is there more than once
+	ReasonOversized  = "oversized"  // a header is over its limit
+	ReasonConnection = "connection" // Connection names a protected header
+)
+
+// Reasons lists every label that [HeaderError.Reason] can give, so that a
+// metric can be set up with all its series.
+func Reasons() []string {
+	return []string{ReasonMissing, ReasonMalformed, ReasonDuplicated, ReasonOversized, ReasonConnection}
+}
+
+// HeaderError says why the signature headers of a request were refused. It
+// holds nothing that the sender wrote, so it may be logged and sent back.
+type HeaderError struct {
+	// Header is the canonical name of the header at fault, "" when the
+	// reason is [ReasonMissing].
+	Header string
+	reason string
+}
+
+// Reason gives a short stable label, one of [Reasons].
+func (e *HeaderError) Reason() string { return e.reason }
+
+// Error gives the reason in words.
+func (e *HeaderError) Error() string {
+	switch e.reason {
+	case ReasonMissing:
+		return "reading signature headers: no accepted signature is present"
+	case ReasonConnection:
+		return "reading signature headers: Connection names " + e.Header
+	default:
+		return "reading signature headers: " + e.Header + " is " + e.reason
+	}
+}
+
+// Claim is what the headers of a request say about its signatures. Nothing in
+// it is to be trusted before [Claim.Verify] has succeeded. The zero value
+// claims nothing and never verifies. It is read only once made.
+type Claim struct {
+	schemes   Scheme
+	id        string
+	timestamp string
+	signedAt  time.Time
+	replicate digest
+	standard  []digest
+	// first is the room for the entries of an ordinary request: one, or two
+	// while a secret is being rotated.
+	first [2]digest
+}
+
+// Schemes gives the accepted schemes that the request claims to be signed by.
+// All of them must verify.
+func (c *Claim) Schemes() Scheme { return c.schemes }
+
+// ID gives the unverified webhook-id, "" unless the standard scheme is claimed.
+func (c *Claim) ID() string { return c.id }
+
+// SignedAt gives the unverified webhook-timestamp in UTC, the zero time unless
+// the standard scheme is claimed. Its year can have five digits.
+func (c *Claim) SignedAt() time.Time { return c.signedAt }
+
+// ParseHeaders reads the signature headers of the accepted schemes, without
+// need of the body. Accept only schemes for which there is a secret: a claim
+// that no secret can check does not verify.
+//
+// Headers of a scheme that is not accepted are ignored. Each other header must
+// be there at most once. Any one of webhook-id, webhook-timestamp and
+// webhook-signature claims the standard scheme, which takes all three:
+// otherwise a signature could be taken off a request to have it judged by the
+// other scheme alone. The forms are
+//
+//	X-Replicate-Signature  64 lower-case hexadecimal digits, "sha256=" before
+//	                       them or not; at most 128 bytes
+//	webhook-id             1 to 256 bytes of printable ASCII, no space
+//	webhook-timestamp      1 to 12 decimal digits, Unix seconds
+//	webhook-signature      entries "v1,<base64 of 32 bytes>" separated by
+//	                       spaces, at most 32 and 4096 bytes; entries of other
+//	                       versions or forms are skipped, one must remain
+//
+// A Connection header that names one of [ProtectedHeaders], in any spelling of
+// [IsProtected], is refused whatever else the request has.
+//
+// Every error is a [*HeaderError].
+func ParseHeaders(h http.Header, accept Scheme) (*Claim, error) {
+	if name := namedByConnection(h); name != "" {
+		return nil, &HeaderError{Header: name, reason: ReasonConnection}
+	}
+	c := new(Claim)
+	if accept.Has(Replicate) && len(h[HeaderReplicateSignature]) > 0 {
+		c.schemes |= Replicate
+	}
+	if accept.Has(Standard) && len(h[HeaderID])+len(h[HeaderTimestamp])+len(h[HeaderSignature]) > 0 {
+		c.schemes |= Standard
+	}
+	if c.schemes == 0 {
+		return nil, &HeaderError{reason: ReasonMissing}
+	}
+	if c.schemes.Has(Replicate) {
+		if err := c.readReplicate(h); err != nil {
+			return nil, err
+		}
+	}
+	if c.schemes.Has(Standard) {
+		if err := c.readStandard(h); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+// single gives the one value of a header that a claimed scheme needs.
+func single(h http.Header, name string, limit int) (string, *HeaderError) {
+	switch values := h[name]; {
+	case len(values) > 1:
+		return "", &HeaderError{Header: name, reason: ReasonDuplicated}
+	case len(values) == 0 || values[0] == "":
+		return "", &HeaderError{Header: name, reason: ReasonMalformed}
+	case len(values[0]) > limit:
+		return "", &HeaderError{Header: name, reason: ReasonOversized}
+	default:
+		return values[0], nil
+	}
+}
+
+// readReplicate reads X-Replicate-Signature. Its result is a plain error: a
+// nil *HeaderError in an error would not be nil.
+func (c *Claim) readReplicate(h http.Header) error {
+	text, herr := single(h, HeaderReplicateSignature, MaxReplicateSignatureBytes)
+	if herr != nil {
+		return herr
+	}
+	text = strings.TrimPrefix(text, hashPrefix)
+	if !decodeHex(&c.replicate, text) {
+		return &HeaderError{Header: HeaderReplicateSignature, reason: ReasonMalformed}
+	}
+	return nil
+}
+
+// decodeHex decodes 64 lower-case digits. Upper case is refused because the
+// reference verifier compares texts: a request it would turn away must not
+// come through here.
+func decodeHex(dst *digest, text string) bool {
+	if len(text) != hex.EncodedLen(len(dst)) {
+		return false
+	}
+	var src [2 * len(dst)]byte
+	copy(src[:], text)
+	for _, b := range src {
+		if 'A' <= b && b <= 'F' {
+			return false
+		}
+	}
+	_, err := hex.Decode(dst[:], src[:])
+	return err == nil
+}
+
+// readStandard reads the three standard headers.
+func (c *Claim) readStandard(h http.Header) error {
+	var herr *HeaderError
+	if c.id, herr = single(h, HeaderID, MaxIDBytes); herr != nil {
+		return herr
+	}
+	if c.timestamp, herr = single(h, HeaderTimestamp, MaxTimestampDigits); herr != nil {
+		return herr
+	}
+	list, herr := single(h, HeaderSignature, MaxSignatureBytes)
+	if herr != nil {
+		return herr
+	}
+	if !isID(c.id) {
+		return &HeaderError{Header: HeaderID, reason: ReasonMalformed}
+	}
+	seconds, ok := parseSeconds(c.timestamp)
+	if !ok {
+		return &HeaderError{Header: HeaderTimestamp, reason: ReasonMalformed}
+	}
+	c.signedAt = time.Unix(seconds, 0).UTC()
+	if strings.Count(list, " ") >= MaxSignatureEntries {
+		return &HeaderError{Header: HeaderSignature, reason: ReasonOversized}
+	}
+	c.standard = appendEntries(c.first[:0], list)
+	if len(c.standard) == 0 {
+		return &HeaderError{Header: HeaderSignature, reason: ReasonMalformed}
+	}
+	return nil
+}
+
+// isID reports whether every byte is printable ASCII other than space.
+func isID(id string) bool {
+	for i := range len(id) {
+		if id[i] <= ' ' || id[i] > '~' {
+			return false
+		}
+	}
+	return true
+}
+
+// parseSeconds reads decimal digits alone: strconv would let a sign through.
+func parseSeconds(text string) (int64, bool) {
+	for i := range len(text) {
+		if text[i] < '0' || text[i] > '9' {
+			return 0, false
+		}
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	return n, err == nil
+}
+
+// strictBase64 refuses what the published libraries refuse by comparing
+// texts: bits set in the last character that belong to no byte.
+var strictBase64 = base64.StdEncoding.Strict()
+
+// appendEntries appends the digests of the well-formed v1 entries of a
+// webhook-signature value to dst, in the order sent.
+func appendEntries(dst []digest, list string) []digest {
+	for entry := range strings.SplitSeq(list, " ") {
+		text, ok := strings.CutPrefix(entry, versionPrefix)
+		if !ok || len(text) != entryChars {
+			continue
+		}
+		var (
+			src [entryChars]byte
+			out [entryChars / 4 * 3]byte // one more than a digest: the decoder's bound
+		)
+		copy(src[:], text)
+		if n, err := strictBase64.Decode(out[:], src[:]); err == nil && n == len(digest{}) {
+			dst = append(dst, digest(out[:n]))
+		}
+	}
+	return dst
+}
