@@ -1,0 +1,143 @@
+package sqlite
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// filled makes a closed store with entries and gives its path.
+func filled(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "webhook.db")
+	s, err := Open(Options{Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	commitRange(t, s, 8, 0, 500)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func refused(t *testing.T, path, want string) {
+	t.Helper()
+	s, err := Open(Options{Path: path})
+	if err == nil {
+		_ = s.Close()
+		t.Fatal("it was opened")
+	}
+	if !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), path) {
+		t.Fatalf("got %v, want the path and %q", err, want)
+	}
+}
+
+func TestDamagedFilesAreRefused(t *testing.T) {
+	for _, c := range []struct {
+		name, want string
+		damage     func([]byte) []byte
+	}{
+		{"no database", "is corrupt", func(b []byte) []byte { return bytes.Repeat([]byte("x"), len(b)) }},
+		{"header overwritten", "is corrupt", func(b []byte) []byte { copy(b, "not a database at all"); return b }},
+		{"cut to nothing", "is empty", func([]byte) []byte { return nil }},
+		{"cut to half", "is corrupt", func(b []byte) []byte { return b[:len(b)/2] }},
+		{"cut in the header", "is corrupt", func(b []byte) []byte { return b[:50] }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			path := filled(t)
+			data, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, c.damage(data), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			refused(t, path, c.want)
+		})
+	}
+}
+
+// A flipped bit in a key would let an event through twice.
+func TestFlippedBitInAnEntryIsRefused(t *testing.T) {
+	path := filled(t)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := benchEntry(250)
+	at := bytes.Index(data, e.Keys[0][:])
+	if at < 0 {
+		t.Fatal("the entry is not in the file")
+	}
+	data[at+3] ^= 1
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, path, "checksum of dedup row")
+}
+
+func TestForeignAndNewerFilesAreRefused(t *testing.T) {
+	for _, c := range []struct{ name, pragma, want string }{
+		{"something else's database", "PRAGMA application_id=1", "of something else"},
+		{"newer schema", "PRAGMA user_version=99", "schema version 99"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			path := filled(t)
+			s, err := Open(Options{Path: path})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.db.Exec(c.pragma); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			refused(t, path, c.want)
+		})
+	}
+}
+
+func TestLogWithoutDatabaseIsRefused(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "webhook.db")
+	if err := os.WriteFile(path+"-wal", []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, path, "is missing but its log")
+}
+
+func TestOneProcessAtATime(t *testing.T) {
+	path := filled(t)
+	s, err := Open(Options{Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	start := time.Now()
+	refused(t, path, "in use by another process")
+	if time.Since(start) > 2*lockWait {
+		t.Error("it took too long to say so")
+	}
+}
+
+func TestFileModes(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state", "webhook.db")
+	s, err := Open(Options{Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	for name, want := range map[string]os.FileMode{path: 0o600, filepath.Dir(path): 0o700} {
+		info, err := os.Stat(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := info.Mode().Perm(); got != want {
+			t.Errorf("%s has mode %o, want %o", filepath.Base(name), got, want)
+		}
+	}
+}

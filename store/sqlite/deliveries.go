@@ -1,0 +1,283 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-replicate/replicate-webhook/store"
+)
+
+// loadQueue reads what is pending. Payloads stay on disk.
+func (s *Store) loadQueue() error {
+	s.queue = newQueue()
+	rows, err := s.db.Query(`SELECT d.n, d.due, d.prediction, d.attempts, d.event, d.redelivery, p.events, p.happened, p.url
+		FROM deliveries d INDEXED BY deliveries_pending JOIN predictions p ON p.ref = d.prediction
+		WHERE d.state = 0 ORDER BY d.n`)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	last, endpoint := "", store.EndpointOf("")
+	for rows.Next() {
+		i := new(item)
+		var p store.Prediction
+		var url sql.RawBytes
+		if err := rows.Scan(&i.n, &i.due, &i.prediction, &i.attempts, &i.event, &i.redelivery, &p.Events, &p.Happened, &url); err != nil {
+			return err
+		}
+		i.last = isLast(i.event, &p)
+		// Most that wait for long wait for one and the same receiver.
+		if string(url) != last {
+			last = string(url)
+			endpoint = store.EndpointOf(last)
+		}
+		i.endpoint = endpoint
+		s.queue.add(i)
+	}
+	return rows.Err()
+}
+
+// ClaimDeliveries implements store.Tracking.
+func (s *Store) ClaimDeliveries(ctx context.Context, limit int, slots func(string) int) ([]store.Delivery, time.Time, error) {
+	if err := s.closed(); err != nil {
+		return nil, time.Time{}, err
+	}
+	taken, next := s.queue.take(s.opts.Now().UnixMilli(), limit, slots)
+	out := make([]store.Delivery, 0, len(taken))
+	for _, i := range taken {
+		d, err := s.delivery(ctx, i)
+		switch {
+		case errors.Is(err, errMoved):
+		case errors.Is(err, sql.ErrNoRows):
+			// Damage to one must not hold up the others. What is left of
+			// it is looked at again when the store is opened.
+			s.opts.Logger().Error("delivery can't be read", zap.String("store", s.opts.Path), zap.Int64("number", i.n))
+			s.queue.drop(i)
+		case err != nil:
+			// What was read so far is not handed out either: it would be
+			// lost on a caller that looks at the error first.
+			again := s.opts.Now().Add(claimAgain)
+			for _, i := range taken {
+				s.unclaim(i, again)
+			}
+			return nil, again, s.readError(err)
+		default:
+			out = append(out, d)
+		}
+	}
+	return out, timeOf(next), nil
+}
+
+// claimAgain is how long a delivery waits that could not be read.
+const claimAgain = time.Second
+
+// errMoved: while it was claimed the delivery was given to another endpoint, or
+// canceled. The claim was given back.
+var errMoved = errors.New("delivery has moved")
+
+// delivery is what a claimed item is about.
+func (s *Store) delivery(ctx context.Context, i *item) (store.Delivery, error) {
+	q := s.queue
+	q.mu.Lock()
+	d, canceled := i.fresh, i.canceled
+	q.dropFresh(i)
+	q.mu.Unlock()
+	if d != nil && !canceled {
+		return *d, nil
+	}
+	var nonce, created int64
+	d = &store.Delivery{N: i.n, Prediction: i.prediction, Event: i.event, Attempts: int(i.attempts)}
+	err := s.db.QueryRowContext(ctx, `SELECT d.nonce, d.created, p.id, p.client, p.url, p.traceparent, b.body
+		FROM deliveries d JOIN predictions p ON p.ref = d.prediction JOIN payloads b ON b.n = d.n WHERE d.n = ?`, i.n).
+		Scan(&nonce, &created, &d.PredictionID, &d.Client, &d.URL, &d.Traceparent, &d.Payload)
+	if err != nil {
+		return *d, err
+	}
+	d.ID, d.CreatedAt = deliveryID(i.n, nonce), timeOf(created)
+	endpoint := store.EndpointOf(d.URL)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	i.canceled = i.canceled || d.URL == ""
+	if i.canceled || endpoint != i.lane.endpoint {
+		// The slot that was counted is another endpoint's.
+		i.endpoint = endpoint
+		q.requeue(i)
+		return *d, errMoved
+	}
+	return *d, nil
+}
+
+// drop forgets a claimed item.
+func (q *queue) drop(i *item) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.unclaim(i)
+	q.remove(i)
+}
+
+// unclaim gives a claim back without an attempt.
+func (s *Store) unclaim(i *item, due time.Time) {
+	q := s.queue
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !i.claimed || q.items[i.n] != i {
+		return
+	}
+	i.due = due.UnixMilli()
+	q.requeue(i)
+}
+
+// Postpone implements store.Tracking. Nothing is written: after a restart the
+// delivery is due as it was before.
+func (s *Store) Postpone(_ context.Context, d store.Delivery, due time.Time) error {
+	if err := s.closed(); err != nil {
+		return err
+	}
+	if i := s.claimed(d.N); i != nil {
+		s.unclaim(i, due)
+	}
+	return nil
+}
+
+func (s *Store) claimed(n int64) *item {
+	s.queue.mu.Lock()
+	defer s.queue.mu.Unlock()
+	if i := s.queue.items[n]; i != nil && i.claimed {
+		return i
+	}
+	return nil
+}
+
+// Complete implements store.Tracking.
+func (s *Store) Complete(ctx context.Context, o store.Outcome) error {
+	i := s.claimed(o.Delivery.N)
+	if i == nil {
+		return s.closed()
+	}
+	var end *ending
+	return s.commit(ctx, func(g *group) error {
+		var err error
+		end, err = g.complete(i, &o)
+		return err
+	}, func(err error) {
+		if err == nil && end != nil {
+			s.queue.completed(i, end)
+		}
+	})
+}
+
+// ending is what an attempt's outcome means for its delivery and the
+// prediction's others.
+type ending struct {
+	state    int
+	attempts int
+	due      int64 // of a pending delivery
+	canceled []int64
+}
+
+// complete writes an outcome. It gives nil when the claim was given back
+// before.
+func (g *group) complete(i *item, o *store.Outcome) (*ending, error) {
+	q := g.w.queue
+	q.mu.Lock()
+	held, canceled, last, next := i.claimed && q.items[i.n] == i, i.canceled, i.last, i.next
+	q.mu.Unlock()
+	if !held || g.written.endings[i] != nil {
+		return nil, nil
+	}
+	if p := g.written.predictions[i.prediction]; p != nil {
+		last = isLast(i.event, p)
+	}
+	if next == nil && i.event == store.Started && !i.redelivery {
+		next = g.written.terminal[i.prediction]
+	}
+	end := &ending{state: statePending, attempts: o.Attempt.Number, due: o.Due.UnixMilli()}
+	switch o.Verdict {
+	case store.Delivered:
+		end.state = stateDelivered
+	case store.Exhausted:
+		end.state = stateFailed
+	case store.Gone:
+		gone, err := g.disable(i.prediction, o.Delivery.URL)
+		if err != nil {
+			return nil, err
+		}
+		if gone {
+			end.state = stateFailed
+		} else {
+			end.due = g.now()
+		}
+	}
+	if end.state == statePending || end.state == stateFailed && o.Verdict != store.Gone {
+		switch {
+		case canceled:
+			end.state = stateCanceled
+		case next != nil:
+			end.state = stateSuperseded
+		}
+	}
+	set(&g.written.endings, i, end)
+	return end, g.writeEnding(i, o, end, last)
+}
+
+// disable switches a webhook off whose receiver said 410, unless its URL was
+// changed meanwhile: then it was another receiver that said so.
+func (g *group) disable(ref int64, url string) (bool, error) {
+	n, err := g.changed("UPDATE predictions SET url = '', webhook = ? WHERE ref = ? AND url = ?", store.WebhookDisabled, ref, url)
+	return n == 1, err
+}
+
+func (g *group) writeEnding(i *item, o *store.Outcome, end *ending, last bool) error {
+	a := &o.Attempt
+	g.w.lastAttempt++
+	err := g.exec("INSERT INTO attempts (id, delivery, prediction, event, url, status, number, at, took, response, error, exception) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+		g.w.lastAttempt, i.n, i.prediction, i.event, a.URL, a.Status, a.Number, a.At.UnixMilli(), a.Took, a.Response, a.Error, a.Exception)
+	if err != nil {
+		return err
+	}
+	// What was canceled stays so, also when that came earlier in this
+	// transaction. A finished delivery's due time is when it finished.
+	due := end.due
+	if end.state != statePending {
+		due = g.now()
+	}
+	if err := g.exec("UPDATE deliveries SET state = CASE WHEN state = ?5 AND ?1 <> ?6 THEN ?5 ELSE ?1 END, attempts = ?2, due = ?3 WHERE n = ?4",
+		end.state, a.Number, due, i.n, stateCanceled, stateDelivered); err != nil {
+		return err
+	}
+	switch {
+	case o.Verdict == store.Gone && end.state == stateFailed:
+		end.canceled, err = g.cancelPending(i.prediction)
+		return err
+	case last && end.state == stateDelivered:
+		return g.exec("UPDATE predictions SET webhook = ? WHERE ref = ? AND (webhook <> ? OR url <> '')", store.WebhookDelivered, i.prediction, store.WebhookDisabled)
+	case last && end.state == stateFailed && !i.redelivery:
+		return g.exec("UPDATE predictions SET webhook = ? WHERE ref = ? AND webhook = ?", store.WebhookFailed, i.prediction, store.WebhookPending)
+	}
+	return nil
+}
+
+// completed brings the memory up to a committed outcome.
+func (q *queue) completed(i *item, end *ending) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !i.claimed || q.items[i.n] != i {
+		return // given back meanwhile by a caller that did not wait
+	}
+	for _, n := range end.canceled {
+		if other := q.items[n]; other != nil && other != i {
+			q.cancel(other)
+		}
+	}
+	if end.state == statePending {
+		i.attempts, i.due = int32(end.attempts), end.due
+		q.requeue(i)
+		return
+	}
+	q.unclaim(i)
+	q.remove(i)
+}

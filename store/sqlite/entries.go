@@ -1,0 +1,226 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
+	"github.com/caddy-replicate/replicate-webhook/store"
+)
+
+// entrySize is a key and its expiry in Unix milliseconds, big-endian.
+const entrySize = len(store.Key{}) + 8
+
+// entryRow is the entries of one scope that are committed together.
+type entryRow struct {
+	expires, signed int64
+	entries         []byte
+}
+
+// add puts an entry into its scope's row of this transaction.
+func (g *group) add(e *store.Entry) {
+	row := g.entries[e.Scope]
+	if row == nil {
+		row = new(entryRow)
+		if g.entries == nil {
+			g.entries = make(map[string]*entryRow, 1)
+		}
+		g.entries[e.Scope] = row
+	}
+	expires := e.Expires.UnixMilli()
+	row.expires = max(row.expires, expires)
+	if !e.SignedAt.IsZero() {
+		row.signed = max(row.signed, e.SignedAt.UnixMilli())
+	}
+	for _, k := range e.Keys {
+		row.entries = append(row.entries, k[:]...)
+		row.entries = binary.BigEndian.AppendUint64(row.entries, uint64(expires))
+	}
+}
+
+// flush writes what add collected.
+func (g *group) flush() error {
+	for scope, row := range g.entries {
+		if err := g.insertEntries(scope, row); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (g *group) insertEntries(scope string, row *entryRow) error {
+	return g.exec("INSERT INTO dedup (scope, expires, signed, sum, entries) VALUES (?, ?, ?, ?, ?)",
+		scope, row.expires, row.signed, row.sum(scope), row.entries)
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// sum is a CRC-32C over the whole row. SQLite finds a broken page, but not a
+// flipped bit in what a page holds, and a flipped bit in a key would let an
+// event through twice.
+func (r *entryRow) sum(scope string) int64 {
+	head := binary.BigEndian.AppendUint64([]byte(scope), uint64(r.expires))
+	head = binary.BigEndian.AppendUint64(head, uint64(r.signed))
+	return int64(crc32.Update(crc32.Checksum(head, castagnoli), castagnoli, r.entries))
+}
+
+// rotError is a row that is not what was written.
+type rotError struct{ id int64 }
+
+func (e *rotError) Error() string {
+	return fmt.Sprintf("checksum of dedup row %d does not match", e.id)
+}
+
+// load reads what was committed.
+func (d *dedup) load(db *sql.DB) error {
+	d.live = make(map[store.Key]int64)
+	d.held = make(map[store.Key]*claim)
+	d.purged = make(map[string]int64)
+	return errors.Join(d.loadEntries(db), d.loadPurged(db))
+}
+
+func (d *dedup) loadEntries(db *sql.DB) error {
+	rows, err := db.Query("SELECT id, scope, expires, signed, sum, entries FROM dedup")
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	var (
+		id, sum int64
+		row     entryRow
+		scope   sql.RawBytes
+		entries sql.RawBytes
+	)
+	for rows.Next() {
+		if err := rows.Scan(&id, &scope, &row.expires, &row.signed, &sum, &entries); err != nil {
+			return err
+		}
+		row.entries = entries
+		if row.sum(string(scope)) != sum || len(entries)%entrySize != 0 {
+			return &rotError{id}
+		}
+		row.each(func(k store.Key, expires int64) { d.live[k] = max(d.live[k], expires) })
+	}
+	metrics.SetDedupEntries(len(d.live))
+	return rows.Err()
+}
+
+func (d *dedup) loadPurged(db *sql.DB) error {
+	rows, err := db.Query("SELECT scope, signed FROM purged")
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var scope string
+		var signed int64
+		if err := rows.Scan(&scope, &signed); err != nil {
+			return err
+		}
+		d.purged[scope] = signed
+	}
+	return rows.Err()
+}
+
+func (r *entryRow) each(f func(store.Key, int64)) {
+	for e := r.entries; len(e) >= entrySize; e = e[entrySize:] {
+		f(store.Key(e[:16]), int64(binary.BigEndian.Uint64(e[16:entrySize])))
+	}
+}
+
+// purgeEntries is about how many entries one transaction forgets.
+const purgeEntries = 2000
+
+// expiredRow is a row that purgeBatch forgets.
+type expiredRow struct {
+	id    int64
+	scope string
+	entryRow
+}
+
+// purgeBatch forgets the rows that expired first and says whether there may be
+// more.
+func (s *Store) purgeBatch() (more bool, err error) {
+	now := s.opts.Now().UnixMilli()
+	// Looked for beside the writer, which need not stop for it.
+	var found bool
+	if err := s.db.QueryRow("SELECT EXISTS (SELECT 1 FROM dedup WHERE expires <= ?)", now).Scan(&found); err != nil || !found {
+		return false, s.readError(err)
+	}
+	var rows []expiredRow
+	err = s.writer.do(context.Background(), &op{
+		write: func(g *group) error {
+			if rows, err = g.expired(now); err != nil {
+				return err
+			}
+			for _, r := range rows {
+				if err := g.forget(r); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		after: func(err error) {
+			if err == nil {
+				s.dedup.forget(rows, now)
+			}
+		},
+	})
+	return len(rows) > 0, err
+}
+
+// expired reads the rows that are due, up to about purgeEntries entries.
+func (g *group) expired(now int64) ([]expiredRow, error) {
+	rows, err := g.query(
+		"SELECT id, scope, signed, entries FROM dedup WHERE expires <= ? ORDER BY id LIMIT ?", now, purgeEntries)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []expiredRow
+	for n := 0; n < purgeEntries && rows.Next(); {
+		var r expiredRow
+		if err := rows.Scan(&r.id, &r.scope, &r.signed, &r.entries); err != nil {
+			return nil, err
+		}
+		n += len(r.entries) / entrySize
+		out = append(out, r)
+	}
+	return out, rows.Err()
+}
+
+func (g *group) forget(r expiredRow) error {
+	if err := g.exec("DELETE FROM dedup WHERE id = ?", r.id); err != nil {
+		return err
+	}
+	if r.signed == 0 {
+		return nil
+	}
+	return g.exec("INSERT INTO purged (scope, signed) VALUES (?, ?) ON CONFLICT (scope) DO UPDATE SET signed = max(signed, excluded.signed)", r.scope, r.signed)
+}
+
+// forget drops purged rows from memory.
+func (d *dedup) forget(rows []expiredRow, now int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, r := range rows {
+		if r.signed != 0 {
+			d.purged[r.scope] = max(d.purged[r.scope], r.signed)
+		}
+		r.each(func(k store.Key, _ int64) {
+			if d.live[k] <= now {
+				delete(d.live, k)
+			}
+		})
+	}
+	for k, c := range d.held {
+		if c.ended && c.entry.Expires.UnixMilli() <= now {
+			delete(d.held, k)
+		}
+	}
+	metrics.SetDedupEntries(len(d.live))
+}

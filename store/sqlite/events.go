@@ -1,0 +1,292 @@
+package sqlite
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+
+	"github.com/caddy-replicate/replicate-webhook/store"
+)
+
+// written is what a transaction has written that the memory does not know of
+// before it is committed, for the ops that follow in the same transaction.
+type written struct {
+	predictions map[int64]*store.Prediction
+	terminal    map[int64]*item // by prediction
+	endings     map[*item]*ending
+}
+
+func set[K comparable, V any](m *map[K]V, k K, v V) {
+	if *m == nil {
+		*m = make(map[K]V)
+	}
+	(*m)[k] = v
+}
+
+// change is what a transaction means for the memory.
+type change struct {
+	prediction store.Prediction
+	added      []*item
+	// superseded items were taken out of their lanes while the transaction
+	// was written, so that no attempt begins.
+	superseded []*item
+	// redirected deliveries go to the prediction's URL from now on, or
+	// nowhere if it has none.
+	redirected []int64
+}
+
+// advance takes in what is new among what happened and gives what of it is to
+// be delivered.
+func advance(p *store.Prediction, happened []store.Happening) (wanted []store.Happening) {
+	for _, h := range happened {
+		if p.Happened.Has(store.Terminal) || p.Happened.Has(h.Event) {
+			continue
+		}
+		p.Happened |= h.Event
+		if p.URL != "" && p.Events.Has(h.Event) {
+			wanted = append(wanted, h)
+		}
+	}
+	if p.Happened.Has(store.Terminal) {
+		p.Credential = nil
+	}
+	return wanted
+}
+
+// emit writes what is new among what happened to a prediction that is there.
+func (g *group) emit(c *change, p *store.Prediction, happened []store.Happening) error {
+	before := p.Happened
+	wanted := advance(p, happened)
+	if p.Happened != before {
+		if p.Happened.Has(store.Terminal) && p.Webhook == store.WebhookPending && len(wanted) == 0 {
+			var err error
+			if p.Webhook, err = g.webhookByStarted(p.Ref); err != nil {
+				return err
+			}
+		}
+		if err := g.exec("UPDATE predictions SET happened = ?, webhook = ?, credential = ? WHERE ref = ?", p.Happened, p.Webhook, p.Credential, p.Ref); err != nil {
+			return err
+		}
+	}
+	return g.deliver(c, p, wanted)
+}
+
+// webhookByStarted is the webhook status of a prediction whose terminal event
+// is not to be sent: that of its started event's delivery.
+func (g *group) webhookByStarted(ref int64) (store.WebhookStatus, error) {
+	rows, err := g.query("SELECT state FROM deliveries WHERE prediction = ? AND event = ? AND redelivery = 0", ref, store.Started)
+	if err != nil {
+		return 0, err
+	}
+	defer rows.Close()
+	state := stateDelivered
+	if rows.Next() {
+		if err := rows.Scan(&state); err != nil {
+			return 0, err
+		}
+	}
+	switch state {
+	case statePending:
+		return store.WebhookPending, rows.Err()
+	case stateFailed:
+		return store.WebhookFailed, rows.Err()
+	}
+	return store.WebhookDelivered, rows.Err()
+}
+
+// deliver writes the deliveries of new events.
+func (g *group) deliver(c *change, p *store.Prediction, wanted []store.Happening) error {
+	c.prediction = *p
+	set(&g.written.predictions, p.Ref, &c.prediction)
+	if len(wanted) == 0 {
+		return nil
+	}
+	endpoint := store.EndpointOf(p.URL)
+	for _, h := range wanted {
+		if h.Event.Has(store.Terminal) {
+			if err := g.supersede(c, p.Ref); err != nil {
+				return err
+			}
+		}
+		i, err := g.insertDelivery(p, h.Event, h.Payload, false)
+		if err != nil {
+			return err
+		}
+		i.endpoint = endpoint
+		if h.Event.Has(store.Terminal) {
+			set(&g.written.terminal, p.Ref, i)
+		}
+		c.added = append(c.added, i)
+	}
+	return nil
+}
+
+// isLast reports whether the webhook status follows from the event's delivery:
+// the terminal event's does, and the started one's where the client does not
+// want the terminal event.
+func isLast(event store.EventSet, p *store.Prediction) bool {
+	terminal := p.Happened & store.Terminal
+	if terminal == 0 {
+		terminal = store.Terminal
+	}
+	return event.Has(store.Terminal) || !p.Events.Has(terminal)
+}
+
+// supersede gives up a started event that has failed, now that the terminal
+// event is known. One that was not tried yet or is being tried is left alone.
+func (g *group) supersede(c *change, prediction int64) error {
+	q := g.w.queue
+	q.mu.Lock()
+	first := q.started[prediction]
+	switch {
+	case first == nil:
+		q.mu.Unlock()
+		return nil
+	case first.claimed:
+		q.mu.Unlock()
+		// Its attempt may have failed earlier in this transaction.
+		end := g.written.endings[first]
+		if end == nil || end.state != statePending {
+			return nil
+		}
+		end.state = stateSuperseded
+	case first.attempts == 0:
+		q.mu.Unlock()
+		return nil
+	default:
+		q.unlane(first)
+		q.mu.Unlock()
+		c.superseded = append(c.superseded, first)
+	}
+	return g.exec("UPDATE deliveries SET state = ?, due = ? WHERE n = ? AND state = ?", stateSuperseded, g.now(), first.n, statePending)
+}
+
+// now is the time in Unix milliseconds.
+func (g *group) now() int64 { return g.w.opts.Now().UnixMilli() }
+
+// insertDelivery writes a delivery and its payload.
+func (g *group) insertDelivery(p *store.Prediction, event store.EventSet, payload []byte, redelivery bool) (*item, error) {
+	g.w.lastDelivery++
+	d := &store.Delivery{
+		N: g.w.lastDelivery, Prediction: p.Ref, PredictionID: p.ID, Client: p.Client, URL: p.URL, Traceparent: p.Traceparent,
+		Event: event, Payload: payload, CreatedAt: timeOf(g.now()),
+	}
+	nonce := int64(rand.Uint64())
+	d.ID = deliveryID(d.N, nonce)
+	if err := g.exec("INSERT INTO payloads (n, body) VALUES (?, ?)", d.N, payload); err != nil {
+		return nil, err
+	}
+	created := d.CreatedAt.UnixMilli()
+	return &item{
+			n: d.N, due: created, prediction: p.Ref, event: event, redelivery: redelivery, fresh: d, last: isLast(event, p),
+		}, g.exec("INSERT INTO deliveries (n, nonce, prediction, event, redelivery, state, attempts, due, created) VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?)",
+			d.N, nonce, p.Ref, event, redelivery, statePending, created, created)
+}
+
+// deliveryID is unique also among stores that were restored from a backup and
+// count the same numbers again.
+func deliveryID(n, nonce int64) string {
+	return fmt.Sprintf("dlv_%s_%016x", strconv.FormatInt(n, 36), uint64(nonce))
+}
+
+// redirect writes that a prediction's pending deliveries go to its new URL, or
+// nowhere if it has none.
+func (g *group) redirect(c *change, p *store.Prediction) (err error) {
+	c.prediction = *p
+	set(&g.written.predictions, p.Ref, &c.prediction)
+	if p.URL == "" {
+		c.redirected, err = g.cancelPending(p.Ref)
+	} else {
+		c.redirected, err = g.numbers("SELECT n FROM deliveries WHERE prediction = ? AND state = ?", p.Ref, statePending)
+	}
+	return err
+}
+
+// cancelPending cancels a prediction's pending deliveries and gives their
+// numbers.
+func (g *group) cancelPending(ref int64) ([]int64, error) {
+	return g.numbers("UPDATE deliveries SET state = ?, due = ? WHERE prediction = ? AND state = ? RETURNING n", stateCanceled, g.now(), ref, statePending)
+}
+
+func (g *group) numbers(query string, args ...any) (out []int64, err error) {
+	rows, err := g.query(query, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var n int64
+		if err := rows.Scan(&n); err != nil {
+			return nil, err
+		}
+		out = append(out, n)
+	}
+	return out, rows.Err()
+}
+
+// undo puts back what a transaction took out of the lanes, when it is written
+// once more or failed.
+func (c *change) undo(q *queue) {
+	if c == nil || len(c.superseded) == 0 {
+		return
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, i := range c.superseded {
+		q.push(i)
+	}
+	c.superseded = nil
+}
+
+// apply brings the memory up to a committed change.
+func (s *Store) apply(c *change, err error) {
+	if c == nil {
+		return
+	}
+	if err != nil {
+		c.undo(s.queue)
+		return
+	}
+	polling := s.polls.update(&c.prediction)
+	q := s.queue
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, i := range c.superseded {
+		q.remove(i)
+	}
+	q.redirect(c.redirected, &c.prediction)
+	if first := q.started[c.prediction.Ref]; first != nil {
+		first.last = isLast(first.event, &c.prediction)
+	}
+	for _, i := range c.added {
+		q.add(i)
+	}
+	if polling || len(c.added) > 0 || len(c.redirected) > 0 {
+		q.signal()
+	}
+}
+
+// redirect moves pending deliveries to a prediction's new URL; an empty one
+// cancels them. Those that are claimed follow when their attempt is over.
+func (q *queue) redirect(numbers []int64, p *store.Prediction) {
+	if len(numbers) == 0 {
+		return
+	}
+	endpoint := store.EndpointOf(p.URL)
+	for _, n := range numbers {
+		i := q.items[n]
+		if i == nil {
+			continue
+		}
+		if p.URL == "" {
+			q.cancel(i)
+			continue
+		}
+		q.dropFresh(i)
+		i.endpoint, i.last = endpoint, isLast(i.event, p)
+		if i.lane != nil && !i.claimed {
+			q.unlane(i)
+			q.push(i)
+		}
+	}
+}

@@ -1,0 +1,203 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"github.com/gofrs/flock"
+	driver "modernc.org/sqlite"
+	lib "modernc.org/sqlite/lib"
+)
+
+const (
+	// applicationID marks the file as one of ours: "RpWh" in ASCII.
+	applicationID = 0x52705768
+	// schemaVersion is the newest schema this build reads and writes.
+	schemaVersion = 1
+
+	// lockWait covers a restart in which the old process is still closing
+	// the file, and a reload in which the last request of the old
+	// configuration is.
+	lockWait = 3 * time.Second
+)
+
+// schema is written in one transaction into a file that gets its name only
+// afterwards, so that an empty file is never one of ours.
+//
+// A row of dedup is a group of entries of one scope that were committed
+// together. expires and signed are the newest of the group in Unix
+// milliseconds, sum guards the row against rot (see entryRow.sum), and entries is
+// 24 bytes an entry: key, expiry. There is no index on expires: it would double
+// what a commit writes, and compacted rows are few enough to look through.
+const schema = `
+CREATE TABLE dedup (
+	id      INTEGER PRIMARY KEY,
+	scope   TEXT    NOT NULL,
+	expires INTEGER NOT NULL,
+	signed  INTEGER NOT NULL,
+	sum     INTEGER NOT NULL,
+	entries BLOB    NOT NULL
+);
+CREATE TABLE purged (
+	scope  TEXT    PRIMARY KEY,
+	signed INTEGER NOT NULL
+) WITHOUT ROWID;
+` + trackingSchema
+
+// lockFile takes the process lock that stands beside the database. It is a
+// file of its own because closing any descriptor of the database would drop
+// SQLite's own locks.
+func lockFile(path string) (*flock.Flock, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("can't have its folder: %w", err)
+	}
+	l := flock.New(path+".lock", flock.SetPermissions(0o600))
+	ctx, cancel := context.WithTimeout(context.Background(), lockWait)
+	defer cancel()
+	ok, err := l.TryLockContext(ctx, 20*time.Millisecond)
+	switch {
+	case ok:
+		return l, nil
+	case err == nil, errors.Is(err, context.DeadlineExceeded):
+		_ = l.Close()
+		return nil, errors.New("is in use by another process; give each Caddy its own file, or use store postgres for several")
+	default:
+		_ = l.Close()
+		return nil, fmt.Errorf("can't be locked: %w", err)
+	}
+}
+
+// prepareFile makes the database if there is none, and refuses what would
+// otherwise become a silent start from nothing.
+func prepareFile(path string) error {
+	info, err := os.Stat(path)
+	switch {
+	case err == nil && info.IsDir():
+		return errors.New("is a folder; name a file in it")
+	case err == nil && info.Size() == 0:
+		return fmt.Errorf("is empty, which this plugin never leaves behind: %s", recovery)
+	case err == nil:
+		return os.Chmod(path, info.Mode().Perm()&0o600)
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	if _, err := os.Stat(path + "-wal"); err == nil {
+		return fmt.Errorf("is missing but its log %s-wal is there: restore the database from a backup, or move the log aside to start from nothing", filepath.Base(path))
+	}
+	fresh := path + ".new"
+	for _, name := range []string{fresh, fresh + "-wal", fresh + "-shm", fresh + "-journal"} {
+		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	f, err := os.OpenFile(fresh, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("can't be created: %w", err)
+	}
+	_ = f.Close()
+	if err := writeSchema(fresh); err != nil {
+		return fmt.Errorf("can't be created: %w", err)
+	}
+	if err := os.Rename(fresh, path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func writeSchema(path string) error {
+	db, err := sql.Open("sqlite", dsn(path, "journal_mode(DELETE)", "synchronous(FULL)"))
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	if _, err := db.Exec(fmt.Sprintf("BEGIN; PRAGMA application_id=%d; PRAGMA user_version=%d; %s COMMIT",
+		applicationID, schemaVersion, schema)); err != nil {
+		return err
+	}
+	return db.Close()
+}
+
+// syncDir makes the new name last. Windows has no such call and needs none.
+func syncDir(dir string) error {
+	if runtime.GOOS == "windows" {
+		return nil
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+// openDB opens the file for reading and checkpoints and checks that it is one
+// of ours. SQLite refuses a file shorter than its header says at this first
+// read.
+func openDB(path string) (*sql.DB, error) {
+	// Four connections: reads are rare, each has a page cache of its own.
+	db, err := sql.Open("sqlite", dsn(path, connPragmas...))
+	if err != nil {
+		return nil, err
+	}
+	db.SetMaxOpenConns(4)
+	var app, version int
+	if err := errors.Join(
+		db.QueryRow("PRAGMA application_id").Scan(&app),
+		db.QueryRow("PRAGMA user_version").Scan(&version),
+	); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	switch {
+	case app != applicationID:
+		err = errors.New("is a SQLite database of something else; name another file")
+	case version > schemaVersion:
+		err = fmt.Errorf("has schema version %d, newer than the %d this build knows: run the newer build, or restore a backup made before the upgrade", version, schemaVersion)
+	}
+	if err != nil {
+		_ = db.Close()
+		return nil, err
+	}
+	return db, nil
+}
+
+// connPragmas hold for every connection. synchronous=FULL is the promise: in
+// WAL mode a commit returns after the log is fsynced. Checkpoints have their
+// own loop; the automatic one at 16 MB of log is a backstop.
+var connPragmas = []string{
+	"busy_timeout(5000)",
+	"journal_mode(WAL)",
+	"synchronous(FULL)",
+	"wal_autocheckpoint(4096)",
+	"journal_size_limit(33554432)",
+	"cache_size(-2000)",
+}
+
+func dsn(path string, pragmas ...string) string {
+	q := url.Values{"_pragma": pragmas, "_txlock": {"immediate"}}
+	u := url.URL{Scheme: "file", Opaque: (&url.URL{Path: filepath.ToSlash(path)}).EscapedPath(), RawQuery: q.Encode()}
+	return u.String()
+}
+
+const recovery = "restore it from a backup, or stop Caddy, move the file and its -wal and -shm aside and start again, after which events accepted before can be accepted once more"
+
+// recoverable adds to an error that means damage what can be done about it.
+func recoverable(err error) error {
+	var rot *rotError
+	var e *driver.Error
+	switch {
+	case errors.As(err, &rot):
+	case !errors.As(err, &e):
+		return err
+	case e.Code()&0xff != lib.SQLITE_CORRUPT && e.Code()&0xff != lib.SQLITE_NOTADB:
+		return fmt.Errorf("can't be opened: %w", err)
+	}
+	return fmt.Errorf("is corrupt: %w: %s", err, recovery)
+}

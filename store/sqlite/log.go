@@ -1,0 +1,144 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/caddy-replicate/replicate-webhook/store"
+)
+
+// Attempts implements store.Tracking.
+func (s *Store) Attempts(ctx context.Context, ref int64, before int64, limit int) ([]store.Attempt, error) {
+	if before <= 0 {
+		before = 1<<63 - 1
+	}
+	rows, err := s.db.QueryContext(ctx, `SELECT a.id, a.delivery, d.nonce, a.event, a.url, a.status, a.number, a.at, a.took, a.response, a.error, a.exception
+		FROM attempts a JOIN deliveries d ON d.n = a.delivery
+		WHERE a.prediction = ? AND a.id < ? ORDER BY a.id DESC LIMIT ?`, ref, before, limit)
+	if err != nil {
+		return nil, s.readError(err)
+	}
+	defer rows.Close()
+	var out []store.Attempt
+	for rows.Next() {
+		var a store.Attempt
+		var n, nonce, at int64
+		if err := rows.Scan(&a.ID, &n, &nonce, &a.Event, &a.URL, &a.Status, &a.Number, &at, &a.Took, &a.Response, &a.Error, &a.Exception); err != nil {
+			return nil, s.readError(err)
+		}
+		a.Delivery, a.At = deliveryID(n, nonce), timeOf(at)
+		out = append(out, a)
+	}
+	return out, s.readError(rows.Err())
+}
+
+// Redeliver implements store.Tracking.
+func (s *Store) Redeliver(ctx context.Context, ref int64, attempt int64, payload func([]byte) []byte) (string, error) {
+	var c *change
+	var id string
+	err := s.commit(ctx, func(g *group) error {
+		c = &change{}
+		p, err := g.prediction(selectPrediction+"ref = ?", ref)
+		if err != nil {
+			return err
+		}
+		var event store.EventSet
+		var old []byte
+		stmt, err := g.stmt("SELECT a.event, p.body FROM attempts a JOIN payloads p ON p.n = a.delivery WHERE a.id = ? AND a.prediction = ?")
+		if err != nil {
+			return err
+		}
+		switch err := stmt.QueryRow(attempt, ref).Scan(&event, &old); {
+		case errors.Is(err, sql.ErrNoRows):
+			return store.ErrNotFound
+		case err != nil:
+			return err
+		case p.URL == "":
+			return store.ErrDisabled
+		}
+		i, err := g.insertDelivery(&p, event, payload(old), true)
+		if err != nil {
+			return err
+		}
+		i.endpoint = store.EndpointOf(p.URL)
+		id, c.prediction, c.added = i.fresh.ID, p, []*item{i}
+		return nil
+	}, func(err error) { s.apply(c, err) })
+	if err != nil {
+		return "", err
+	}
+	return id, nil
+}
+
+// Forget implements store.Tracking.
+func (s *Store) Forget(ctx context.Context, deliveries, predictions time.Time) error {
+	return errors.Join(
+		s.forgetRows(ctx, deliveries, "deliveries", "n", "state <> 0 AND due < ?2",
+			"DELETE FROM attempts WHERE prediction = (SELECT prediction FROM deliveries WHERE n = ?1) AND delivery = ?1",
+			"DELETE FROM payloads WHERE n = ?1",
+			"DELETE FROM deliveries WHERE n = ?1"),
+		s.forgetRows(ctx, predictions, "predictions", "ref", "(key IS NULL OR webhook <> 0 AND happened >= 2) AND "+undelivered,
+			// A redelivery may have come since the row was looked at.
+			"DELETE FROM predictions WHERE ref = ?1 AND "+undelivered),
+	)
+}
+
+const undelivered = "NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.prediction = predictions.ref)"
+
+// forgetBatch is how many rows one transaction deletes.
+const forgetBatch = 200
+
+// forgetRows deletes the rows made before the time that match the condition,
+// oldest first. Numbers follow time, so the walk ends at the first younger row.
+func (s *Store) forgetRows(ctx context.Context, before time.Time, table, number, condition string, deletes ...string) error {
+	from := int64(0)
+	query := fmt.Sprintf("SELECT %[1]s, %[2]s FROM %[3]s WHERE %[1]s > ?1 AND created < ?2 ORDER BY %[1]s LIMIT %[4]d", number, condition, table, forgetBatch)
+	youngest := fmt.Sprintf("SELECT created FROM %[1]s WHERE %[2]s > ? ORDER BY %[2]s LIMIT 1", table, number)
+	for {
+		var created int64
+		err := s.db.QueryRowContext(ctx, youngest, from).Scan(&created)
+		if errors.Is(err, sql.ErrNoRows) || err == nil && created >= before.UnixMilli() {
+			return nil
+		} else if err != nil {
+			return s.readError(err)
+		}
+		var due []int64
+		if from, due, err = s.forgettable(ctx, query, from, before.UnixMilli()); err != nil {
+			return s.readError(err)
+		}
+		if err := s.commit(ctx, func(g *group) error {
+			for _, n := range due {
+				for _, statement := range deletes {
+					if err := g.exec(statement, n); err != nil {
+						return err
+					}
+				}
+			}
+			return nil
+		}, nil); err != nil {
+			return err
+		}
+	}
+}
+
+func (s *Store) forgettable(ctx context.Context, query string, from, before int64) (last int64, due []int64, err error) {
+	rows, err := s.db.QueryContext(ctx, query, from, before)
+	if err != nil {
+		return from, nil, err
+	}
+	defer rows.Close()
+	last = from
+	for rows.Next() {
+		var ok bool
+		if err := rows.Scan(&last, &ok); err != nil {
+			return last, nil, err
+		}
+		if ok {
+			due = append(due, last)
+		}
+	}
+	return last, due, rows.Err()
+}

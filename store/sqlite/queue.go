@@ -1,0 +1,343 @@
+package sqlite
+
+import (
+	"container/heap"
+	"sync"
+	"time"
+
+	"github.com/caddy-replicate/replicate-webhook/store"
+)
+
+// freshBytes bounds the payloads that are kept in memory between their commit
+// and their first attempt. Others are read back when their turn comes.
+const freshBytes = 32 << 20
+
+// item is a pending delivery. Items of a queue are guarded by its mutex.
+type item struct {
+	n, due     int64
+	prediction int64
+	// endpoint it goes to next.
+	endpoint string
+	attempts int32
+	pos      int32 // in its lane
+	event    store.EventSet
+	// redelivery: apart from the order of events.
+	redelivery bool
+	// last: its outcome is the webhook status.
+	last bool
+	// claimed: an attempt is under way.
+	claimed bool
+	// canceled while claimed.
+	canceled bool
+	// next is the terminal event's delivery, held back until this one, for
+	// the started event, has an outcome.
+	next *item
+	// lane it is in, or was claimed from. An item that is held back has none.
+	lane  *lane
+	fresh *store.Delivery
+}
+
+// lane holds the deliveries to one endpoint, those due first in front.
+type lane struct {
+	endpoint string
+	items    []*item
+	where    laneState
+	pos      int // in queue.waiting
+	// resumed counts the calls of resume, so that one which comes while
+	// slots is being asked is not lost.
+	resumed int
+}
+
+type laneState uint8
+
+const (
+	laneEmpty   laneState = iota
+	laneWaiting           // in queue.waiting, for its first item to become due
+	laneReady             // in queue.ready
+	laneParked            // due, but the endpoint may have no more now
+)
+
+// queue is the index of pending deliveries.
+type queue struct {
+	mu      sync.Mutex
+	items   map[int64]*item
+	started map[int64]*item // pending started events by prediction
+	lanes   map[string]*lane
+	ready   []*lane
+	waiting laneHeap
+	fresh   int
+
+	subscribers map[chan struct{}]bool
+}
+
+func newQueue() *queue {
+	return &queue{
+		items:       make(map[int64]*item),
+		started:     make(map[int64]*item),
+		lanes:       make(map[string]*lane),
+		subscribers: make(map[chan struct{}]bool),
+	}
+}
+
+// add takes a delivery in. One that has to wait for its prediction's started
+// event is held back.
+func (q *queue) add(i *item) {
+	q.items[i.n] = i
+	if i.fresh != nil {
+		if size := len(i.fresh.Payload); q.fresh+size > freshBytes {
+			i.fresh = nil
+		} else {
+			q.fresh += size
+		}
+	}
+	if !i.redelivery && i.event == store.Started {
+		q.started[i.prediction] = i
+	} else if first := q.started[i.prediction]; first != nil && !i.redelivery {
+		first.next = i
+		return
+	}
+	q.push(i)
+}
+
+// push makes an item wait in its endpoint's lane.
+func (q *queue) push(i *item) {
+	l := q.lanes[i.endpoint]
+	if l == nil {
+		l = &lane{endpoint: i.endpoint}
+		q.lanes[i.endpoint] = l
+	}
+	i.lane, i.claimed = l, false
+	heap.Push((*itemHeap)(l), i)
+	q.settle(l)
+}
+
+// settle puts a lane where its first item belongs.
+func (q *queue) settle(l *lane) {
+	if l.where == laneWaiting {
+		heap.Remove(&q.waiting, l.pos)
+		l.where = laneEmpty
+	}
+	if l.where != laneEmpty {
+		return
+	}
+	if len(l.items) == 0 {
+		delete(q.lanes, l.endpoint)
+		return
+	}
+	l.where = laneWaiting
+	heap.Push(&q.waiting, l)
+}
+
+// remove takes an item out for good. What it held back may go.
+func (q *queue) remove(i *item) {
+	delete(q.items, i.n)
+	if q.started[i.prediction] == i {
+		delete(q.started, i.prediction)
+	}
+	q.dropFresh(i)
+	q.unlane(i)
+	if next := i.next; next != nil && q.items[next.n] == next {
+		q.push(next)
+	}
+	i.next = nil
+}
+
+// unlane takes an item out of its lane, so that it can't be claimed.
+func (q *queue) unlane(i *item) {
+	l := i.lane
+	if l == nil || i.claimed {
+		return
+	}
+	heap.Remove((*itemHeap)(l), int(i.pos))
+	i.lane = nil
+	q.settle(l)
+}
+
+// cancel takes an item out, or sees to it that its attempt is its last.
+func (q *queue) cancel(i *item) {
+	if i.claimed {
+		i.canceled = true
+	} else {
+		q.remove(i)
+	}
+}
+
+// requeue puts a claimed item back, or drops one that was canceled meanwhile.
+func (q *queue) requeue(i *item) {
+	q.unclaim(i)
+	if i.canceled {
+		q.remove(i)
+	} else {
+		q.push(i)
+	}
+}
+
+// unclaim ends an attempt. The item is in no lane then.
+func (q *queue) unclaim(i *item) {
+	q.resume(i.lane.endpoint)
+	q.signal()
+	i.claimed, i.lane = false, nil
+}
+
+func (q *queue) dropFresh(i *item) {
+	if i.fresh != nil {
+		q.fresh -= len(i.fresh.Payload)
+		i.fresh = nil
+	}
+}
+
+// take claims up to limit due items. slots is called without the lock, since
+// it takes locks of its own, and once an endpoint, since it does not know yet
+// what was taken.
+func (q *queue) take(now int64, limit int, slots func(string) int) (taken []*item, next int64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for len(q.waiting) > 0 && q.waiting[0].items[0].due <= now {
+		l := heap.Pop(&q.waiting).(*lane)
+		l.where = laneReady
+		q.ready = append(q.ready, l)
+	}
+	for len(q.ready) > 0 && len(taken) < limit {
+		l := q.ready[0]
+		resumed := l.resumed
+		q.mu.Unlock()
+		free := slots(l.endpoint)
+		q.mu.Lock()
+		if len(q.ready) == 0 || q.ready[0] != l {
+			continue // another claim came in between
+		}
+		for ; free > 0 && len(taken) < limit && l.due(now); free-- {
+			i := heap.Pop((*itemHeap)(l)).(*item)
+			i.claimed = true
+			taken = append(taken, i)
+		}
+		if l.due(now) && free > 0 {
+			break // limit reached
+		}
+		q.ready = q.ready[1:]
+		if l.due(now) && l.resumed == resumed {
+			l.where = laneParked
+			continue
+		}
+		l.where = laneEmpty
+		q.settle(l)
+	}
+	if len(q.waiting) > 0 {
+		next = q.waiting[0].items[0].due
+	}
+	for _, l := range q.ready {
+		if l.due(now) {
+			return taken, l.items[0].due
+		}
+	}
+	return taken, next
+}
+
+// due reports whether the lane's first item is.
+func (l *lane) due(now int64) bool { return len(l.items) > 0 && l.items[0].due <= now }
+
+// resume lets a parked lane be asked again.
+func (q *queue) resume(endpoint string) {
+	if l := q.lanes[endpoint]; l != nil {
+		q.resumeLane(l)
+	}
+}
+
+func (q *queue) resumeLane(l *lane) {
+	l.resumed++
+	if l.where == laneParked {
+		l.where = laneEmpty
+		q.settle(l)
+	}
+}
+
+// signal wakes every subscriber.
+func (q *queue) signal() {
+	for c := range q.subscribers {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// Changed implements store.Tracking. A new subscriber has limits of its own, so
+// every endpoint is asked for again.
+func (s *Store) Changed() (<-chan struct{}, func()) {
+	c := make(chan struct{}, 1)
+	q := s.queue
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.subscribers[c] = true
+	for _, l := range q.lanes {
+		q.resumeLane(l)
+	}
+	return c, func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		delete(q.subscribers, c)
+	}
+}
+
+// Resume implements store.Tracking.
+func (s *Store) Resume(endpoint string) {
+	q := s.queue
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.resume(endpoint)
+	q.signal()
+}
+
+// itemHeap orders a lane's items.
+type itemHeap lane
+
+func (h *itemHeap) Len() int { return len(h.items) }
+func (h *itemHeap) Less(a, b int) bool {
+	x, y := h.items[a], h.items[b]
+	return x.due < y.due || x.due == y.due && x.n < y.n
+}
+func (h *itemHeap) Swap(a, b int) {
+	h.items[a], h.items[b] = h.items[b], h.items[a]
+	h.items[a].pos, h.items[b].pos = int32(a), int32(b)
+}
+func (h *itemHeap) Push(x any) {
+	i := x.(*item)
+	i.pos = int32(len(h.items))
+	h.items = append(h.items, i)
+}
+func (h *itemHeap) Pop() any {
+	last := len(h.items) - 1
+	i := h.items[last]
+	h.items[last] = nil
+	h.items = h.items[:last]
+	return i
+}
+
+// laneHeap orders waiting lanes by their first item.
+type laneHeap []*lane
+
+func (h laneHeap) Len() int           { return len(h) }
+func (h laneHeap) Less(a, b int) bool { return h[a].items[0].due < h[b].items[0].due }
+func (h laneHeap) Swap(a, b int) {
+	h[a], h[b] = h[b], h[a]
+	h[a].pos, h[b].pos = a, b
+}
+func (h *laneHeap) Push(x any) {
+	l := x.(*lane)
+	l.pos = len(*h)
+	*h = append(*h, l)
+}
+func (h *laneHeap) Pop() any {
+	old := *h
+	l := old[len(old)-1]
+	old[len(old)-1] = nil
+	*h = old[:len(old)-1]
+	return l
+}
+
+func timeOf(ms int64) time.Time {
+	if ms == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms).UTC()
+}

@@ -1,0 +1,198 @@
+// Package sqlite is the embedded store: one file, one process.
+//
+// What has to be fast is in memory and what has to last is on disk. Claims
+// live in memory alone, since the one process that owns the file takes them
+// along when it dies. Committed entries are indexed in memory, so that looking
+// one up costs no query, and written by a single writer that puts everything
+// waiting into one transaction (group commit), fsynced before anyone hears of
+// it.
+package sqlite
+
+import (
+	"database/sql"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/gofrs/flock"
+	"go.uber.org/zap"
+
+	"github.com/caddy-replicate/replicate-webhook/store"
+)
+
+// Options say how a file is opened.
+type Options struct {
+	// Path of the database file. Its folder is made if it is missing.
+	Path string
+	// Logger is asked for at each use, so that a store which outlives a
+	// configuration follows the logging of the next. Default: none.
+	Logger func() *zap.Logger
+	// Now is the clock for expiry. Default time.Now.
+	Now func() time.Time
+	// PurgeEvery is how often expired entries are looked for. Default 10s.
+	PurgeEvery time.Duration
+}
+
+// Store is an open database file. It implements store.Closer.
+type Store struct {
+	opts   Options
+	lock   *flock.Flock
+	db     *sql.DB // reads and checkpoints; the writer has its own
+	writer *writer
+	dedup  dedup
+	queue  *queue
+	polls  polls
+
+	// compacted is the number up to which rows of dedup were merged.
+	compacted int64
+
+	stop     chan struct{}
+	working  sync.WaitGroup
+	closing  sync.Once
+	closeErr error
+}
+
+// Open opens the file, creating it where there is none.
+//
+// Errors say which file and what to do: the file is in use by another process,
+// is corrupt, is not a store, was written by a newer version.
+func Open(opts Options) (*Store, error) {
+	if opts.Logger == nil {
+		opts.Logger = zap.NewNop
+	}
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
+	if opts.PurgeEvery <= 0 {
+		opts.PurgeEvery = 10 * time.Second
+	}
+	s := &Store{opts: opts, stop: make(chan struct{})}
+	if err := s.open(); err != nil {
+		s.free()
+		return nil, fmt.Errorf("store %s %w", opts.Path, err)
+	}
+	s.working.Add(2)
+	go s.purgeLoop()
+	go s.checkpointLoop()
+	return s, nil
+}
+
+func (s *Store) open() error {
+	var err error
+	if s.lock, err = lockFile(s.opts.Path); err != nil {
+		return err
+	}
+	if err := prepareFile(s.opts.Path); err != nil {
+		return err
+	}
+	if s.db, err = openDB(s.opts.Path); err != nil {
+		return recoverable(err)
+	}
+	if err := s.dedup.load(s.db); err != nil {
+		return recoverable(err)
+	}
+	s.dedup.now = s.opts.Now
+	if err := s.loadQueue(); err != nil {
+		return recoverable(err)
+	}
+	if err := s.loadPolls(); err != nil {
+		return recoverable(err)
+	}
+	s.writer, err = newWriter(s.opts, s.queue)
+	return recoverable(err)
+}
+
+// Close commits what is waiting, empties the write-ahead log and unlocks the
+// file.
+func (s *Store) Close() error {
+	s.closing.Do(func() {
+		close(s.stop)
+		s.working.Wait()
+		s.dedup.close(errClosed)
+		s.closeErr = s.free()
+	})
+	return s.closeErr
+}
+
+func (s *Store) free() error {
+	var errs []error
+	if s.writer != nil {
+		errs = append(errs, s.writer.close())
+	}
+	if s.db != nil {
+		errs = append(errs, s.db.Close())
+	}
+	if s.lock != nil {
+		errs = append(errs, s.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+var errClosed = errors.New("closed")
+
+// purgeLoop forgets expired entries, a small batch per transaction so that
+// commits come in between.
+func (s *Store) purgeLoop() {
+	defer s.working.Done()
+	t := time.NewTicker(s.opts.PurgeEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-s.stop:
+			return
+		case <-t.C:
+		}
+		if s.writer.available() != nil {
+			continue
+		}
+		if err := errors.Join(s.Purge(), s.Compact()); err != nil && !errors.Is(err, errClosed) {
+			s.opts.Logger().Error("purging and merging entries", zap.String("store", s.opts.Path), zap.Error(err))
+		}
+	}
+}
+
+// Purge forgets all entries that have expired by now.
+func (s *Store) Purge() error {
+	for {
+		more, err := s.purgeBatch()
+		if err != nil || !more {
+			return err
+		}
+		select {
+		case <-s.stop:
+			return nil
+		default:
+		}
+	}
+}
+
+// checkpointEvery is how often the write-ahead log is copied into the database
+// beside the writer. At the edge's highest rate a second is about 8 MB of log.
+const checkpointEvery = time.Second
+
+// checkpointLoop keeps the log short from a connection of its own, so that the
+// writer need not stop for it.
+func (s *Store) checkpointLoop() {
+	defer s.working.Done()
+	t := time.NewTicker(checkpointEvery)
+	defer t.Stop()
+	var seen int64
+	for {
+		select {
+		case <-s.stop:
+			return
+		case <-t.C:
+		}
+		commits := s.writer.commits.Load()
+		if commits == seen {
+			continue
+		}
+		seen = commits
+		if _, err := s.db.Exec("PRAGMA wal_checkpoint(PASSIVE)"); err != nil {
+			s.opts.Logger().Warn("copying the write-ahead log", zap.String("store", s.opts.Path), zap.Error(err))
+		}
+	}
+}
+
+var _ store.Closer = (*Store)(nil)

@@ -1,0 +1,334 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	sqldriver "database/sql/driver"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+	driver "modernc.org/sqlite"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
+	"github.com/caddy-replicate/replicate-webhook/store"
+)
+
+const (
+	// maxGroup bounds one transaction: beyond it the fsync is no longer
+	// what a commit costs.
+	maxGroup = 1024
+	// reopenEvery is how often a writer that failed looks whether the disk
+	// takes writes again.
+	reopenEvery = time.Second
+)
+
+// op is one thing to be committed. Its steps run in the writer's goroutine.
+type op struct {
+	// write does the work within the group's transaction. An error of its
+	// own (not the database's) undoes this op alone. It may run twice: in
+	// the group, and again by itself when another op spoilt the group.
+	write func(*group) error
+	// after runs when the outcome is known, before the caller hears of it.
+	after func(error)
+	done  chan error
+}
+
+// writer commits everything that is waiting as one transaction.
+type writer struct {
+	opts    Options
+	queue   *queue
+	ops     chan *op
+	closed  chan struct{}
+	stopped chan struct{}
+
+	db    *sql.DB
+	conn  *sql.Conn
+	stmts map[string]*sql.Stmt
+
+	// The highest numbers given, counted by the writer's goroutine. Those of
+	// a transaction that failed are not given again.
+	lastRef, lastDelivery, lastAttempt int64
+
+	// down holds why the last commit failed, nil while the disk takes
+	// writes.
+	down    atomic.Pointer[error]
+	commits atomic.Int64
+}
+
+func newWriter(opts Options, q *queue) (*writer, error) {
+	w := &writer{
+		opts:    opts,
+		queue:   q,
+		ops:     make(chan *op, maxGroup),
+		closed:  make(chan struct{}),
+		stopped: make(chan struct{}),
+	}
+	if err := w.connect(); err != nil {
+		return nil, err
+	}
+	if err := w.count(); err != nil {
+		return nil, errors.Join(err, w.disconnect())
+	}
+	go w.loop()
+	return w, nil
+}
+
+// count finds the highest numbers in use.
+func (w *writer) count() error {
+	highest := func(dst *int64, column, table string) error {
+		return w.conn.QueryRowContext(context.Background(), "SELECT coalesce(max("+column+"), 0) FROM "+table).Scan(dst)
+	}
+	return errors.Join(
+		highest(&w.lastRef, "ref", "predictions"),
+		highest(&w.lastDelivery, "n", "deliveries"),
+		highest(&w.lastAttempt, "id", "attempts"),
+	)
+}
+
+// do hands an op in and waits until it is durable. When ctx ends first the
+// outcome is unknown to the caller, but not to the op's after.
+func (w *writer) do(ctx context.Context, o *op) error {
+	o.done = make(chan error, 1)
+	select {
+	case <-w.closed:
+		return errClosed
+	default:
+	}
+	select {
+	case w.ops <- o:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-w.closed:
+		return errClosed
+	}
+	select {
+	case err := <-o.done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-w.stopped:
+		// The writer may have finished this op on its way out.
+		select {
+		case err := <-o.done:
+			return err
+		default:
+			return errClosed
+		}
+	}
+}
+
+// available says why nothing can be committed now, or nil.
+func (w *writer) available() error {
+	if err := w.down.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// close commits what was handed in and closes the file.
+func (w *writer) close() error {
+	close(w.closed)
+	<-w.stopped
+	return w.disconnect()
+}
+
+func (w *writer) loop() {
+	defer close(w.stopped)
+	retry := time.NewTicker(reopenEvery)
+	defer retry.Stop()
+	for {
+		select {
+		case o := <-w.ops:
+			ops := w.gather(o)
+			began := time.Now()
+			w.commit(ops)
+			if len(ops) > 1 {
+				w.rest(began)
+			}
+		case <-retry.C:
+			if w.available() != nil {
+				w.commit(nil)
+			}
+		case <-w.closed:
+			for {
+				select {
+				case o := <-w.ops:
+					w.commit(w.gather(o))
+				default:
+					return
+				}
+			}
+		}
+	}
+}
+
+// pace is the least time from one busy group to the next. A commit costs as
+// much for one op as for ten, so a busy store does better with fewer.
+const pace = time.Millisecond
+
+// rest lets the next group fill. A store that commits ops one by one never
+// comes here, so that a single client does not wait.
+func (w *writer) rest(began time.Time) {
+	for len(w.ops) < maxGroup/4 {
+		left := pace - time.Since(began)
+		if left <= 0 {
+			return
+		}
+		time.Sleep(left)
+	}
+}
+
+// gather takes along what else is waiting.
+func (w *writer) gather(first *op) []*op {
+	ops := []*op{first}
+	for len(ops) < maxGroup {
+		select {
+		case o := <-w.ops:
+			ops = append(ops, o)
+		default:
+			return ops
+		}
+	}
+	return ops
+}
+
+// commit runs one group and tells every op how it went. A group of no ops finds
+// out whether writing works.
+func (w *writer) commit(ops []*op) {
+	start := time.Now()
+	err := w.transact(ops)
+	switch {
+	case err == nil:
+		w.commits.Add(1)
+		metrics.ObserveCommit(len(ops), time.Since(start))
+		if w.down.Swap(nil) != nil {
+			w.opts.Logger().Info("store takes writes again", zap.String("store", w.opts.Path))
+		}
+	case len(ops) > 1 && !w.broken(err):
+		// One op of the group is at fault and must not fail the others.
+		for _, o := range ops {
+			w.commit([]*op{o})
+		}
+		return
+	case w.broken(err):
+		err = fmt.Errorf("%w: committing to %s: %w", store.ErrUnavailable, w.opts.Path, err)
+		if w.down.Swap(&err) == nil {
+			w.opts.Logger().Error("store takes no writes", zap.Error(err))
+		}
+	}
+	for _, o := range ops {
+		if o.after != nil {
+			o.after(err)
+		}
+		o.done <- err
+	}
+}
+
+// transact runs the ops in one transaction. After any failure of the database
+// the connection is given up: what a failed fsync left in memory and on disk
+// can't be known, and only a new connection, which recovers from the log, can
+// be trusted.
+func (w *writer) transact(ops []*op) (err error) {
+	if err := w.connect(); err != nil {
+		return err
+	}
+	g := &group{w: w}
+	defer func() {
+		if err != nil && (w.broken(err) || g.exec("ROLLBACK") != nil) {
+			_ = w.disconnect()
+		}
+	}()
+	if err := g.exec("BEGIN IMMEDIATE"); err != nil {
+		return err
+	}
+	if len(ops) == 0 {
+		if err := g.exec(fmt.Sprintf("PRAGMA user_version=%d", schemaVersion)); err != nil {
+			return err
+		}
+	}
+	for _, o := range ops {
+		if err := o.write(g); err != nil {
+			return err
+		}
+	}
+	if err := g.flush(); err != nil {
+		return err
+	}
+	return g.exec("COMMIT")
+}
+
+// broken tells an error of the database from one an op raised itself.
+func (w *writer) broken(err error) bool {
+	var e *driver.Error
+	return errors.As(err, &e) || errors.Is(err, sqldriver.ErrBadConn) || errors.Is(err, sql.ErrConnDone) || w.conn == nil
+}
+
+func (w *writer) connect() error {
+	if w.conn != nil {
+		return nil
+	}
+	db, err := sql.Open("sqlite", dsn(w.opts.Path, connPragmas...))
+	if err != nil {
+		return err
+	}
+	db.SetMaxOpenConns(1)
+	conn, err := db.Conn(context.Background())
+	if err != nil {
+		return errors.Join(err, db.Close())
+	}
+	w.db, w.conn, w.stmts = db, conn, make(map[string]*sql.Stmt)
+	return nil
+}
+
+func (w *writer) disconnect() error {
+	if w.conn == nil {
+		return nil
+	}
+	var errs []error
+	for _, stmt := range w.stmts {
+		errs = append(errs, stmt.Close())
+	}
+	errs = append(errs, w.conn.Close(), w.db.Close())
+	w.conn, w.db, w.stmts = nil, nil, nil
+	return errors.Join(errs...)
+}
+
+// group is the transaction that ops write into.
+type group struct {
+	w       *writer
+	entries map[string]*entryRow
+	written written
+}
+
+func (g *group) exec(query string, args ...any) error {
+	stmt, err := g.stmt(query)
+	if err != nil {
+		return err
+	}
+	_, err = stmt.Exec(args...)
+	return err
+}
+
+func (g *group) query(query string, args ...any) (*sql.Rows, error) {
+	stmt, err := g.stmt(query)
+	if err != nil {
+		return nil, err
+	}
+	return stmt.Query(args...)
+}
+
+// stmt prepares each query once a connection: parsing costs more than running.
+func (g *group) stmt(query string) (*sql.Stmt, error) {
+	if stmt := g.w.stmts[query]; stmt != nil {
+		return stmt, nil
+	}
+	stmt, err := g.w.conn.PrepareContext(context.Background(), query)
+	if err != nil {
+		return nil, err
+	}
+	g.w.stmts[query] = stmt
+	return stmt, nil
+}

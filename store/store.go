@@ -1,0 +1,107 @@
+// Package store says what the plugin asks of a store and shares open stores
+// between configurations.
+//
+// A store is a Caddy module in the namespace replicate_webhook.stores. Every
+// store passes the suite in store/storetest.
+package store
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"io"
+	"time"
+)
+
+// Store is an open store. All methods are safe for concurrent use.
+type Store interface {
+	Dedup
+	Tracking
+}
+
+// Closer is a store with the right to close it, which only the pool has.
+// Close waits for what was handed to the store to be durable and frees the
+// resource; later calls on the store answer ErrUnavailable.
+type Closer interface {
+	Store
+	io.Closer
+}
+
+// Dedup remembers which events an app has been given.
+type Dedup interface {
+	// Claim asks for the right to pass an event on. Where another claim on
+	// one of the entry's keys is open, Claim waits for its outcome, at most
+	// wait: when that claim is released the waiting call takes over.
+	//
+	// Errors: ErrDuplicate, ErrReplayed, ErrInFlight, ErrUnavailable, or the
+	// context's own.
+	Claim(ctx context.Context, e Entry, wait time.Duration) (Claim, error)
+}
+
+// Claim is the right to pass one event on. Exactly one of Commit and Release
+// ends it; calls after the first successful one do nothing.
+type Claim interface {
+	// Passed reports that the app already answered 2xx to this event but
+	// the entry could not be committed then: the holder only commits.
+	Passed() bool
+
+	// Commit makes the entry durable and returns when it is. On an error
+	// the entry stays remembered as passed by this process, so that a retry
+	// finds a claim for which Passed is true.
+	Commit(ctx context.Context) error
+
+	// Release gives the event back: the next claim passes it on.
+	Release()
+}
+
+// Entry is an event as dedup sees it.
+type Entry struct {
+	// Scope separates handlers that must not see each other's events.
+	Scope string
+	// Keys identify the event. Any one of them makes a duplicate; one or
+	// two, see KeyOf.
+	Keys []Key
+	// SignedAt is the signed time of the event, zero where the handler
+	// does not judge it. Times at or before the newest one ever purged from
+	// the scope are refused with ErrReplayed.
+	SignedAt time.Time
+	// Expires is when the entry may be forgotten.
+	Expires time.Time
+}
+
+// Key is the first half of a SHA-256. Two events with one key would have to
+// be searched for among 2^64 events signed with the secret.
+type Key [16]byte
+
+// KeyOf derives a key from the scope, the kind of identity ("event",
+// "message", …) and the signed material. Parts are length-delimited, so no two
+// different lists of parts share a key.
+func KeyOf(scope, kind string, material ...string) Key {
+	h := sha256.New()
+	write := func(s string) {
+		n := len(s)
+		h.Write([]byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)})
+		h.Write([]byte(s))
+	}
+	write(scope)
+	write(kind)
+	for _, m := range material {
+		write(m)
+	}
+	var sum [sha256.Size]byte
+	return Key(h.Sum(sum[:0])[:len(Key{})])
+}
+
+// What Claim and Commit answer.
+var (
+	// ErrDuplicate: the event was committed before.
+	ErrDuplicate = errors.New("event was accepted before")
+	// ErrReplayed: entries with this signed time have been purged, so it
+	// can't be told whether the event was accepted before.
+	ErrReplayed = errors.New("signed time is not newer than what was purged")
+	// ErrInFlight: another request still holds the event.
+	ErrInFlight = errors.New("event is in flight")
+	// ErrUnavailable: the store can't answer or can't commit now. It wraps
+	// the cause.
+	ErrUnavailable = errors.New("store is unavailable")
+)

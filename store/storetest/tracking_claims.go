@@ -1,0 +1,333 @@
+package storetest
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/caddy-replicate/replicate-webhook/store"
+)
+
+var claimCases = []trackingCase{
+	{"in order of due time", dueOrder},
+	{"no more than the limit", claimLimit},
+	{"next is when the first of the others is due", nextDue},
+	{"no more than an endpoint's slots", slotsRespected},
+	{"one full endpoint does not hold up another", fullEndpointAside},
+	{"full endpoint is asked again after resuming", resumed},
+	{"full endpoint is asked again after completing", resumedByComplete},
+	{"full endpoint is asked again after postponing", resumedByPostpone},
+	{"resuming while slots are asked is not lost", resumedMeanwhile},
+	{"concurrent claims are apart", concurrentClaims},
+	{"claims come back after reopening", claimsComeBack},
+	{"retry is due when it says", retryDue},
+	{"postponing takes no attempt", postponed},
+	{"completing twice counts once", completedTwice},
+	{"endpoint is scheme, host and port", endpoints},
+}
+
+func dueOrder(t *testing.T, b *tracking) {
+	for _, id := range []string{"a", "b", "c"} {
+		b.track(id, store.Started)
+		b.advance(time.Millisecond)
+	}
+	for i, d := range b.due("a started", "b started", "c started") {
+		o := b.outcome(d, store.Retry)
+		o.Due = b.now().Add(time.Duration(10-i) * time.Second)
+		b.must(b.s.Complete(ctx, o))
+	}
+	b.advance(10 * time.Second)
+	b.track("d", store.Started)
+	b.due("c started", "b started", "a started", "d started")
+}
+
+func claimLimit(t *testing.T, b *tracking) {
+	for i := range 5 {
+		b.track(fmt.Sprint(i), store.Started)
+		b.advance(time.Millisecond)
+	}
+	var got []string
+	for _, want := range []int{2, 2, 1, 0} {
+		claimed, next, err := b.s.ClaimDeliveries(ctx, 2, plenty)
+		b.must(err)
+		if len(claimed) != want {
+			t.Fatalf("claimed %d, want %d", len(claimed), want)
+		}
+		got = append(got, names(claimed)...)
+		if more := len(got) < 5; more != !next.IsZero() || next.After(b.now()) {
+			t.Fatalf("after %d of 5 the next is due at %v", len(got), next)
+		}
+	}
+	slices.Sort(got)
+	if want := []string{"0 started", "1 started", "2 started", "3 started", "4 started"}; !slices.Equal(got, want) {
+		t.Fatalf("claimed %q", got)
+	}
+}
+
+func nextDue(t *testing.T, b *tracking) {
+	if _, next := b.claimed(); !next.IsZero() {
+		t.Fatalf("next is %v for an empty store", next)
+	}
+	b.track("a", store.Started)
+	p := b.prediction("b")
+	p.URL = other
+	b.trackAs(p, store.Started)
+	claimed, next := b.claimed()
+	if len(claimed) != 2 || !next.IsZero() {
+		t.Fatalf("claimed %q, next %v", names(claimed), next)
+	}
+	for i, d := range claimed {
+		o := b.outcome(d, store.Retry)
+		o.Due = b.now().Add(time.Duration(i+1) * time.Minute)
+		b.must(b.s.Complete(ctx, o))
+	}
+	if _, next := b.claimed(); !next.Equal(b.now().Add(time.Minute)) {
+		t.Fatalf("next is %v", next)
+	}
+	b.advance(time.Minute)
+	if claimed, next := b.claimed(); len(claimed) != 1 || !next.Equal(b.now().Add(time.Minute)) {
+		t.Fatalf("claimed %q, next %v", names(claimed), next)
+	}
+}
+
+// ask claims with the given slots for every endpoint and counts the questions.
+func (b *tracking) ask(slots int) (claimed []store.Delivery, asked int) {
+	b.t.Helper()
+	claimed, _, err := b.s.ClaimDeliveries(ctx, 1000, func(endpoint string) int {
+		asked++
+		return slots
+	})
+	b.must(err)
+	return claimed, asked
+}
+
+func (b *tracking) trackMany(n int) {
+	b.t.Helper()
+	for i := range n {
+		b.track(fmt.Sprint(i), store.Started)
+	}
+}
+
+func slotsRespected(t *testing.T, b *tracking) {
+	b.trackMany(10)
+	if claimed, asked := b.ask(3); len(claimed) != 3 || asked != 1 {
+		t.Fatalf("claimed %d of 3, asked %d times", len(claimed), asked)
+	}
+	claimed, next, err := b.s.ClaimDeliveries(ctx, 1000, func(endpoint string) int {
+		t.Errorf("%s is asked for again", endpoint)
+		return 1
+	})
+	b.must(err)
+	if len(claimed) != 0 || !next.IsZero() {
+		t.Fatalf("claimed %q, next %v", names(claimed), next)
+	}
+}
+
+func fullEndpointAside(t *testing.T, b *tracking) {
+	b.trackMany(5)
+	p := b.prediction("x")
+	p.URL = other
+	b.trackAs(p, store.Started)
+	claimed, _, err := b.s.ClaimDeliveries(ctx, 1000, func(endpoint string) int {
+		if endpoint == hookEnd {
+			return 0
+		}
+		return 1
+	})
+	b.must(err)
+	if got := names(claimed); !slices.Equal(got, []string{"x started"}) {
+		t.Fatalf("claimed %q", got)
+	}
+}
+
+func resumed(t *testing.T, b *tracking) {
+	b.trackMany(5)
+	if claimed, _ := b.ask(0); len(claimed) != 0 {
+		t.Fatalf("claimed %q without slots", names(claimed))
+	}
+	b.track("new", store.Started)
+	if claimed, asked := b.ask(9); len(claimed) != 0 || asked != 0 {
+		t.Fatalf("claimed %q, asked %d times", names(claimed), asked)
+	}
+	b.s.Resume("https://b.example.com:443")
+	if claimed, _ := b.ask(9); len(claimed) != 0 {
+		t.Fatalf("claimed %q after another endpoint was resumed", names(claimed))
+	}
+	b.s.Resume(hookEnd)
+	if claimed, _ := b.ask(9); len(claimed) != 6 {
+		t.Fatalf("claimed %q", names(claimed))
+	}
+}
+
+func resumedByComplete(t *testing.T, b *tracking) {
+	b.trackMany(5)
+	claimed, _ := b.ask(2)
+	for range 3 {
+		b.complete(claimed[0], store.Delivered)
+		if claimed, _ = b.ask(1); len(claimed) != 1 {
+			t.Fatalf("claimed %q", names(claimed))
+		}
+	}
+}
+
+func resumedByPostpone(t *testing.T, b *tracking) {
+	b.trackMany(2)
+	claimed, _ := b.ask(1)
+	b.must(b.s.Postpone(ctx, claimed[0], b.now().Add(time.Hour)))
+	if again, _ := b.ask(1); len(again) != 1 || again[0].ID == claimed[0].ID {
+		t.Fatalf("claimed %q", names(again))
+	}
+}
+
+func resumedMeanwhile(t *testing.T, b *tracking) {
+	b.trackMany(1)
+	claimed, next, err := b.s.ClaimDeliveries(ctx, 10, func(endpoint string) int {
+		b.s.Resume(endpoint)
+		return 0
+	})
+	b.must(err)
+	if len(claimed) != 0 || next.IsZero() {
+		t.Fatalf("claimed %q, next %v", names(claimed), next)
+	}
+	b.due("0 started")
+}
+
+func concurrentClaims(t *testing.T, b *tracking) {
+	const n = 300
+	var mu sync.Mutex
+	got := make(map[string]int)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for i := range n {
+			p := b.prediction(fmt.Sprint(i))
+			if i%2 == 0 {
+				p.URL = other
+			}
+			if err := b.s.Track(ctx, &p, happened(p.ID, store.Started, store.Completed)); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	completed := func() int {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(got)
+	}
+	for range 2 {
+		wg.Go(func() {
+			changed, stop := b.s.Changed()
+			defer stop()
+			for completed() < 2*n && !t.Failed() {
+				claimed, next, err := b.s.ClaimDeliveries(ctx, 7, func(string) int { return 5 })
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				for _, d := range claimed {
+					mu.Lock()
+					got[d.ID]++
+					mu.Unlock()
+					if err := b.s.Complete(ctx, b.outcome(d, store.Delivered)); err != nil {
+						t.Error(err)
+					}
+				}
+				if len(claimed) == 0 && next.IsZero() && completed() < 2*n {
+					select {
+					case <-changed:
+					case <-time.After(30 * time.Second):
+						t.Error("no signal")
+						return
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for id, times := range got {
+		if times != 1 {
+			t.Errorf("%s was claimed %d times", id, times)
+		}
+	}
+}
+
+func claimsComeBack(t *testing.T, b *tracking) {
+	b.track("a", store.Started)
+	d := b.one("a started")
+	b.due()
+	b.restart()
+	again := b.one("a started")
+	if again.ID != d.ID || again.Attempts != 0 || string(again.Payload) != string(d.Payload) || !again.CreatedAt.Equal(d.CreatedAt) {
+		t.Fatalf("got %+v, want %+v", again, d)
+	}
+	b.complete(again, store.Retry)
+	b.restart()
+	if again := b.one("a started"); again.ID != d.ID || again.Attempts != 1 {
+		t.Fatalf("got %+v, want %+v after one attempt", again, d)
+	}
+}
+
+func retryDue(t *testing.T, b *tracking) {
+	b.track("a", store.Started)
+	d := b.one("a started")
+	for n := 1; n <= 3; n++ {
+		b.complete(d, store.Retry)
+		b.advance(time.Second - time.Millisecond)
+		b.due()
+		b.advance(time.Millisecond)
+		again := b.one("a started")
+		if again.Attempts != n || again.ID != d.ID || string(again.Payload) != string(d.Payload) {
+			t.Fatalf("retry %d is %+v", n, again)
+		}
+		d = again
+	}
+}
+
+func postponed(t *testing.T, b *tracking) {
+	p := b.track("a", store.Started)
+	d := b.one("a started")
+	b.must(b.s.Postpone(ctx, d, b.now().Add(time.Minute)))
+	b.due()
+	if _, next := b.claimed(); !next.Equal(b.now().Add(time.Minute)) {
+		t.Fatalf("next is %v", next)
+	}
+	b.advance(time.Minute)
+	again := b.one("a started")
+	if again.Attempts != 0 || again.ID != d.ID || string(again.Payload) != string(d.Payload) {
+		t.Fatalf("postponed is %+v", again)
+	}
+	b.logged(p)
+}
+
+func completedTwice(t *testing.T, b *tracking) {
+	p := b.track("a", store.Started)
+	d := b.one("a started")
+	b.complete(d, store.Delivered)
+	b.complete(d, store.Retry)
+	b.must(b.s.Postpone(ctx, d, b.now()))
+	b.advance(time.Second)
+	b.due()
+	b.logged(p, "started 1 200")
+}
+
+func endpoints(t *testing.T, b *tracking) {
+	want := map[string]int{hookEnd: 3, "https://a.example.com:8443": 1, "http://a.example.com:80": 1, "https://[::1]:443": 1}
+	for i, url := range []string{
+		hook, "HTTPS://A.example.com:443/other?x=1", "https://user@a.example.com#f",
+		"https://a.example.com:8443/hook", "http://a.example.com/hook", "https://[::1]/",
+	} {
+		p := b.prediction(fmt.Sprint(i))
+		p.URL = url
+		b.trackAs(p, store.Started)
+	}
+	asked := make(map[string]int)
+	claimed, _, err := b.s.ClaimDeliveries(ctx, 100, func(endpoint string) int {
+		asked[endpoint]++
+		return want[endpoint]
+	})
+	b.must(err)
+	if len(claimed) != 6 || len(asked) != len(want) {
+		t.Fatalf("claimed %d, asked for %v", len(claimed), asked)
+	}
+}

@@ -1,0 +1,272 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+)
+
+// EventSet is a set of lifecycle events. Completed and Failed are the terminal
+// ones, of which a prediction has exactly one.
+type EventSet uint8
+
+// The lifecycle events of the webhook guide.
+const (
+	Started EventSet = 1 << iota
+	Completed
+	Failed
+
+	Terminal  = Completed | Failed
+	AllEvents = Started | Terminal
+)
+
+// Has reports whether the sets share an event.
+func (s EventSet) Has(o EventSet) bool { return s&o != 0 }
+
+// Name is the event's name in payloads and headers, for a set of one.
+func (s EventSet) Name() string {
+	switch s {
+	case Started:
+		return "prediction.started"
+	case Completed:
+		return "prediction.completed"
+	case Failed:
+		return "prediction.failed"
+	}
+	return ""
+}
+
+// ParseEvent reads an event's name, with or without "prediction.". It gives 0
+// for any other name.
+func ParseEvent(name string) EventSet {
+	for _, e := range []EventSet{Started, Completed, Failed} {
+		if strings.TrimPrefix(name, "prediction.") == strings.TrimPrefix(e.Name(), "prediction.") {
+			return e
+		}
+	}
+	return 0
+}
+
+// WebhookStatus is what a prediction says of its webhook.
+type WebhookStatus uint8
+
+// The webhook statuses. They describe the last event that the client wants,
+// which is the terminal one unless it filtered that out.
+const (
+	WebhookPending   WebhookStatus = iota // still to be sent
+	WebhookDelivered                      // sent, or there was nothing to send
+	WebhookFailed                         // given up
+	WebhookDisabled                       // switched off by the client, or by a 410 of its receiver
+)
+
+// String is the status as the API shows it.
+func (s WebhookStatus) String() string {
+	return [...]string{"pending", "delivered", "failed", "disabled"}[s]
+}
+
+// Prediction is a tracked prediction.
+type Prediction struct {
+	// Ref is the store's name for it, given by Reserve or Track.
+	Ref int64
+	// API is the base URL of the API that has it, empty for one whose
+	// events only come by callback.
+	API string
+	// ID is the API's id. It is empty between Reserve and Track.
+	ID string
+	// Client is the identity of the caller that created it: its key signs.
+	Client string
+	// URL gets the events. Empty: disabled.
+	URL string
+	// Events are those the client wants.
+	Events EventSet
+	// PollPath is where to ask for it, below API, such as
+	// /predictions/abc. Empty: it is not polled.
+	PollPath string
+	// Credential is the sealed Authorization to ask with, nil for none. It
+	// is erased at the terminal event.
+	Credential []byte
+	// Token is the SHA-256 of the callback token, nil without one.
+	Token []byte
+	// Traceparent is the creating request's trace context, or empty.
+	Traceparent string
+	// Test marks a prediction of test mode, which has no upstream.
+	Test bool
+	// Body is a test prediction itself, as JSON.
+	Body []byte
+	// CreatedAt is when it was captured.
+	CreatedAt time.Time
+
+	// Happened are the events there have been, wanted or not. Set by the
+	// store.
+	Happened EventSet
+	// Webhook is set by the store.
+	Webhook WebhookStatus
+	// PollAt is when to ask for it first, as Track is told. It is kept in
+	// memory only: after a restart all are due.
+	PollAt time.Time
+	// PollFailures counts polls without an answer since the last one with.
+	// It is kept in memory only.
+	PollFailures int
+}
+
+// Done reports whether nothing more will be sent.
+func (p *Prediction) Done() bool { return p.Webhook != WebhookPending }
+
+// Happening is an event of a prediction with the payload that announces it.
+type Happening struct {
+	Event   EventSet // one
+	Payload []byte
+}
+
+// Delivery is one event on its way to one receiver.
+type Delivery struct {
+	// ID is stable over all attempts: X-Replicate-Delivery and webhook-id.
+	ID string
+	// N is the store's number for it.
+	N int64
+	// Prediction, PredictionID, Client, URL and Traceparent are those of
+	// its prediction now.
+	Prediction   int64
+	PredictionID string
+	Client       string
+	URL          string
+	Traceparent  string
+	Event        EventSet
+	Payload      []byte
+	// Attempts made so far.
+	Attempts int
+	// CreatedAt is when the event was committed.
+	CreatedAt time.Time
+}
+
+// Attempt is one row of the delivery log.
+type Attempt struct {
+	// ID names the row. Set by the store.
+	ID int64
+	// Delivery is the delivery's ID.
+	Delivery string
+	Event    EventSet
+	URL      string
+	// Status is the HTTP status, 0 when there was no answer.
+	Status int
+	// Number of the attempt, from 1.
+	Number int
+	At     time.Time
+	Took   time.Duration
+	// Response is the beginning of the answer's body, at most 4 KiB.
+	Response string
+	// Error says why the attempt failed, empty for a success.
+	Error string
+	// Exception: the receiver's address was admitted only by an allow
+	// exception, so Response is for operators alone.
+	Exception bool
+}
+
+// Verdict is what follows from an attempt.
+type Verdict uint8
+
+// The verdicts.
+const (
+	Retry     Verdict = iota // again at Due
+	Delivered                // done
+	Exhausted                // given up
+	Gone                     // 410: given up, and the prediction's webhook is disabled; Retry at once if its URL was changed meanwhile
+)
+
+// Outcome is an attempt and what follows from it.
+type Outcome struct {
+	Delivery Delivery
+	Attempt  Attempt
+	Verdict  Verdict
+	Due      time.Time // for Retry
+}
+
+// Tracking keeps predictions and their deliveries.
+//
+// Per prediction there is one started event at most, then one terminal event
+// at most. The terminal event's delivery is not due before the started one's
+// first attempt has an outcome; once the terminal event is known, a started
+// delivery that fails is superseded instead of retried. A terminal event that
+// the client does not want leaves the started one alone.
+type Tracking interface {
+	// Ready reports ErrUnavailable when nothing could be committed now.
+	Ready() error
+
+	// Reserve commits a prediction whose id is not known yet, so that its
+	// callback token is, and gives its Ref.
+	Reserve(ctx context.Context, p Prediction) (int64, error)
+	// Abandon deletes what was reserved, unless an id is known by now.
+	Abandon(ctx context.Context, ref int64) error
+	// Track commits a prediction (a reserved one, if Ref is set) together
+	// with what has happened so far, and sets p.Ref. When the prediction is
+	// tracked already, its webhook is replaced, as by SetWebhook, and the
+	// rest kept; p is that prediction then, and what was reserved is gone.
+	Track(ctx context.Context, p *Prediction, happened []Happening) error
+	// Observe commits what is new among what has happened, in order. It
+	// does nothing when nothing is. id names a reserved prediction.
+	// ErrNotFound, also when the id is another prediction's.
+	Observe(ctx context.Context, ref int64, id string, happened []Happening) error
+	// SetWebhook commits a new URL (empty: disabled) and filter. Pending
+	// deliveries follow from their next attempt on. After the terminal
+	// event the filter stays as it is. ErrNotFound.
+	SetWebhook(ctx context.Context, ref int64, url string, events EventSet) error
+
+	// Prediction finds a prediction by API and id. ErrNotFound.
+	Prediction(ctx context.Context, api, id string) (Prediction, error)
+	// ByToken finds a prediction by the SHA-256 of its callback token.
+	// ErrNotFound.
+	ByToken(ctx context.Context, token []byte) (Prediction, error)
+
+	// Attempts lists a prediction's delivery log, newest first, from before
+	// the given row id (0: the newest).
+	Attempts(ctx context.Context, ref int64, before int64, limit int) ([]Attempt, error)
+	// Redeliver commits a new delivery of the event that an attempt (by row
+	// id) of the prediction was for. payload makes its bytes from those of
+	// the old delivery. It gives the new delivery's ID. ErrNotFound,
+	// ErrDisabled.
+	Redeliver(ctx context.Context, ref int64, attempt int64, payload func(old []byte) []byte) (string, error)
+
+	// ClaimDeliveries takes up to limit deliveries that are due. slots says
+	// how many more an endpoint (scheme://host:port) may have now; an
+	// endpoint that has none left is not asked for again before Resume or
+	// the Complete or Postpone of one of its deliveries. next is when the
+	// first of the others is due, zero when there is none. slots is called
+	// once an endpoint at most. With an error nothing is claimed.
+	ClaimDeliveries(ctx context.Context, limit int, slots func(endpoint string) int) (claimed []Delivery, next time.Time, err error)
+	// Resume makes an endpoint be asked for again.
+	Resume(endpoint string)
+	// Complete commits an outcome and gives the claim back. It does nothing
+	// for a claim that was given back. After an error the claim is kept.
+	Complete(ctx context.Context, o Outcome) error
+	// Postpone gives a claim back without an attempt, due at the given
+	// time.
+	Postpone(ctx context.Context, d Delivery, due time.Time) error
+
+	// ClaimPolls takes up to limit predictions that are due for polling.
+	ClaimPolls(ctx context.Context, limit int) (claimed []Prediction, next time.Time, err error)
+	// PollAgain gives a claim back, due at the given time.
+	PollAgain(ctx context.Context, p Prediction, due time.Time) error
+
+	// Changed is signalled when deliveries or polls may have become due
+	// sooner than ClaimDeliveries or ClaimPolls said. Every subscriber is.
+	Changed() (signal <-chan struct{}, unsubscribe func())
+
+	// Secret gives the sealed secret of the name, committing the one that
+	// make gives if there is none yet.
+	Secret(ctx context.Context, name string, make func() ([]byte, error)) ([]byte, error)
+
+	// Forget deletes deliveries finished before the one time, and of the
+	// predictions captured before the other those that are finished and
+	// have no deliveries left, or were reserved and never named. It does so
+	// in small batches.
+	Forget(ctx context.Context, deliveries, predictions time.Time) error
+}
+
+// What Tracking answers.
+var (
+	// ErrNotFound: there is no such prediction or attempt.
+	ErrNotFound = errors.New("not found")
+	// ErrDisabled: the prediction's webhook is disabled.
+	ErrDisabled = errors.New("webhook is disabled")
+)
