@@ -1,0 +1,99 @@
+// Package event reads what a webhook's body is about.
+package event
+
+import (
+	"time"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/ecmajson"
+)
+
+// The lifecycle events of the webhook guide.
+const (
+	Started   = "prediction.started"
+	Completed = "prediction.completed"
+	Failed    = "prediction.failed"
+)
+
+// Event is a webhook's subject.
+type Event struct {
+	// Name is the event, such as "prediction.completed". For a bare
+	// prediction it follows from the status; empty when it doesn't.
+	Name string
+	// ID is the prediction's id, empty when the body has none.
+	ID string
+	// Status is the prediction's status as sent.
+	Status string
+	// Timestamp is the body's own time, zero when absent or unreadable.
+	Timestamp time.Time
+	// Bare is true for Replicate's own body, which is the prediction
+	// itself, false for the guide's {event, prediction, timestamp}.
+	Bare bool
+}
+
+// The paths of Selector, in its order.
+const (
+	pathEvent = iota
+	pathTimestamp
+	pathPrediction
+	pathPredictionID
+	pathPredictionStatus
+	pathID
+	pathStatus
+)
+
+// NewSelector picks out of a body what Of reads.
+func NewSelector() *ecmajson.Selector {
+	return ecmajson.NewSelector(
+		[]string{"event"},
+		[]string{"timestamp"},
+		[]string{"prediction"},
+		[]string{"prediction", "id"},
+		[]string{"prediction", "status"},
+		[]string{"id"},
+		[]string{"status"},
+	)
+}
+
+// Of reads the event of a body parsed with NewSelector's selector. Members of
+// an unexpected type count as absent.
+func Of(d *ecmajson.Document) Event {
+	text := func(path int) string {
+		s, _ := d.Value(path).Text()
+		return s
+	}
+	var e Event
+	if d.Value(pathPrediction).Kind() == ecmajson.Object {
+		e = Event{Name: text(pathEvent), ID: text(pathPredictionID), Status: text(pathPredictionStatus)}
+	} else {
+		e = Event{ID: text(pathID), Status: text(pathStatus), Bare: true}
+	}
+	if e.Name == "" {
+		e.Name = ForStatus(e.Status)
+	}
+	// RFC 3339 is what the guide's payload and ECMAScript's toISOString
+	// write.
+	if t, err := time.Parse(time.RFC3339, text(pathTimestamp)); err == nil {
+		e.Timestamp = t
+	}
+	return e
+}
+
+// ForStatus is the event that a prediction's status stands for, empty for a
+// status that Replicate does not have.
+func ForStatus(status string) string {
+	switch status {
+	case "starting", "processing":
+		return Started
+	case "succeeded":
+		return Completed
+	case "failed", "canceled", "aborted":
+		return Failed
+	}
+	return ""
+}
+
+// Terminal reports whether nothing can follow the status.
+func Terminal(status string) bool {
+	name := ForStatus(status)
+	return name == Completed || name == Failed
+}

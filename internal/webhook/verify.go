@@ -1,0 +1,135 @@
+package webhook
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/ecmajson"
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
+	"github.com/caddy-replicate/replicate-webhook/internal/signature"
+	"github.com/caddy-replicate/replicate-webhook/store"
+)
+
+// maxDepth is the deepest nesting of a body that is passed on. Parsers of other
+// languages give up not far beyond it.
+const maxDepth = 512
+
+// Webhook is a verified one.
+type Webhook struct {
+	event.Event
+	signature.Result
+	// JudgedAt is the signed time that its freshness was judged by, zero
+	// where it was not.
+	JudgedAt time.Time
+	// Duplicate is set when it turns out to have been accepted before.
+	Duplicate bool
+}
+
+// Verifier holds what a route verifies by.
+type Verifier struct {
+	Secrets []signature.Secret
+	// Accept are the schemes accepted.
+	Accept signature.Scheme
+	// Tolerance is how far the signed time may be from now; 0 is any.
+	Tolerance time.Duration
+	// Selector is event.NewSelector's.
+	Selector *ecmajson.Selector
+}
+
+// Verify checks the signatures, the JSON and the signed time. The JSON is parsed
+// once: for the form that may be signed, for what the event is, and for what
+// must not be passed on.
+func (v *Verifier) Verify(claim *signature.Claim, raw []byte, now time.Time) (*Webhook, *Refusal) {
+	var doc *ecmajson.Document
+	var syntax error
+	parse := func() {
+		if doc == nil && syntax == nil {
+			doc, syntax = ecmajson.Parse(raw, ecmajson.Limits{}, v.Selector)
+		}
+	}
+	result, err := claim.Verify(v.Secrets, raw, func() []byte {
+		if parse(); doc == nil {
+			return nil
+		}
+		return doc.Bytes()
+	})
+	if err != nil {
+		return nil, Unauthorized("signature", err)
+	}
+	if parse(); syntax != nil {
+		// Freshness comes first, where it can be told without the body.
+		if v.Tolerance > 0 && result.Schemes.Has(signature.Standard) && !signature.Fresh(result.SignedAt, now, v.Tolerance) {
+			return nil, stale(result.SignedAt, now)
+		}
+		return nil, Invalid("json", syntax)
+	}
+	hook := &Webhook{Event: event.Of(doc), Result: result}
+	if v.Tolerance > 0 {
+		if refused := v.judgeTime(hook, now); refused != nil {
+			return nil, refused
+		}
+	}
+	if key, offset, found := doc.DuplicateKey(); found {
+		return nil, Invalid("duplicate_key", fmt.Errorf("key %.64q occurs twice in one object, at byte %d: parsers differ on which counts", key, offset))
+	}
+	if doc.Depth() > maxDepth {
+		return nil, Invalid("depth", fmt.Errorf("the body is nested %d deep, the limit is %d", doc.Depth(), maxDepth))
+	}
+	if hook.Event.ID == "" {
+		return nil, Invalid("prediction_id", errors.New("the body has neither prediction.id nor id as a string"))
+	}
+	return hook, nil
+}
+
+// judgeTime refuses a webhook whose signed time is not near now. Where there is
+// a standard signature its timestamp counts, since it is fresh on every retry;
+// otherwise the body's own.
+func (v *Verifier) judgeTime(hook *Webhook, now time.Time) *Refusal {
+	hook.JudgedAt = hook.Result.SignedAt
+	standard := hook.Schemes.Has(signature.Standard)
+	if !standard {
+		hook.JudgedAt = hook.Timestamp
+	}
+	if hook.JudgedAt.IsZero() {
+		return Unauthorized("timestamp_missing", errors.New("nothing signed says when: the body has no RFC 3339 timestamp"))
+	}
+	if !signature.Fresh(hook.JudgedAt, now, v.Tolerance) {
+		return stale(hook.JudgedAt, now)
+	}
+	// With both signatures, the body's could be taken alone for a replay
+	// that is judged by the body's time: what is remembered covers both.
+	if standard && hook.Schemes.Has(signature.Replicate) &&
+		hook.Timestamp.After(hook.JudgedAt) && !hook.Timestamp.After(now.Add(v.Tolerance)) {
+		hook.JudgedAt = hook.Timestamp
+	}
+	return nil
+}
+
+func stale(signedAt, now time.Time) *Refusal {
+	return Unauthorized("timestamp", fmt.Errorf("the signed time is %s away from now", now.Sub(signedAt).Round(time.Second)))
+}
+
+// Keys identify the event to dedup. They are made of signed material only.
+func (h *Webhook) Keys(scope, dedupKey string) []store.Key {
+	key := func(kind string, material ...string) store.Key { return store.KeyOf(scope, kind, material...) }
+	switch {
+	case dedupKey == "prediction":
+		return []store.Key{key("prediction", h.Event.ID)}
+	case dedupKey == "event" && h.Bare && event.Terminal(h.Status):
+		return []store.Key{key("status", h.Event.ID, h.Status)}
+	case dedupKey == "event" && !h.Bare && h.Name != "":
+		return []store.Key{key("event", h.Event.ID, h.Name)}
+	}
+	// Both identities where both are signed: a replay may leave one out.
+	var keys []store.Key
+	if h.Schemes.Has(signature.Standard) {
+		keys = append(keys, key("message", h.Result.ID))
+	}
+	if h.Schemes.Has(signature.Replicate) {
+		sum := sha256.Sum256(h.ReplicateBody)
+		keys = append(keys, key("sha256", string(sum[:])))
+	}
+	return keys
+}

@@ -1,0 +1,470 @@
+package replicatewebhook
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
+	"github.com/caddy-replicate/replicate-webhook/internal/exchange"
+	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
+	"github.com/caddy-replicate/replicate-webhook/internal/secret"
+	"github.com/caddy-replicate/replicate-webhook/internal/signature"
+	"github.com/caddy-replicate/replicate-webhook/internal/webhook"
+	"github.com/caddy-replicate/replicate-webhook/store"
+)
+
+// Defaults of Edge.
+const (
+	DefaultTolerance       = 5 * time.Minute
+	DefaultDedup           = 24 * time.Hour
+	DefaultScope           = "default"
+	DefaultInFlightWait    = 10 * time.Second
+	DefaultMaxBody         = 8 << 20
+	DefaultReadTimeout     = 10 * time.Second
+	DefaultUpstreamTimeout = 60 * time.Second
+)
+
+// off is what tolerance and dedup hold in JSON when they are switched off.
+const off = caddy.Duration(-1)
+
+// Edge is the handler replicate_webhook. It verifies signed webhooks and passes
+// each genuine event on once: everything else it answers itself.
+//
+// The app behind it gets exactly the bytes that were signed and these headers,
+// which are removed from what comes from outside:
+//
+// Header | Value
+// -------|------
+// X-Replicate-Verified | replicate or standard, the scheme that verified; standard when both did
+// X-Replicate-Event | the event; left out when there is none
+// X-Replicate-Prediction-Id | the prediction's id
+//
+// Bytes of an event or id that are not visible ASCII are percent-encoded in the
+// headers.
+//
+// Placeholders, also in the access log as fields of replicate_webhook:
+//
+// Placeholder | Description
+// ------------|------------
+// {http.replicate_webhook.event} | the event, such as prediction.completed
+// {http.replicate_webhook.prediction_id} | the prediction's id
+// {http.replicate_webhook.status} | the prediction's status
+// {http.replicate_webhook.scheme} | replicate or standard
+// {http.replicate_webhook.message_id} | the signed webhook-id, empty without the standard scheme
+// {http.replicate_webhook.Duplicate} | true when the event was accepted before
+type Edge struct {
+	// Secret holds the signing secrets, any of which may have signed. At
+	// least one, each of at least 16 bytes. Placeholders are expanded when
+	// the configuration is loaded.
+	Secret []string `json:"secret,omitempty"`
+
+	// Scheme is the signature scheme accepted: replicate for
+	// X-Replicate-Signature, standard for Standard Webhooks. Default: both,
+	// as far as the secrets can sign them.
+	Scheme string `json:"scheme,omitempty"`
+
+	// Tolerance is how far the signed time may be from now, either way.
+	// Default: 5m. -1 switches the check off.
+	Tolerance caddy.Duration `json:"tolerance,omitempty"`
+
+	// Dedup is how long an accepted event is remembered, at least twice the
+	// tolerance. Default: 24h. -1 switches deduplication off.
+	Dedup caddy.Duration `json:"dedup,omitempty"`
+
+	// DedupKey is what makes two webhooks the same: event (prediction and
+	// event), prediction (the prediction alone) or message (webhook-id, or
+	// the signed bytes). Default: event.
+	DedupKey string `json:"dedup_key,omitempty"`
+
+	// Scope keeps handlers' events apart. Default: default. Handlers that
+	// share a scope must agree on everything that decides what a duplicate
+	// is.
+	Scope string `json:"scope,omitempty"`
+
+	// InFlightWait is how long a request for an event that another request
+	// holds waits for its outcome. Default: 10s.
+	InFlightWait caddy.Duration `json:"in_flight_wait,omitempty"`
+
+	// Events are the events passed on; others are answered 200. Default:
+	// all.
+	Events []string `json:"events,omitempty"`
+
+	// MaxBody is the largest body in bytes. Default: 8 MiB.
+	MaxBody int64 `json:"max_body,omitempty"`
+
+	// ReadTimeout is the time for the whole body to arrive. Default: 10s.
+	ReadTimeout caddy.Duration `json:"read_timeout,omitempty"`
+
+	// UpstreamTimeout is how long the app may take until its answer begins.
+	// A sender that disconnects does not cut it short. Default: 60s.
+	UpstreamTimeout caddy.Duration `json:"upstream_timeout,omitempty"`
+
+	// OnStoreError is reject, for 503 when the store can't be asked, or
+	// pass, for passing the event on without deduplication. Default: reject.
+	OnStoreError string `json:"on_store_error,omitempty"`
+
+	app      *App
+	logger   *zap.Logger
+	secrets  []signature.Secret
+	accept   signature.Scheme
+	verifier webhook.Verifier
+	now      func() time.Time
+}
+
+// CaddyModule returns the Caddy module information.
+func (Edge) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.replicate_webhook",
+		New: func() caddy.Module { return new(Edge) },
+	}
+}
+
+// Provision fills in the defaults, expands the secrets and joins the app.
+func (e *Edge) Provision(ctx caddy.Context) error {
+	e.logger = ctx.Logger()
+	e.now = time.Now
+	if err := e.setDefaults(); err != nil {
+		return err
+	}
+	for i, configured := range e.Secret {
+		value, literal, err := secret.Expand(configured)
+		if err != nil {
+			return fmt.Errorf("secret %d: %w", i+1, err)
+		}
+		if literal {
+			e.logger.Warn(secret.Warning(fmt.Sprintf("secret %d of replicate_webhook", i+1)))
+		}
+		s, err := e.parseSecret(value)
+		if err != nil {
+			return fmt.Errorf("secret %d: %w", i+1, err)
+		}
+		e.secrets = append(e.secrets, s)
+	}
+	e.accept = signature.Replicate
+	if e.Scheme != "replicate" && slices.ContainsFunc(e.secrets, signature.Secret.Standard) {
+		e.accept |= signature.Standard
+	}
+	if e.Scheme == "standard" {
+		e.accept = signature.Standard
+	}
+	e.verifier = webhook.Verifier{Secrets: e.secrets, Accept: e.accept, Selector: event.NewSelector()}
+	if e.Tolerance != off {
+		e.verifier.Tolerance = time.Duration(e.Tolerance)
+	}
+	var err error
+	if e.app, err = sharedApp(ctx); err != nil {
+		return err
+	}
+	return e.app.join(e)
+}
+
+// setDefaults checks what can be told from the options alone and fills in what
+// was left out.
+func (e *Edge) setDefaults() error {
+	if len(e.Secret) == 0 {
+		return errors.New("secret is missing: name the secret that the sender signs with, such as secret {env.WEBHOOK_SECRET}")
+	}
+	for _, o := range []struct {
+		name     string
+		value    *caddy.Duration
+		standard time.Duration
+		canBeOff bool
+	}{
+		{"tolerance", &e.Tolerance, DefaultTolerance, true},
+		{"dedup", &e.Dedup, DefaultDedup, true},
+		{"in_flight_wait", &e.InFlightWait, DefaultInFlightWait, false},
+		{"read_timeout", &e.ReadTimeout, DefaultReadTimeout, false},
+		{"upstream_timeout", &e.UpstreamTimeout, DefaultUpstreamTimeout, false},
+	} {
+		switch {
+		case *o.value == 0:
+			*o.value = caddy.Duration(o.standard)
+		case *o.value == off && o.canBeOff:
+		case *o.value < 0:
+			return fmt.Errorf("%s is %s: it must be positive", o.name, time.Duration(*o.value))
+		}
+	}
+	if e.Dedup != off && e.Tolerance != off && e.Dedup < 2*e.Tolerance {
+		return fmt.Errorf("dedup is %s, less than twice the tolerance of %s: a webhook could be forgotten while its signed time is still good, and be replayed; use dedup %s or more",
+			time.Duration(e.Dedup), time.Duration(e.Tolerance), 2*time.Duration(e.Tolerance))
+	}
+	switch {
+	case e.MaxBody < 0:
+		return fmt.Errorf("max_body is %d: it must be positive", e.MaxBody)
+	case e.MaxBody == 0:
+		e.MaxBody = DefaultMaxBody
+	}
+	if e.Scope == "" {
+		e.Scope = DefaultScope
+	}
+	if e.DedupKey == "" {
+		e.DedupKey = "event"
+	}
+	if e.OnStoreError == "" {
+		e.OnStoreError = "reject"
+	}
+	for i, name := range e.Events {
+		if !strings.Contains(name, ".") {
+			e.Events[i] = "prediction." + name
+		}
+	}
+	return errors.Join(
+		oneOf("scheme", e.Scheme, "", "replicate", "standard"),
+		oneOf("dedup_key", e.DedupKey, "event", "prediction", "message"),
+		oneOf("on_store_error", e.OnStoreError, "reject", "pass"),
+	)
+}
+
+func oneOf(option, value string, allowed ...string) error {
+	if slices.Contains(allowed, value) {
+		return nil
+	}
+	allowed = slices.DeleteFunc(allowed, func(s string) bool { return s == "" })
+	return fmt.Errorf("%s is %q: use %s", option, value, strings.Join(allowed, " or "))
+}
+
+// parseSecret checks an expanded secret against the scheme.
+func (e *Edge) parseSecret(value string) (signature.Secret, error) {
+	s, err := signature.ParseSecret(value)
+	if err == nil && e.Scheme == "standard" && !s.Standard() {
+		err = errors.New("scheme standard takes secrets that begin with whsec_")
+	}
+	return s, err
+}
+
+// ServeHTTP takes a webhook through its checks, cheapest first.
+func (e *Edge) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	outcome, err := e.serve(w, r, next)
+	metrics.CountRequest(outcome)
+	var refused *webhook.Refusal
+	if !errors.As(err, &refused) {
+		return err
+	}
+	if c := e.logger.Check(zapcore.DebugLevel, "webhook refused"); c != nil {
+		c.Write(zap.String("reason", refused.Reason), zap.Int("status", refused.Status),
+			zap.String("client", webhook.ClientAddress(r)), zap.Error(refused.Cause))
+	}
+	h := w.Header()
+	for name, value := range refused.Header {
+		h.Set(name, value)
+	}
+	return caddyhttp.Error(refused.Status, refused.Cause)
+}
+
+func (e *Edge) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (string, error) {
+	webhook.Scrub(r.Header)
+	fail := func(f *webhook.Refusal) (string, error) { return f.Reason, f }
+	claim, refused := e.admit(r)
+	if refused != nil {
+		webhook.LimitRead(w, time.Duration(e.ReadTimeout))
+		return fail(refused)
+	}
+	charge := e.app.budget.For(webhook.ClientAddress(r))
+	defer charge.Return()
+	raw, refused := webhook.ReadBody(w, r, e.MaxBody, time.Duration(e.ReadTimeout), charge)
+	if refused != nil {
+		return fail(refused)
+	}
+	start := time.Now()
+	hook, refused := e.verifier.Verify(claim, raw, e.now())
+	metrics.ObserveVerify(time.Since(start))
+	if refused != nil {
+		return fail(refused)
+	}
+	hook.Publish(r)
+	if len(e.Events) > 0 && !slices.Contains(e.Events, hook.Name) {
+		w.WriteHeader(http.StatusOK)
+		return "filtered", nil
+	}
+	return e.deliver(w, r, next, hook)
+}
+
+// admit judges a request by what can be told without its body.
+func (e *Edge) admit(r *http.Request) (*signature.Claim, *webhook.Refusal) {
+	if r.Method != http.MethodPost {
+		return nil, &webhook.Refusal{
+			Status: http.StatusMethodNotAllowed, Reason: "method", Cause: fmt.Errorf("method %s", r.Method),
+			Header: map[string]string{"Allow": http.MethodPost, "Connection": "close"},
+		}
+	}
+	claim, err := signature.ParseHeaders(r.Header, e.accept)
+	if err != nil {
+		reason := "headers"
+		var he *signature.HeaderError
+		if errors.As(err, &he) {
+			reason = "headers_" + he.Reason()
+		}
+		return nil, webhook.Unauthorized(reason, err)
+	}
+	for _, encoding := range r.Header["Content-Encoding"] {
+		if encoding != "" && !strings.EqualFold(encoding, "identity") {
+			return nil, &webhook.Refusal{
+				Status: http.StatusUnsupportedMediaType, Reason: "encoding",
+				Cause: errors.New("the body has a content encoding"), Header: webhook.Closing(),
+			}
+		}
+	}
+	if r.ContentLength > e.MaxBody {
+		return nil, webhook.TooLarge(e.MaxBody)
+	}
+	return claim, nil
+}
+
+// commitTimeout bounds the wait for a commit. A disk that takes longer answers
+// later, to a retry.
+const commitTimeout = 10 * time.Second
+
+// deliver hands a verified webhook to the app, unless it has the event already.
+func (e *Edge) deliver(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, hook *webhook.Webhook) (string, error) {
+	if e.Dedup == off {
+		return e.exchange(w, r, next, hook, nil)
+	}
+	ref, err := e.app.acquire()
+	if err != nil {
+		return e.storeFailed(w, r, next, hook, err)
+	}
+	// The request outlives its configuration's reference on a reload.
+	defer func() { _ = ref.Release() }()
+	claim, err := ref.Claim(r.Context(), store.Entry{
+		Scope:    e.Scope,
+		Keys:     hook.Keys(e.Scope, e.DedupKey),
+		SignedAt: hook.JudgedAt,
+		Expires:  e.now().Add(time.Duration(e.Dedup)),
+	}, time.Duration(e.InFlightWait))
+	switch {
+	case err == nil:
+	case errors.Is(err, store.ErrDuplicate):
+		return duplicate(w, hook)
+	case errors.Is(err, store.ErrReplayed):
+		return "replayed", webhook.Unauthorized("replayed", err)
+	case errors.Is(err, store.ErrInFlight):
+		return "in_flight", &webhook.Refusal{
+			Status: http.StatusServiceUnavailable, Reason: "in_flight", Cause: err,
+			Header: map[string]string{"Retry-After": "1"},
+		}
+	case r.Context().Err() != nil:
+		return "client_gone", &webhook.Refusal{Status: statusClientGone, Reason: "client_gone", Cause: err, Header: webhook.Closing()}
+	default:
+		return e.storeFailed(w, r, next, hook, err)
+	}
+	if !claim.Passed() {
+		return e.exchange(w, r, next, hook, claim)
+	}
+	defer claim.Release()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), commitTimeout)
+	defer cancel()
+	if err := claim.Commit(ctx); err != nil {
+		return "store", unavailable(err)
+	}
+	return duplicate(w, hook)
+}
+
+// statusClientGone is what Caddy logs for a request whose client went away.
+const statusClientGone = 499
+
+func duplicate(w http.ResponseWriter, hook *webhook.Webhook) (string, error) {
+	hook.Duplicate = true
+	w.Header().Set("X-Replicate-Duplicate", "true")
+	w.WriteHeader(http.StatusOK)
+	return "duplicate", nil
+}
+
+func unavailable(err error) *webhook.Refusal {
+	return &webhook.Refusal{
+		Status: http.StatusServiceUnavailable, Reason: "store", Cause: err,
+		Header: map[string]string{"Retry-After": "5"},
+	}
+}
+
+// storeFailed goes on without a store, if that is what was asked for.
+func (e *Edge) storeFailed(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, hook *webhook.Webhook, err error) (string, error) {
+	if e.OnStoreError != "pass" {
+		return "store", unavailable(err)
+	}
+	e.logger.Error("passing an event on without deduplication", zap.Error(err))
+	return e.exchange(w, r, next, hook, nil)
+}
+
+// exchange passes the request on, commits the claim on a 2xx before the answer
+// leaves, and releases it on anything else. A nil claim is passed on alone.
+//
+// The exchange with the app runs to its end even if the sender disconnects:
+// once the app has begun to work on an event, only its own answer can say
+// whether it took it.
+func (e *Edge) exchange(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, hook *webhook.Webhook, claim store.Claim) (string, error) {
+	sender := r.Context()
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(sender))
+	defer cancel(nil)
+	timer := time.AfterFunc(time.Duration(e.UpstreamTimeout), func() { cancel(errUpstreamTimeout) })
+	defer timer.Stop()
+
+	unlink := func() bool { return false }
+	x := exchange.NewWriter(w, func() error {
+		if claim != nil {
+			ctx, cancel := context.WithTimeout(ctx, commitTimeout)
+			defer cancel()
+			if err := claim.Commit(ctx); err != nil && e.OnStoreError != "pass" {
+				return err
+			} else if err != nil {
+				e.logger.Error("passing an answer on without a commit", zap.Error(err))
+			}
+		}
+		// The answer belongs to the sender from here on: it may take as
+		// long as the sender stays.
+		timer.Stop()
+		unlink = context.AfterFunc(sender, func() { cancel(context.Cause(sender)) })
+		return nil
+	})
+	defer func() { unlink() }()
+	if claim != nil {
+		// Also when the app's handler panics, as a proxy does to abort.
+		defer claim.Release()
+	}
+	r = r.WithContext(ctx)
+	hook.Prepare(r)
+	returned := false
+	defer func() {
+		// A panic is counted here, since ServeHTTP will not get to it: a
+		// proxy aborts that way, too, when an answer is cut short.
+		switch {
+		case returned:
+		case x.Accepted():
+			metrics.CountRequest("accepted")
+		default:
+			metrics.CountRequest("panicked")
+		}
+	}()
+	err := next.ServeHTTP(x, r)
+	returned = true
+	if err == nil {
+		x.Finish()
+	}
+	switch {
+	case x.Err() != nil:
+		return "store", unavailable(x.Err())
+	case x.Accepted():
+		return "accepted", err
+	case err != nil && errors.Is(context.Cause(ctx), errUpstreamTimeout):
+		return "upstream_timeout", caddyhttp.Error(http.StatusGatewayTimeout, errUpstreamTimeout)
+	default:
+		return "upstream_refused", err
+	}
+}
+
+var errUpstreamTimeout = errors.New("the app did not answer in time: see upstream_timeout")
+
+// Interface guards.
+var (
+	_ caddy.Provisioner           = (*Edge)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Edge)(nil)
+)
