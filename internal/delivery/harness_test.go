@@ -1,0 +1,308 @@
+package delivery
+
+import (
+	"container/heap"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/signature"
+	"github.com/caddy-replicate/replicate-webhook/store"
+)
+
+// memStore is the delivery part of the store contract, in memory.
+type memStore struct {
+	mu       sync.Mutex
+	lanes    map[string]*memLane
+	due      memLanes // lanes that are neither empty nor parked
+	claimed  map[string]store.Delivery
+	double   []string // deliveries that ended without a claim
+	log      []store.Outcome
+	keep     bool // the log
+	subs     map[chan struct{}]bool
+	down     error
+	complete func(o *store.Outcome) error // may refuse
+	ended    func(o *store.Outcome)       // hears of every commit
+	claims   int
+}
+
+type memItem struct {
+	store.Delivery
+	due time.Time
+}
+
+type memLane struct {
+	name   string
+	items  memItems
+	at     int // in due, -1 if it isn't
+	parked bool
+}
+
+func newMemStore() *memStore {
+	return &memStore{lanes: map[string]*memLane{}, claimed: map[string]store.Delivery{}, subs: map[chan struct{}]bool{}, keep: true}
+}
+
+// add queues a delivery to a URL and gives its ID.
+func (s *memStore) add(id, url string) {
+	s.addAt(time.Now(), store.Delivery{
+		ID: id, URL: url, Client: "client", PredictionID: "p-" + id, Event: store.Completed, CreatedAt: time.Now(),
+		Payload: []byte(`{"event":"prediction.completed","id":"` + id + `"}`),
+	})
+}
+
+func (s *memStore) addAt(due time.Time, d store.Delivery) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.push(memItem{d, due})
+	s.signal()
+}
+
+func (s *memStore) push(i memItem) {
+	name := store.EndpointOf(i.URL)
+	l := s.lanes[name]
+	if l == nil {
+		l = &memLane{name: name, at: -1}
+		s.lanes[name] = l
+	}
+	heap.Push(&l.items, i)
+	s.settle(l)
+}
+
+func (s *memStore) settle(l *memLane) {
+	if l.at >= 0 {
+		heap.Remove(&s.due, l.at)
+	}
+	if len(l.items) > 0 && !l.parked {
+		heap.Push(&s.due, l)
+	}
+}
+
+func (s *memStore) signal() {
+	for c := range s.subs {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (s *memStore) Ready() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.down
+}
+
+func (s *memStore) ClaimDeliveries(_ context.Context, limit int, slots func(string) int) (claimed []store.Delivery, next time.Time, _ error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.claims++
+	now := time.Now()
+	for len(s.due) > 0 && len(claimed) < limit && !s.due[0].items[0].due.After(now) {
+		l := s.due[0]
+		n := slots(l.name)
+		for ; n > 0 && len(claimed) < limit && len(l.items) > 0 && !l.items[0].due.After(now); n-- {
+			i := heap.Pop(&l.items).(memItem)
+			if _, twice := s.claimed[i.ID]; twice {
+				s.double = append(s.double, i.ID)
+			}
+			s.claimed[i.ID] = i.Delivery
+			claimed = append(claimed, i.Delivery)
+		}
+		l.parked = n == 0 && len(l.items) > 0 && !l.items[0].due.After(now)
+		s.settle(l)
+	}
+	if len(s.due) > 0 {
+		next = s.due[0].items[0].due
+	}
+	return claimed, next, nil
+}
+
+func (s *memStore) Resume(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l := s.lanes[name]; l != nil && l.parked {
+		l.parked = false
+		s.settle(l)
+		s.signal()
+	}
+}
+
+func (s *memStore) Complete(ctx context.Context, o store.Outcome) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.complete != nil {
+		if err := s.complete(&o); err != nil {
+			return err
+		}
+	}
+	s.release(o.Delivery)
+	if s.keep {
+		s.log = append(s.log, o)
+	}
+	if o.Verdict == store.Retry {
+		d := o.Delivery
+		d.Attempts = o.Attempt.Number
+		s.push(memItem{d, o.Due})
+	}
+	if s.ended != nil {
+		s.ended(&o)
+	}
+	s.signal()
+	return nil
+}
+
+func (s *memStore) release(d store.Delivery) {
+	if _, ok := s.claimed[d.ID]; !ok {
+		s.double = append(s.double, d.ID)
+	}
+	delete(s.claimed, d.ID)
+	if l := s.lanes[store.EndpointOf(d.URL)]; l != nil && l.parked {
+		l.parked = false
+		s.settle(l)
+	}
+}
+
+func (s *memStore) Postpone(_ context.Context, d store.Delivery, due time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.release(d)
+	s.push(memItem{d, due})
+	s.signal()
+	return nil
+}
+
+func (s *memStore) Changed() (<-chan struct{}, func()) {
+	c := make(chan struct{}, 1)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.subs[c] = true
+	for _, l := range s.lanes {
+		l.parked = false
+		s.settle(l)
+	}
+	return c, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.subs, c)
+	}
+}
+
+// outcomes gives what was committed, and checks that no delivery was claimed
+// or ended twice at once.
+func (s *memStore) outcomes(t testing.TB) []store.Outcome {
+	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.double) > 0 {
+		t.Errorf("doubled claims: %v", s.double)
+	}
+	return append([]store.Outcome(nil), s.log...)
+}
+
+type memItems []memItem
+
+func (h memItems) Len() int           { return len(h) }
+func (h memItems) Less(a, b int) bool { return h[a].due.Before(h[b].due) }
+func (h memItems) Swap(a, b int)      { h[a], h[b] = h[b], h[a] }
+func (h *memItems) Push(x any)        { *h = append(*h, x.(memItem)) }
+func (h *memItems) Pop() any {
+	i := (*h)[len(*h)-1]
+	*h = (*h)[:len(*h)-1]
+	return i
+}
+
+type memLanes []*memLane
+
+func (h memLanes) Len() int           { return len(h) }
+func (h memLanes) Less(a, b int) bool { return h[a].items[0].due.Before(h[b].items[0].due) }
+func (h memLanes) Swap(a, b int) {
+	h[a], h[b] = h[b], h[a]
+	h[a].at, h[b].at = a, b
+}
+func (h *memLanes) Push(x any) {
+	l := x.(*memLane)
+	l.at = len(*h)
+	*h = append(*h, l)
+}
+func (h *memLanes) Pop() any {
+	l := (*h)[len(*h)-1]
+	l.at = -1
+	*h = (*h)[:len(*h)-1]
+	return l
+}
+
+// roundTrip is a network of one function.
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// status answers with a status and headers given as name, value pairs.
+func status(code int, header ...string) *http.Response {
+	r := &http.Response{StatusCode: code, Header: http.Header{}, Body: io.NopCloser(strings.NewReader("")), ContentLength: 0}
+	for i := 0; i < len(header); i += 2 {
+		r.Header.Set(header[i], header[i+1])
+	}
+	return r
+}
+
+// hang never answers.
+func hang(r *http.Request) (*http.Response, error) {
+	<-r.Context().Done()
+	return nil, r.Context().Err()
+}
+
+var errRefused = errors.New("refused")
+
+const testSecret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+func secret(t testing.TB, text string) signature.Secret {
+	t.Helper()
+	s, err := signature.ParseSecret(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// secrets gives the same secrets to every client, newest first.
+func secrets(t testing.TB, texts ...string) func(context.Context, string) ([]signature.Secret, error) {
+	var list []signature.Secret
+	for _, text := range texts {
+		list = append(list, secret(t, text))
+	}
+	return func(context.Context, string) ([]signature.Secret, error) { return list, nil }
+}
+
+// engine makes an engine over s and a fake network, and starts it. It is
+// stopped when the test ends.
+func engine(t testing.TB, s *memStore, network roundTrip, configure ...func(*Config)) *Engine {
+	t.Helper()
+	conf := Config{Store: s, Secrets: secrets(t, testSecret), Client: &http.Client{Transport: network}}
+	for _, f := range configure {
+		f(&conf)
+	}
+	e, err := New(conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Start()
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := e.Wait(ctx); err != nil {
+			t.Errorf("waiting for the engine: %v", err)
+		}
+	})
+	return e
+}
+
+func hostURL(i int) string { return fmt.Sprintf("https://host%d.example/hook", i) }
