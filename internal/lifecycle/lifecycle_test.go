@@ -1,0 +1,109 @@
+package lifecycle
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
+	"github.com/caddy-replicate/replicate-webhook/store"
+)
+
+var statuses = []string{"starting", "processing", "succeeded", "failed", "canceled", "aborted", "", "queued"}
+
+// Whatever is observed, in whatever order, there is at most one started event,
+// then at most one terminal one, which is that of the first final status.
+func TestEveryOrderOfObservations(t *testing.T) {
+	const longest = 6
+	count := 0
+	var walk func(seen []string, happened store.EventSet, events []store.EventSet)
+	walk = func(seen []string, happened store.EventSet, events []store.EventSet) {
+		count++
+		check(t, seen, events)
+		if len(seen) == longest || t.Failed() {
+			return
+		}
+		for _, s := range statuses {
+			now, all := happened, events[:len(events):len(events)]
+			for _, e := range Next(happened, s) {
+				now |= e
+				all = append(all, e)
+			}
+			walk(append(seen[:len(seen):len(seen)], s), now, all)
+		}
+	}
+	walk(nil, 0, nil)
+	if count < 1<<18 {
+		t.Errorf("only %d sequences", count)
+	}
+}
+
+func check(t *testing.T, seen []string, events []store.EventSet) {
+	var want []store.EventSet
+	for _, s := range seen {
+		if s == "processing" && want == nil {
+			want = []store.EventSet{store.Started}
+		}
+		terminal := map[string]store.EventSet{"succeeded": store.Completed, "failed": store.Failed, "canceled": store.Failed, "aborted": store.Failed}[s]
+		if terminal != 0 {
+			want = []store.EventSet{store.Started, terminal}
+			break
+		}
+	}
+	equal := len(want) == len(events)
+	for i := range want {
+		equal = equal && want[i] == events[i]
+	}
+	if !equal {
+		t.Errorf("after %v: %v, want %v", seen, events, want)
+	}
+}
+
+// Next stands on what the store says has happened, which may be more than this
+// process has seen.
+func TestNextFromEveryState(t *testing.T) {
+	for happened := store.EventSet(0); happened <= store.AllEvents; happened++ {
+		for _, s := range statuses {
+			for _, e := range Next(happened, s) {
+				if happened.Has(e) || happened.Has(store.Terminal) {
+					t.Errorf("Next(%b, %q) gives %s again", happened, s, e.Name())
+				}
+			}
+		}
+	}
+}
+
+func TestHappenings(t *testing.T) {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	p := &store.Prediction{ID: "p", CreatedAt: at.Add(-time.Minute)}
+	got := Happenings(p, &prediction.Snapshot{Status: "canceled", Output: []byte(`1`)}, at)
+	if len(got) != 2 || got[0].Event != store.Started || got[1].Event != store.Failed {
+		t.Fatalf("got %v", got)
+	}
+	for i, want := range []string{
+		`{"event":"prediction.started","prediction":{"id":"p","version":"","input":{},"status":"processing","created_at":"2026-01-02T03:03:05.000Z"},"timestamp":"2026-01-02T03:04:05.000Z"}`,
+		`{"event":"prediction.failed","prediction":{"id":"p","version":"","input":{},"output":1,"status":"canceled","created_at":"2026-01-02T03:03:05.000Z"},"timestamp":"2026-01-02T03:04:05.000Z"}`,
+	} {
+		if string(got[i].Payload) != want {
+			t.Errorf("got  %s\nwant %s", got[i].Payload, want)
+		}
+	}
+	p.Happened = store.Started
+	got = Happenings(p, &prediction.Snapshot{ID: "p", Status: "succeeded", CreatedAt: "then"}, at)
+	if len(got) != 1 || got[0].Event != store.Completed || !strings.Contains(string(got[0].Payload), `"created_at":"then"`) {
+		t.Errorf("got %v", got)
+	}
+	p.Happened |= store.Completed
+	if got := Happenings(p, &prediction.Snapshot{ID: "p", Status: "failed"}, at); got != nil {
+		t.Errorf("a second terminal event: %v", got)
+	}
+}
+
+func TestTerminal(t *testing.T) {
+	for _, s := range statuses {
+		want := s == "succeeded" || s == "failed" || s == "canceled" || s == "aborted"
+		if Terminal(s) != want {
+			t.Errorf("Terminal(%q) = %v", s, !want)
+		}
+	}
+}

@@ -1,0 +1,116 @@
+package seal
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+)
+
+func key(t *testing.T, fill byte) Key {
+	t.Helper()
+	k, err := KeyFromBytes(bytes.Repeat([]byte{fill}, KeySize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+func ring(t *testing.T, k Key, older ...Key) *Ring {
+	t.Helper()
+	r, err := NewRing(k, older...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func TestSealAndOpen(t *testing.T) {
+	r := ring(t, key(t, 1))
+	for _, plain := range []string{"", "Bearer r8_x", strings.Repeat("x", 1<<16)} {
+		sealed := r.Seal([]byte(plain), "c")
+		if len(sealed) != len(plain)+29 {
+			t.Errorf("%d bytes became %d", len(plain), len(sealed))
+		}
+		if plain != "" && bytes.Contains(sealed, []byte(plain)) {
+			t.Error("the value shows")
+		}
+		if got, err := r.Open(sealed, "c"); err != nil || string(got) != plain {
+			t.Errorf("Open gives %.20q, %v", got, err)
+		}
+	}
+	if a, b := r.Seal([]byte("x"), "c"), r.Seal([]byte("x"), "c"); bytes.Equal(a, b) {
+		t.Error("equal values are sealed alike")
+	}
+}
+
+func TestUnreadable(t *testing.T) {
+	r := ring(t, key(t, 1))
+	sealed := r.Seal([]byte("secret"), "c")
+	open := func(name string, r *Ring, sealed []byte, context string) {
+		t.Helper()
+		if got, err := r.Open(sealed, context); !errors.Is(err, ErrUnreadable) || got != nil {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+	open("another context", r, sealed, "d")
+	open("another key", ring(t, key(t, 2)), sealed, "c")
+	for i := range sealed {
+		damaged := bytes.Clone(sealed)
+		damaged[i] ^= 1
+		open("a flipped bit", r, damaged, "c")
+		open("cut short", r, sealed[:i], "c")
+	}
+}
+
+func TestRotation(t *testing.T) {
+	before := ring(t, key(t, 1)).Seal([]byte("x"), "c")
+	r := ring(t, key(t, 2), key(t, 1))
+	if got, err := r.Open(before, "c"); err != nil || string(got) != "x" {
+		t.Errorf("an older key opens nothing: %v", err)
+	}
+	if _, err := ring(t, key(t, 2)).Open(r.Seal([]byte("y"), "c"), "c"); err != nil {
+		t.Errorf("the first key does not seal: %v", err)
+	}
+	if _, err := NewRing(Key{}); err == nil {
+		t.Error("a ring without a key")
+	}
+}
+
+func TestFromSecret(t *testing.T) {
+	if _, err := FromSecret("fifteen bytes.."); !errors.Is(err, ErrShort) {
+		t.Errorf("got %v", err)
+	}
+	a, err := FromSecret("sixteen bytes...")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, _ := FromSecret("sixteen bytes...")
+	c, _ := FromSecret("sixteen bytes..,")
+	sealed := ring(t, a).Seal([]byte("x"), "")
+	if _, err := ring(t, b).Open(sealed, ""); err != nil {
+		t.Error("one secret, two keys")
+	}
+	if _, err := ring(t, c).Open(sealed, ""); err == nil {
+		t.Error("two secrets, one key")
+	}
+}
+
+func TestKeysDoNotPrint(t *testing.T) {
+	k := key(t, 'K')
+	j, err := json.Marshal(struct{ Key Key }{k})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(j)
+	for _, v := range []any{k, &k, struct{ k Key }{k}, ring(t, k), struct{ R *Ring }{ring(t, k)}} {
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x", "%d"} {
+			text += fmt.Sprintf(verb, v)
+		}
+	}
+	if strings.Contains(text, "KKK") || strings.Contains(text, "4b4b4b") || strings.Contains(text, "75 75 75") {
+		t.Errorf("a key shows: %s", text)
+	}
+}

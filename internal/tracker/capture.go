@@ -1,0 +1,204 @@
+package tracker
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"strings"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/lifecycle"
+	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
+	"github.com/caddy-replicate/replicate-webhook/store"
+)
+
+// Collections, as they stand in a create's path and in a poll's.
+const (
+	Predictions = "/predictions"
+	Trainings   = "/trainings"
+)
+
+// Capture is one request to create a prediction with a webhook. It prints
+// without its secrets. The zero values of its unexported fields are right.
+type Capture struct {
+	Upstream
+	Caller
+	// URL gets the events.
+	URL string
+	// Events are those the client wants; 0 for all.
+	Events store.EventSet
+	// Collection is below API where the prediction will be found:
+	// Predictions, the default, or Trainings.
+	Collection string
+	// Traceparent is the request's trace context, or empty.
+	Traceparent string
+
+	ref   int64
+	token []byte // SHA-256 of the callback token
+}
+
+// String tells whose webhook it is.
+func (c Capture) String() string {
+	return fmt.Sprintf("webhook of %s to %s", c.Identity, c.API)
+}
+
+// Format writes the same for every verb and flag.
+func (c Capture) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, c.String()) }
+
+// tokenBytes is how much randomness names a prediction before its id is known.
+const tokenBytes = 32
+
+// Reserve makes a callback URL for a prediction that is about to be created,
+// and commits it, so that a callback finds its prediction however early it
+// comes. Without a configured callback it gives "" and does nothing.
+//
+// After Reserve, call Abandon when the API refuses, else Created or
+// CreatedWithoutBody. Errors: store.ErrUnavailable.
+func (t *Tracker) Reserve(ctx context.Context, c *Capture) (callbackURL string, err error) {
+	if t.callback == "" {
+		return "", nil
+	}
+	secret := make([]byte, tokenBytes)
+	if _, err := io.ReadFull(t.rand, secret); err != nil {
+		return "", fmt.Errorf("making callback token: %w", err)
+	}
+	token := base64.RawURLEncoding.EncodeToString(secret)
+	p := t.predictionOf(c)
+	p.Token = tokenSum(token)
+	err = t.use(func(s store.Store) error {
+		c.ref, err = s.Reserve(ctx, p)
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("reserving callback: %w", err)
+	}
+	c.token = p.Token
+	return t.callback + "/" + token, nil
+}
+
+// tokenSum is what the store keeps of a callback token: whoever reads the
+// store can't send callbacks.
+func tokenSum(token string) []byte {
+	sum := sha256.Sum256([]byte(token))
+	return sum[:]
+}
+
+// Abandon takes Reserve back: the API refused to create. What can't be deleted
+// now is logged and harms nobody.
+func (t *Tracker) Abandon(ctx context.Context, c *Capture) {
+	if c.ref == 0 {
+		return
+	}
+	err := t.commit(ctx, func(ctx context.Context, s store.Store) error { return s.Abandon(ctx, c.ref) })
+	if err != nil {
+		t.logger.Warn("deleting a reserved callback", zap.Error(err))
+		return
+	}
+	c.ref, c.token = 0, nil
+}
+
+// Created commits, in one, that the API created the prediction and what has
+// happened to it already. It does so also when ctx is cancelled: the
+// prediction is there, whether or not the client still is.
+//
+// Errors: ErrNonsense for an id that can't be one, store.ErrUnavailable.
+func (t *Tracker) Created(ctx context.Context, c *Capture, s *prediction.Snapshot) (store.Prediction, error) {
+	return t.track(ctx, c, s)
+}
+
+// CreatedWithoutBody is Created for an answer too large to be read in full: the
+// first poll, or the callback, tells the rest. Nothing has happened yet,
+// because a payload would lack the input and the output.
+func (t *Tracker) CreatedWithoutBody(ctx context.Context, c *Capture, id, status string) (store.Prediction, error) {
+	t.logger.Debug("tracking a prediction whose answer was too large to read",
+		zap.String("prediction", id), zap.String("status", status))
+	return t.track(ctx, c, &prediction.Snapshot{ID: id})
+}
+
+// TrackExisting is Created for a prediction that was created without a
+// webhook and is given one now. Neither of its events was ever sent, so it
+// gets both, from here on: one that is finished already gets them at once.
+//
+// Errors: as CheckURL gives, ErrNonsense, store.ErrUnavailable.
+func (t *Tracker) TrackExisting(ctx context.Context, c *Capture, s *prediction.Snapshot) (store.Prediction, error) {
+	if c.URL != "" {
+		if err := t.checkURL(c.URL); err != nil {
+			return store.Prediction{}, err
+		}
+	}
+	return t.track(ctx, c, s)
+}
+
+func (t *Tracker) track(ctx context.Context, c *Capture, s *prediction.Snapshot) (store.Prediction, error) {
+	if !prediction.ValidID(s.ID) {
+		return store.Prediction{}, fmt.Errorf("tracking prediction: %w: its id is missing or malformed", ErrNonsense)
+	}
+	p := t.predictionOf(c)
+	p.Ref, p.Token, p.ID = c.ref, c.token, s.ID
+	p.PollPath = collection(c.Collection) + "/" + s.ID
+	p.PollAt = p.CreatedAt.Add(t.interval(&p, p.CreatedAt))
+	if !lifecycle.Terminal(s.Status) {
+		p.Credential = t.credential(c, s.ID)
+	}
+	happened := lifecycle.Happenings(&p, s, t.now())
+	err := t.commit(ctx, func(ctx context.Context, st store.Store) error { return st.Track(ctx, &p, happened) })
+	if err != nil {
+		return store.Prediction{}, fmt.Errorf("tracking prediction %s: %w", s.ID, err)
+	}
+	return p, nil
+}
+
+func (t *Tracker) predictionOf(c *Capture) store.Prediction {
+	events := c.Events
+	if events == 0 {
+		events = store.AllEvents
+	}
+	return store.Prediction{
+		API:         c.API,
+		Client:      c.Identity,
+		URL:         c.URL,
+		Events:      events,
+		Traceparent: c.Traceparent,
+		CreatedAt:   t.now(),
+	}
+}
+
+func collection(name string) string {
+	if name == "" {
+		return Predictions
+	}
+	return "/" + strings.Trim(name, "/")
+}
+
+// maxCredential is the longest Authorization worth keeping, in bytes.
+const maxCredential = 8 << 10
+
+// credential seals the caller's Authorization for the polls to come, if they
+// need it: not where the operator's token does, and never a password, which
+// opens more than one API.
+func (t *Tracker) credential(c *Capture, id string) []byte {
+	scheme, _, _ := strings.Cut(strings.TrimSpace(c.Authorization), " ")
+	if c.API == "" || c.Token != "" || scheme == "" || strings.EqualFold(scheme, "basic") || len(c.Authorization) > maxCredential {
+		return nil
+	}
+	return t.seal.Seal([]byte(c.Authorization), credentialContext(c.API, id))
+}
+
+// credentialContext binds a sealed token to the one prediction it may be sent
+// for, and to its API.
+func credentialContext(api, id string) string { return "authorization\n" + api + "\n" + id }
+
+// authorization is what a poll of p is to be authorised with, empty for
+// nothing. The error is seal.ErrUnreadable.
+func (t *Tracker) authorization(p *store.Prediction) (string, error) {
+	if p.Credential != nil {
+		plain, err := t.seal.Open(p.Credential, credentialContext(p.API, p.ID))
+		return string(plain), err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return bearer(t.tokens[p.API]), nil
+}

@@ -1,0 +1,336 @@
+package tracker
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-replicate/replicate-webhook/store"
+)
+
+const path = "/v1/predictions/p"
+
+func TestPollingFollowsAPrediction(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.start()
+		defer w.end()
+		start := time.Now()
+		p := w.track("p", "starting")
+		if p.Credential == nil || strings.Contains(string(p.Credential), "r8_client") {
+			t.Error("the token is not sealed")
+		}
+		w.api.set(path, body("p", "starting"))
+		time.Sleep(3 * time.Second)
+		w.wantEvents("p", nil)
+		w.api.set(path, body("p", "processing"))
+		time.Sleep(30 * time.Second)
+		w.wantEvents("p", both[:1])
+		w.api.set(path, body("p", "succeeded"))
+		time.Sleep(10 * time.Second)
+		w.wantEvents("p", both)
+		if want := []float64{0.5, 0.5, 1, 2, 4, 8, 10, 10}; !slices.Equal(gaps(start, w.api.requests()), want) {
+			t.Errorf("polled after %v s, want %v", gaps(start, w.api.requests()), want)
+		}
+		r := w.api.requests()[0]
+		if r.url != apiURL+"/predictions/p" || r.authorization != "Bearer r8_client" || r.agent != "tracker-test" {
+			t.Errorf("polled with %+v", r)
+		}
+		if w.st.row(t, "p").Credential != nil {
+			t.Error("the token outlives the terminal event")
+		}
+		time.Sleep(time.Hour)
+		if n := len(w.api.requests()); n != 8 {
+			t.Errorf("%d polls after the end", n-8)
+		}
+	})
+}
+
+func TestPollingNeverSeesItRunning(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.start()
+		defer w.end()
+		w.api.set(path, body("p", "canceled"))
+		w.track("p", "starting")
+		time.Sleep(time.Second)
+		w.wantEvents("p", failed)
+	})
+}
+
+func TestTrainingsArePolledWhereTheyAre(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.start()
+		defer w.end()
+		c := &Capture{Upstream: up, Caller: client, URL: hook, Collection: Trainings}
+		if _, err := w.Created(t.Context(), c, snapshot(t, "p", "starting")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if got := w.api.requests()[0].url; got != apiURL+"/trainings/p" {
+			t.Errorf("polled at %s", got)
+		}
+	})
+}
+
+func TestPollingSurvivesRestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.start()
+		w.api.set(path, body("p", "processing"))
+		w.track("p", "starting")
+		time.Sleep(20 * time.Second)
+		w.end()
+		w.st.restart()
+		w.renew(nil)
+		again := time.Now()
+		n := len(w.api.requests())
+		w.start()
+		defer w.end()
+		time.Sleep(15 * time.Second)
+		// At once, then at the pace of its age.
+		if got := gaps(again, w.api.requests()[n:]); !slices.Equal(got, []float64{0, 10}) {
+			t.Errorf("polled after %v s", got)
+		}
+		w.api.set(path, body("p", "succeeded"))
+		time.Sleep(10 * time.Second)
+		w.wantEvents("p", both)
+	})
+}
+
+func TestCallbackMakesPollingASafetyNet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(c *Config) { c.Callback = "https://hooks.test/callback/" })
+		w.start()
+		defer w.end()
+		c := &Capture{Upstream: up, Caller: client, URL: hook}
+		if _, err := w.Reserve(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+		w.api.set(path, body("p", "processing"))
+		start := time.Now()
+		if _, err := w.Created(t.Context(), c, snapshot(t, "p", "starting")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(150 * time.Second)
+		if got := gaps(start, w.api.requests()); !slices.Equal(got, []float64{60, 60}) {
+			t.Errorf("polled after %v s", got)
+		}
+		w.wantEvents("p", both[:1])
+	})
+}
+
+func TestClockStepsMakeNoStorm(t *testing.T) {
+	for _, step := range []time.Duration{-10 * time.Minute, 10 * time.Minute} {
+		t.Run(step.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var offset atomic.Int64
+				w := newWorld(t, func(c *Config) {
+					c.Now = func() time.Time { return time.Now().Add(time.Duration(offset.Load())) }
+				})
+				w.start()
+				defer w.end()
+				w.api.answers(func(rw http.ResponseWriter, r *http.Request) {
+					_, _ = io.WriteString(rw, body(r.URL.Path[len("/v1/predictions/"):], "processing"))
+				})
+				for i := range 50 {
+					w.track(fmt.Sprint("p", i), "starting")
+				}
+				time.Sleep(time.Minute)
+				offset.Store(int64(step))
+				before := len(w.api.requests())
+				time.Sleep(5 * time.Minute)
+				if n := len(w.api.requests()) - before; n > 50*32 {
+					t.Errorf("%d polls of 50 predictions in 5 minutes", n)
+				}
+				w.wantEvents("p0", both[:1])
+				before = len(w.api.requests())
+				time.Sleep(10 * time.Minute)
+				if n := len(w.api.requests()) - before; n < 50*10 {
+					t.Errorf("%d polls of 50 predictions in the next 10 minutes", n)
+				}
+			})
+		})
+	}
+}
+
+func TestCredentialThatCannotBeRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.track("p", "starting")
+		w.renew(func(c *Config) { c.Seal = ring(t, 2) })
+		w.start()
+		defer w.end()
+		time.Sleep(time.Hour)
+		if n := len(w.api.requests()); n != 0 {
+			t.Errorf("%d polls without the token", n)
+		}
+		if w.Stats().Unreadable == 0 || w.logs.FilterLevelExact(2).Len() == 0 {
+			t.Errorf("counted %+v, logged %v", w.Stats(), w.logs.All())
+		}
+		time.Sleep(24 * time.Hour)
+		w.wantEvents("p", failed)
+	})
+}
+
+func TestOperatorsToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		own := Upstream{API: apiURL, Token: "r8_operator"}
+		if err := w.Join(own); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Join(Upstream{API: apiURL, Token: "r8_another"}); err == nil || strings.Contains(err.Error(), "r8_") {
+			t.Errorf("two tokens for one API: %v", err)
+		}
+		w.start()
+		defer w.end()
+		if p := w.trackAt(own, "p", "starting"); p.Credential != nil {
+			t.Error("the client's token is kept")
+		}
+		time.Sleep(time.Second)
+		if got := w.api.requests()[0].authorization; got != "Bearer r8_operator" {
+			t.Errorf("polled with %q", got)
+		}
+	})
+}
+
+func TestPasswordsAreNeverKept(t *testing.T) {
+	for authorization, kept := range map[string]bool{
+		"Basic dXNlcjpwYXNz": false, "bAsIc x": false, " Basic x": false, "Basic": false, "": false,
+		"Bearer " + strings.Repeat("x", 9000): false, "Bearer x": true, "Token x": true,
+	} {
+		w := newWorld(t, nil)
+		c := &Capture{Upstream: up, Caller: Caller{Authorization: authorization}, URL: hook}
+		p, err := w.Created(t.Context(), c, snapshot(t, "p", "starting"))
+		if err != nil || (p.Credential != nil) != kept {
+			t.Errorf("%.20q: kept is %v, %v", authorization, !kept, err)
+		}
+	}
+}
+
+// A poll that is cut off is due at once for the next configuration.
+func TestStopGivesClaimsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.start()
+		w.api.answers(hang)
+		w.track("p", "starting")
+		time.Sleep(time.Second)
+		w.Stop()
+		w.Stop()
+		start := time.Now()
+		<-w.Done()
+		if d := time.Since(start); d != 0 {
+			t.Errorf("it took %s", d)
+		}
+		w.renew(nil)
+		w.api.answers(nil)
+		w.api.set(path, body("p", "succeeded"))
+		w.start()
+		defer w.end()
+		synctest.Wait()
+		w.wantEvents("p", both)
+	})
+}
+
+func TestStopBeforeStart(t *testing.T) {
+	w := newWorld(t, nil)
+	w.Stop()
+	<-w.Done()
+	if err := w.Start(); err == nil {
+		t.Error("it starts after Stop")
+	}
+}
+
+func TestStoreTroubleLosesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.start()
+		defer w.end()
+		w.track("p", "starting")
+		w.api.set(path, body("p", "succeeded"))
+		w.st.fail(store.ErrUnavailable)
+		time.Sleep(time.Minute)
+		w.wantEvents("p", nil)
+		w.st.fail(nil)
+		time.Sleep(2 * time.Second)
+		w.wantEvents("p", both)
+		if n := w.logs.Len(); n > 2 {
+			t.Errorf("%d lines are logged", n)
+		}
+	})
+}
+
+func TestAnswersAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.start()
+		defer w.end()
+		long := strings.Repeat("x", 3<<20)
+		w.api.set(path, `{"id":"p","status":"succeeded","output":"`+long+`"}`)
+		w.track("p", "starting")
+		time.Sleep(time.Second)
+		w.wantEvents("p", both)
+		if !strings.Contains(w.st.payload("p"), long) {
+			t.Error("the output is missing")
+		}
+		if len(w.big) != 0 {
+			t.Error("the place of a big answer is not given back")
+		}
+		var endless atomic.Int64
+		w.useTransport(roundTrip(func(r *http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: 200, Header: http.Header{}, Body: io.NopCloser(spaces{&endless})}, nil
+		}))
+		w.track("q", "starting")
+		time.Sleep(time.Second)
+		w.wantEvents("q", nil)
+		if n := endless.Load(); n > 66<<20 {
+			t.Errorf("%d bytes are read", n)
+		}
+		if w.logs.FilterMessageSnippet("not the prediction").Len() == 0 {
+			t.Errorf("logged %v", w.logs.All())
+		}
+	})
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// useTransport replaces the transport.
+func (w *world) useTransport(rt http.RoundTripper) { w.Tracker.http.Transport = rt }
+
+type spaces struct{ n *atomic.Int64 }
+
+func (s spaces) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = ' '
+	}
+	if s.n.Add(int64(len(p))) > 200<<20 {
+		return 0, io.EOF
+	}
+	return len(p), nil
+}
+
+func TestRetentionRunsEveryMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(c *Config) { c.Retention.Deliveries = time.Hour })
+		w.start()
+		defer w.end()
+		time.Sleep(3*time.Minute + time.Second)
+		w.st.mu.Lock()
+		defer w.st.mu.Unlock()
+		want := []time.Duration{time.Hour, 720 * time.Hour}
+		if !slices.Equal(w.st.forgot, slices.Concat(want, want, want)) {
+			t.Errorf("got %v", w.st.forgot)
+		}
+	})
+}

@@ -1,0 +1,103 @@
+package tracker
+
+import (
+	"io"
+	"net/http"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/sqlite"
+)
+
+type opener struct{ path string }
+
+func (o opener) Resource() string { return o.path }
+func (o opener) Open() (store.Closer, error) {
+	return sqlite.Open(sqlite.Options{Path: o.path})
+}
+
+// Everything together, with the default store and connections: a prediction
+// whose create was answered is followed to its end after a restart.
+func TestRestartWithTheDefaultStore(t *testing.T) {
+	var final atomic.Bool
+	var authorization atomic.Value
+	api := realAPI(t, func(w http.ResponseWriter, r *http.Request) {
+		authorization.Store(r.Header.Get("Authorization"))
+		status := "processing"
+		if final.Load() {
+			status = "succeeded"
+		}
+		_, _ = io.WriteString(w, body("p", status))
+	})
+	db := opener{filepath.Join(t.TempDir(), "webhook.db")}
+	open := func() *Tracker {
+		tr, err := New(Config{
+			Acquire: func() (*store.Ref, error) { return store.Acquire(db) },
+			Seal:    ring(t, 1), Poll: Poll{Initial: 5 * time.Millisecond, Max: 10 * time.Millisecond},
+			Callback: "https://hooks.test/callback",
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := tr.Start(); err != nil {
+			t.Fatal(err)
+		}
+		return tr
+	}
+	until := func(tr *Tracker, id string, want store.EventSet) store.Prediction {
+		t.Helper()
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+			p, err := tr.Lookup(t.Context(), api.API, id)
+			if err == nil && p.Happened == want {
+				return p
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: %+v, %v", id, p, err)
+			}
+		}
+	}
+	first := open()
+	c := &Capture{Upstream: api, Caller: client, URL: hook}
+	p, err := first.Created(t.Context(), c, snapshot(t, "p", "starting"))
+	if err != nil || p.Ref == 0 || p.Webhook != store.WebhookPending {
+		t.Fatal(p, err)
+	}
+	if p = until(first, "p", store.Started); p.Credential == nil {
+		t.Error("the token is gone")
+	}
+	early := &Capture{Upstream: api, Caller: client, URL: hook}
+	url, err := first.Reserve(t.Context(), early)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, err := first.SigningSecret(t.Context(), "me")
+	if err != nil {
+		t.Fatal(err)
+	}
+	first.Stop()
+	<-first.Done()
+
+	final.Store(true)
+	second := open()
+	if p = until(second, "p", store.Started|store.Completed); p.Credential != nil {
+		t.Error("the token outlives the terminal event")
+	}
+	if got := authorization.Load(); got != client.Authorization {
+		t.Errorf("polled with %q", got)
+	}
+	if again, err := second.SigningSecret(t.Context(), "me"); again != secret || err != nil {
+		t.Errorf("another signing secret: %v", err)
+	}
+	token := url[len("https://hooks.test/callback/"):]
+	if err := second.Callback(t.Context(), token, []byte(body("q", "canceled"))); err != nil {
+		t.Fatal(err)
+	}
+	if p, err = second.Created(t.Context(), early, snapshot(t, "q", "starting")); err != nil || p.Happened != store.Started|store.Failed {
+		t.Errorf("%+v, %v", p, err)
+	}
+	second.Stop()
+	<-second.Done()
+}
