@@ -1,0 +1,148 @@
+package predictions
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"slices"
+	"sync"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/budget"
+)
+
+// Request bodies up to smallBody get a buffer of their own, which costs less
+// than the pool's; those up to pooledBody, and those of unknown length, one of
+// the pool.
+const (
+	smallBody  = 4 << 10
+	pooledBody = 64 << 10
+)
+
+var bodies = sync.Pool{New: func() any {
+	b := make([]byte, 0, pooledBody+1)
+	return &b
+}}
+
+// buffered is a request body that was read, and is replayed to the next
+// handler. A transport may still read from it in another goroutine after that
+// handler has returned, so all is under a lock until close.
+type buffered struct {
+	mu     sync.Mutex
+	data   []byte
+	at     int
+	rest   io.ReadCloser // what follows data, nil when that is all
+	charge *budget.Charge
+	pooled *[]byte
+	closed bool
+}
+
+// readBody reads a request's body up to limit bytes. Of a longer one the rest
+// stays to be read from the buffered. Errors are *problem.
+func readBody(r *http.Request, limit int64, charge *budget.Charge) (*buffered, error) {
+	b := &buffered{charge: charge}
+	if r.ContentLength >= 0 && r.ContentLength < smallBody {
+		// One byte more than there is lets the last Read say so.
+		b.data = make([]byte, 0, r.ContentLength+1)
+	} else {
+		b.pooled = bodies.Get().(*[]byte)
+		b.data = (*b.pooled)[:0]
+	}
+	for {
+		if len(b.data) == cap(b.data) {
+			b.data = slices.Grow(b.data, len(b.data))
+		}
+		n, err := r.Body.Read(b.data[len(b.data):cap(b.data)])
+		b.data = b.data[:len(b.data)+n]
+		switch {
+		case !charge.Take(n):
+			b.Close()
+			return nil, &problem{status: http.StatusServiceUnavailable, retry: budgetRetry, closing: true,
+				detail: "too many request bytes are being received at the moment"}
+		case err == io.EOF && int64(len(b.data)) <= limit:
+			return b, nil
+		case err != nil && err != io.EOF:
+			b.Close()
+			return nil, readProblem(err)
+		case int64(len(b.data)) > limit:
+			b.rest = r.Body
+			return b, nil
+		}
+	}
+}
+
+func readProblem(err error) *problem {
+	p := &problem{status: http.StatusBadRequest, detail: "the body could not be read", closing: true, cause: err}
+	var tooLarge *http.MaxBytesError
+	var other caddyhttp.HandlerError
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		p.status, p.detail = http.StatusRequestTimeout, "the body did not arrive in time"
+	case errors.As(err, &tooLarge):
+		p.status, p.detail = http.StatusRequestEntityTooLarge, "the body is too large"
+	case errors.As(err, &other) && other.StatusCode >= 400 && other.StatusCode < 500:
+		p.status, p.detail = other.StatusCode, http.StatusText(other.StatusCode)
+	}
+	return p
+}
+
+// replace puts another body in the place of what was read. The bytes read are
+// given back: nothing may refer to them any more.
+func (b *buffered) replace(data []byte) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.recycle()
+	b.data = data
+}
+
+// Read gives the buffered bytes, then the rest.
+func (b *buffered) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	if b.closed {
+		b.mu.Unlock()
+		return 0, http.ErrBodyReadAfterClose
+	}
+	if b.at < len(b.data) {
+		n := copy(p, b.data[b.at:])
+		b.at += n
+		b.mu.Unlock()
+		return n, nil
+	}
+	// What has been sent is not held for as long as the answer takes.
+	b.free()
+	rest := b.rest
+	b.mu.Unlock()
+	if rest != nil {
+		return rest.Read(p)
+	}
+	return 0, io.EOF
+}
+
+// Close ends reading and gives everything back.
+func (b *buffered) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed = true
+	b.free()
+	return nil
+}
+
+func (b *buffered) free() {
+	b.recycle()
+	b.data, b.at = nil, 0
+	b.charge.Return()
+}
+
+func (b *buffered) recycle() {
+	if b.pooled != nil {
+		// One that had to grow is left to the collector, the pool keeps
+		// the one it knows.
+		bodies.Put(b.pooled)
+		b.pooled = nil
+	}
+}
+
+// Interface guards.
+var _ io.ReadCloser = (*buffered)(nil)

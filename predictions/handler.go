@@ -1,0 +1,275 @@
+// Package predictions is the part of the delivery half that clients and APIs
+// meet: a handler that captures webhooks on a proxied prediction API, and one
+// that takes the API's own webhooks.
+package predictions
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/budget"
+	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
+	"github.com/caddy-replicate/replicate-webhook/internal/secret"
+	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
+	"github.com/caddy-replicate/replicate-webhook/store"
+)
+
+func init() {
+	caddy.RegisterModule(Handler{})
+	caddy.RegisterModule(Callback{})
+}
+
+// Defaults of Handler.
+const (
+	DefaultPrefix  = "/v1"
+	DefaultMaxBody = 16 << 20
+)
+
+// appName is the app module that the handlers belong to.
+const appName = "replicate_webhook"
+
+// App is what the handlers need of the app module replicate_webhook.
+type App interface {
+	Tracker() *tracker.Tracker
+	Budget() *budget.Budget
+}
+
+// following is what the handlers ask of a tracker.
+type following interface {
+	Join(up tracker.Upstream) error
+	Ready(ctx context.Context) error
+	CheckURL(raw string) error
+	Caller(ctx context.Context, up tracker.Upstream, h http.Header) (tracker.Caller, error)
+	Authorise(ctx context.Context, up tracker.Upstream, h http.Header, id string) error
+	AuthoriseAccount(ctx context.Context, up tracker.Upstream, h http.Header) error
+	Fetch(ctx context.Context, up tracker.Upstream, h http.Header, id string) (*prediction.Snapshot, error)
+	Reserve(ctx context.Context, c *tracker.Capture) (callbackURL string, err error)
+	Abandon(ctx context.Context, c *tracker.Capture)
+	Created(ctx context.Context, c *tracker.Capture, s *prediction.Snapshot) (store.Prediction, error)
+	CreatedWithoutBody(ctx context.Context, c *tracker.Capture, id, status string) (store.Prediction, error)
+	TrackExisting(ctx context.Context, c *tracker.Capture, s *prediction.Snapshot) (store.Prediction, error)
+	Lookup(ctx context.Context, api, id string) (store.Prediction, error)
+	Observe(ctx context.Context, p store.Prediction, s *prediction.Snapshot) (store.Prediction, error)
+	SetWebhook(ctx context.Context, p store.Prediction, url string, events store.EventSet) (store.Prediction, error)
+	Log(ctx context.Context, p store.Prediction, before int64, limit int) ([]store.Attempt, error)
+	Redeliver(ctx context.Context, p store.Prediction, attempt int64) (deliveryID string, err error)
+	Test(ctx context.Context, c *tracker.Capture, fail bool, input []byte, version string) (store.Prediction, error)
+	TestPrediction(ctx context.Context, up tracker.Upstream, c tracker.Caller, id string) (store.Prediction, error)
+	Callback(ctx context.Context, token string, body []byte) error
+	PerClient() bool
+	SigningSecret(ctx context.Context, identity string) (string, error)
+}
+
+// Handler is the handler replicate_predictions. It goes before a proxy to a
+// Replicate-style prediction API and lets clients give a webhook_url with each
+// prediction they create, whose lifecycle events are then delivered to it:
+//
+// Request below the prefix | What happens
+// -------------------------|-------------
+// `POST /predictions`, `/models/{o}/{n}/predictions`, `/deployments/{o}/{n}/predictions`, `/trainings`, `/models/{o}/{n}/versions/{v}/trainings` | `webhook_url`, `webhook_events` and `test_mode` are taken out of the JSON body and acted on. The answer leaves once the prediction is stored, with `webhook_url`, `webhook_status` and `webhook_completed` added
+// `GET /predictions/{id}`, `/trainings/{id}`; `POST …/cancel` | the API's answer, with the three members added if the prediction is tracked
+// `PATCH /predictions/{id}` | answered here: changes `webhook_url` (null disables) and `webhook_events`
+// `GET /predictions/{id}/webhook_deliveries` | answered here: the delivery log, newest first
+// `POST /predictions/{id}/webhook_deliveries/{row}/redeliver` | answered here: 202 and a new delivery
+// `GET /webhooks/default/secret` | with ServeSigningSecret, the key is replaced by the caller's own signing secret
+//
+// Everything else passes untouched, and so do these requests when the body is
+// not JSON, is encoded or holds none of the members. Who may see a prediction
+// is asked of the API itself. Errors are {"title","detail","status"} as
+// application/problem+json, like the API's own.
+type Handler struct {
+	// API is the base URL of the prediction API, such as
+	// https://api.replicate.com/v1, which is polled and asked who a caller
+	// is and what it may see; or off, when it can't be asked: then events
+	// come by callback alone. Required. Placeholders are expanded when the
+	// configuration is loaded.
+	API string `json:"api,omitempty"`
+
+	// APIToken is what polls are authorised with. Default: the
+	// Authorization of the client that created the prediction, which is
+	// kept sealed until its end. Placeholders are expanded when the
+	// configuration is loaded.
+	APIToken string `json:"api_token,omitempty"`
+
+	// Prefix is where the API's paths begin on this server. Default: /v1.
+	// A single slash stands for none.
+	Prefix string `json:"prefix,omitempty"`
+
+	// TestMode is on or off: whether clients may ask for test events.
+	// Default: on.
+	TestMode string `json:"test_mode,omitempty"`
+
+	// MaxBody is the largest body in bytes that is read into memory, for
+	// request and answer each. Larger requests are refused if they seem to
+	// hold a webhook, and pass otherwise; larger answers pass, without the
+	// three members. Default: 16 MiB.
+	MaxBody int64 `json:"max_body,omitempty"`
+
+	// ServeSigningSecret puts the caller's signing secret into the API's
+	// answer to GET /webhooks/default/secret, where official clients look
+	// for it. Needs signing per_client.
+	ServeSigningSecret bool `json:"serve_signing_secret,omitempty"`
+
+	upstream tracker.Upstream
+	prefix   string
+	maxBody  int64
+	tracker  following
+	budget   *budget.Budget
+	logger   *zap.Logger
+}
+
+// CaddyModule returns the Caddy module information.
+func (Handler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.replicate_predictions",
+		New: func() caddy.Module { return new(Handler) },
+	}
+}
+
+// Provision checks the options, expands the token and joins the app.
+func (h *Handler) Provision(ctx caddy.Context) error {
+	h.logger = ctx.Logger()
+	if err := h.check(); err != nil {
+		return err
+	}
+	api, err := caddy.NewReplacer().ReplaceOrErr(h.API, true, true)
+	if err != nil {
+		return fmt.Errorf("api: %w", err)
+	}
+	if h.upstream.API, err = parseAPI(api); err != nil {
+		return err
+	}
+	if h.APIToken != "" {
+		token, literal, err := secret.Expand(h.APIToken)
+		if err != nil {
+			return fmt.Errorf("api_token: %w", err)
+		}
+		if literal {
+			h.logger.Warn(secret.Warning("api_token"))
+		}
+		h.upstream.Token = token
+	}
+	app, err := sharedApp(ctx)
+	if err != nil {
+		return err
+	}
+	return h.join(app.Tracker(), app.Budget())
+}
+
+func (h *Handler) join(t following, b *budget.Budget) error {
+	h.tracker, h.budget = t, b
+	if h.ServeSigningSecret && !t.PerClient() {
+		return errors.New("serve_signing_secret needs signing per_client: a shared secret given to one client would let it sign for all")
+	}
+	return t.Join(h.upstream)
+}
+
+// sharedApp is the configuration's app, provisioned with its defaults where it
+// is not configured.
+func sharedApp(ctx caddy.Context) (App, error) {
+	mod, err := ctx.App(appName)
+	if err != nil {
+		return nil, err
+	}
+	app, ok := mod.(App)
+	if !ok {
+		return nil, errors.New("app " + appName + " is of another plugin")
+	}
+	return app, nil
+}
+
+// check judges what the options' text alone shows, and fills in what was left
+// out.
+func (h *Handler) check() error {
+	if h.API == "" {
+		return errors.New("api is missing: name the base URL of the prediction API, such as api https://api.replicate.com/v1, or api off when it can't be asked")
+	}
+	if !strings.Contains(h.API, "{") {
+		if _, err := parseAPI(h.API); err != nil {
+			return err
+		}
+	}
+	if h.API == apiOff && h.APIToken != "" {
+		return errors.New("api_token is set, but api is off")
+	}
+	switch h.TestMode {
+	case "", "on", "off":
+	default:
+		return fmt.Errorf("test_mode is %q: use on or off", h.TestMode)
+	}
+	h.prefix = h.Prefix
+	if h.prefix == "" {
+		h.prefix = DefaultPrefix
+	}
+	h.prefix = strings.TrimSuffix(h.prefix, "/")
+	for i, segment := range strings.Split(h.prefix, "/") {
+		if (i == 0) != (segment == "") || i > 0 && !plain(segment) {
+			return fmt.Errorf("prefix is %q: it begins with a slash and holds letters, digits, '-', '_' and '.' between slashes", h.Prefix)
+		}
+	}
+	switch {
+	case h.MaxBody < 0:
+		return fmt.Errorf("max_body is %d: it must be positive", h.MaxBody)
+	case h.MaxBody == 0:
+		h.maxBody = DefaultMaxBody
+	default:
+		h.maxBody = h.MaxBody
+	}
+	return nil
+}
+
+const apiOff = "off"
+
+// parseAPI gives the base URL without a slash at its end, or "" for off.
+func parseAPI(s string) (string, error) {
+	if s == apiOff {
+		return "", nil
+	}
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return "", errors.New("api must be an absolute http or https URL, or off")
+	}
+	if u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
+		return "", errors.New("api must be a URL without user name, query and fragment")
+	}
+	return strings.TrimRight(u.String(), "/"), nil
+}
+
+// ServeHTTP finds out what a request is about.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	rt := h.routeOf(r)
+	if rt.id != "" && strings.HasPrefix(rt.id, tracker.TestPrefix) && rt.action == look {
+		return h.lookTest(w, r, rt)
+	}
+	switch rt.action {
+	case create:
+		return h.create(w, r, next, rt)
+	case look:
+		return h.look(w, r, next, rt)
+	case update:
+		return h.update(w, r, rt)
+	case deliveries:
+		return h.deliveries(w, r, rt)
+	case redeliver:
+		return h.redeliver(w, r, rt)
+	case secretKey:
+		if h.ServeSigningSecret {
+			return h.secret(w, r, next)
+		}
+	}
+	return next.ServeHTTP(w, r)
+}
+
+// Interface guards.
+var (
+	_ caddy.Provisioner           = (*Handler)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
+)

@@ -1,0 +1,248 @@
+package predictions
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/ecmajson"
+	"github.com/caddy-replicate/replicate-webhook/store"
+)
+
+// hook is what a request says about its webhook, checked.
+type hook struct {
+	doc *ecmajson.Document
+	// asked: it is to be captured. Otherwise members of ours hold nothing,
+	// and are only cut out.
+	asked  bool
+	url    string
+	events store.EventSet // 0: not given
+	test   testMode
+	// native: the client has set the API's own webhook for itself.
+	native  bool
+	input   []byte // of the model, nil when missing
+	version string
+}
+
+type testMode uint8
+
+const (
+	testOff testMode = iota
+	testSuccess
+	testFailure
+)
+
+// The paths of createMembers, in its order.
+const (
+	pathURL = iota
+	pathEvents
+	pathTest
+	pathNative
+	pathInput
+	pathVersion
+)
+
+var createMembers = ecmajson.NewSelector(
+	[]string{memberURL},
+	[]string{memberEvents},
+	[]string{memberTest},
+	[]string{nativeURL},
+	[]string{"input"},
+	[]string{"version"},
+)
+
+// readCreate reads the webhook of a create's body. It gives nil and no error
+// for a body that is none of ours: one without our members, or one that is not
+// a JSON object, which the API knows best how to refuse. checkURL judges the
+// URL. Errors are *problem.
+func readCreate(body []byte, checkURL func(string) error) (*hook, error) {
+	doc, err := ecmajson.Parse(body, withMembers, createMembers)
+	var syntax *ecmajson.SyntaxError
+	switch {
+	case errors.As(err, &syntax):
+		return nil, nil
+	case err != nil:
+		// An API may well take what our parser does not, and then the
+		// client would wait in vain for its webhook.
+		if names(body) {
+			return nil, unprocessable("the body can't be read: %v", err)
+		}
+		return nil, nil
+	case doc.Kind() != ecmajson.Object:
+		return nil, nil
+	}
+	count := make(map[string]int, 3)
+	for m := range doc.EachMember() {
+		switch m.Key {
+		case memberURL, memberEvents, memberTest:
+			count[m.Key]++
+		}
+	}
+	if len(count) == 0 {
+		return nil, nil
+	}
+	for name, n := range count {
+		if n > 1 {
+			return nil, unprocessable("%s is given %d times", name, n)
+		}
+	}
+	h := &hook{
+		doc:    doc,
+		native: present(doc.Value(pathNative)),
+		input:  doc.Value(pathInput).Raw(),
+	}
+	h.version, _ = doc.Value(pathVersion).Text()
+	if h.events, err = readEvents(doc.Value(pathEvents)); err != nil {
+		return nil, err
+	}
+	if h.test, err = readTestMode(doc.Value(pathTest)); err != nil {
+		return nil, err
+	}
+	h.url, err = readURL(doc.Value(pathURL), checkURL)
+	switch {
+	case err != nil:
+		return nil, err
+	case h.url != "":
+		h.asked = true
+	case h.events != 0:
+		return nil, unprocessable("%s needs a %s", memberEvents, memberURL)
+	case h.test != testOff:
+		return nil, unprocessable("%s needs a %s to send its events to", memberTest, memberURL)
+	}
+	if k := doc.Value(pathInput).Kind(); h.test != testOff && k != ecmajson.Object && k != ecmajson.Missing {
+		return nil, unprocessable("input must be an object")
+	}
+	return h, nil
+}
+
+// present reports that a member is there and not null.
+func present(v ecmajson.Value) bool { return v.Kind() != ecmajson.Missing && v.Kind() != ecmajson.Null }
+
+// readURL reads a webhook_url. A null is none.
+func readURL(v ecmajson.Value, check func(string) error) (string, error) {
+	if !present(v) {
+		return "", nil
+	}
+	url, ok := v.Text()
+	if !ok {
+		return "", unprocessable("%s must be a string or null", memberURL)
+	}
+	if err := check(url); err != nil {
+		return "", unprocessable("%v", err)
+	}
+	return url, nil
+}
+
+// maxEvents bounds the text of a webhook_events, in bytes.
+const maxEvents = 4 << 10
+
+// readEvents reads a webhook_events. A null is none.
+func readEvents(v ecmajson.Value) (store.EventSet, error) {
+	if !present(v) {
+		return 0, nil
+	}
+	wrong := func(format string, args ...any) (store.EventSet, error) {
+		return 0, unprocessable(memberEvents+" "+format+": it is an array of started, completed and failed, with or without prediction. before them", args...)
+	}
+	if v.Kind() != ecmajson.Array {
+		return wrong("must be an array")
+	}
+	if len(v.Raw()) > maxEvents {
+		return wrong("is too long")
+	}
+	var items []any
+	if err := json.Unmarshal(v.Raw(), &items); err != nil {
+		return wrong("can't be read")
+	}
+	var set store.EventSet
+	for _, item := range items {
+		name, ok := item.(string)
+		if !ok {
+			return wrong("must hold strings")
+		}
+		e := store.ParseEvent(name)
+		if e == 0 {
+			return wrong("holds %.64q, which is no event", name)
+		}
+		set |= e
+	}
+	if set == 0 {
+		return wrong("is empty")
+	}
+	return set, nil
+}
+
+func readTestMode(v ecmajson.Value) (testMode, error) {
+	switch string(v.Raw()) {
+	case "", "null", "false":
+		return testOff, nil
+	case "true", `"prediction.completed"`, `"completed"`:
+		return testSuccess, nil
+	case `"prediction.failed"`, `"failed"`:
+		return testFailure, nil
+	}
+	return testOff, unprocessable("%s must be true, false, \"prediction.completed\" or \"prediction.failed\"", memberTest)
+}
+
+// patch is the body of an update.
+type patch struct {
+	hasURL bool
+	url    string         // empty: null
+	events store.EventSet // 0: not given
+}
+
+var patchMembers = ecmajson.NewSelector([]string{memberURL}, []string{memberEvents})
+
+// readPatch reads an update's body. Errors are *problem.
+func readPatch(body []byte, checkURL func(string) error) (p patch, err error) {
+	doc, err := ecmajson.Parse(body, withMembers, patchMembers)
+	if err != nil {
+		return p, &problem{status: http.StatusBadRequest, detail: fmt.Sprintf("the body can't be read: %v", err)}
+	}
+	if doc.Kind() != ecmajson.Object {
+		return p, unprocessable("the body must be a JSON object")
+	}
+	seen := make(map[string]bool, 2)
+	for m := range doc.EachMember() {
+		switch {
+		case m.Key != memberURL && m.Key != memberEvents:
+			return p, unprocessable("%.64q can't be updated: %s and %s can", m.Key, memberURL, memberEvents)
+		case seen[m.Key]:
+			return p, unprocessable("%s is given twice", m.Key)
+		}
+		seen[m.Key] = true
+	}
+	p.hasURL = doc.Value(0).Kind() != ecmajson.Missing
+	if p.url, err = readURL(doc.Value(0), checkURL); err != nil {
+		return p, err
+	}
+	if p.events, err = readEvents(doc.Value(1)); err != nil {
+		return p, err
+	}
+	if !p.hasURL && p.events == 0 {
+		return p, unprocessable("there is nothing to update: give %s or %s", memberURL, memberEvents)
+	}
+	return p, nil
+}
+
+// isJSON judges a Content-Type. An absent one counts when absent does.
+func isJSON(contentType string, absent bool) bool {
+	media, _, _ := strings.Cut(contentType, ";")
+	media = strings.ToLower(strings.TrimSpace(media))
+	if media == "" {
+		return absent
+	}
+	return media == "application/json" || strings.HasSuffix(media, "+json")
+}
+
+// identity reports that a body is not encoded.
+func identity(h http.Header) bool {
+	for _, v := range h["Content-Encoding"] {
+		if v = strings.TrimSpace(v); v != "" && !strings.EqualFold(v, "identity") {
+			return false
+		}
+	}
+	return true
+}
