@@ -1,0 +1,410 @@
+package replicatewebhook
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/budget"
+	"github.com/caddy-replicate/replicate-webhook/internal/delivery"
+	"github.com/caddy-replicate/replicate-webhook/internal/egress"
+	"github.com/caddy-replicate/replicate-webhook/internal/seal"
+	"github.com/caddy-replicate/replicate-webhook/internal/secret"
+	"github.com/caddy-replicate/replicate-webhook/internal/signature"
+	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
+	"github.com/caddy-replicate/replicate-webhook/store"
+)
+
+// Delivery is how outbound webhooks are signed and delivered. Its fields are
+// the app's own in JSON. Durations and numbers left out or 0 take their
+// defaults.
+type Delivery struct {
+	// Signing is per_client, where each client's webhooks are signed with a
+	// key of its own, derived from a master secret that is never used
+	// otherwise, or shared. Default: per_client.
+	Signing string `json:"signing,omitempty"`
+
+	// SigningSecret signs for all clients under signing shared: the newest
+	// first, then the older ones that receivers may still know. Default:
+	// one is generated once and kept in the store.
+	SigningSecret []string `json:"signing_secret,omitempty"`
+
+	// SealKey seals what the store keeps of credentials and generated
+	// secrets: the key in use first, then older ones that still open.
+	// Default, with store sqlite: 32 random bytes in seal.key beside the
+	// database. Required with other stores.
+	SealKey []string `json:"seal_key,omitempty"`
+
+	// Callback is the public URL of a replicate_callback handler. With it,
+	// creates ask the API for webhooks of its own, and polling slows down
+	// to a safety net. Default: none, predictions are polled.
+	Callback string `json:"callback,omitempty"`
+
+	// Poll is how often predictions are asked for.
+	Poll *Poll `json:"poll,omitempty"`
+
+	// Retry is the schedule after a failed attempt.
+	Retry *Retry `json:"retry,omitempty"`
+
+	// Timeout bounds one attempt, from connecting to the last byte of the
+	// answer. Default: 15s.
+	Timeout caddy.Duration `json:"timeout,omitempty"`
+
+	// Workers is how many attempts may be in flight, all endpoints
+	// together. Default: 256.
+	Workers int `json:"workers,omitempty"`
+
+	// Endpoint is what one endpoint (scheme://host:port) is given.
+	Endpoint *Endpoint `json:"endpoint,omitempty"`
+
+	// Egress is where webhooks may go.
+	Egress *Egress `json:"egress,omitempty"`
+
+	// Retention is how long finished things are kept.
+	Retention *Retention `json:"retention,omitempty"`
+}
+
+// Poll is how often a tracked prediction is asked for.
+type Poll struct {
+	// Initial is the time from the create to the first poll. Default:
+	// 500ms.
+	Initial caddy.Duration `json:"initial,omitempty"`
+	// Max is the longest time between polls. Default: 10s.
+	Max caddy.Duration `json:"max,omitempty"`
+	// GiveUp is the age at which prediction.failed is sent for a prediction
+	// that has not ended. Default: 24h.
+	GiveUp caddy.Duration `json:"give_up,omitempty"`
+}
+
+// Retry is the schedule after a failed attempt: the first wait is
+// InitialDelay, each further one BackoffFactor times as long.
+type Retry struct {
+	// MaxAttempts is the number of retries after the first try. Default: 5.
+	// -1 is none.
+	MaxAttempts int `json:"max_attempts,omitempty"`
+	// InitialDelay is the first wait. Default: 1s.
+	InitialDelay caddy.Duration `json:"initial_delay,omitempty"`
+	// MaxDelay is the longest wait. Default: 60s.
+	MaxDelay caddy.Duration `json:"max_delay,omitempty"`
+	// BackoffFactor is at least 1. Default: 2.
+	BackoffFactor float64 `json:"backoff_factor,omitempty"`
+	// Jitter, 0 to 1, spreads each wait by up to this part of it. Default:
+	// 0.
+	Jitter float64 `json:"jitter,omitempty"`
+}
+
+// Endpoint is what one endpoint is given.
+type Endpoint struct {
+	// Concurrency is the number of attempts in flight. Default: 16.
+	Concurrency int `json:"concurrency,omitempty"`
+	// Rate bounds how often attempts begin. Default: no bound.
+	Rate *Rate `json:"rate,omitempty"`
+	// Breaker leaves an endpoint alone that keeps failing.
+	Breaker *Breaker `json:"breaker,omitempty"`
+}
+
+// Rate is a number of attempts per time.
+type Rate struct {
+	Count int            `json:"count,omitempty"`
+	Per   caddy.Duration `json:"per,omitempty"`
+}
+
+// Breaker opens after consecutive failures.
+type Breaker struct {
+	// Failures in a row that open it. Default: 10. -1 is never.
+	Failures int `json:"failures,omitempty"`
+	// Cooldown is how long deliveries wait then. Default: 30s.
+	Cooldown caddy.Duration `json:"cooldown,omitempty"`
+}
+
+// Egress is where webhooks may go. Addresses of private and special networks
+// and of this host are refused, and so is everything but HTTPS.
+type Egress struct {
+	// AllowHTTP admits http URLs, and port 80 where Ports is not set.
+	AllowHTTP bool `json:"allow_http,omitempty"`
+	// Ports are the ports admitted. Default: 443 and 8443.
+	Ports []int `json:"ports,omitempty"`
+	// Allow are networks admitted against the built-in list.
+	Allow []string `json:"allow,omitempty"`
+	// Deny are networks refused whatever Allow says.
+	Deny []string `json:"deny,omitempty"`
+}
+
+// Retention is how long finished things are kept.
+type Retention struct {
+	// Deliveries and their log. Default: 72h.
+	Deliveries caddy.Duration `json:"deliveries,omitempty"`
+	// Predictions, for status and redelivery. Default: 720h.
+	Predictions caddy.Duration `json:"predictions,omitempty"`
+}
+
+// sender is the app's outbound half: the tracker that finds out what is owed,
+// and the engine that delivers it.
+type sender struct {
+	tracker *tracker.Tracker
+	engine  *delivery.Engine
+	config  delivery.Config
+	ring    *seal.Ring
+	ref     *store.Ref
+	// transport is what the operator's APIs are asked through.
+	transport *http.Transport
+}
+
+// fill puts defaults where the engine and the tracker need a value to be there.
+func (d *Delivery) fill() {
+	for _, fill := range []func(){
+		func() { setIfNil(&d.Poll) }, func() { setIfNil(&d.Retry) }, func() { setIfNil(&d.Endpoint) },
+		func() { setIfNil(&d.Egress) }, func() { setIfNil(&d.Retention) },
+	} {
+		fill()
+	}
+	setIfNil(&d.Endpoint.Rate)
+	setIfNil(&d.Endpoint.Breaker)
+	if d.Signing == "" {
+		d.Signing = "per_client"
+	}
+	if d.Timeout == 0 {
+		d.Timeout = caddy.Duration(DefaultTimeout)
+	}
+}
+
+// DefaultTimeout bounds one attempt.
+const DefaultTimeout = 15 * time.Second
+
+func setIfNil[T any](p **T) {
+	if *p == nil {
+		*p = new(T)
+	}
+}
+
+// check finds what the options alone show to be wrong.
+func (d *Delivery) check() error {
+	if err := oneOf("signing", d.Signing, "", "shared", "per_client"); err != nil {
+		return err
+	}
+	if len(d.SigningSecret) > 0 && d.Signing != "shared" {
+		return errors.New("signing_secret is for signing shared: add that, or leave signing_secret out, since per_client derives a key for each client")
+	}
+	if d.Callback != "" {
+		u, err := url.Parse(d.Callback)
+		if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+			return fmt.Errorf("callback is %q: it must be an absolute URL such as https://hooks.example.com/replicate/callback, without query and fragment", d.Callback)
+		}
+	}
+	if e := d.Egress; e != nil {
+		for _, list := range [][]string{e.Allow, e.Deny} {
+			for _, cidr := range list {
+				if _, err := netip.ParsePrefix(cidr); err != nil {
+					return fmt.Errorf("egress: %q is no network: write it like 10.1.0.0/16", cidr)
+				}
+			}
+		}
+		for _, port := range e.Ports {
+			if port < 1 || port > 65535 {
+				return fmt.Errorf("egress: %d is no port", port)
+			}
+		}
+	}
+	return nil
+}
+
+// provisionSender prepares the outbound half. It opens nothing.
+func (a *App) provisionSender(ctx caddy.Context) error {
+	if err := a.check(); err != nil {
+		return err
+	}
+	a.fill()
+	secrets, err := a.expand("signing_secret", a.SigningSecret)
+	if err != nil {
+		return err
+	}
+	guard, err := a.Egress.guard()
+	if err != nil {
+		return fmt.Errorf("egress: %w", err)
+	}
+	a.sender.transport = http.DefaultTransport.(*http.Transport).Clone()
+	if a.sender.ring, err = a.sealRing(); err != nil {
+		return err
+	}
+	agent := "caddy-replicate-webhook/" + version()
+	a.sender.tracker, err = tracker.New(tracker.Config{
+		Acquire: a.acquireSealed,
+		Poll: tracker.Poll{
+			Initial: time.Duration(a.Poll.Initial), Max: time.Duration(a.Poll.Max), GiveUp: time.Duration(a.Poll.GiveUp),
+		},
+		Callback:       a.Callback,
+		PerClient:      a.Signing == "per_client",
+		SigningSecrets: secrets,
+		Seal:           a.sender.ring,
+		CheckURL:       func(raw string) error { _, err := guard.CheckURL(raw); return err },
+		HTTP:           &http.Client{Transport: a.sender.transport},
+		Retention: tracker.Retention{
+			Deliveries: time.Duration(a.Retention.Deliveries), Predictions: time.Duration(a.Retention.Predictions),
+		},
+		UserAgent: agent,
+		Logger:    a.logger.Named("tracker"),
+	})
+	if err != nil {
+		return err
+	}
+	a.sender.config = delivery.Config{
+		Secrets: a.sender.tracker.Secrets,
+		Guard:   guard,
+		Retry: delivery.Retry{
+			MaxAttempts: a.Retry.MaxAttempts, InitialDelay: time.Duration(a.Retry.InitialDelay), MaxDelay: time.Duration(a.Retry.MaxDelay),
+			BackoffFactor: a.Retry.BackoffFactor, Jitter: a.Retry.Jitter,
+		},
+		Endpoint: delivery.Endpoint{
+			Concurrency: a.Endpoint.Concurrency,
+			Rate:        delivery.Rate{Count: a.Endpoint.Rate.Count, Per: time.Duration(a.Endpoint.Rate.Per)},
+			Breaker:     delivery.Breaker{Failures: a.Endpoint.Breaker.Failures, Cooldown: time.Duration(a.Endpoint.Breaker.Cooldown)},
+		},
+		Timeout:   time.Duration(a.Timeout),
+		Workers:   a.Workers,
+		UserAgent: agent,
+		Logger:    a.logger.Named("delivery"),
+	}
+	return nil
+}
+
+// expand reads an option's secrets.
+func (a *App) expand(option string, configured []string) ([]string, error) {
+	var values []string
+	for i, c := range configured {
+		value, literal, err := secret.Expand(c)
+		if err == nil && option == "signing_secret" {
+			_, err = signature.ParseSecret(value)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s %d: %w", option, i+1, err)
+		}
+		if literal {
+			a.logger.Warn(secret.Warning(fmt.Sprintf("%s %d of %s", option, i+1, appName)))
+		}
+		values = append(values, value)
+	}
+	return values, nil
+}
+
+// guard makes the outbound rules.
+func (e *Egress) guard() (*egress.Guard, error) {
+	parse := func(list []string) (out []netip.Prefix) {
+		for _, cidr := range list {
+			out = append(out, netip.MustParsePrefix(cidr)) // checked before
+		}
+		return out
+	}
+	return egress.New(egress.Config{AllowHTTP: e.AllowHTTP, Ports: e.Ports, Allow: parse(e.Allow), Deny: parse(e.Deny)})
+}
+
+// keyFiler is a store that has a place for the sealing key beside its data.
+type keyFiler interface{ SealKeyFile() string }
+
+// sealRing makes the key ring: of the configured keys, or of the key file when
+// it is first needed.
+func (a *App) sealRing() (*seal.Ring, error) {
+	configured, err := a.expand("seal_key", a.SealKey)
+	if err != nil {
+		return nil, err
+	}
+	var keys []seal.Key
+	for i, c := range configured {
+		k, err := seal.FromSecret(c)
+		if err != nil {
+			return nil, fmt.Errorf("seal_key %d: %w", i+1, err)
+		}
+		keys = append(keys, k)
+	}
+	if len(keys) > 0 {
+		return seal.NewRing(keys[0], keys[1:]...)
+	}
+	filer, ok := a.opener.(keyFiler)
+	if !ok {
+		return nil, errors.New("seal_key is missing: a store that several nodes share needs one, such as seal_key {env.SEAL_KEY}")
+	}
+	return seal.NewLazyRing(func() (seal.Key, error) { return seal.LoadOrCreateFile(filer.SealKeyFile()) }), nil
+}
+
+// acquireSealed is acquire for those who seal: the key must be at hand before
+// anything is captured that can't be kept without it.
+func (a *App) acquireSealed() (*store.Ref, error) {
+	ref, err := a.acquire()
+	if err != nil {
+		return nil, err
+	}
+	if err := a.sender.ring.Load(); err != nil {
+		return nil, errors.Join(fmt.Errorf("%w: %w", store.ErrUnavailable, err), ref.Release())
+	}
+	return ref, nil
+}
+
+// startSender begins to poll and to deliver.
+func (a *App) startSender() error {
+	s := &a.sender
+	var err error
+	if s.ref, err = a.acquireSealed(); err != nil {
+		return err
+	}
+	s.config.Store = s.ref
+	if s.engine, err = delivery.New(s.config); err != nil {
+		return err
+	}
+	if err := s.tracker.Start(); err != nil {
+		return err
+	}
+	s.engine.Start()
+	return nil
+}
+
+// stopSender ends polling and claiming. Attempts that are under way end by
+// themselves, with a reference to the store of their own; only when the process
+// exits is there a reason to wait for them.
+func (a *App) stopSender() {
+	s := &a.sender
+	if s.tracker != nil {
+		s.tracker.Stop()
+		// The last poll may still be under way: what it leaves idle is
+		// closed when it is over.
+		go func(t *tracker.Tracker) {
+			<-t.Done()
+			s.transport.CloseIdleConnections()
+		}(s.tracker)
+	}
+	if s.engine == nil {
+		_ = s.ref.Release()
+		return
+	}
+	engine, ref := s.engine, s.ref
+	s.engine = nil
+	engine.Stop()
+	go func() {
+		<-engine.Done()
+		_ = ref.Release()
+	}()
+	if !caddy.Exiting() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), exitWait+time.Duration(a.Timeout))
+	defer cancel()
+	if err := engine.Wait(ctx); err != nil {
+		a.logger.Warn("leaving attempts behind: they are repeated after the start", zap.Error(err))
+	}
+	<-s.tracker.Done()
+}
+
+// exitWait is what committing the last outcomes may take beyond their attempts'
+// timeout.
+const exitWait = 2 * time.Second
+
+// Tracker is what handlers of predictions work with.
+func (a *App) Tracker() *tracker.Tracker { return a.sender.tracker }
+
+// Budget bounds the request bytes that handlers buffer.
+func (a *App) Budget() *budget.Budget { return a.budget }

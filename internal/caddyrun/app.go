@@ -1,0 +1,158 @@
+package caddyrun
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// App is the app behind Caddy: a real server that records what reaches it.
+type App struct {
+	*httptest.Server
+	t       testing.TB
+	answer  func(http.ResponseWriter, *Request)
+	mu      sync.Mutex
+	seen    []*Request
+	active  int
+	changed chan struct{}
+}
+
+// Request is a request as the app saw it.
+type Request struct {
+	*http.Request
+	// Got is the whole body.
+	Got []byte
+	// ReadErr is why the body could not be read to its end.
+	ReadErr error
+	// N counts requests, from 1.
+	N int
+}
+
+// NewApp starts an app that answers 200. Its connections are closed when the
+// test ends, after those of a Server that was started later.
+func NewApp(t testing.TB) *App {
+	a := &App{t: t, changed: make(chan struct{})}
+	a.Answer(func(w http.ResponseWriter, _ *Request) { _, _ = io.WriteString(w, "OK") })
+	a.Server = httptest.NewServer(http.HandlerFunc(a.serve))
+	appsMu.Lock()
+	defer appsMu.Unlock()
+	apps[t] = append(apps[t], a)
+	t.Cleanup(func() {
+		a.Close()
+		appsMu.Lock()
+		defer appsMu.Unlock()
+		delete(apps, t)
+	})
+	return a
+}
+
+var (
+	appsMu sync.Mutex
+	apps   = make(map[testing.TB][]*App)
+)
+
+// closeIdle ends the connections that a stopped Caddy has left to a test's apps
+// for two minutes: reverse_proxy does not clean its default transport up.
+func closeIdle(t testing.TB) {
+	appsMu.Lock()
+	defer appsMu.Unlock()
+	for _, a := range apps[t] {
+		a.Config.SetKeepAlivesEnabled(false)
+	}
+}
+
+// Addr is the app's host and port.
+func (a *App) Addr() string { return strings.TrimPrefix(a.URL, "http://") }
+
+// Answer sets how requests are answered from now on, after they were recorded.
+func (a *App) Answer(f func(http.ResponseWriter, *Request)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.answer = f
+}
+
+// AnswerStatus answers with a status and nothing else from now on.
+func (a *App) AnswerStatus(status int) {
+	a.Answer(func(w http.ResponseWriter, _ *Request) { w.WriteHeader(status) })
+}
+
+func (a *App) serve(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	a.mu.Lock()
+	seen := &Request{Request: r, Got: body, ReadErr: err, N: len(a.seen) + 1}
+	a.seen = append(a.seen, seen)
+	a.active++
+	answer := a.answer
+	a.signal()
+	a.mu.Unlock()
+	defer func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.active--
+		a.signal()
+	}()
+	answer(w, seen)
+}
+
+// signal wakes who waits. The caller holds the lock.
+func (a *App) signal() {
+	close(a.changed)
+	a.changed = make(chan struct{})
+}
+
+// Seen are the requests so far.
+func (a *App) Seen() []*Request {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return append([]*Request(nil), a.seen...)
+}
+
+// Count is the number of requests so far.
+func (a *App) Count() int { return len(a.Seen()) }
+
+// Last is the newest request.
+func (a *App) Last() *Request {
+	a.t.Helper()
+	seen := a.Seen()
+	if len(seen) == 0 {
+		a.t.Fatal("no request has reached the app")
+	}
+	return seen[len(seen)-1]
+}
+
+// Wait waits until n requests have reached the app, whether or not they are
+// answered, and gives the nth.
+func (a *App) Wait(n int) *Request {
+	a.t.Helper()
+	a.until("requests to reach the app", func() bool { return len(a.seen) >= n })
+	return a.Seen()[n-1]
+}
+
+// WaitIdle waits until every request is answered.
+func (a *App) WaitIdle() {
+	a.t.Helper()
+	a.until("the app to be idle", func() bool { return a.active == 0 })
+}
+
+func (a *App) until(what string, ok func() bool) {
+	a.t.Helper()
+	deadline := time.NewTimer(Patience)
+	defer deadline.Stop()
+	for {
+		a.mu.Lock()
+		done, changed := ok(), a.changed
+		a.mu.Unlock()
+		if done {
+			return
+		}
+		select {
+		case <-changed:
+		case <-deadline.C:
+			a.t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}

@@ -1,0 +1,135 @@
+package caddyrun
+
+import (
+	"fmt"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	_ "github.com/caddyserver/caddy/v2/modules/standard" // what Caddyfile text may name
+	"go.uber.org/goleak"
+)
+
+// Server is a Caddy that runs in this process. There is one Caddy in a process,
+// so tests that use it can't be parallel.
+type Server struct {
+	*Env
+	// Logs has everything that was logged, at DEBUG.
+	Logs *Logs
+	// Client talks to the server. Its connections are closed with it.
+	Client *http.Client
+
+	stop sync.Once
+}
+
+// New prepares a server without starting it. More global options may be given,
+// which {$GLOBALS} then holds. The admin endpoint is off unless they hold an
+// admin option.
+//
+// The test fails if goroutines are left once the server has stopped.
+func New(t testing.TB, globals ...string) *Server {
+	t.Helper()
+	base := goleak.IgnoreCurrent()
+	id, logs := registerLogs(t)
+	s := &Server{Env: newEnv(t, "caddyrun "+id, withAdmin(globals)...), Logs: logs, Client: NewClient(t)}
+	t.Setenv("XDG_DATA_HOME", s.Path("data"))
+	t.Cleanup(func() {
+		s.Stop()
+		s.Client.CloseIdleConnections()
+		closeIdle(t)
+		if err := settled(base); err != nil {
+			t.Errorf("after the server stopped: %v", err)
+		}
+		if t.Failed() && testing.Verbose() {
+			t.Logf("the server logged:\n%s", s.Logs)
+		}
+	})
+	return s
+}
+
+func withAdmin(globals []string) []string {
+	for _, option := range globals {
+		if len(option) > 5 && option[:5] == "admin" {
+			return globals
+		}
+	}
+	return append([]string{"admin off"}, globals...)
+}
+
+// settled waits until only the goroutines of before are left, and one that Caddy
+// starts once in a process.
+func settled(base goleak.Option) error {
+	const once = "github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy.(*metricsUpstreamsHealthyUpdater).init.func1"
+	deadline := time.Now().Add(Patience)
+	for {
+		err := goleak.Find(base, goleak.IgnoreAnyFunction(once))
+		if err == nil || time.Now().After(deadline) {
+			return err
+		}
+	}
+}
+
+// Start runs Caddy with the Caddyfile text.
+func Start(t testing.TB, caddyfile string, globals ...string) *Server {
+	t.Helper()
+	s := New(t, globals...)
+	s.Reload(caddyfile)
+	return s
+}
+
+// NewClient is a client that follows no redirects and asks for no compression,
+// with connections of its own that end with the test.
+func NewClient(t testing.TB) *http.Client {
+	transport := &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 100, ExpectContinueTimeout: Patience}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{
+		Transport:     transport,
+		Timeout:       2 * Patience,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// Adapt turns Caddyfile text into JSON, as `caddy adapt` does.
+func (s *Server) Adapt(caddyfile string) ([]byte, []caddyconfig.Warning, error) {
+	return caddyconfig.GetAdapter("caddyfile").Adapt([]byte(s.Expand(caddyfile)), map[string]any{"filename": "Caddyfile"})
+}
+
+// Reload gives the running Caddy new Caddyfile text, or starts it.
+func (s *Server) Reload(caddyfile string) {
+	s.t.Helper()
+	if err := s.TryReload(caddyfile); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// TryReload is Reload for text that may be refused.
+func (s *Server) TryReload(caddyfile string) error {
+	config, _, err := s.Adapt(caddyfile)
+	if err != nil {
+		return fmt.Errorf("adapting: %w", err)
+	}
+	return s.LoadJSON(config)
+}
+
+// LoadJSON loads a configuration in JSON.
+func (s *Server) LoadJSON(config []byte) error {
+	if err := caddy.Load(config, true); err != nil {
+		return fmt.Errorf("loading: %w", err)
+	}
+	// What is idle belongs to the old configuration, which may still answer
+	// on it.
+	s.Client.CloseIdleConnections()
+	return nil
+}
+
+// Stop stops Caddy. It is called by itself when the test ends.
+func (s *Server) Stop() {
+	s.stop.Do(func() {
+		if err := caddy.Stop(); err != nil {
+			s.t.Errorf("stopping caddy: %v", err)
+		}
+	})
+}

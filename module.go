@@ -1,0 +1,202 @@
+// Package replicatewebhook puts both halves of Replicate-style webhooks into
+// Caddy.
+//
+// The edge, the handler replicate_webhook, verifies signed webhooks and passes
+// each genuine event on to the app behind it once. The app module of the same
+// name owns what handlers share: the store and the budget of buffered bytes.
+package replicatewebhook
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/budget"
+	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
+	_ "github.com/caddy-replicate/replicate-webhook/predictions" // registers its handlers
+	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/sqlite"
+)
+
+func init() {
+	caddy.RegisterModule(App{})
+	caddy.RegisterModule(Edge{})
+}
+
+const appName = "replicate_webhook"
+
+// DefaultBodyBudget is the request bytes that may be buffered at once.
+const DefaultBodyBudget = 256 << 20
+
+// App is the app module replicate_webhook. Handlers work without it being
+// configured: it is then provisioned with its defaults.
+type App struct {
+	// StoreRaw is the store, by its module name. Default: sqlite, in
+	// replicate_webhook/webhook.db under Caddy's data directory.
+	StoreRaw json.RawMessage `json:"store,omitempty" caddy:"namespace=replicate_webhook.stores inline_key=module"`
+
+	// BodyBudget is the request bytes buffered at once, all handlers
+	// together. Beyond it requests are answered 503. One client address may
+	// hold an eighth of it. Default: 256 MiB.
+	BodyBudget int64 `json:"body_budget,omitempty"`
+
+	Delivery
+
+	logger *zap.Logger
+	opener store.Opener
+	budget *budget.Budget
+	ref    *store.Ref
+	edges  []*Edge
+	sender sender
+}
+
+// CaddyModule returns the Caddy module information.
+func (App) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: appName, New: func() caddy.Module { return new(App) }}
+}
+
+// Provision prepares the app. It opens nothing, so that a configuration can be
+// validated beside a server that is running.
+func (a *App) Provision(ctx caddy.Context) error {
+	a.logger = ctx.Logger()
+	if a.BodyBudget < 0 {
+		return fmt.Errorf("body_budget is %d: it must be positive", a.BodyBudget)
+	}
+	if a.BodyBudget == 0 {
+		a.BodyBudget = DefaultBodyBudget
+	}
+	a.budget = budget.New(a.BodyBudget)
+	a.opener = new(sqlite.Module)
+	if len(a.StoreRaw) > 0 {
+		mod, err := ctx.LoadModule(a, "StoreRaw")
+		if err != nil {
+			return fmt.Errorf("loading store: %w", err)
+		}
+		a.opener = mod.(store.Opener)
+	} else if err := a.opener.(*sqlite.Module).Provision(ctx); err != nil {
+		return fmt.Errorf("preparing store: %w", err)
+	}
+	if err := a.provisionSender(ctx); err != nil {
+		return err
+	}
+	return metrics.Register(ctx.GetMetricsRegistry())
+}
+
+// Start opens the store, so that one which can't be opened fails the
+// configuration and not the first event, and begins to deliver.
+func (a *App) Start() error {
+	var err error
+	if a.ref, err = a.acquire(); err != nil {
+		return err
+	}
+	return a.startSender()
+}
+
+// Stop ends polling and delivery. On a reload the attempts that are under way
+// go on by themselves; on exit they are waited for.
+func (a *App) Stop() error {
+	a.stopSender()
+	return nil
+}
+
+// Cleanup gives the app's reference to the store back. Requests that are still
+// running hold their own.
+func (a *App) Cleanup() error {
+	a.stopSender()
+	return a.ref.Release()
+}
+
+// acquire takes a reference to the store, opening it if need be: requests may
+// come before Start, and outlive Cleanup.
+func (a *App) acquire() (*store.Ref, error) { return store.Acquire(a.opener) }
+
+// join enters an edge handler. Handlers of one scope see each other's events,
+// so they must agree on what makes an event and for how long.
+func (a *App) join(e *Edge) error {
+	for i, other := range a.edges {
+		if other.Scope != e.Scope {
+			continue
+		}
+		if option := e.differsFrom(other); option != "" {
+			return fmt.Errorf("scope %q is shared by replicate_webhook handlers number %d and %d of the configuration, which differ in %s: make them equal, or give each a scope of its own",
+				e.Scope, i+1, len(a.edges)+1, option)
+		}
+	}
+	a.edges = append(a.edges, e)
+	return nil
+}
+
+// differsFrom names the first option that handlers of one scope must share but
+// these two do not, or is empty.
+func (e *Edge) differsFrom(o *Edge) string {
+	switch {
+	case !sameSecrets(e, o):
+		return "secret"
+	case e.Scheme != o.Scheme:
+		return "scheme"
+	case e.Tolerance != o.Tolerance:
+		return "tolerance"
+	case e.Dedup != o.Dedup:
+		return "dedup"
+	case e.DedupKey != o.DedupKey:
+		return "dedup_key"
+	case !slices.Equal(e.Events, o.Events):
+		return "events"
+	}
+	return ""
+}
+
+func sameSecrets(e, o *Edge) bool {
+	if len(e.secrets) != len(o.secrets) {
+		return false
+	}
+	for i := range e.secrets {
+		if !e.secrets[i].Equal(o.secrets[i]) {
+			return false
+		}
+	}
+	// Before provisioning there are only the configured texts.
+	return len(e.secrets) > 0 || slices.Equal(e.Secret, o.Secret)
+}
+
+// version is the plugin's, as Go modules have it.
+func version() string {
+	const path = "github.com/caddy-replicate/replicate-webhook"
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	for _, m := range append(info.Deps, &info.Main) {
+		if m.Path == path && m.Version != "" {
+			return strings.Trim(m.Version, "()")
+		}
+	}
+	return "unknown"
+}
+
+// sharedApp is the configuration's app, provisioned with its defaults where it
+// is not configured.
+func sharedApp(ctx caddy.Context) (*App, error) {
+	mod, err := ctx.App(appName)
+	if err != nil {
+		return nil, err
+	}
+	app, ok := mod.(*App)
+	if !ok {
+		return nil, errors.New("app " + appName + " is of another plugin")
+	}
+	return app, nil
+}
+
+// Interface guards.
+var (
+	_ caddy.App          = (*App)(nil)
+	_ caddy.Provisioner  = (*App)(nil)
+	_ caddy.CleanerUpper = (*App)(nil)
+)
