@@ -1,0 +1,152 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// serveAppArg makes this binary the app behind the proxy instead of the bench.
+const serveAppArg = "serve-app"
+
+const tallyPath = "/_bench/tally"
+
+// tally is what an app has been given: how many events, and a sum over a hash of
+// each one's number. When both are what the sender expects, every event came
+// once and only once, without the app remembering any of them.
+type tally struct {
+	count, sum uint64
+}
+
+// expected is the tally of the events numbered lo to hi, hi not included.
+func expected(lo, hi uint64) tally {
+	var t tally
+	for n := lo; n < hi; n++ {
+		t.count++
+		t.sum += mix(n)
+	}
+	return t
+}
+
+func (t tally) minus(o tally) tally { return tally{t.count - o.count, t.sum - o.sum} }
+
+// mix is the finaliser of SplitMix64: it spreads neighbouring numbers, so that
+// one event too many and another too few can't cancel out in a sum.
+func mix(n uint64) uint64 {
+	n += 0x9e3779b97f4a7c15
+	n = (n ^ n>>30) * 0xbf58476d1ce4e5b9
+	n = (n ^ n>>27) * 0x94d049bb133111eb
+	return n ^ n>>31
+}
+
+// serveApp is the app: it reads each webhook, notes its number, says ok. It ends
+// when its stdin does.
+func serveApp() error {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	fmt.Println("listening", ln.Addr())
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		os.Exit(0)
+	}()
+	a := &appHandler{}
+	a.buffers.New = func() any { return new(bytes.Buffer) }
+	srv := &http.Server{Handler: a, ReadHeaderTimeout: 10 * time.Second}
+	return srv.Serve(ln)
+}
+
+type appHandler struct {
+	count, sum atomic.Uint64 // a tally
+	buffers    sync.Pool
+}
+
+var (
+	ok      = []byte("ok")
+	idField = []byte(`"id":"` + idPrefix)
+)
+
+func (a *appHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == tallyPath {
+		fmt.Fprintln(w, a.count.Load(), a.sum.Load())
+		return
+	}
+	b := a.buffers.Get().(*bytes.Buffer)
+	defer a.buffers.Put(b)
+	b.Reset()
+	if _, err := b.ReadFrom(r.Body); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	_, rest, found := bytes.Cut(b.Bytes(), idField)
+	if !found || len(rest) < 16 {
+		http.Error(w, "no event of the bench", http.StatusBadRequest)
+		return
+	}
+	n, err := strconv.ParseUint(string(rest[:16]), 16, 64)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	a.count.Add(1)
+	a.sum.Add(mix(n))
+	_, _ = w.Write(ok)
+}
+
+// app is the running app as the bench sees it.
+type app struct {
+	*process
+	addr string
+}
+
+func startApp(ctx context.Context) (*app, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("finding this program: %w", err)
+	}
+	p, addr, err := startListening(ctx, "the app", exec.Command(self, serveAppArg))
+	if err != nil {
+		return nil, err
+	}
+	return &app{p, addr}, nil
+}
+
+// read asks the app what it has been given so far.
+func (a *app) read(ctx context.Context) (tally, error) {
+	var t tally
+	body, err := get(ctx, "http://"+a.addr+tallyPath)
+	if err == nil {
+		_, err = fmt.Sscan(string(body), &t.count, &t.sum)
+	}
+	if err != nil {
+		return t, fmt.Errorf("asking the app what it was given: %w", err)
+	}
+	return t, nil
+}
+
+// get fetches a small document from a child.
+func get(ctx context.Context, url string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("answer is %s", resp.Status)
+	}
+	return io.ReadAll(io.LimitReader(resp.Body, 64<<20))
+}

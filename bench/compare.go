@@ -1,0 +1,170 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+)
+
+// contender is one side of a comparison.
+type contender struct {
+	name   string
+	addr   string
+	server *process // whose CPU time is counted
+	caddy  *caddy   // to be profiled; nil where it is none
+	expect expectation
+	// traffic makes one measurement's requests, and what is to be checked
+	// after it. It runs outside of the measured time.
+	traffic func(context.Context) (traffic, error)
+
+	rates, cpu     spread // requests/s; µs of server CPU a request
+	p50, p99, p999 spread // ms, open loop only
+	all            []time.Duration
+}
+
+// traffic is the requests of one measurement.
+type traffic struct {
+	feeds []feed
+	check func(context.Context, result) error // nil: the answers say it all
+}
+
+// caddyContender is a contender that a Caddy's site answers.
+func caddyContender(name string, c *caddy, site string) *contender {
+	return &contender{name: name, addr: c.sites[site], server: c.process, caddy: c, expect: expectation{status: 200}}
+}
+
+// measureFunc is closed or open loop.
+type measureFunc func(context.Context, load) (result, error)
+
+func (l *lab) closed(ctx context.Context, d load) (result, error) {
+	return d.closedLoop(ctx, l.duration)
+}
+
+func (l *lab) open(ctx context.Context, d load) (result, error) {
+	return d.openLoop(ctx, l.rate, l.duration)
+}
+
+// compare measures the contenders in turn, in rounds, each round in the other
+// direction. Disks and neighbours make such machines swing; sides that are
+// measured within seconds of each other swing together.
+func (l *lab) compare(ctx context.Context, scenario string, measure measureFunc, sides ...*contender) error {
+	warm := func(ctx context.Context, d load) (result, error) {
+		return d.closedLoop(ctx, min(l.duration, time.Second))
+	}
+	for _, c := range sides {
+		if _, err := l.measure(ctx, warm, c); err != nil {
+			return fmt.Errorf("warming up %s: %w", c.name, err)
+		}
+	}
+	for round := range l.rounds {
+		order := slices.Clone(sides)
+		if round%2 == 1 {
+			slices.Reverse(order)
+		}
+		for _, c := range order {
+			if err := l.settle(ctx); err != nil {
+				return err
+			}
+			if err := l.record(ctx, measure, c); err != nil {
+				return fmt.Errorf("%s, round %d: %w", c.name, round+1, err)
+			}
+		}
+	}
+	return l.profileAll(ctx, scenario, measure, sides)
+}
+
+// record measures one side once and keeps the numbers.
+func (l *lab) record(ctx context.Context, measure measureFunc, c *contender) error {
+	before, err := c.server.cpu()
+	if err != nil {
+		return err
+	}
+	r, err := l.measure(ctx, measure, c)
+	if err != nil {
+		return err
+	}
+	after, err := c.server.cpu()
+	if err != nil {
+		return err
+	}
+	c.rates = append(c.rates, r.rate())
+	c.cpu = append(c.cpu, float64((after-before).Microseconds())/float64(r.requests))
+	if len(r.latencies) > 0 {
+		ms := func(q float64) float64 { return float64(quantile(r.latencies, q)) / float64(time.Millisecond) }
+		c.p50 = append(c.p50, ms(0.50))
+		c.p99 = append(c.p99, ms(0.99))
+		c.p999 = append(c.p999, ms(0.999))
+		c.all = append(c.all, r.latencies...)
+	}
+	return nil
+}
+
+// measure runs one side's traffic and checks what came of it.
+func (l *lab) measure(ctx context.Context, measure measureFunc, c *contender) (result, error) {
+	t, err := c.traffic(ctx)
+	if err != nil {
+		return result{}, err
+	}
+	r, err := measure(ctx, load{c.addr, t.feeds, c.expect})
+	if err == nil && r.requests == 0 {
+		err = fmt.Errorf("nothing was answered in %s", r.elapsed)
+	}
+	if err == nil && t.check != nil {
+		err = t.check(ctx, r)
+	}
+	return r, err
+}
+
+// profileAll runs each Caddy once more under the profiler, apart from the
+// rounds, since the profiler itself takes time.
+func (l *lab) profileAll(ctx context.Context, scenario string, measure measureFunc, sides []*contender) error {
+	if l.profile == "" {
+		return nil
+	}
+	if err := os.MkdirAll(l.profile, 0o755); err != nil {
+		return err
+	}
+	for _, c := range sides {
+		if c.caddy == nil {
+			continue
+		}
+		saved := make(chan error, 1)
+		file := filepath.Join(l.profile, fileName(scenario+"-"+c.name)+".pprof")
+		go func() { saved <- c.caddy.saveProfile(ctx, l.duration, file) }()
+		_, err := l.measure(ctx, measure, c)
+		if failed := <-saved; err == nil {
+			err = failed
+		}
+		if err != nil {
+			return fmt.Errorf("profiling %s: %w", c.name, err)
+		}
+	}
+	return nil
+}
+
+// fileName makes a contender's name one of a file.
+func fileName(s string) string {
+	out := []byte(s)
+	for i, c := range out {
+		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') {
+			out[i] = '-'
+		}
+	}
+	return string(out)
+}
+
+// rateTable is a table of the contenders' rates, each as a share of the first.
+func rateTable(sides ...*contender) [][]string {
+	rows := [][]string{{"side", "requests/s, median (least–greatest)", "share of the first", "server CPU a request"}}
+	for i, c := range sides {
+		share := "1"
+		if i > 0 {
+			share = ratios(c.rates, sides[0].rates).format("%.2f")
+		}
+		rows = append(rows, []string{c.name, c.rates.format("%.0f"), share, fmt.Sprintf("%.0f µs", c.cpu.median())})
+	}
+	return rows
+}

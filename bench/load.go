@@ -1,0 +1,200 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// grace is how long a measurement may run on after its time: for the answers
+// that are still out, and to tell a hanging server from a slow one.
+const grace = 30 * time.Second
+
+// expectation is what every single answer of a measurement has to be.
+type expectation struct {
+	status    int
+	duplicate bool
+}
+
+func (e expectation) check(a answer) error {
+	if a.status == e.status && a.duplicate == e.duplicate {
+		return nil
+	}
+	return fmt.Errorf("answer is %s, want %s", describe(a.status, a.duplicate), describe(e.status, e.duplicate))
+}
+
+func describe(status int, duplicate bool) string {
+	if duplicate {
+		return fmt.Sprintf("%d marked as a duplicate", status)
+	}
+	return fmt.Sprintf("%d", status)
+}
+
+// load is one measurement's traffic.
+type load struct {
+	addr   string
+	feeds  []feed // one a connection
+	expect expectation
+}
+
+// result is what a measurement gave.
+type result struct {
+	requests  int
+	elapsed   time.Duration
+	latencies []time.Duration // sorted; open loop only
+}
+
+func (r result) rate() float64 { return float64(r.requests) / r.elapsed.Seconds() }
+
+// closedLoop keeps one request in flight on every connection, until the time is
+// over or the feeds end. Requests that are out when the time is over are waited
+// for, so that what was sent and what was answered are the same events.
+func (l load) closedLoop(ctx context.Context, d time.Duration) (result, error) {
+	clients, err := l.connect(time.Now().Add(d + grace))
+	if err != nil {
+		return result{}, err
+	}
+	defer closeAll(clients)
+
+	var over atomic.Bool
+	var done atomic.Int64
+	failed := newFailure(func() { over.Store(true) })
+	defer context.AfterFunc(ctx, func() { failed.set(context.Cause(ctx)) })()
+	start := time.Now()
+	defer time.AfterFunc(d, func() { over.Store(true) }).Stop()
+	var wg sync.WaitGroup
+	for i, c := range clients {
+		wg.Go(func() {
+			n := 0
+			defer func() { done.Add(int64(n)) }()
+			for !over.Load() {
+				request, ok := l.feeds[i]()
+				if !ok {
+					return
+				}
+				a, err := c.do(request)
+				if err == nil {
+					err = l.expect.check(a)
+				}
+				if err != nil {
+					failed.set(err)
+					return
+				}
+				n++
+			}
+		})
+	}
+	wg.Wait()
+	return result{requests: int(done.Load()), elapsed: time.Since(start)}, failed.get()
+}
+
+// openLoop sends at a fixed rate whatever the answers do, and counts each
+// latency from when the request was due: a server that stalls makes all of them
+// late, not only the one it stalled on.
+func (l load) openLoop(ctx context.Context, rate int, d time.Duration) (result, error) {
+	clients, err := l.connect(time.Now().Add(d + grace))
+	if err != nil {
+		return result{}, err
+	}
+	defer closeAll(clients)
+
+	total := max(1, int(d.Seconds()*float64(rate)))
+	due := make(chan time.Time, total)
+	latencies := make([]time.Duration, total)
+	var done atomic.Int64
+	stop := make(chan struct{})
+	failed := newFailure(func() { close(stop) })
+	defer context.AfterFunc(ctx, func() { failed.set(context.Cause(ctx)) })()
+	var wg sync.WaitGroup
+	for i, c := range clients {
+		wg.Go(func() {
+			for at := range due {
+				request, ok := l.feeds[i]()
+				if !ok {
+					return
+				}
+				a, err := c.do(request)
+				if err == nil {
+					err = l.expect.check(a)
+				}
+				if err != nil {
+					failed.set(err)
+					return
+				}
+				latencies[done.Add(1)-1] = time.Since(at)
+			}
+		})
+	}
+	start := time.Now()
+	pace(stop, start, rate, total, due)
+	close(due)
+	wg.Wait()
+	r := result{requests: int(done.Load()), elapsed: time.Since(start)}
+	r.latencies = latencies[:r.requests]
+	slices.Sort(r.latencies)
+	return r, failed.get()
+}
+
+// pace says when each request is due.
+func pace(stop <-chan struct{}, start time.Time, rate, total int, due chan<- time.Time) {
+	for n := range total {
+		at := start.Add(time.Duration(n) * time.Second / time.Duration(rate))
+		pauseUntil(at)
+		select {
+		case due <- at:
+		case <-stop:
+			return
+		}
+	}
+}
+
+// connect opens a connection for every feed, outside of the measured time.
+func (l load) connect(deadline time.Time) ([]*client, error) {
+	clients := make([]*client, len(l.feeds))
+	for i := range clients {
+		clients[i] = newClient(l.addr, deadline)
+		if err := clients[i].dial(); err != nil {
+			closeAll(clients[:i])
+			return nil, fmt.Errorf("connecting: %w", err)
+		}
+	}
+	return clients, nil
+}
+
+func closeAll(clients []*client) {
+	for _, c := range clients {
+		c.close()
+	}
+}
+
+// failure keeps the first error of many goroutines.
+type failure struct {
+	once sync.Once
+	mu   sync.Mutex
+	err  error
+	stop func()
+}
+
+func newFailure(stop func()) *failure { return &failure{stop: stop} }
+
+func (f *failure) set(err error) {
+	if err == nil {
+		err = errors.New("interrupted")
+	}
+	f.once.Do(func() {
+		f.mu.Lock()
+		f.err = err
+		f.mu.Unlock()
+		f.stop()
+	})
+}
+
+func (f *failure) get() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.err
+}

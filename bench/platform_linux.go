@@ -1,0 +1,28 @@
+package main
+
+import (
+	"os/exec"
+	"syscall"
+	"time"
+)
+
+// pauseUntil sleeps in the kernel. Go's own timers wait in whole milliseconds
+// when nothing else runs, which at some hundred requests a second would be a
+// good part of the latency that is measured.
+func pauseUntil(at time.Time) {
+	for d := time.Until(at); d > 0; d = time.Until(at) {
+		ts := syscall.NsecToTimespec(d.Nanoseconds())
+		_ = syscall.Nanosleep(&ts, nil) // a signal only wakes it early
+	}
+}
+
+// contain keeps a child from outliving the bench, even one that is killed, and
+// from hearing the terminal's Ctrl-C: the bench stops its children in order. A
+// command with a context takes its own children along when that ends.
+func contain(cmd *exec.Cmd) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if cmd.Cancel != nil {
+		cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+		cmd.WaitDelay = 5 * time.Second
+	}
+}

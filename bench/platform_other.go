@@ -1,0 +1,14 @@
+//go:build !linux
+
+package main
+
+import (
+	"os/exec"
+	"time"
+)
+
+// pauseUntil sleeps as exactly as the runtime does.
+func pauseUntil(at time.Time) { time.Sleep(time.Until(at)) }
+
+// contain does nothing here: children are stopped by the bench alone.
+func contain(*exec.Cmd) {}

@@ -1,0 +1,95 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"time"
+)
+
+// batchSize is how many different webhooks are posted again and again where the
+// scenario is about repeats or forgeries.
+const batchSize = 1000
+
+// unique is traffic of events that are all new, with the check that the app was
+// given each of them exactly once.
+func (l *lab) unique(ctx context.Context) (traffic, error) {
+	before, err := l.app.read(ctx)
+	if err != nil {
+		return traffic{}, err
+	}
+	lo := l.signer.next.Load()
+	check := func(ctx context.Context, r result) error {
+		after, err := l.app.read(ctx)
+		if err != nil {
+			return err
+		}
+		got, want := after.minus(before), expected(lo, l.signer.next.Load())
+		if got != want || got.count != uint64(r.requests) {
+			return fmt.Errorf("%d events were sent and %d answered, but the app was given %d, not each of them once", want.count, r.requests, got.count)
+		}
+		return nil
+	}
+	return traffic{l.signer.uniqueFeeds(l.connections), check}, nil
+}
+
+// repeats is traffic of events that addr accepted just before. Signed times
+// grow old, so each measurement has a batch of its own.
+func (l *lab) repeats(addr string) func(context.Context) (traffic, error) {
+	return func(ctx context.Context) (traffic, error) {
+		batch := l.signer.batch(batchSize)
+		r, err := load{addr, once(batch, l.connections), expectation{status: 200}}.closedLoop(ctx, grace)
+		if err == nil && r.requests != batchSize {
+			err = fmt.Errorf("%d of %d were answered in time", r.requests, batchSize)
+		}
+		if err != nil {
+			return traffic{}, fmt.Errorf("having events accepted: %w", err)
+		}
+		return l.unheard(ctx, batch)
+	}
+}
+
+// forgeries is traffic of webhooks with wrong signatures.
+func (l *lab) forgeries(ctx context.Context) (traffic, error) {
+	return l.unheard(ctx, l.signer.forged(batchSize))
+}
+
+// partingForgeries is the same from senders that ask for the connection to be
+// closed, so that a server which would keep it bears that cost too.
+func (l *lab) partingForgeries(ctx context.Context) (traffic, error) {
+	batch := l.signer.forged(batchSize)
+	for i, request := range batch {
+		batch[i] = bytes.Replace(request, []byte("\r\n"), []byte("\r\nConnection: close\r\n"), 1)
+	}
+	return l.unheard(ctx, batch)
+}
+
+// unheard is traffic of which nothing may reach the app.
+func (l *lab) unheard(ctx context.Context, batch [][]byte) (traffic, error) {
+	before, err := l.app.read(ctx)
+	if err != nil {
+		return traffic{}, err
+	}
+	check := func(ctx context.Context, _ result) error {
+		after, err := l.app.read(ctx)
+		if err == nil && after != before {
+			err = fmt.Errorf("%d events reached the app, want none", after.minus(before).count)
+		}
+		return err
+	}
+	return traffic{cycle(batch, l.connections), check}, nil
+}
+
+// warm has a number of unique events answered, whatever time that takes.
+func (l *lab) warm(ctx context.Context, addr string, requests int) error {
+	t, err := l.unique(ctx)
+	if err != nil {
+		return err
+	}
+	// The feeds stop taking numbers when they end, so the check still holds.
+	r, err := load{addr, limited(t.feeds, requests), expectation{status: 200}}.closedLoop(ctx, time.Minute)
+	if err == nil {
+		err = t.check(ctx, r)
+	}
+	return err
+}
