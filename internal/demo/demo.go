@@ -1,0 +1,125 @@
+// Package demo shows what the plugin does in one process: a real Caddy with the
+// real modules, between a simulated prediction API and an app on loopback.
+//
+// What it prints is what happened. A step that does not come true ends it with
+// an error.
+package demo
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-replicate/replicate-webhook/predictions/apitest"
+)
+
+// Options say how to run.
+type Options struct {
+	// Once ends after the last step. Otherwise there is a little traffic to
+	// look at until the context ends.
+	Once bool
+	// Color uses escape sequences of terminals.
+	Color bool
+}
+
+// patience is how long a step may take that should take a second or two.
+const patience = time.Minute
+
+// Run runs the demonstration. It is over when the context ends, or after the
+// last step with Once. It needs Caddy to itself: nothing else may run one in
+// this process.
+func Run(ctx context.Context, out io.Writer, o Options) (err error) {
+	dir, err := os.MkdirTemp("", "replicate-webhook-demo-")
+	if err != nil {
+		return err
+	}
+	s := &site{dir: dir, webhook: "/webhooks/replicate"}
+	secret := "whsec_" + base64.StdEncoding.EncodeToString(random(24))
+	if err := s.writeSecret(secret); err != nil {
+		return err
+	}
+	a := newApp(secret)
+	api := apitest.New(apitest.Options{Run: time.Second, Output: `["https://replicate.delivery/demo/landscape.png"]`})
+	var stopApp, stopAPI func()
+	if s.app, stopApp, err = listen(a); err != nil {
+		return err
+	}
+	defer stopApp()
+	if s.api, stopAPI, err = listen(api); err != nil {
+		return err
+	}
+	defer stopAPI()
+	if s.gone, err = unused(); err != nil {
+		return err
+	}
+	if err := s.startCaddy(); err != nil {
+		return errors.Join(err, os.RemoveAll(dir))
+	}
+	transport := &http.Transport{}
+	defer transport.CloseIdleConnections()
+	d := &demonstration{
+		site: s, app: a, api: api, secret: secret, once: o.Once,
+		client: &http.Client{Transport: transport, Timeout: patience},
+		print:  printer{out: out, color: o.Color},
+	}
+	err = d.run(ctx)
+	if stopErr := caddy.Stop(); err == nil {
+		err = stopErr
+	}
+	if err != nil && ctx.Err() == nil {
+		return fmt.Errorf("%w\nCaddy's log is %s", err, s.log())
+	}
+	if !o.Once {
+		err = nil // being asked to end is how it ends
+	}
+	return errors.Join(err, os.RemoveAll(dir))
+}
+
+// demonstration is a run.
+type demonstration struct {
+	*site
+	app    *app
+	api    *apitest.API
+	client *http.Client
+	secret string
+	once   bool
+	print  printer
+
+	// body and signature are the sender's webhook.
+	body      []byte
+	signature string
+}
+
+// run goes through the steps.
+func (d *demonstration) run(ctx context.Context) error {
+	d.introduce()
+	for _, step := range []func(context.Context) error{d.genuine, d.duplicate, d.forgery, d.outbound} {
+		if err := d.step(ctx, step); err != nil {
+			return err
+		}
+	}
+	if err := d.step(ctx, d.dashboard); err != nil || d.once {
+		return err
+	}
+	return d.traffic(ctx)
+}
+
+func (d *demonstration) step(ctx context.Context, step func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return step(ctx)
+}
+
+func random(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.Read(b) // never fails
+	return b
+}
