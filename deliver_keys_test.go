@@ -1,6 +1,7 @@
 package replicatewebhook_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -62,6 +63,30 @@ func TestEntryOfBothSchemes(t *testing.T) {
 	e.isDuplicate(w.without(standardOnly...))
 	e.isDuplicate(both(whsec, "m2", w.body))
 	e.accepted(both(whsec, "m3", guideBody("p2", "prediction.completed")))
+}
+
+// TestSignaturesTakenApartAreOneMessage: whoever holds a webhook up on its way
+// can take one of its signatures off, and send that half later.
+func TestSignaturesTakenApartAreOneMessage(t *testing.T) {
+	e := newEdge(t, "dedup_key message")
+	for i, spell := range []func(string) string{func(s string) string { return s }, indent} {
+		one := func(id string) webhook {
+			form := guideBody(id, "prediction.completed")
+			return standard(whsec, id, spell(form)).with("X-Replicate-Signature", hexHMAC(whsec, form))
+		}
+		w := one(fmt.Sprint("first", i))
+		e.accepted(w.without("X-Replicate-Signature"))
+		e.isDuplicate(w.without(standardOnly...))
+		e.isDuplicate(w)
+		w = one(fmt.Sprint("second", i))
+		e.accepted(w.without(standardOnly...))
+		e.isDuplicate(w.without("X-Replicate-Signature"))
+		e.isDuplicate(w)
+	}
+	// Two messages with one body are two, where the body has no time by
+	// which it could be taken alone.
+	e.accepted(standard(whsec, "m1", bareBody("p1", "processing")))
+	e.accepted(standard(whsec, "m2", bareBody("p1", "processing")))
 }
 
 // TestPredictionKey takes one event of each prediction.

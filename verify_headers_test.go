@@ -58,6 +58,10 @@ func TestHeadersFromOutsideAreRemoved(t *testing.T) {
 		{"-", ""},
 		{"_", "expected_underscore_headers"},
 		{".", "expected_dot_headers"},
+		// Caddy lets the other marks pass, and some servers make the same
+		// variable of all of them.
+		{"!", ""},
+		{"~", ""},
 	} {
 		t.Run("separator "+c.separator, func(t *testing.T) {
 			var spelled []string

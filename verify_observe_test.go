@@ -132,6 +132,7 @@ var outcomes = map[string]func(*edge){
 	"timestamp_missing":  func(e *edge) { e.refused(replicate(whsec, "{}"), 401) },
 	"json":               func(e *edge) { e.refused(standard(whsec, "m", "{"), 400) },
 	"duplicate_key":      func(e *edge) { e.refused(standard(whsec, "m", `{"a":1,"a":1}`), 400) },
+	"folded_key":         func(e *edge) { e.refused(standard(whsec, "m", `{"ID":"p"}`), 400) },
 	"depth":              func(e *edge) { e.refused(standard(whsec, "m", strings.Repeat("[", 600)+strings.Repeat("]", 600)), 400) },
 	"prediction_id":      func(e *edge) { e.refused(standard(whsec, "m", "{}"), 400) },
 	"upstream_refused":   func(e *edge) { e.sendWhile(http.StatusBadGateway, completed("p2")) },
@@ -154,7 +155,7 @@ func TestRequestsAreCountedByOutcome(t *testing.T) {
 	for _, outcome := range []string{
 		"accepted", "duplicate", "filtered", "method", "headers_missing", "headers_malformed", "headers_duplicated",
 		"headers_oversized", "headers_connection", "encoding", "too_large", "signature", "timestamp", "timestamp_missing",
-		"json", "duplicate_key", "depth", "prediction_id", "upstream_refused", "panicked",
+		"json", "duplicate_key", "folded_key", "depth", "prediction_id", "upstream_refused", "panicked",
 	} {
 		t.Run(outcome, func(t *testing.T) {
 			before := e.metric(series(outcome))

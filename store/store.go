@@ -58,8 +58,8 @@ type Claim interface {
 type Entry struct {
 	// Scope separates handlers that must not see each other's events.
 	Scope string
-	// Keys identify the event. Any one of them makes a duplicate; one or
-	// two, see KeyOf.
+	// Keys identify the event. Any one of them makes a duplicate; one to
+	// three, see KeyOf.
 	Keys []Key
 	// SignedAt is the signed time of the event, zero where the handler
 	// does not judge it. Times at or before the newest one ever purged from

@@ -75,6 +75,8 @@ type Document struct {
 	dup       int // offset of the first repeated key in the scanned form, -1 for none
 	kind      Kind
 	canonical bool
+	folds     bool
+	folded    string
 }
 
 // Bytes is the ECMAScript form of the whole text: JSON.stringify(JSON.parse(text)).
@@ -107,6 +109,12 @@ func (d *Document) DuplicateKey() (key string, offset int, found bool) {
 	offset = locate(d.src, d.lim, d.dup)
 	return keyAt(d.src, offset), offset, true
 }
+
+// FoldedKey gives the first key that differs from one of the selector's by case
+// alone, in the sense of [bytes.EqualFold], at the place where that one is looked
+// for. Parsers that ignore case, such as Go's encoding/json, take the one for
+// the other.
+func (d *Document) FoldedKey() (key string, found bool) { return d.folded, d.folds }
 
 // Value is the value at path i of the selector given to [Parse]; the zero Value
 // when the text has no such member, the parent is not an object, or the

@@ -311,3 +311,35 @@ func TestKindAndDepth(t *testing.T) {
 		t.Error(Missing)
 	}
 }
+
+// TestFoldedKey: what a parser that ignores case would take for a wanted key,
+// where it would look for it, and nothing else.
+func TestFoldedKey(t *testing.T) {
+	sel := NewSelector([]string{"id"}, []string{"status"}, []string{"prediction", "id"}, []string{"kind"})
+	for src, want := range map[string]string{
+		`{"id":1,"status":2,"prediction":{"id":3}}`: "",
+		`{"id":1,"ID":2}`:                                 "ID",
+		`{"Id":2}`:                                        "Id",
+		`{"\u0049d":2}`:                                   "Id",
+		`{"\u017ftatus":1}`:                               "ſtatus",
+		`{"Kind":1}`:                                      "Kind",
+		`{"Prediction":{"id":3}}`:                         "Prediction",
+		`{"prediction":{"ID":3}}`:                         "ID",
+		`{"prediction":{"Status":3}}`:                     "",
+		`{"prediction":{"x":{"ID":3}}}`:                   "",
+		`{"x":{"ID":3}}`:                                  "",
+		`{"prediction":[{"ID":3}]}`:                       "",
+		`[{"ID":3}]`:                                      "",
+		`{"id ":1,"i d":1,"idd":1,"i":1,"":1}`:            "",
+		`{"x":"ID","prediction":{"y":["ID"]},"z":["ID"]}`: "",
+	} {
+		d, err := Parse([]byte(src), Limits{}, sel)
+		if err != nil {
+			t.Fatal(err)
+		}
+		key, found := d.FoldedKey()
+		if key != want || found != (want != "") {
+			t.Errorf("%s: got %q, %v; want %q", src, key, found, want)
+		}
+	}
+}

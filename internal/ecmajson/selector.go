@@ -110,6 +110,9 @@ func (p *parser) match(depth int, key []byte) {
 			}
 			return
 		}
+		for i := range p.sel.tops {
+			p.fold(p.sel.tops[i].key, key)
+		}
 		return
 	}
 	if p.top == nil {
@@ -120,6 +123,16 @@ func (p *parser) match(depth int, key []byte) {
 			p.want[2] = u.slot
 			return
 		}
+	}
+	for _, u := range p.top.subs {
+		p.fold(u.key, key)
+	}
+}
+
+// fold notes a key that is taken for a wanted one by those who ignore case.
+func (p *parser) fold(wanted, key []byte) {
+	if !p.folds && bytes.EqualFold(wanted, key) {
+		p.folds, p.folded = true, unquote(key)
 	}
 }
 

@@ -37,9 +37,11 @@ func ProtectedHeaders() []string {
 
 // IsProtected reports whether name is one of [ProtectedHeaders] to anything
 // that may stand behind the gateway. Case does not count, and neither does the
-// choice between '-', '_' and '.': CGI, WSGI and PHP turn all three into the
-// same variable, so "X_Replicate_Verified" reaches an application under the
-// name of the real header.
+// choice between '-' and any other of the marks that a header name may hold:
+// CGI, WSGI and PHP turn '-', '_' and '.' into the same variable, and some
+// servers (lighttpd, old Apache) everything that is no letter or digit, so
+// "X_Replicate!Verified" reaches an application under the name of the real
+// header.
 func IsProtected(name string) bool {
 	for _, p := range protected {
 		if len(name) == len(p) && foldsTo(name, p) {
@@ -64,7 +66,7 @@ func foldByte(c byte) byte {
 	switch {
 	case 'A' <= c && c <= 'Z':
 		return c + ('a' - 'A')
-	case c == '_' || c == '.':
+	case strings.IndexByte("!#$%&'*+.^_`|~", c) >= 0: // the marks of a token, RFC 9110 section 5.6.2
 		return '-'
 	default:
 		return c

@@ -246,6 +246,7 @@ func TestConnection(t *testing.T) {
 			for _, spelling := range []string{
 				name, strings.ToLower(name), strings.ToUpper(name),
 				strings.ReplaceAll(name, "-", "_"), strings.ReplaceAll(name, "-", "."),
+				strings.ReplaceAll(name, "-", "!"), strings.ReplaceAll(name, "-", "~"), strings.ReplaceAll(name, "-", "^"),
 			} {
 				_, err := signature.ParseHeaders(headers(rep, "connection: "+spelling), both)
 				if reason(t, err) != "connection" || !signature.IsProtected(spelling) {

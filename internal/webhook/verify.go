@@ -25,6 +25,9 @@ type Webhook struct {
 	JudgedAt time.Time
 	// Duplicate is set when it turns out to have been accepted before.
 	Duplicate bool
+	// alone are the bodies that X-Replicate-Signature may have signed beside
+	// the standard signature, and that could come again with that one alone.
+	alone [][]byte
 }
 
 // Verifier holds what a route verifies by.
@@ -70,9 +73,18 @@ func (v *Verifier) Verify(claim *signature.Claim, raw []byte, now time.Time) (*W
 		if refused := v.judgeTime(hook, now); refused != nil {
 			return nil, refused
 		}
+		if v.Accept.Has(signature.Replicate) && !result.Schemes.Has(signature.Replicate) && !hook.Timestamp.IsZero() {
+			hook.alone = [][]byte{raw}
+			if !doc.Canonical() {
+				hook.alone = append(hook.alone, doc.Bytes())
+			}
+		}
 	}
 	if key, offset, found := doc.DuplicateKey(); found {
 		return nil, Invalid("duplicate_key", fmt.Errorf("key %.64q occurs twice in one object, at byte %d: parsers differ on which counts", key, offset))
+	}
+	if key, found := doc.FoldedKey(); found {
+		return nil, Invalid("folded_key", fmt.Errorf("key %.64q differs by case alone from one that says what the event is: parsers differ on whether it counts", key))
 	}
 	if doc.Depth() > maxDepth {
 		return nil, Invalid("depth", fmt.Errorf("the body is nested %d deep, the limit is %d", doc.Depth(), maxDepth))
@@ -98,9 +110,10 @@ func (v *Verifier) judgeTime(hook *Webhook, now time.Time) *Refusal {
 	if !signature.Fresh(hook.JudgedAt, now, v.Tolerance) {
 		return stale(hook.JudgedAt, now)
 	}
-	// With both signatures, the body's could be taken alone for a replay
-	// that is judged by the body's time: what is remembered covers both.
-	if standard && hook.Schemes.Has(signature.Replicate) &&
+	// Where both are accepted, the body's signature could be taken alone for
+	// a replay that is judged by the body's time, also when it has been taken
+	// off here: what is remembered covers both.
+	if standard && v.Accept.Has(signature.Replicate) &&
 		hook.Timestamp.After(hook.JudgedAt) && !hook.Timestamp.After(now.Add(v.Tolerance)) {
 		hook.JudgedAt = hook.Timestamp
 	}
@@ -122,13 +135,18 @@ func (h *Webhook) Keys(scope, dedupKey string) []store.Key {
 	case dedupKey == "event" && !h.Bare && h.Name != "":
 		return []store.Key{key("event", h.Event.ID, h.Name)}
 	}
-	// Both identities where both are signed: a replay may leave one out.
+	// Both identities where both are signed, or may have been: a replay may
+	// leave one out.
 	var keys []store.Key
 	if h.Schemes.Has(signature.Standard) {
 		keys = append(keys, key("message", h.Result.ID))
 	}
 	if h.Schemes.Has(signature.Replicate) {
 		sum := sha256.Sum256(h.ReplicateBody)
+		keys = append(keys, key("sha256", string(sum[:])))
+	}
+	for _, body := range h.alone {
+		sum := sha256.Sum256(body)
 		keys = append(keys, key("sha256", string(sum[:])))
 	}
 	return keys
