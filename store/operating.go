@@ -78,7 +78,8 @@ type Counts struct {
 	// OldestPending is when the oldest pending delivery was committed, zero
 	// when there is none.
 	OldestPending time.Time
-	// Tracked are the predictions whose terminal event is to come.
+	// Tracked are the predictions whose terminal event is to come. Those
+	// whose id is not known yet are not among them, nor are they listed.
 	Tracked int
 }
 
@@ -92,6 +93,7 @@ type Counts struct {
 // list goes on, and 0 only at its end.
 type Operating interface {
 	Counts(ctx context.Context) (Counts, error)
+	// ListPredictions gives predictions without Credential, Token and Body.
 	ListPredictions(ctx context.Context, f PredictionFilter) (rows []Prediction, next int64, err error)
 	ListDeliveries(ctx context.Context, f DeliveryFilter) (rows []DeliveryRow, next int64, err error)
 	// FindDelivery gives a delivery by its ID, with its payload, and its

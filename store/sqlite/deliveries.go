@@ -239,14 +239,12 @@ func (g *group) writeEnding(i *item, o *store.Outcome, end *ending, last bool) e
 	if err != nil {
 		return err
 	}
-	// What was canceled stays so, also when that came earlier in this
-	// transaction. A finished delivery's due time is when it finished.
+	// A finished delivery's due time is when it finished.
 	due := end.due
 	if end.state != statePending {
 		due = g.now()
 	}
-	if err := g.exec("UPDATE deliveries SET state = CASE WHEN state = ?5 AND ?1 <> ?6 THEN ?5 ELSE ?1 END, attempts = ?2, due = ?3 WHERE n = ?4",
-		end.state, a.Number, due, i.n, stateCanceled, stateDelivered); err != nil {
+	if err := g.end(i.n, end.state, a.Number, due); err != nil {
 		return err
 	}
 	switch {
@@ -259,6 +257,23 @@ func (g *group) writeEnding(i *item, o *store.Outcome, end *ending, last bool) e
 		return g.exec("UPDATE predictions SET webhook = ? WHERE ref = ? AND webhook = ?", store.WebhookFailed, i.prediction, store.WebhookPending)
 	}
 	return nil
+}
+
+// end writes the state of a delivery after an attempt. What was canceled stays
+// so, also when that came earlier in this transaction, unless it was delivered
+// after all.
+func (g *group) end(n int64, state, attempts int, due int64) error {
+	changed, err := g.changed("UPDATE deliveries SET state = ?, attempts = ?, due = ? WHERE n = ? AND state = ?", state, attempts, due, n, statePending)
+	if err != nil || changed == 1 {
+		g.moved(statePending, state, changed)
+		return err
+	}
+	if state != stateDelivered {
+		return g.exec("UPDATE deliveries SET attempts = ?, due = ? WHERE n = ?", attempts, due, n)
+	}
+	changed, err = g.changed("UPDATE deliveries SET state = ?, attempts = ?, due = ? WHERE n = ? AND state = ?", state, attempts, due, n, stateCanceled)
+	g.moved(stateCanceled, state, changed)
+	return err
 }
 
 // completed brings the memory up to a committed outcome.

@@ -58,6 +58,9 @@ func (g *group) emit(c *change, p *store.Prediction, happened []store.Happening)
 	before := p.Happened
 	wanted := advance(p, happened)
 	if p.Happened != before {
+		if p.Happened.Has(store.Terminal) && p.ID != "" {
+			g.totals.tracked--
+		}
 		if p.Happened.Has(store.Terminal) && p.Webhook == store.WebhookPending && len(wanted) == 0 {
 			var err error
 			if p.Webhook, err = g.webhookByStarted(p.Ref); err != nil {
@@ -158,7 +161,9 @@ func (g *group) supersede(c *change, prediction int64) error {
 		q.mu.Unlock()
 		c.superseded = append(c.superseded, first)
 	}
-	return g.exec("UPDATE deliveries SET state = ?, due = ? WHERE n = ? AND state = ?", stateSuperseded, g.now(), first.n, statePending)
+	n, err := g.changed("UPDATE deliveries SET state = ?, due = ? WHERE n = ? AND state = ?", stateSuperseded, g.now(), first.n, statePending)
+	g.moved(statePending, stateSuperseded, n)
+	return err
 }
 
 // now is the time in Unix milliseconds.
@@ -177,6 +182,7 @@ func (g *group) insertDelivery(p *store.Prediction, event store.EventSet, payloa
 		return nil, err
 	}
 	created := d.CreatedAt.UnixMilli()
+	g.totals.deliveries[statePending]++
 	return &item{
 			n: d.N, due: created, prediction: p.Ref, event: event, redelivery: redelivery, fresh: d, last: isLast(event, p),
 		}, g.exec("INSERT INTO deliveries (n, nonce, prediction, event, redelivery, state, attempts, due, created) VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?)",
@@ -205,7 +211,9 @@ func (g *group) redirect(c *change, p *store.Prediction) (err error) {
 // cancelPending cancels a prediction's pending deliveries and gives their
 // numbers.
 func (g *group) cancelPending(ref int64) ([]int64, error) {
-	return g.numbers("UPDATE deliveries SET state = ?, due = ? WHERE prediction = ? AND state = ? RETURNING n", stateCanceled, g.now(), ref, statePending)
+	canceled, err := g.numbers("UPDATE deliveries SET state = ?, due = ? WHERE prediction = ? AND state = ? RETURNING n", stateCanceled, g.now(), ref, statePending)
+	g.moved(statePending, stateCanceled, int64(len(canceled)))
+	return canceled, err
 }
 
 func (g *group) numbers(query string, args ...any) (out []int64, err error) {

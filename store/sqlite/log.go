@@ -15,9 +15,12 @@ func (s *Store) Attempts(ctx context.Context, ref int64, before int64, limit int
 	if before <= 0 {
 		before = 1<<63 - 1
 	}
+	return s.attempts(ctx, "a.prediction = ? AND a.id < ? ORDER BY a.id DESC LIMIT ?", ref, before, limit)
+}
+
+func (s *Store) attempts(ctx context.Context, where string, args ...any) ([]store.Attempt, error) {
 	rows, err := s.db.QueryContext(ctx, `SELECT a.id, a.delivery, d.nonce, a.event, a.url, a.status, a.number, a.at, a.took, a.response, a.error, a.exception
-		FROM attempts a JOIN deliveries d ON d.n = a.delivery
-		WHERE a.prediction = ? AND a.id < ? ORDER BY a.id DESC LIMIT ?`, ref, before, limit)
+		FROM attempts a JOIN deliveries d ON d.n = a.delivery WHERE `+where, args...)
 	if err != nil {
 		return nil, s.readError(err)
 	}
@@ -37,26 +40,33 @@ func (s *Store) Attempts(ctx context.Context, ref int64, before int64, limit int
 
 // Redeliver implements store.Tracking.
 func (s *Store) Redeliver(ctx context.Context, ref int64, attempt int64, payload func([]byte) []byte) (string, error) {
+	return s.redeliver(ctx, payload, "SELECT a.prediction, a.event, b.body FROM attempts a JOIN payloads b ON b.n = a.delivery WHERE a.id = ? AND a.prediction = ?", attempt, ref)
+}
+
+// redeliver commits a new delivery of the one that the query finds.
+func (s *Store) redeliver(ctx context.Context, payload func([]byte) []byte, query string, args ...any) (string, error) {
 	var c *change
 	var id string
 	err := s.commit(ctx, func(g *group) error {
 		c = &change{}
-		p, err := g.prediction(selectPrediction+"ref = ?", ref)
-		if err != nil {
-			return err
-		}
+		var ref int64
 		var event store.EventSet
 		var old []byte
-		stmt, err := g.stmt("SELECT a.event, p.body FROM attempts a JOIN payloads p ON p.n = a.delivery WHERE a.id = ? AND a.prediction = ?")
+		stmt, err := g.stmt(query)
 		if err != nil {
 			return err
 		}
-		switch err := stmt.QueryRow(attempt, ref).Scan(&event, &old); {
+		switch err := stmt.QueryRow(args...).Scan(&ref, &event, &old); {
 		case errors.Is(err, sql.ErrNoRows):
 			return store.ErrNotFound
 		case err != nil:
 			return err
-		case p.URL == "":
+		}
+		p, err := g.prediction(selectPrediction+"ref = ?", ref)
+		if err != nil {
+			return err
+		}
+		if p.URL == "" {
 			return store.ErrDisabled
 		}
 		i, err := g.insertDelivery(&p, event, payload(old), true)
@@ -76,14 +86,28 @@ func (s *Store) Redeliver(ctx context.Context, ref int64, attempt int64, payload
 // Forget implements store.Tracking.
 func (s *Store) Forget(ctx context.Context, deliveries, predictions time.Time) error {
 	return errors.Join(
-		s.forgetRows(ctx, deliveries, "deliveries", "n", "state <> 0 AND due < ?2",
-			"DELETE FROM attempts WHERE prediction = (SELECT prediction FROM deliveries WHERE n = ?1) AND delivery = ?1",
-			"DELETE FROM payloads WHERE n = ?1",
-			"DELETE FROM deliveries WHERE n = ?1"),
-		s.forgetRows(ctx, predictions, "predictions", "ref", "(key IS NULL OR webhook <> 0 AND happened >= 2) AND "+undelivered,
-			// A redelivery may have come since the row was looked at.
-			"DELETE FROM predictions WHERE ref = ?1 AND "+undelivered),
+		s.forgetRows(ctx, deliveries, "deliveries", "n", "state <> 0 AND due < ?2", (*group).forgetDelivery),
+		s.forgetRows(ctx, predictions, "predictions", "ref", "(key IS NULL OR webhook <> 0 AND happened >= 2) AND "+undelivered, (*group).forgetPrediction),
 	)
+}
+
+func (g *group) forgetDelivery(n int64) error {
+	if err := errors.Join(
+		g.exec("DELETE FROM attempts WHERE prediction = (SELECT prediction FROM deliveries WHERE n = ?1) AND delivery = ?1", n),
+		g.exec("DELETE FROM payloads WHERE n = ?", n),
+	); err != nil {
+		return err
+	}
+	states, err := g.numbers("DELETE FROM deliveries WHERE n = ? RETURNING state", n)
+	for _, state := range states {
+		g.totals.deliveries[state]--
+	}
+	return err
+}
+
+func (g *group) forgetPrediction(ref int64) error {
+	// A redelivery may have come since the row was looked at.
+	return g.exec("DELETE FROM predictions WHERE ref = ? AND "+undelivered, ref)
 }
 
 const undelivered = "NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.prediction = predictions.ref)"
@@ -93,7 +117,7 @@ const forgetBatch = 200
 
 // forgetRows deletes the rows made before the time that match the condition,
 // oldest first. Numbers follow time, so the walk ends at the first younger row.
-func (s *Store) forgetRows(ctx context.Context, before time.Time, table, number, condition string, deletes ...string) error {
+func (s *Store) forgetRows(ctx context.Context, before time.Time, table, number, condition string, forget func(*group, int64) error) error {
 	from := int64(0)
 	query := fmt.Sprintf("SELECT %[1]s, %[2]s FROM %[3]s WHERE %[1]s > ?1 AND created < ?2 ORDER BY %[1]s LIMIT %[4]d", number, condition, table, forgetBatch)
 	youngest := fmt.Sprintf("SELECT created FROM %[1]s WHERE %[2]s > ? ORDER BY %[2]s LIMIT 1", table, number)
@@ -111,10 +135,8 @@ func (s *Store) forgetRows(ctx context.Context, before time.Time, table, number,
 		}
 		if err := s.commit(ctx, func(g *group) error {
 			for _, n := range due {
-				for _, statement := range deletes {
-					if err := g.exec(statement, n); err != nil {
-						return err
-					}
+				if err := forget(g, n); err != nil {
+					return err
 				}
 			}
 			return nil

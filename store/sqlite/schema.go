@@ -1,11 +1,14 @@
 package sqlite
 
+import "github.com/caddy-replicate/replicate-webhook/store"
+
 // trackingSchema holds predictions and deliveries.
 //
 // Times are Unix milliseconds. Numbers of rows are given by the writer, which
 // counts in memory. What is pending is found at opening by partial indexes, and
-// in memory from then on. Payloads stand apart because they never change while
-// the state of their delivery does.
+// in memory from then on. What was not sent has small partial indexes as well, so
+// that operators find it among much that was. Payloads stand apart because they
+// never change while the state of their delivery does.
 const trackingSchema = `
 CREATE TABLE predictions (
 	ref         INTEGER PRIMARY KEY,
@@ -28,6 +31,7 @@ CREATE TABLE predictions (
 CREATE UNIQUE INDEX predictions_key ON predictions (key) WHERE key IS NOT NULL;
 CREATE UNIQUE INDEX predictions_token ON predictions (token) WHERE token IS NOT NULL;
 CREATE INDEX predictions_tracked ON predictions (ref) WHERE happened < 2;
+CREATE INDEX predictions_unsent ON predictions (webhook) WHERE webhook >= 2;
 CREATE TABLE deliveries (
 	n          INTEGER PRIMARY KEY,
 	nonce      INTEGER NOT NULL,
@@ -41,6 +45,7 @@ CREATE TABLE deliveries (
 );
 CREATE INDEX deliveries_prediction ON deliveries (prediction);
 CREATE INDEX deliveries_pending ON deliveries (n) WHERE state = 0;
+CREATE INDEX deliveries_unsent ON deliveries (state) WHERE state >= 2;
 CREATE TABLE payloads (
 	n    INTEGER PRIMARY KEY,
 	body BLOB NOT NULL
@@ -68,9 +73,9 @@ CREATE TABLE secrets (
 
 // The states of a delivery.
 const (
-	statePending = iota
-	stateDelivered
-	stateFailed
-	stateSuperseded
-	stateCanceled
+	statePending    = int(store.DeliveryPending)
+	stateDelivered  = int(store.DeliveryDelivered)
+	stateFailed     = int(store.DeliveryFailed)
+	stateSuperseded = int(store.DeliverySuperseded)
+	stateCanceled   = int(store.DeliveryCanceled)
 )

@@ -99,7 +99,11 @@ func (s *Store) open() error {
 	if err := s.loadPolls(); err != nil {
 		return recoverable(err)
 	}
-	s.writer, err = newWriter(s.opts, s.queue)
+	var t totals
+	if err := t.load(s.db); err != nil {
+		return recoverable(err)
+	}
+	s.writer, err = newWriter(s.opts, s.queue, t)
 	return recoverable(err)
 }
 
@@ -195,4 +199,8 @@ func (s *Store) checkpointLoop() {
 	}
 }
 
-var _ store.Closer = (*Store)(nil)
+// Interface guards.
+var (
+	_ store.Closer    = (*Store)(nil)
+	_ store.Operating = (*Store)(nil)
+)

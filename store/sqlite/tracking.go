@@ -24,12 +24,19 @@ func scanPrediction(row interface{ Scan(...any) error }) (store.Prediction, erro
 	return p, err
 }
 
-// predictionKey is the index entry of a prediction whose id is known.
+// predictionKey is the index entry of a prediction whose id is known. It begins
+// with what is derived from the id alone, so that the predictions of one id are
+// neighbours whatever API they are of.
 func predictionKey(api, id string) []byte {
 	if id == "" {
 		return nil
 	}
-	k := store.KeyOf(api, "prediction", id)
+	a := store.KeyOf("", "api", api)
+	return append(idKey(id), a[:8]...)
+}
+
+func idKey(id string) []byte {
+	k := store.KeyOf("", "prediction", id)
 	return k[:]
 }
 
@@ -176,6 +183,9 @@ func (g *group) complement(p store.Prediction) (store.Prediction, error) {
 	if p.Happened.Has(store.Terminal) {
 		p.Credential, p.Events = nil, known.Events
 	}
+	if known.ID == "" {
+		g.named(&p)
+	}
 	return p, g.exec("UPDATE predictions SET key = ?, api = ?, id = ?, client = ?, url = ?, events = ?, poll_path = ?, credential = ?, traceparent = ?, test = ?, body = ?, webhook = ? WHERE ref = ?",
 		predictionKey(p.API, p.ID), p.API, p.ID, p.Client, p.URL, p.Events, p.PollPath, p.Credential, p.Traceparent, p.Test, p.Body, p.Webhook, p.Ref)
 }
@@ -232,6 +242,9 @@ func (g *group) insertPrediction(p *store.Prediction) (bool, error) {
 	n, err := g.changed("INSERT INTO predictions (ref, key, api, id, client, url, events, poll_path, credential, token, traceparent, test, body, created, happened, webhook) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
 		p.Ref, predictionKey(p.API, p.ID), p.API, p.ID, p.Client, p.URL, p.Events, p.PollPath, p.Credential, p.Token,
 		p.Traceparent, p.Test, p.Body, p.CreatedAt.UnixMilli(), p.Happened, p.Webhook)
+	if n == 1 && p.ID != "" {
+		g.named(p)
+	}
 	return n == 1, err
 }
 
@@ -278,6 +291,7 @@ func (s *Store) Observe(ctx context.Context, ref int64, id string, happened []st
 			if n == 0 {
 				return store.ErrNotFound // the id is another prediction's
 			}
+			g.named(&p)
 		}
 		return g.emit(c, &p, happened)
 	}, func(err error) { s.apply(c, err) })

@@ -10,18 +10,19 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store/storetest"
 )
 
-func TestTrackingConformance(t *testing.T) {
-	storetest.RunTracking(t, func(t *testing.T) storetest.Resource {
-		path := filepath.Join(t.TempDir(), "webhook.db")
-		return func(t *testing.T, now func() time.Time) storetest.Opened {
-			t.Helper()
-			s, err := Open(Options{Path: path, Now: now})
-			if err != nil {
-				t.Fatal(err)
-			}
-			return s
+func TestTrackingConformance(t *testing.T)  { storetest.RunTracking(t, freshFile) }
+func TestOperatingConformance(t *testing.T) { storetest.RunOperating(t, freshFile) }
+
+func freshFile(t *testing.T) storetest.Resource {
+	path := filepath.Join(t.TempDir(), "webhook.db")
+	return func(t *testing.T, now func() time.Time) storetest.Opened {
+		t.Helper()
+		s, err := Open(Options{Path: path, Now: now})
+		if err != nil {
+			t.Fatal(err)
 		}
-	})
+		return s
+	}
 }
 
 func TestUnreadableDeliveryHoldsUpNoOther(t *testing.T) {

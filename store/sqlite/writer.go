@@ -6,6 +6,7 @@ import (
 	sqldriver "database/sql/driver"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -52,16 +53,21 @@ type writer struct {
 	// a transaction that failed are not given again.
 	lastRef, lastDelivery, lastAttempt int64
 
+	// totals count what is committed.
+	totalsMu sync.Mutex
+	totals   totals
+
 	// down holds why the last commit failed, nil while the disk takes
 	// writes.
 	down    atomic.Pointer[error]
 	commits atomic.Int64
 }
 
-func newWriter(opts Options, q *queue) (*writer, error) {
+func newWriter(opts Options, q *queue, t totals) (*writer, error) {
 	w := &writer{
 		opts:    opts,
 		queue:   q,
+		totals:  t,
 		ops:     make(chan *op, maxGroup),
 		closed:  make(chan struct{}),
 		stopped: make(chan struct{}),
@@ -257,7 +263,20 @@ func (w *writer) transact(ops []*op) (err error) {
 	if err := g.flush(); err != nil {
 		return err
 	}
-	return g.exec("COMMIT")
+	if err := g.exec("COMMIT"); err != nil {
+		return err
+	}
+	w.totalsMu.Lock()
+	defer w.totalsMu.Unlock()
+	w.totals.add(&g.totals)
+	return nil
+}
+
+// counted gives the totals of all that is committed.
+func (w *writer) counted() totals {
+	w.totalsMu.Lock()
+	defer w.totalsMu.Unlock()
+	return w.totals
 }
 
 // broken tells an error of the database from one an op raised itself.
@@ -301,6 +320,8 @@ type group struct {
 	w       *writer
 	entries map[string]*entryRow
 	written written
+	// totals are what this transaction adds to the writer's.
+	totals totals
 }
 
 func (g *group) exec(query string, args ...any) error {

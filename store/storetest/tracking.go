@@ -28,16 +28,18 @@ func RunTracking(t *testing.T, fresh func(t *testing.T) Resource) {
 		{"keeping", keepingCases},
 		{"model", modelCases},
 	} {
-		t.Run(group.name, func(t *testing.T) {
-			for _, c := range group.cases {
-				t.Run(c.name, func(t *testing.T) {
-					b := &tracking{&bench{t: t, resource: fresh(t)}}
-					b.clock.Store(time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC).UnixMilli())
-					b.open()
-					defer func() { _ = b.s.Close() }()
-					c.test(t, b)
-				})
-			}
+		t.Run(group.name, func(t *testing.T) { runTracking(t, fresh, group.cases) })
+	}
+}
+
+func runTracking(t *testing.T, fresh func(t *testing.T) Resource, cases []trackingCase) {
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			b := &tracking{&bench{t: t, resource: fresh(t)}}
+			b.clock.Store(time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC).UnixMilli())
+			b.open()
+			defer func() { _ = b.s.Close() }()
+			c.test(t, b)
 		})
 	}
 }

@@ -10,6 +10,9 @@ import (
 // check compares what the store says of every prediction.
 func (m *world) check() {
 	m.t.Helper()
+	if o, ok := m.s.(store.Operating); ok {
+		m.checkCounts(o)
+	}
 	for _, p := range m.order {
 		got := m.find(p.ID)
 		if got.Happened != p.Happened || got.URL != p.URL {
@@ -20,6 +23,33 @@ func (m *world) check() {
 		}
 		if last := m.own(p, store.Terminal); last != nil && got.Webhook != store.WebhookPending && !m.redelivered(p) {
 			m.fail("terminal event of %s is pending and its webhook %v", p.ID, got.Webhook)
+		}
+	}
+}
+
+// checkCounts compares what the store counts and lists for operators.
+func (m *world) checkCounts(o store.Operating) {
+	m.t.Helper()
+	got, err := o.Counts(ctx)
+	m.must(err)
+	var want store.Counts
+	for _, d := range m.deliveries {
+		state, _ := store.ParseDeliveryState(d.state)
+		want.Deliveries[state]++
+	}
+	for _, p := range m.order {
+		if !p.Happened.Has(store.Terminal) {
+			want.Tracked++
+		}
+	}
+	if want.OldestPending = got.OldestPending; got != want || got.OldestPending.IsZero() != (want.Deliveries[store.DeliveryPending] == 0) {
+		m.fail("counts are %+v, want %+v", got, want)
+	}
+	for state, n := range want.Deliveries {
+		rows, next, err := o.ListDeliveries(ctx, store.DeliveryFilter{State: of(store.DeliveryState(state)), Limit: 10_000})
+		m.must(err)
+		if len(rows) != n || next != 0 {
+			m.fail("%d %s deliveries are listed, want %d", len(rows), store.DeliveryState(state), n)
 		}
 	}
 }

@@ -1,0 +1,209 @@
+package sqlite
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"strings"
+	"unicode"
+
+	"github.com/caddy-replicate/replicate-webhook/store"
+)
+
+// ListDeliveries implements store.Operating.
+func (s *Store) ListDeliveries(ctx context.Context, f store.DeliveryFilter) ([]store.DeliveryRow, int64, error) {
+	w := scan{number: "n", from: "deliveries", since: f.Since}
+	and := func(condition string, args ...any) {
+		if w.where != "" {
+			w.where += " AND "
+		}
+		w.where += condition
+		w.args = append(w.args, args...)
+	}
+	if f.Prediction != "" {
+		refs, err := s.refs(ctx, f.Prediction)
+		if err != nil || len(refs) == 0 {
+			return nil, 0, s.readError(err)
+		}
+		w.whole, w.from = true, "deliveries INDEXED BY deliveries_prediction"
+		and("prediction IN ("+marks(len(refs))+")", refs...)
+	}
+	if f.State != nil {
+		switch state := int(*f.State); {
+		case w.whole || state == stateDelivered:
+			and("state = ?", state)
+		case state == statePending:
+			w.from, w.index = "deliveries INDEXED BY deliveries_pending", "state = 0"
+		default:
+			w.from, w.index = "deliveries INDEXED BY deliveries_unsent", "state >= 2 AND state = "+strconv.Itoa(state)
+		}
+	}
+	if f.Event != 0 && f.Event != store.AllEvents {
+		and("event & ? <> 0", f.Event)
+	}
+	if f.Endpoint != "" {
+		url := "(SELECT url FROM predictions WHERE ref = prediction)"
+		// Most of the others are told by how their URL begins.
+		and(url+" LIKE ? ESCAPE '\\'", likeEscape.Replace(urlStart(f.Endpoint))+"%")
+		w.text, w.keep = url, func(url string) bool { return store.EndpointOf(url) == f.Endpoint }
+	}
+	numbers, next, err := w.run(ctx, s.db, f.Before, f.Limit)
+	if err != nil || len(numbers) == 0 {
+		return nil, next, s.readError(err)
+	}
+	rows, err := s.deliveryRows(ctx, numbers, "x''")
+	return rows, next, s.readError(err)
+}
+
+// urlStart is what the URLs of an endpoint begin with, as far as SQLite, which
+// knows no upper case beyond ASCII, can tell.
+func urlStart(endpoint string) string {
+	start := strings.TrimSuffix(strings.TrimSuffix(endpoint, ":443"), ":80")
+	if i := strings.IndexFunc(start, func(r rune) bool { return r > unicode.MaxASCII }); i >= 0 {
+		start = start[:i]
+	}
+	return start
+}
+
+var likeEscape = strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`)
+
+// marks are n placeholders.
+func marks(n int) string { return strings.TrimSuffix(strings.Repeat("?,", n), ",") }
+
+// refs finds the predictions of an id, of which each API may have one.
+func (s *Store) refs(ctx context.Context, id string) (refs []any, err error) {
+	low := idKey(id)
+	high := append(idKey(id), 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff)
+	rows, err := s.db.QueryContext(ctx, "SELECT ref FROM predictions WHERE key BETWEEN ? AND ? ORDER BY ref DESC", low, high)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var ref int64
+		if err := rows.Scan(&ref); err != nil {
+			return nil, err
+		}
+		refs = append(refs, ref)
+	}
+	return refs, rows.Err()
+}
+
+// deliveryRows reads deliveries by their numbers, newest first.
+func (s *Store) deliveryRows(ctx context.Context, numbers []int64, payload string) ([]store.DeliveryRow, error) {
+	args := make([]any, len(numbers))
+	for i, n := range numbers {
+		args[i] = n
+	}
+	rows, err := s.db.QueryContext(ctx, `SELECT d.n, d.nonce, d.prediction, d.event, d.redelivery, d.state, d.attempts, d.due, d.created, p.id, p.client, p.url, p.traceparent, `+payload+`
+		FROM deliveries d JOIN predictions p ON p.ref = d.prediction WHERE d.n IN (`+marks(len(numbers))+`) ORDER BY d.n DESC`, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	out := make([]store.DeliveryRow, 0, len(numbers))
+	for rows.Next() {
+		var r store.DeliveryRow
+		var nonce, due, created int64
+		if err := rows.Scan(&r.N, &nonce, &r.Prediction, &r.Event, &r.Redelivery, &r.State, &r.Attempts, &due, &created,
+			&r.PredictionID, &r.Client, &r.URL, &r.Traceparent, &r.Payload); err != nil {
+			return nil, err
+		}
+		r.ID, r.Due, r.CreatedAt = deliveryID(r.N, nonce), timeOf(due), timeOf(created)
+		if len(r.Payload) == 0 {
+			r.Payload = nil
+		}
+		out = append(out, r)
+	}
+	return out, rows.Err()
+}
+
+// FindDelivery implements store.Operating.
+func (s *Store) FindDelivery(ctx context.Context, id string) (store.DeliveryRow, []store.Attempt, error) {
+	n, _, ok := parseDeliveryID(id)
+	if !ok {
+		return store.DeliveryRow{}, nil, store.ErrNotFound
+	}
+	rows, err := s.deliveryRows(ctx, []int64{n}, "(SELECT body FROM payloads WHERE n = d.n)")
+	if err != nil {
+		return store.DeliveryRow{}, nil, s.readError(err)
+	}
+	if len(rows) == 0 || rows[0].ID != id {
+		return store.DeliveryRow{}, nil, store.ErrNotFound
+	}
+	attempts, err := s.attempts(ctx, "a.prediction = ? AND a.delivery = ? ORDER BY a.id", rows[0].Prediction, n)
+	return rows[0], attempts, err
+}
+
+// RedeliverDelivery implements store.Operating.
+func (s *Store) RedeliverDelivery(ctx context.Context, id string, payload func([]byte) []byte) (string, error) {
+	n, nonce, ok := parseDeliveryID(id)
+	if !ok {
+		return "", store.ErrNotFound
+	}
+	return s.redeliver(ctx, payload, "SELECT d.prediction, d.event, b.body FROM deliveries d JOIN payloads b ON b.n = d.n WHERE d.n = ? AND d.nonce = ?", n, nonce)
+}
+
+// parseDeliveryID reads what deliveryID wrote, and only that.
+func parseDeliveryID(id string) (n, nonce int64, ok bool) {
+	rest, ok := strings.CutPrefix(id, "dlv_")
+	number, hex, _ := strings.Cut(rest, "_")
+	n, err := strconv.ParseInt(number, 36, 64)
+	bits, err2 := strconv.ParseUint(hex, 16, 64)
+	nonce = int64(bits)
+	return n, nonce, ok && errors.Join(err, err2) == nil && deliveryID(n, nonce) == id
+}
+
+// ListPredictions implements store.Operating.
+func (s *Store) ListPredictions(ctx context.Context, f store.PredictionFilter) ([]store.Prediction, int64, error) {
+	w := scan{number: "ref", from: "predictions"}
+	if f.ID != "" {
+		refs, err := s.refs(ctx, f.ID)
+		if err != nil || len(refs) == 0 {
+			return nil, 0, s.readError(err)
+		}
+		w.whole, w.where, w.args = true, "ref IN ("+marks(len(refs))+")", refs
+	} else {
+		w.where = "key IS NOT NULL"
+	}
+	if f.Webhook != nil {
+		switch status := int(*f.Webhook); {
+		case w.whole || status < int(store.WebhookFailed):
+			w.where += " AND webhook = ?"
+			w.args = append(w.args, status)
+		default:
+			w.from, w.index = "predictions INDEXED BY predictions_unsent", "webhook >= 2 AND webhook = "+strconv.Itoa(status)
+		}
+	}
+	refs, next, err := w.run(ctx, s.db, f.Before, f.Limit)
+	if err != nil || len(refs) == 0 {
+		return nil, next, s.readError(err)
+	}
+	out, err := s.predictionRows(ctx, refs)
+	return out, next, s.readError(err)
+}
+
+// listedColumns are predictionColumns without what may be large or is nobody's
+// business.
+var listedColumns = strings.NewReplacer("credential", "NULL", "token", "NULL", "body", "NULL").Replace(predictionColumns)
+
+func (s *Store) predictionRows(ctx context.Context, refs []int64) ([]store.Prediction, error) {
+	args := make([]any, len(refs))
+	for i, ref := range refs {
+		args[i] = ref
+	}
+	rows, err := s.db.QueryContext(ctx, "SELECT "+listedColumns+" FROM predictions WHERE ref IN ("+marks(len(refs))+") ORDER BY ref DESC", args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	out := make([]store.Prediction, 0, len(refs))
+	for rows.Next() {
+		p, err := scanPrediction(rows)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, p)
+	}
+	return out, rows.Err()
+}

@@ -1,0 +1,91 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+
+	"github.com/caddy-replicate/replicate-webhook/store"
+)
+
+// totals are running counts, so that asking for them costs nothing however
+// much is stored. They are counted once at opening, and a transaction's changes
+// are added when it is committed.
+type totals struct {
+	deliveries [len(store.Counts{}.Deliveries)]int64
+	tracked    int64
+}
+
+// load counts what is there. Delivered ones, of which there may be many, are
+// what the others leave of all, which SQLite counts without reading rows.
+func (t *totals) load(db *sql.DB) error {
+	rows, err := db.Query("SELECT state, count(*) FROM deliveries INDEXED BY deliveries_unsent WHERE state >= 2 GROUP BY state")
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	var others int64
+	for rows.Next() {
+		var state int
+		var n int64
+		if err := rows.Scan(&state, &n); err != nil {
+			return err
+		}
+		t.deliveries[state] = n
+		others += n
+	}
+	var all int64
+	if err := errors.Join(rows.Err(),
+		db.QueryRow("SELECT count(*) FROM deliveries INDEXED BY deliveries_pending WHERE state = 0").Scan(&t.deliveries[statePending]),
+		db.QueryRow("SELECT count(*) FROM predictions INDEXED BY predictions_tracked WHERE happened < 2 AND key IS NOT NULL").Scan(&t.tracked),
+		db.QueryRow("SELECT count(*) FROM deliveries").Scan(&all),
+	); err != nil {
+		return err
+	}
+	t.deliveries[stateDelivered] = all - others - t.deliveries[statePending]
+	return nil
+}
+
+func (t *totals) add(o *totals) {
+	for i := range t.deliveries {
+		t.deliveries[i] += o.deliveries[i]
+	}
+	t.tracked += o.tracked
+}
+
+// moved counts deliveries that this transaction takes from one state to
+// another.
+func (g *group) moved(from, to int, n int64) {
+	g.totals.deliveries[from] -= n
+	g.totals.deliveries[to] += n
+}
+
+// named counts a prediction whose id is known from now on.
+func (g *group) named(p *store.Prediction) {
+	if !p.Happened.Has(store.Terminal) {
+		g.totals.tracked++
+	}
+}
+
+// Counts implements store.Operating.
+func (s *Store) Counts(ctx context.Context) (store.Counts, error) {
+	if err := s.closed(); err != nil {
+		return store.Counts{}, err
+	}
+	var c store.Counts
+	var oldest int64
+	err := s.db.QueryRowContext(ctx, "SELECT created FROM deliveries INDEXED BY deliveries_pending WHERE state = 0 ORDER BY n LIMIT 1").Scan(&oldest)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return c, s.readError(err)
+	}
+	c.OldestPending = timeOf(oldest)
+	t := s.writer.counted()
+	for i, n := range t.deliveries {
+		c.Deliveries[i] = int(n)
+	}
+	c.Tracked = int(t.tracked)
+	s.dedup.mu.Lock()
+	defer s.dedup.mu.Unlock()
+	c.Entries = len(s.dedup.live)
+	return c, nil
+}

@@ -1,0 +1,356 @@
+package storetest
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddy-replicate/replicate-webhook/store"
+)
+
+var listDeliveryCases = []trackingCase{
+	{"none", listNoDeliveries},
+	{"newest first, as they are", listDeliveryFields},
+	{"by each filter", listDeliveryFilters},
+	{"by endpoint, however it is written", listByEndpoint},
+	{"by several filters", listManyFilters},
+	{"page by page while rows are added", listDeliveryPages},
+	{"page by page with gaps", listDeliveryGaps},
+	{"what is rare among many", listRareDeliveries},
+}
+
+var listPredictionCases = []trackingCase{
+	{"none", listNoPredictions},
+	{"newest first, as they are", listPredictionFields},
+	{"by status", listByStatus},
+	{"by id, of each API", listByID},
+	{"page by page while rows are added", listPredictionPages},
+	{"without those that have no id", listReserved},
+}
+
+// maxPages is more than any list in these tests takes.
+const maxPages = 1000
+
+// deliveries lists all that match, page by page. After each page between is
+// called.
+func (b *tracking) deliveries(f store.DeliveryFilter, between func()) []store.DeliveryRow {
+	b.t.Helper()
+	if f.Limit == 0 {
+		f.Limit = 2
+	}
+	var all []store.DeliveryRow
+	for range maxPages {
+		rows, next, err := b.operating().ListDeliveries(ctx, f)
+		b.must(err)
+		if len(rows) > f.Limit {
+			b.t.Fatalf("%d rows, limit %d", len(rows), f.Limit)
+		}
+		all = append(all, rows...)
+		if next == 0 {
+			return all
+		}
+		if f.Before > 0 && next >= f.Before {
+			b.t.Fatalf("the list goes on at %d after %d", next, f.Before)
+		}
+		f.Before = next
+		if between != nil {
+			between()
+		}
+	}
+	b.t.Fatal("the list does not end")
+	return nil
+}
+
+func (b *tracking) predictionList(f store.PredictionFilter, between func()) []store.Prediction {
+	b.t.Helper()
+	if f.Limit == 0 {
+		f.Limit = 2
+	}
+	var all []store.Prediction
+	for range maxPages {
+		rows, next, err := b.operating().ListPredictions(ctx, f)
+		b.must(err)
+		if len(rows) > f.Limit {
+			b.t.Fatalf("%d rows, limit %d", len(rows), f.Limit)
+		}
+		all = append(all, rows...)
+		if next == 0 {
+			return all
+		}
+		if f.Before > 0 && next >= f.Before {
+			b.t.Fatalf("the list goes on at %d after %d", next, f.Before)
+		}
+		f.Before = next
+		if between != nil {
+			between()
+		}
+	}
+	b.t.Fatal("the list does not end")
+	return nil
+}
+
+// listed asserts which deliveries match, newest first.
+func (b *tracking) listed(f store.DeliveryFilter, want ...string) {
+	b.t.Helper()
+	var got []string
+	for _, r := range b.deliveries(f, nil) {
+		got = append(got, r.PredictionID+" "+strings.TrimPrefix(r.Event.Name(), "prediction."))
+	}
+	if !slices.Equal(got, want) {
+		b.t.Fatalf("filter %+v lists %q, want %q", f, got, want)
+	}
+}
+
+func of[T any](v T) *T { return &v }
+
+func listNoDeliveries(t *testing.T, b *tracking) {
+	b.listed(store.DeliveryFilter{})
+	b.listed(store.DeliveryFilter{Prediction: "nobody's"})
+	b.listed(store.DeliveryFilter{Before: 1})
+	b.listed(store.DeliveryFilter{State: of(store.DeliveryFailed)})
+}
+
+func listDeliveryFields(t *testing.T, b *tracking) {
+	p := b.track("a", store.Started, store.Completed)
+	first := b.one("a started")
+	b.advance(time.Second)
+	b.complete(first, store.Retry)
+	due := b.now().Add(time.Second)
+	rows := b.deliveries(store.DeliveryFilter{}, nil)
+	if len(rows) != 2 || rows[0].Event != store.Completed || rows[1].Event != store.Started {
+		t.Fatalf("listed %+v", rows)
+	}
+	got := rows[1]
+	if got.State != store.DeliverySuperseded { // the terminal event is known
+		t.Fatalf("state is %v", got.State)
+	}
+	want := store.DeliveryRow{Delivery: first, State: got.State, Due: b.now()}
+	want.Payload, want.Attempts = nil, 1
+	if !got.Due.Equal(want.Due) || !got.CreatedAt.Equal(want.CreatedAt) {
+		t.Fatalf("ended %v, committed %v; want %v, %v", got.Due, got.CreatedAt, want.Due, want.CreatedAt)
+	}
+	got.Due, got.CreatedAt = want.Due, want.CreatedAt
+	if !reflect.DeepEqual(got, want) {
+		t.Fatalf("got\n%+v, want\n%+v", got, want)
+	}
+	d := b.one("a completed")
+	b.complete(d, store.Retry)
+	got = b.deliveries(store.DeliveryFilter{}, nil)[0]
+	if got.State != store.DeliveryPending || !got.Due.Equal(due) || got.ID != d.ID || got.Redelivery {
+		t.Fatalf("pending: %+v, want due %v", got, due)
+	}
+	// Where it goes is what its prediction says now.
+	b.set(p, other)
+	id := b.redeliver(p, b.attempts(p)[0].ID)
+	got = b.deliveries(store.DeliveryFilter{}, nil)[0]
+	if got.ID != id || !got.Redelivery || got.URL != other {
+		t.Fatalf("redelivery: %+v", got)
+	}
+}
+
+func listDeliveryFilters(t *testing.T, b *tracking) {
+	everyState(b)
+	b.listed(store.DeliveryFilter{}, "a started", "e started", "d completed", "d started", "c started", "b started")
+	b.listed(store.DeliveryFilter{State: of(store.DeliveryPending)}, "a started")
+	b.listed(store.DeliveryFilter{State: of(store.DeliveryDelivered)}, "d completed", "b started")
+	b.listed(store.DeliveryFilter{State: of(store.DeliveryFailed)}, "c started")
+	b.listed(store.DeliveryFilter{State: of(store.DeliverySuperseded)}, "d started")
+	b.listed(store.DeliveryFilter{State: of(store.DeliveryCanceled)}, "e started")
+	b.listed(store.DeliveryFilter{Event: store.Completed}, "d completed")
+	b.listed(store.DeliveryFilter{Event: store.Failed})
+	b.listed(store.DeliveryFilter{Event: store.Terminal}, "d completed")
+	b.listed(store.DeliveryFilter{Event: store.AllEvents, Limit: 100}, "a started", "e started", "d completed", "d started", "c started", "b started")
+	b.listed(store.DeliveryFilter{Prediction: "d"}, "d completed", "d started")
+	b.listed(store.DeliveryFilter{Prediction: "d", Limit: 1}, "d completed", "d started")
+	b.listed(store.DeliveryFilter{Prediction: "D"})
+	b.advance(time.Minute)
+	since := b.now()
+	b.track("f", store.Started)
+	b.listed(store.DeliveryFilter{Since: since}, "f started")
+	b.listed(store.DeliveryFilter{Since: since.Add(time.Millisecond)})
+	b.listed(store.DeliveryFilter{Since: since.Add(-time.Minute), State: of(store.DeliveryPending)}, "f started", "a started")
+}
+
+func listByEndpoint(t *testing.T, b *tracking) {
+	for i, url := range []string{
+		"https://a.example.com/x", "https://A.Example.COM:443/y?q=1", "https://a.example.com:8443/", "https://a.example.community/",
+		"http://a.example.com/", "http://a.example.com:443/", "https://a_example.com/", "https://a.example.com",
+	} {
+		p := b.prediction(fmt.Sprint("p", i))
+		p.URL = url
+		b.trackAs(p, store.Started)
+	}
+	b.listed(store.DeliveryFilter{Endpoint: "https://a.example.com:443"}, "p7 started", "p1 started", "p0 started")
+	b.listed(store.DeliveryFilter{Endpoint: "https://a.example.com:8443", Limit: 1}, "p2 started")
+	b.listed(store.DeliveryFilter{Endpoint: "http://a.example.com:80", Limit: 1}, "p4 started")
+	b.listed(store.DeliveryFilter{Endpoint: "http://a.example.com:443", Limit: 1}, "p5 started")
+	b.listed(store.DeliveryFilter{Endpoint: "https://a_example.com:443"}, "p6 started")
+	b.listed(store.DeliveryFilter{Endpoint: "https://a%.com:443"})
+	b.listed(store.DeliveryFilter{Endpoint: "https://"})
+}
+
+func listManyFilters(t *testing.T, b *tracking) {
+	everyState(b)
+	b.listed(store.DeliveryFilter{State: of(store.DeliverySuperseded), Event: store.Completed})
+	b.listed(store.DeliveryFilter{State: of(store.DeliverySuperseded), Event: store.Started, Prediction: "d", Endpoint: hookEnd, Since: b.now()}, "d started")
+	b.listed(store.DeliveryFilter{State: of(store.DeliveryDelivered), Endpoint: hookEnd, Limit: 1}, "d completed", "b started")
+	b.listed(store.DeliveryFilter{State: of(store.DeliveryCanceled), Endpoint: hookEnd}) // has no URL any more
+	b.listed(store.DeliveryFilter{State: of(store.DeliveryFailed), Prediction: "b"})
+}
+
+func listDeliveryPages(t *testing.T, b *tracking) {
+	for i := range 7 {
+		b.track(fmt.Sprint("p", i), store.Started)
+	}
+	n := 0
+	rows := b.deliveries(store.DeliveryFilter{}, func() {
+		n++
+		b.track(fmt.Sprint("later", n), store.Started)
+	})
+	var got []string
+	for _, r := range rows {
+		got = append(got, r.PredictionID)
+	}
+	if want := []string{"p6", "p5", "p4", "p3", "p2", "p1", "p0"}; !slices.Equal(got, want) {
+		t.Fatalf("listed %q, want %q", got, want)
+	}
+}
+
+func listDeliveryGaps(t *testing.T, b *tracking) {
+	b.track("a", store.Started)
+	for i := range 20 {
+		b.track(fmt.Sprint("p", i), store.Completed)
+	}
+	claimed, _ := b.claimed()
+	for _, d := range claimed {
+		if d.PredictionID != "a" {
+			b.complete(d, store.Delivered)
+		}
+	}
+	b.advance(time.Hour)
+	b.must(b.s.Forget(ctx, b.now(), time.Time{}))
+	b.track("b", store.Started)
+	b.listed(store.DeliveryFilter{}, "b started", "a started")
+	b.listed(store.DeliveryFilter{State: of(store.DeliveryPending), Limit: 1}, "b started", "a started")
+}
+
+// rareAmong is how many deliveries hide the ones that are looked for.
+const rareAmong = 3000
+
+func listRareDeliveries(t *testing.T, b *tracking) {
+	x := b.prediction("first")
+	x.URL = other
+	b.trackAs(x, store.Failed)
+	for i := range rareAmong {
+		p := b.prediction(fmt.Sprint("p", i))
+		p.PollPath, p.Credential = "", nil
+		b.trackAs(p, store.Completed)
+	}
+	b.listed(store.DeliveryFilter{Event: store.Failed}, "first failed")
+	b.listed(store.DeliveryFilter{Endpoint: store.EndpointOf(other)}, "first failed")
+	b.listed(store.DeliveryFilter{Prediction: "first"}, "first failed")
+	b.listed(store.DeliveryFilter{State: of(store.DeliveryCanceled)})
+	if got := len(b.deliveries(store.DeliveryFilter{Limit: 700}, nil)); got != rareAmong+1 {
+		t.Fatalf("%d deliveries in all, want %d", got, rareAmong+1)
+	}
+}
+
+// predictionsListed asserts which predictions match, newest first.
+func (b *tracking) predictionsListed(f store.PredictionFilter, want ...string) {
+	b.t.Helper()
+	var got []string
+	for _, p := range b.predictionList(f, nil) {
+		got = append(got, p.ID)
+	}
+	if !slices.Equal(got, want) {
+		b.t.Fatalf("filter %+v lists %q, want %q", f, got, want)
+	}
+}
+
+func listNoPredictions(t *testing.T, b *tracking) {
+	b.predictionsListed(store.PredictionFilter{})
+	b.predictionsListed(store.PredictionFilter{ID: "nobody's"})
+	b.predictionsListed(store.PredictionFilter{Webhook: of(store.WebhookDisabled)})
+}
+
+func listPredictionFields(t *testing.T, b *tracking) {
+	p := b.prediction("a")
+	p.Token, p.Body, p.Test = []byte("token"), []byte("body"), true
+	p = b.trackAs(p, store.Started)
+	b.track("b", store.Completed)
+	rows := b.predictionList(store.PredictionFilter{}, nil)
+	if len(rows) != 2 || rows[0].ID != "b" {
+		t.Fatalf("listed %+v", rows)
+	}
+	want := b.find("a")
+	want.Credential, want.Token, want.Body = nil, nil, nil
+	if got := rows[1]; !reflect.DeepEqual(got, want) || got.Ref != p.Ref {
+		t.Fatalf("got\n%+v, want\n%+v", got, want)
+	}
+}
+
+func listByStatus(t *testing.T, b *tracking) {
+	b.track("pending", store.Started)
+	b.one("pending started")
+	b.track("delivered", store.Completed)
+	b.complete(b.one("delivered completed"), store.Delivered)
+	b.track("failed", store.Failed)
+	b.complete(b.one("failed failed"), store.Exhausted)
+	b.set(b.track("disabled"), "")
+	b.track("waiting")
+	for status, want := range map[store.WebhookStatus][]string{
+		store.WebhookPending: {"waiting", "pending"}, store.WebhookDelivered: {"delivered"},
+		store.WebhookFailed: {"failed"}, store.WebhookDisabled: {"disabled"},
+	} {
+		b.predictionsListed(store.PredictionFilter{Webhook: &status}, want...)
+		b.predictionsListed(store.PredictionFilter{Webhook: &status, ID: want[0], Limit: 1}, want[0])
+		b.predictionsListed(store.PredictionFilter{Webhook: &status, ID: "other"})
+	}
+	b.predictionsListed(store.PredictionFilter{Limit: 1}, "waiting", "disabled", "failed", "delivered", "pending")
+}
+
+func listByID(t *testing.T, b *tracking) {
+	b.track("a")
+	elsewhere := b.prediction("a")
+	elsewhere.API = "https://other.example.com"
+	elsewhere = b.trackAs(elsewhere, store.Started)
+	b.track("b")
+	b.predictionsListed(store.PredictionFilter{ID: "a"}, "a", "a")
+	b.predictionsListed(store.PredictionFilter{ID: "a", Limit: 1}, "a", "a")
+	if rows := b.predictionList(store.PredictionFilter{ID: "a"}, nil); rows[0].Ref != elsewhere.Ref || rows[0].API != elsewhere.API {
+		t.Fatalf("listed %+v", rows)
+	}
+	b.listed(store.DeliveryFilter{Prediction: "a"}, "a started")
+}
+
+func listPredictionPages(t *testing.T, b *tracking) {
+	for i := range 5 {
+		b.track(fmt.Sprint("p", i))
+	}
+	n := 0
+	rows := b.predictionList(store.PredictionFilter{}, func() {
+		n++
+		b.track(fmt.Sprint("later", n))
+	})
+	var got []string
+	for _, p := range rows {
+		got = append(got, p.ID)
+	}
+	if want := []string{"p4", "p3", "p2", "p1", "p0"}; !slices.Equal(got, want) {
+		t.Fatalf("listed %q, want %q", got, want)
+	}
+}
+
+func listReserved(t *testing.T, b *tracking) {
+	r := b.prediction("")
+	r.Token = []byte("token")
+	ref, err := b.s.Reserve(ctx, r)
+	b.must(err)
+	b.predictionsListed(store.PredictionFilter{})
+	b.must(b.s.Observe(ctx, ref, "a", nil))
+	b.predictionsListed(store.PredictionFilter{}, "a")
+	b.predictionsListed(store.PredictionFilter{ID: "a"}, "a")
+}
