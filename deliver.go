@@ -112,8 +112,10 @@ type Endpoint struct {
 
 // Rate is a number of attempts per time.
 type Rate struct {
-	Count int            `json:"count,omitempty"`
-	Per   caddy.Duration `json:"per,omitempty"`
+	// Count is the number of attempts, 1 or more.
+	Count int `json:"count,omitempty"`
+	// Per is the time in which so many may begin.
+	Per caddy.Duration `json:"per,omitempty"`
 }
 
 // Breaker opens after consecutive failures.
