@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -152,6 +153,8 @@ type Retention struct {
 type sender struct {
 	tracker *tracker.Tracker
 	engine  *delivery.Engine
+	// running is engine for those who look from outside.
+	running *atomic.Pointer[delivery.Engine]
 	config  delivery.Config
 	ring    *seal.Ring
 	ref     *store.Ref
@@ -231,6 +234,7 @@ func (a *App) provisionSender(ctx caddy.Context) error {
 	if err != nil {
 		return fmt.Errorf("egress: %w", err)
 	}
+	a.sender.running = new(atomic.Pointer[delivery.Engine])
 	a.sender.transport = http.DefaultTransport.(*http.Transport).Clone()
 	if a.sender.ring, err = a.sealRing(); err != nil {
 		return err
@@ -362,6 +366,7 @@ func (a *App) startSender() error {
 		return err
 	}
 	s.engine.Start()
+	s.running.Store(s.engine)
 	return nil
 }
 
@@ -385,6 +390,7 @@ func (a *App) stopSender() {
 	}
 	engine, ref := s.engine, s.ref
 	s.engine = nil
+	s.running.Store(nil)
 	engine.Stop()
 	go func() {
 		<-engine.Done()

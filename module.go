@@ -19,6 +19,7 @@ import (
 
 	"github.com/caddy-replicate/replicate-webhook/internal/budget"
 	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
+	"github.com/caddy-replicate/replicate-webhook/internal/operate"
 	_ "github.com/caddy-replicate/replicate-webhook/predictions" // registers its handlers
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/sqlite"
@@ -54,6 +55,8 @@ type App struct {
 	ref    *store.Ref
 	edges  []*Edge
 	sender sender
+
+	operate *operate.Service
 }
 
 // CaddyModule returns the Caddy module information.
@@ -85,8 +88,28 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err := a.provisionSender(ctx); err != nil {
 		return err
 	}
+	a.provisionOperate()
 	return metrics.Register(ctx.GetMetricsRegistry())
 }
+
+// provisionOperate prepares what operators see.
+func (a *App) provisionOperate() {
+	a.operate = operate.New(operate.Config{
+		Version: version(),
+		Store:   a.opener.(caddy.Module).CaddyModule().ID.Name(),
+		Acquire: a.acquire,
+		Engine: func() operate.Engine {
+			if e := a.sender.running.Load(); e != nil {
+				return e
+			}
+			return nil
+		},
+		Tracker: a.sender.tracker,
+	})
+}
+
+// Operate is what the admin API and the dashboard show and do.
+func (a *App) Operate() *operate.Service { return a.operate }
 
 // Start opens the store, so that one which can't be opened fails the
 // configuration and not the first event, and begins to deliver.

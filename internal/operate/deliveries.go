@@ -1,0 +1,122 @@
+package operate
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/caddy-replicate/replicate-webhook/store"
+)
+
+// Delivery is one event on its way to one receiver.
+type Delivery struct {
+	ID         string `json:"id"`
+	Event      string `json:"event"`
+	Prediction string `json:"prediction"` // id, empty as long as it is not known
+	Client     string `json:"client"`
+	// URL is where its prediction's events go now, empty when the webhook
+	// is disabled, and Endpoint the scheme, host and port of it.
+	URL      string `json:"url"`
+	Endpoint string `json:"endpoint"`
+	// State is pending, delivered, failed, superseded or canceled.
+	State string `json:"state"`
+	// Redelivery: asked for by a client or an operator.
+	Redelivery bool `json:"redelivery"`
+	// Attempts made so far.
+	Attempts int       `json:"attempts"`
+	Created  time.Time `json:"created"`
+	// Due is when the next attempt of a pending delivery is.
+	Due time.Time `json:"due,omitzero"`
+	// Ended is when any other came to its end.
+	Ended time.Time `json:"ended,omitzero"`
+}
+
+// DeliveryPage is a page of deliveries, newest first. It may be short, even
+// empty, where few of many match: the list ends where Next is empty.
+type DeliveryPage struct {
+	Results []Delivery `json:"results"`
+	Next    string     `json:"next"`
+}
+
+// DeliveryDetail is a delivery with all there is to it.
+type DeliveryDetail struct {
+	Delivery
+	// Payload is the body that receivers get.
+	Payload json.RawMessage `json:"payload"`
+	// Log has the attempts, oldest first.
+	Log []Attempt `json:"log"`
+}
+
+// Attempt is one try to deliver.
+type Attempt struct {
+	ID     int64     `json:"id"`
+	Number int       `json:"number"` // from 1
+	URL    string    `json:"url"`
+	At     time.Time `json:"at"`
+	// Seconds it took.
+	Seconds float64 `json:"seconds"`
+	// Status is the HTTP status, 0 when there was no answer.
+	Status int `json:"status"`
+	// Response is the beginning of the answer's body.
+	Response string `json:"response,omitempty"`
+	// Error says why it failed.
+	Error string `json:"error,omitempty"`
+}
+
+// OK reports whether the receiver took the event.
+func (a *Attempt) OK() bool { return a.Error == "" && a.Status >= 200 && a.Status < 300 }
+
+// Deliveries lists deliveries. The error is an *InvalidError or
+// ErrUnavailable.
+func (s *Service) Deliveries(ctx context.Context, q DeliveryQuery) (DeliveryPage, error) {
+	out := DeliveryPage{Results: []Delivery{}}
+	f, err := q.filter(s.conf.Now())
+	if err != nil {
+		return out, err
+	}
+	err = s.use(func(o opened) error {
+		rows, next, err := o.ListDeliveries(ctx, f)
+		for i := range rows {
+			out.Results = append(out.Results, deliveryOf(&rows[i]))
+		}
+		out.Next = cursor(next)
+		return err
+	})
+	return out, err
+}
+
+// Delivery finds a delivery. ErrNotFound, ErrUnavailable.
+func (s *Service) Delivery(ctx context.Context, id string) (out DeliveryDetail, err error) {
+	err = s.use(func(o opened) error {
+		row, attempts, err := o.FindDelivery(ctx, id)
+		if err != nil {
+			return err
+		}
+		out = DeliveryDetail{Delivery: deliveryOf(&row), Payload: row.Payload, Log: []Attempt{}}
+		for i := range attempts {
+			a := &attempts[i]
+			out.Log = append(out.Log, Attempt{
+				ID: a.ID, Number: a.Number, URL: a.URL, At: a.At.UTC(), Seconds: a.Took.Seconds(),
+				Status: a.Status, Response: a.Response, Error: a.Error,
+			})
+		}
+		return nil
+	})
+	return out, err
+}
+
+func deliveryOf(r *store.DeliveryRow) Delivery {
+	d := Delivery{
+		ID: r.ID, Event: r.Event.Name(), Prediction: r.PredictionID, Client: r.Client, URL: r.URL,
+		State: r.State.String(), Redelivery: r.Redelivery, Attempts: r.Attempts, Created: r.CreatedAt.UTC(),
+	}
+	if r.URL != "" {
+		d.Endpoint = store.EndpointOf(r.URL)
+	}
+	if r.State == store.DeliveryPending {
+		d.Due = r.Due.UTC()
+	} else {
+		d.Ended = r.Due.UTC()
+	}
+	return d
+}

@@ -1,0 +1,78 @@
+package operate
+
+import (
+	"context"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/delivery"
+)
+
+// Endpoints lists the endpoints that this process has delivered to lately.
+type Endpoints struct {
+	Results []delivery.EndpointStatus `json:"results"`
+}
+
+// Endpoints lists the endpoints, those whose breaker is not closed first.
+func (s *Service) Endpoints() Endpoints {
+	out := Endpoints{Results: []delivery.EndpointStatus{}}
+	if e := s.conf.Engine(); e != nil {
+		out.Results = append(out.Results, e.Endpoints()...)
+	}
+	for i := range out.Results {
+		if u := &out.Results[i].Until; !u.IsZero() {
+			*u = u.UTC()
+		}
+	}
+	return out
+}
+
+// Reset is an endpoint whose breaker was closed.
+type Reset struct {
+	Endpoint string `json:"endpoint"`
+}
+
+// ResetEndpoint closes an endpoint's breaker, so that its deliveries go on at
+// once. The error is an *InvalidError or ErrNotFound.
+func (s *Service) ResetEndpoint(name string) (Reset, error) {
+	name, err := endpoint(name)
+	if err == nil && name == "" {
+		err = invalid("endpoint", "is missing: name one of the endpoints listed")
+	}
+	if err != nil {
+		return Reset{}, err
+	}
+	e := s.conf.Engine()
+	if e == nil || !e.Reset(name) {
+		return Reset{}, ErrNotFound
+	}
+	return Reset{Endpoint: name}, nil
+}
+
+// Secret is what signs a client's webhooks. It is for operators' eyes and for
+// no log or cache.
+type Secret struct {
+	// Signing is per_client or shared.
+	Signing string `json:"signing"`
+	// Client whose secret it is, empty for the shared one.
+	Client string `json:"client"`
+	Secret string `json:"secret"`
+}
+
+// Secret gives the secret of a client, as predictions name it, or the shared
+// one, for which no client is named. The error is an *InvalidError,
+// ErrUnavailable, or that of a sealing key that does not fit.
+func (s *Service) Secret(ctx context.Context, client string) (Secret, error) {
+	out := Secret{Signing: "shared", Client: client}
+	if s.conf.Tracker.PerClient() {
+		out.Signing = "per_client"
+		if client == "" {
+			return Secret{}, invalid("client", "is missing: each client has a secret of its own, name the client of a prediction")
+		}
+	} else if client != "" {
+		return Secret{}, invalid("client", "is named, but all clients share one secret: leave it out")
+	}
+	var err error
+	if out.Secret, err = s.conf.Tracker.SigningSecret(ctx, client); err != nil {
+		return Secret{}, err
+	}
+	return out, nil
+}

@@ -1,0 +1,106 @@
+// Package operate is what operators can see and do, in typed documents that
+// are the same in the admin API, on the command line and on the dashboard. It
+// knows nothing of HTTP.
+package operate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/delivery"
+	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
+	"github.com/caddy-replicate/replicate-webhook/store"
+)
+
+// APIVersion is the version of the documents. It grows when one changes in a
+// way that a reader of the version before would misread.
+const APIVersion = 1
+
+// What the methods of Service answer, beside an *InvalidError.
+var (
+	// ErrNotFound: there is no such prediction, delivery or endpoint.
+	ErrNotFound = store.ErrNotFound
+	// ErrDisabled: the prediction's webhook is disabled.
+	ErrDisabled = store.ErrDisabled
+	// ErrUnavailable: the store can't be asked now.
+	ErrUnavailable = store.ErrUnavailable
+)
+
+// InvalidError says what is wrong with an option of a query.
+type InvalidError struct {
+	Option  string
+	Problem string
+}
+
+func (e *InvalidError) Error() string { return e.Option + " " + e.Problem }
+
+func invalid(option, format string, args ...any) error {
+	return &InvalidError{Option: option, Problem: fmt.Sprintf(format, args...)}
+}
+
+// Engine is what the service asks of a delivery engine.
+type Engine interface {
+	Status() delivery.Status
+	Endpoints() []delivery.EndpointStatus
+	Reset(endpoint string) bool
+}
+
+// Tracking is what the service asks of a tracker.
+type Tracking interface {
+	Stats() tracker.Stats
+	PerClient() bool
+	SigningSecret(ctx context.Context, client string) (string, error)
+}
+
+// Config is what a Service works on. All of it is required, but for Now.
+type Config struct {
+	// Version is the plugin's.
+	Version string
+	// Store is the kind of store, such as sqlite.
+	Store string
+	// Acquire takes a reference to the store.
+	Acquire func() (*store.Ref, error)
+	// Engine gives the running engine, nil where none runs.
+	Engine func() Engine
+	// Tracker gives the tracker.
+	Tracker Tracking
+	// Now is the clock. Default: time.Now.
+	Now func() time.Time
+}
+
+// Service answers operators. Its methods are safe for concurrent use, and none
+// is on a request's path.
+type Service struct {
+	conf  Config
+	since time.Time
+}
+
+// New makes a service.
+func New(conf Config) *Service {
+	if conf.Now == nil {
+		conf.Now = time.Now
+	}
+	return &Service{conf: conf, since: conf.Now()}
+}
+
+// use runs f with a reference to the store.
+func (s *Service) use(f func(opened) error) error {
+	ref, err := s.conf.Acquire()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = ref.Release() }()
+	o, ok := ref.Store.(opened)
+	if !ok {
+		return errors.New("this store can't list what it holds")
+	}
+	return f(o)
+}
+
+// opened is a store that can be operated.
+type opened interface {
+	store.Store
+	store.Operating
+}

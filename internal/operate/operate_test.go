@@ -1,0 +1,241 @@
+package operate_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"path/filepath"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/operate"
+	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
+	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/sqlite"
+)
+
+// opener opens one SQLite file.
+type opener struct{ path string }
+
+func (o opener) Resource() string { return "sqlite " + o.path }
+func (o opener) Open() (store.Closer, error) {
+	return sqlite.Open(sqlite.Options{Path: o.path})
+}
+
+// untracked stands for a tracker where a test is not about it.
+type untracked struct{ perClient bool }
+
+func (untracked) Stats() tracker.Stats { return tracker.Stats{} }
+func (u untracked) PerClient() bool    { return u.perClient }
+func (untracked) SigningSecret(_ context.Context, client string) (string, error) {
+	return "secret of " + client, nil
+}
+
+type desk struct {
+	*operate.Service
+	t     *testing.T
+	store *store.Ref
+}
+
+func newDesk(t *testing.T) *desk {
+	t.Helper()
+	o := opener{filepath.Join(t.TempDir(), "webhook.db")}
+	ref, err := store.Acquire(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := ref.Release(); err != nil {
+			t.Error(err)
+		}
+	})
+	return &desk{t: t, store: ref, Service: operate.New(operate.Config{
+		Version: "v1", Store: "sqlite", Acquire: func() (*store.Ref, error) { return store.Acquire(o) },
+		Engine: func() operate.Engine { return nil }, Tracker: untracked{perClient: true},
+	})}
+}
+
+func payload(id string) []byte {
+	return fmt.Appendf(nil, `{"event":"prediction.completed","prediction":{"id":%q},"timestamp":"2026-01-01T00:00:00.000Z"}`, id)
+}
+
+func (d *desk) track(api, id string, e store.EventSet) store.Prediction {
+	d.t.Helper()
+	p := store.Prediction{API: api, ID: id, Client: "someone", URL: "https://a.example.com/hook", Events: store.AllEvents, CreatedAt: time.Now()}
+	if err := d.store.Track(d.t.Context(), &p, []store.Happening{{Event: e, Payload: payload(id)}}); err != nil {
+		d.t.Fatal(err)
+	}
+	return p
+}
+
+// attempt ends everything that is due.
+func (d *desk) attempt(v store.Verdict) {
+	d.t.Helper()
+	claimed, _, err := d.store.ClaimDeliveries(d.t.Context(), 1000, func(string) int { return 1000 })
+	for _, c := range claimed {
+		err = errors.Join(err, d.store.Complete(d.t.Context(), store.Outcome{Delivery: c, Verdict: v, Attempt: store.Attempt{
+			Delivery: c.ID, Event: c.Event, URL: c.URL, Status: 500, Number: c.Attempts + 1, At: time.Now(), Error: "status 500",
+		}}))
+	}
+	if err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+func (d *desk) bulk(q operate.DeliveryQuery, dry bool, want operate.Bulk) {
+	d.t.Helper()
+	got, err := d.RedeliverAll(d.t.Context(), q, dry)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	if got != want {
+		d.t.Fatalf("bulk did %+v, want %+v", got, want)
+	}
+}
+
+func TestBulkRedeliversEachEventOnce(t *testing.T) {
+	d := newDesk(t)
+	for i := range 70 {
+		d.track("https://api.example.com", fmt.Sprint("p", i), store.Completed)
+	}
+	d.attempt(store.Exhausted)
+	gone := d.track("https://api.example.com", "gone", store.Completed)
+	d.attempt(store.Exhausted)
+	if err := d.store.SetWebhook(t.Context(), gone.Ref, "", store.AllEvents); err != nil {
+		t.Fatal(err)
+	}
+	d.bulk(operate.DeliveryQuery{}, true, operate.Bulk{Matched: 50, Redelivered: 49, Disabled: 1, DryRun: true, Next: "m"})
+	d.bulk(operate.DeliveryQuery{Limit: 500}, true, operate.Bulk{Matched: 71, Redelivered: 70, Disabled: 1, DryRun: true})
+	d.bulk(operate.DeliveryQuery{Limit: 500}, false, operate.Bulk{Matched: 71, Redelivered: 70, Disabled: 1})
+	// What is on its way is not sent once more.
+	d.bulk(operate.DeliveryQuery{Limit: 500}, false, operate.Bulk{Matched: 71, Overtaken: 70, Disabled: 1})
+	d.attempt(store.Delivered)
+	d.bulk(operate.DeliveryQuery{Limit: 500}, false, operate.Bulk{Matched: 71, Overtaken: 70, Disabled: 1})
+	// Asked for what has arrived, of the two deliveries the later one stands.
+	d.bulk(operate.DeliveryQuery{Limit: 500, State: "delivered"}, false, operate.Bulk{Matched: 70, Redelivered: 70})
+	d.attempt(store.Exhausted)
+	// Two failed ones of one event are redelivered as one.
+	d.bulk(operate.DeliveryQuery{Prediction: "p1"}, false, operate.Bulk{Matched: 2, Redelivered: 1, Overtaken: 1})
+}
+
+func TestRedeliveryHasAFreshTimestamp(t *testing.T) {
+	d := newDesk(t)
+	d.track("https://api.example.com", "p", store.Completed)
+	d.attempt(store.Exhausted)
+	page, err := d.Deliveries(t.Context(), operate.DeliveryQuery{})
+	if err != nil || len(page.Results) != 1 || page.Next != "" {
+		t.Fatalf("listed %+v, %v", page, err)
+	}
+	again, err := d.Redeliver(t.Context(), page.Results[0].ID)
+	if err != nil || again.Of != page.Results[0].ID {
+		t.Fatalf("redelivered %+v, %v", again, err)
+	}
+	got, err := d.Delivery(t.Context(), again.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(got.Payload) == string(payload("p")) || len(got.Payload) != len(payload("p")) || !got.Redelivery || got.State != "pending" || got.Due.IsZero() || !got.Ended.IsZero() {
+		t.Fatalf("redelivery is %+v with payload %s", got, got.Payload)
+	}
+	old, err := d.Delivery(t.Context(), again.Of)
+	if err != nil || len(old.Log) != 1 || old.Log[0].Status != 500 || old.Log[0].OK() || old.Ended.IsZero() {
+		t.Fatalf("old one is %+v, %v", old, err)
+	}
+	if _, err := d.Redeliver(t.Context(), "dlv_none"); !errors.Is(err, operate.ErrNotFound) {
+		t.Fatalf("redelivering what is not there: %v", err)
+	}
+}
+
+func TestPredictionOfSeveralAPIs(t *testing.T) {
+	d := newDesk(t)
+	d.track("https://one.example.com", "p", store.Completed)
+	if got, err := d.Prediction(t.Context(), "p", ""); err != nil || got.API != "https://one.example.com" || len(got.Deliveries) != 1 {
+		t.Fatalf("found %+v, %v", got, err)
+	}
+	d.track("https://two.example.com", "p", store.Failed)
+	var refused *operate.InvalidError
+	if _, err := d.Prediction(t.Context(), "p", ""); !errors.As(err, &refused) || refused.Option != "api" {
+		t.Fatalf("without the API: %v", err)
+	}
+	got, err := d.Prediction(t.Context(), "p", "https://two.example.com")
+	if err != nil || got.API != "https://two.example.com" || len(got.Deliveries) != 1 || got.Deliveries[0].Event != "prediction.failed" {
+		t.Fatalf("found %+v, %v", got, err)
+	}
+	if _, err := d.Prediction(t.Context(), "p", "https://three.example.com"); !errors.Is(err, operate.ErrNotFound) {
+		t.Fatalf("of another API: %v", err)
+	}
+}
+
+func TestStatusWithoutStore(t *testing.T) {
+	broken := errors.New("disk is gone")
+	s := operate.New(operate.Config{
+		Acquire: func() (*store.Ref, error) { return nil, fmt.Errorf("%w: %w", store.ErrUnavailable, broken) },
+		Engine:  func() operate.Engine { return nil }, Tracker: untracked{},
+	})
+	got, err := s.Status(t.Context())
+	if err != nil || got.Store.Ready || got.Store.Error == "" || got.API != operate.APIVersion {
+		t.Fatalf("status %+v, %v", got, err)
+	}
+	if _, err := s.Deliveries(t.Context(), operate.DeliveryQuery{}); !errors.Is(err, operate.ErrUnavailable) {
+		t.Fatalf("listing: %v", err)
+	}
+}
+
+func TestQueriesAreRefusedWithAReason(t *testing.T) {
+	d := newDesk(t)
+	for query, option := range map[string]string{
+		"state=open": "state", "event=prediction.paused": "event", "endpoint=ftp://a": "endpoint", "endpoint=https://": "endpoint",
+		"since=yesterday": "since", "since=-5m": "since", "limit=0": "limit", "limit=501": "limit", "limit=x": "limit", "limit=-1": "limit",
+		"cursor=!": "cursor", "cursor=0": "cursor", "cursor=-1": "cursor", "state=failed&state=pending": "state", "stat=failed": "stat",
+	} {
+		v, err := url.ParseQuery(query)
+		if err != nil {
+			t.Fatal(err)
+		}
+		q, err := operate.ParseDeliveryQuery(v)
+		if err == nil {
+			_, err = d.Deliveries(t.Context(), q)
+		}
+		var refused *operate.InvalidError
+		if !errors.As(err, &refused) || refused.Option != option {
+			t.Errorf("%s: %v, want what is wrong with %s", query, err, option)
+		}
+	}
+	if _, err := d.RedeliverAll(t.Context(), operate.DeliveryQuery{State: "pending"}, false); err == nil {
+		t.Error("pending deliveries were redelivered")
+	}
+}
+
+func TestQueriesAreWrittenAsTheyAreRead(t *testing.T) {
+	q := operate.DeliveryQuery{State: "failed", Event: "started", Endpoint: "a.example.com", Prediction: "p&=?", Since: "24h", Limit: 7, Cursor: "1z"}
+	if got, err := operate.ParseDeliveryQuery(q.Values()); err != nil || got != q {
+		t.Errorf("got %+v, %v; want %+v", got, err, q)
+	}
+	p := operate.PredictionQuery{Status: "failed", ID: "x", Limit: 7, Cursor: "1z"}
+	if got, err := operate.ParsePredictionQuery(p.Values()); err != nil || got != p {
+		t.Errorf("got %+v, %v; want %+v", got, err, p)
+	}
+	if v := (operate.DeliveryQuery{}).Values(); !reflect.DeepEqual(v, url.Values{}) {
+		t.Errorf("empty query is %v", v)
+	}
+}
+
+func TestSecretOfWhom(t *testing.T) {
+	shared := operate.New(operate.Config{Tracker: untracked{}})
+	own := operate.New(operate.Config{Tracker: untracked{perClient: true}})
+	if got, err := shared.Secret(t.Context(), ""); err != nil || got.Signing != "shared" || got.Secret != "secret of " {
+		t.Errorf("shared: %+v, %v", got, err)
+	}
+	if got, err := own.Secret(t.Context(), "me"); err != nil || got != (operate.Secret{Signing: "per_client", Client: "me", Secret: "secret of me"}) {
+		t.Errorf("own: %+v, %v", got, err)
+	}
+	var refused *operate.InvalidError
+	if _, err := shared.Secret(t.Context(), "me"); !errors.As(err, &refused) {
+		t.Errorf("shared, of a client: %v", err)
+	}
+	if _, err := own.Secret(t.Context(), ""); !errors.As(err, &refused) {
+		t.Errorf("own, of nobody: %v", err)
+	}
+}

@@ -1,0 +1,165 @@
+package operate
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
+	"github.com/caddy-replicate/replicate-webhook/store"
+)
+
+// Redelivery is the new delivery of an old one's event.
+type Redelivery struct {
+	ID string `json:"id"`
+	Of string `json:"of"`
+}
+
+// Redeliver commits a new delivery of the event of an old one, whatever has
+// become of that. Its payload is the old one's with a fresh timestamp.
+// ErrNotFound, ErrDisabled, ErrUnavailable.
+func (s *Service) Redeliver(ctx context.Context, id string) (out Redelivery, err error) {
+	err = s.use(func(o opened) error {
+		again, err := o.RedeliverDelivery(ctx, id, s.retime)
+		out = Redelivery{ID: again, Of: id}
+		return err
+	})
+	if err != nil {
+		return Redelivery{}, err
+	}
+	return out, nil
+}
+
+func (s *Service) retime(old []byte) []byte { return prediction.Retime(old, s.conf.Now()) }
+
+// Bulk says what a call of RedeliverAll did with one page of deliveries.
+type Bulk struct {
+	// Matched deliveries that were looked at.
+	Matched int `json:"matched"`
+	// Redelivered ones, or those that would be in a dry run.
+	Redelivered int `json:"redelivered"`
+	// Overtaken are those whose event is on its way again or has arrived by
+	// a later delivery.
+	Overtaken int `json:"overtaken"`
+	// Disabled are those whose prediction's webhook is disabled.
+	Disabled int `json:"disabled"`
+	// DryRun: nothing was redelivered.
+	DryRun bool `json:"dry_run"`
+	// Next is the cursor to go on with, empty when all is done.
+	Next string `json:"next"`
+}
+
+// Add takes the counts of a further call in.
+func (b *Bulk) Add(o Bulk) {
+	b.Matched += o.Matched
+	b.Redelivered += o.Redelivered
+	b.Overtaken += o.Overtaken
+	b.Disabled += o.Disabled
+	b.Next = o.Next
+}
+
+const (
+	// bulkTime bounds one call, so that its answer comes while somebody is
+	// waiting for it.
+	bulkTime = 2 * time.Second
+	// bulkCommits is how many redeliveries are committed at a time: stores
+	// commit what comes together as one.
+	bulkCommits = 32
+)
+
+// RedeliverAll redelivers what matches, newest first: up to the query's limit
+// in one call, which also ends after two seconds. Call it again with Next as
+// the cursor until that is empty. The default state is failed; pending
+// deliveries are on their way already. An event that has been delivered since,
+// or is pending, is left alone. The error is an *InvalidError or
+// ErrUnavailable; with ErrUnavailable the counts say what was done before.
+func (s *Service) RedeliverAll(ctx context.Context, q DeliveryQuery, dry bool) (Bulk, error) {
+	out := Bulk{DryRun: dry}
+	if q.State == "" {
+		q.State = store.DeliveryFailed.String()
+	}
+	f, err := q.filter(s.conf.Now())
+	if err != nil {
+		return out, err
+	}
+	if *f.State == store.DeliveryPending {
+		return out, invalid("state", "is pending: those deliveries are on their way already")
+	}
+	limit := f.Limit
+	err = s.use(func(o opened) error {
+		for began := time.Now(); ; {
+			f.Limit = min(limit-out.Matched, bulkCommits)
+			rows, next, err := o.ListDeliveries(ctx, f)
+			if err != nil {
+				return err
+			}
+			// After an error the same rows come again: those that were
+			// redelivered are overtaken then.
+			if err := s.redeliverRows(ctx, o, rows, &out); err != nil {
+				return err
+			}
+			f.Before, out.Next = next, cursor(next)
+			if next == 0 || out.Matched >= limit || time.Since(began) > bulkTime {
+				return nil
+			}
+		}
+	})
+	return out, err
+}
+
+func (s *Service) redeliverRows(ctx context.Context, o opened, rows []store.DeliveryRow, out *Bulk) error {
+	var mu sync.Mutex
+	var errs []error
+	var wg sync.WaitGroup
+	for i := range rows {
+		r := &rows[i]
+		wg.Go(func() {
+			again, err := false, error(nil)
+			if r.URL != "" {
+				again, err = s.redeliverRow(ctx, o, r, out.DryRun)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case errors.Is(err, store.ErrNotFound): // forgotten meanwhile
+				return
+			case r.URL == "", errors.Is(err, store.ErrDisabled):
+				out.Disabled++
+			case err != nil:
+				errs = append(errs, err)
+				return
+			case again:
+				out.Redelivered++
+			default:
+				out.Overtaken++
+			}
+			out.Matched++
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// redeliverRow redelivers one, unless a later delivery of its event makes that
+// needless.
+func (s *Service) redeliverRow(ctx context.Context, o opened, r *store.DeliveryRow, dry bool) (bool, error) {
+	later, _, err := o.ListDeliveries(ctx, store.DeliveryFilter{Prediction: r.PredictionID, Event: r.Event, Limit: MaxLimit})
+	if err != nil {
+		return false, err
+	}
+	for _, l := range later {
+		if l.Prediction != r.Prediction || l.N <= r.N {
+			continue
+		}
+		// Of several in the same state the newest stands for all.
+		if l.State == store.DeliveryPending || l.State == store.DeliveryDelivered || l.State == r.State {
+			return false, nil
+		}
+	}
+	if dry {
+		return true, nil
+	}
+	_, err = o.RedeliverDelivery(ctx, r.ID, s.retime)
+	return err == nil, err
+}

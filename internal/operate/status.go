@@ -1,0 +1,111 @@
+package operate
+
+import (
+	"context"
+	"time"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/delivery"
+	"github.com/caddy-replicate/replicate-webhook/store"
+)
+
+// Status is how things are.
+type Status struct {
+	// API is the version of these documents.
+	API int `json:"api"`
+	// Version of the plugin.
+	Version string `json:"version"`
+	// Since is when the configuration was loaded.
+	Since time.Time   `json:"since"`
+	Store StoreStatus `json:"store"`
+	// Deliveries held, by state.
+	Deliveries DeliveryCounts `json:"deliveries"`
+	// OldestPending is when the oldest pending delivery was committed.
+	OldestPending time.Time `json:"oldest_pending,omitzero"`
+	// TrackedPredictions are those whose terminal event is to come.
+	TrackedPredictions int `json:"tracked_predictions"`
+	// DedupEntries are the events that the edge remembers.
+	DedupEntries int `json:"dedup_entries"`
+	// Attempts is the load of this process.
+	Attempts delivery.Status `json:"attempts"`
+	// EndpointsOpen are the endpoints whose breaker is open in this process.
+	EndpointsOpen int `json:"endpoints_open"`
+	// Polls made by this configuration.
+	Polls uint64 `json:"polls"`
+	// Unreadable counts the sealed values that this configuration could not
+	// open.
+	Unreadable uint64 `json:"unreadable"`
+}
+
+// StoreStatus is how the store is.
+type StoreStatus struct {
+	// Kind is sqlite or postgres.
+	Kind string `json:"kind"`
+	// Ready: commits can be made now.
+	Ready bool `json:"ready"`
+	// Error says why not.
+	Error string `json:"error,omitempty"`
+}
+
+// DeliveryCounts are numbers of deliveries by state.
+type DeliveryCounts struct {
+	Pending    int `json:"pending"`
+	Delivered  int `json:"delivered"`
+	Failed     int `json:"failed"`
+	Superseded int `json:"superseded"`
+	Canceled   int `json:"canceled"`
+}
+
+// Of gives the count of a state.
+func (c *DeliveryCounts) Of(s store.DeliveryState) int {
+	return [...]int{c.Pending, c.Delivered, c.Failed, c.Superseded, c.Canceled}[s]
+}
+
+// Status tells how things are, also while the store can't be asked.
+func (s *Service) Status(ctx context.Context) (Status, error) {
+	stats := s.conf.Tracker.Stats()
+	out := Status{
+		API: APIVersion, Version: s.conf.Version, Since: s.since.UTC(),
+		Store: StoreStatus{Kind: s.conf.Store},
+		Polls: stats.Polls, Unreadable: stats.Unreadable,
+	}
+	if e := s.conf.Engine(); e != nil {
+		out.Attempts = e.Status()
+		for _, p := range e.Endpoints() {
+			if p.State != delivery.Closed {
+				out.EndpointsOpen++
+			}
+		}
+	}
+	var c store.Counts
+	err := s.use(func(o opened) (err error) {
+		if err := o.Ready(); err != nil {
+			return err
+		}
+		c, err = o.Counts(ctx)
+		return err
+	})
+	if err != nil {
+		if ctx.Err() != nil {
+			return out, ctx.Err()
+		}
+		out.Store.Error = err.Error()
+		return out, nil
+	}
+	out.Store.Ready = true
+	d := c.Deliveries
+	out.Deliveries = DeliveryCounts{
+		Pending: d[store.DeliveryPending], Delivered: d[store.DeliveryDelivered], Failed: d[store.DeliveryFailed],
+		Superseded: d[store.DeliverySuperseded], Canceled: d[store.DeliveryCanceled],
+	}
+	out.OldestPending, out.TrackedPredictions, out.DedupEntries = c.OldestPending, c.Tracked, c.Entries
+	return out, nil
+}
+
+// Counts gives what the store holds now.
+func (s *Service) Counts(ctx context.Context) (c store.Counts, err error) {
+	err = s.use(func(o opened) error {
+		c, err = o.Counts(ctx)
+		return err
+	})
+	return c, err
+}
