@@ -1,0 +1,257 @@
+//go:build unix
+
+// Package pgtest runs a PostgreSQL for tests: a cluster of its own in a
+// temporary folder, on a loopback port of its own, made by the installed
+// server programs. fsync stays on, so that it loses and keeps what a real one
+// would.
+package pgtest
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Password is that of the superuser, who is called postgres. Tests look for it
+// where no secret may be.
+const Password = "pgtest-secret-7f3a"
+
+// patience is how long the server may take to start or stop.
+const patience = time.Minute
+
+// Server is a cluster that a test can stop, kill and start again.
+type Server struct {
+	t    testing.TB
+	bin  string
+	dir  string
+	port int
+	args []string
+
+	cmd    *exec.Cmd
+	exited chan struct{}
+	fresh  atomic.Int64
+}
+
+// Start makes a cluster and starts it, with options such as
+// "max_connections=20". It ends with the test. Where PostgreSQL is not
+// installed the test is skipped.
+func Start(t testing.TB, options ...string) *Server {
+	t.Helper()
+	bin := programs()
+	if bin == "" {
+		t.Skip("PostgreSQL is not installed: its programs initdb and postgres are neither on the PATH nor under /usr/lib/postgresql; Debian's package is postgresql")
+	}
+	// Not t.TempDir, which the user that the server runs as may not enter.
+	dir, err := os.MkdirTemp("", "pgtest-*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Server{t: t, bin: bin, dir: dir, port: freePort(t)}
+	t.Cleanup(func() {
+		s.Kill()
+		_ = os.RemoveAll(dir)
+	})
+	if id := credential(); id != nil {
+		if err := os.Chown(dir, int(id.Uid), int(id.Gid)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.args = []string{
+		"-D", s.data(), "-p", fmt.Sprint(s.port), "-k", dir,
+		"-c", "listen_addresses=127.0.0.1", "-c", "max_connections=200", "-c", "log_min_messages=fatal",
+	}
+	for _, o := range options {
+		s.args = append(s.args, "-c", o)
+	}
+	s.initdb()
+	s.Restart()
+	return s
+}
+
+func (s *Server) data() string { return filepath.Join(s.dir, "data") }
+
+// programs is the folder of the newest installed server.
+func programs() string {
+	if path, err := exec.LookPath("initdb"); err == nil {
+		return filepath.Dir(path)
+	}
+	var newest string
+	var version int
+	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
+	for _, path := range found {
+		var v int
+		if _, err := fmt.Sscan(filepath.Base(filepath.Dir(filepath.Dir(path))), &v); err == nil && v > version {
+			newest, version = filepath.Dir(path), v
+		}
+	}
+	return newest
+}
+
+func (s *Server) initdb() {
+	s.t.Helper()
+	file := filepath.Join(s.dir, "password")
+	if err := os.WriteFile(file, []byte(Password), 0o644); err != nil {
+		s.t.Fatal(err)
+	}
+	defer os.Remove(file)
+	cmd := s.program("initdb", "-D", s.data(), "-U", "postgres", "--auth=scram-sha-256", "--pwfile="+file, "-E", "UTF8", "--locale=C", "--no-sync")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		s.t.Fatalf("initdb: %v\n%s", err, out)
+	}
+}
+
+// program runs as another user than root, whom the server refuses to serve.
+func (s *Server) program(name string, args ...string) *exec.Cmd {
+	cmd := exec.Command(filepath.Join(s.bin, name), args...)
+	cmd.Dir = s.dir
+	if id := credential(); id != nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: id}
+	}
+	return cmd
+}
+
+// Restart starts the server after Stop or Kill, on the same port, and waits
+// until it takes connections.
+func (s *Server) Restart() {
+	s.t.Helper()
+	log, err := os.OpenFile(filepath.Join(s.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer log.Close()
+	s.cmd = s.program("postgres", s.args...)
+	s.cmd.Stdout, s.cmd.Stderr = log, log
+	if err := s.cmd.Start(); err != nil {
+		s.t.Fatalf("starting PostgreSQL: %v", err)
+	}
+	s.exited = make(chan struct{})
+	go func(cmd *exec.Cmd, exited chan struct{}) {
+		_ = cmd.Wait()
+		close(exited)
+	}(s.cmd, s.exited)
+	deadline := time.Now().Add(patience)
+	for {
+		conn, err := s.connect()
+		if err == nil {
+			_ = conn.Close(context.Background())
+			return
+		}
+		select {
+		case <-s.exited:
+			s.t.Fatalf("PostgreSQL ended: %s", s.log())
+		case <-time.After(20 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			s.t.Fatalf("PostgreSQL does not start: %v: %s", err, s.log())
+		}
+	}
+}
+
+func (s *Server) log() string {
+	text, _ := os.ReadFile(filepath.Join(s.dir, "log"))
+	return string(text)
+}
+
+// Stop shuts the server down in order, whoever is connected.
+func (s *Server) Stop() { s.end(syscall.SIGINT) }
+
+// Kill ends the server as a crash does.
+func (s *Server) Kill() { s.end(syscall.SIGQUIT) }
+
+func (s *Server) end(signal syscall.Signal) {
+	if s.cmd == nil {
+		return
+	}
+	_ = s.cmd.Process.Signal(signal)
+	select {
+	case <-s.exited:
+	case <-time.After(patience):
+		_ = s.cmd.Process.Kill()
+		<-s.exited
+		s.t.Errorf("PostgreSQL did not stop: %s", s.log())
+	}
+	s.cmd = nil
+}
+
+// DSN names the database and the schema in it that a store is to use.
+func (s *Server) DSN(schema string) string { return s.DSNAs("postgres", Password, schema) }
+
+// DSNAs is DSN for another user.
+func (s *Server) DSNAs(user, password, schema string) string {
+	u := url.URL{
+		Scheme: "postgres", User: url.UserPassword(user, password),
+		Host: fmt.Sprintf("127.0.0.1:%d", s.port), Path: "/postgres",
+		RawQuery: url.Values{"sslmode": {"disable"}, "search_path": {schema}}.Encode(),
+	}
+	return u.String()
+}
+
+// Port is where the server listens.
+func (s *Server) Port() int { return s.port }
+
+// Fresh makes an empty schema and gives the DSN for it.
+func (s *Server) Fresh(t testing.TB) string {
+	t.Helper()
+	schema := fmt.Sprintf("fresh_%d", s.fresh.Add(1))
+	s.Exec(t, "CREATE SCHEMA "+schema)
+	return s.DSN(schema)
+}
+
+// Exec runs statements as the superuser.
+func (s *Server) Exec(t testing.TB, sql string) {
+	t.Helper()
+	conn, err := s.connect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(context.Background()) }()
+	if _, err := conn.Exec(context.Background(), sql); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+// Value runs a query that gives one value.
+func Value[T any](t testing.TB, dsn, query string, args ...any) T {
+	t.Helper()
+	conn, err := pgx.Connect(context.Background(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(context.Background()) }()
+	var v T
+	if err := conn.QueryRow(context.Background(), query, args...).Scan(&v); err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+	return v
+}
+
+func (s *Server) connect() (*pgx.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	return pgx.Connect(ctx, s.DSN("public"))
+}
+
+// freePort finds a port that systems do not give to outgoing connections.
+func freePort(t testing.TB) int {
+	t.Helper()
+	for port := 5500 + rand.IntN(4000); port < 10000; port++ {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			_ = l.Close()
+			return port
+		}
+	}
+	t.Fatal("found no free port on 127.0.0.1")
+	return 0
+}

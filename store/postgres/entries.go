@@ -1,0 +1,358 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"go.uber.org/zap"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
+	"github.com/caddy-replicate/replicate-webhook/store"
+)
+
+// ask is a claim to be had from the database.
+type ask struct {
+	claim *claim
+	// patient: the caller waits when another node holds the event.
+	patient bool
+	// won and gone are guarded by dedup.mu.
+	won, gone bool
+	done      chan error
+	answer    error
+}
+
+func (s *Store) askAll(asks []*ask) {
+	transact(s, asks, s.ask, func(a *ask, err error) {
+		if err == nil {
+			a.asked(a.answer)
+			return
+		}
+		s.dedup.lose(a.claim)
+		a.asked(err)
+	})
+}
+
+// claimRows takes each key, unless another node has it that is alive. That it is
+// waited for is noted, so that its holder tells when it is free. Keys of this
+// node are taken over: which of its requests holds what it knows by itself.
+//
+// Rows are always locked in the order of their keys, so that nodes never wait
+// for each other in a circle.
+const claimRows = `INSERT INTO webhook_claims AS c (key, owner, token)
+SELECT j.key, j.owner, j.token FROM unnest($1::uuid[], $2::bigint[], $3::bigint[]) AS j (key, owner, token) ORDER BY j.key
+ON CONFLICT (key) DO UPDATE SET
+	owner  = CASE WHEN c.owner <> excluded.owner AND EXISTS (SELECT 1 FROM webhook_nodes n WHERE n.id = c.owner) THEN c.owner ELSE excluded.owner END,
+	token  = CASE WHEN c.owner <> excluded.owner AND EXISTS (SELECT 1 FROM webhook_nodes n WHERE n.id = c.owner) THEN c.token ELSE excluded.token END,
+	waited = c.waited OR c.owner <> excluded.owner
+RETURNING key, owner, token`
+
+// freeRows deletes the rows of claims.
+const freeRows = `WITH mine AS (
+	SELECT c.key FROM unnest($1::uuid[], $2::bigint[], $3::bigint[]) AS j (key, owner, token)
+	JOIN webhook_claims c ON c.key = j.key AND c.owner = j.owner AND c.token = j.token
+	ORDER BY c.key FOR UPDATE OF c
+) DELETE FROM webhook_claims c USING mine WHERE c.key = mine.key RETURNING c.key, c.waited`
+
+// claimKeys are the rows of several claims.
+type claimKeys struct {
+	keys          [][16]byte
+	owner, tokens []int64
+}
+
+func (k *claimKeys) add(c *claim) {
+	for _, key := range c.entry.Keys {
+		k.keys = append(k.keys, key)
+		k.owner = append(k.owner, c.owner)
+		k.tokens = append(k.tokens, c.token)
+	}
+}
+
+type claimRow struct {
+	key          [16]byte
+	owner, token int64
+}
+
+// ask takes the group's claims and then looks whether the events are known: an
+// entry and the end of its claim are committed together, so whoever gets the
+// claim after that sees the entry.
+func (s *Store) ask(ctx context.Context, conn *pgx.Conn, asks []*ask) error {
+	var all claimKeys
+	scopes := make(map[string]int64)
+	for _, a := range asks {
+		all.add(a.claim)
+		scopes[a.claim.entry.Scope] = 0
+	}
+	names := make([]string, 0, len(scopes))
+	for name := range scopes {
+		names = append(names, name)
+	}
+	var b pgx.Batch
+	b.Queue(claimRows, all.keys, all.owner, all.tokens)
+	b.Queue("SELECT key FROM webhook_dedup WHERE key = ANY($1) AND expires > $2", all.keys, s.opts.Now().UnixMilli())
+	b.Queue("SELECT scope, signed FROM webhook_purged WHERE scope = ANY($1)", names)
+	res := conn.SendBatch(ctx, &b)
+	had := make(map[claimRow]bool, len(all.keys))
+	known := make(map[[16]byte]bool)
+	err := func() error {
+		rows, err := res.Query()
+		if err != nil {
+			return err
+		}
+		var r claimRow
+		if _, err := pgx.ForEachRow(rows, []any{&r.key, &r.owner, &r.token}, func() error { had[r] = true; return nil }); err != nil {
+			return err
+		}
+		if rows, err = res.Query(); err != nil {
+			return err
+		}
+		if _, err := pgx.ForEachRow(rows, []any{&r.key}, func() error { known[r.key] = true; return nil }); err != nil {
+			return err
+		}
+		if rows, err = res.Query(); err != nil {
+			return err
+		}
+		var scope string
+		var signed int64
+		_, err = pgx.ForEachRow(rows, []any{&scope, &signed}, func() error { scopes[scope] = signed; return nil })
+		return err
+	}()
+	if err := errors.Join(err, res.Close()); err != nil {
+		return err
+	}
+	var free claimKeys
+	for _, a := range asks {
+		if a.answer = a.judge(had, known, scopes); a.answer != nil {
+			free.add(a.claim)
+		}
+	}
+	if len(free.keys) == 0 {
+		return nil
+	}
+	// What is left of refused claims is in nobody's way for longer than it
+	// takes to notice.
+	waited, err := free.delete(ctx, conn)
+	if err != nil {
+		return err
+	}
+	go s.notifyClaims(waited)
+	return nil
+}
+
+// judge says what comes of a claim.
+func (a *ask) judge(had map[claimRow]bool, known map[[16]byte]bool, purged map[string]int64) error {
+	e := &a.claim.entry
+	if slices.ContainsFunc(e.Keys, func(k store.Key) bool { return known[k] }) {
+		return store.ErrDuplicate
+	}
+	if mark, ok := purged[e.Scope]; ok && mark != 0 && !e.SignedAt.IsZero() && e.SignedAt.UnixMilli() <= mark {
+		return store.ErrReplayed
+	}
+	for _, k := range e.Keys {
+		if !had[claimRow{k, a.claim.owner, a.claim.token}] {
+			return store.ErrInFlight
+		}
+	}
+	return nil
+}
+
+// delete frees the rows and gives the keys that other nodes wait for.
+func (k *claimKeys) delete(ctx context.Context, conn *pgx.Conn) (waited []store.Key, err error) {
+	rows, err := conn.Query(ctx, freeRows, k.keys, k.owner, k.tokens)
+	if err != nil {
+		return nil, err
+	}
+	return collectWaited(rows)
+}
+
+func collectWaited(rows pgx.Rows) (waited []store.Key, err error) {
+	var key [16]byte
+	var w bool
+	_, err = pgx.ForEachRow(rows, []any{&key, &w}, func() error {
+		if w {
+			waited = append(waited, key)
+		}
+		return nil
+	})
+	return waited, err
+}
+
+// settlement ends a claim in the database.
+type settlement struct {
+	claim  *claim
+	commit bool
+	finish func(error)
+}
+
+func (s *Store) settleAll(group []*settlement) {
+	transact(s, group, s.settle, func(x *settlement, err error) { x.finish(err) })
+}
+
+// entryRows are entries by their keys.
+type entryRows struct {
+	keys            [][16]byte
+	scopes          []string
+	expires, signed []int64
+}
+
+// settle frees claims and commits the entries of those that are committed, in
+// one transaction.
+func (s *Store) settle(ctx context.Context, conn *pgx.Conn, group []*settlement) error {
+	began := time.Now()
+	var free claimKeys
+	var rows entryRows
+	for _, x := range group {
+		free.add(x.claim)
+	}
+	committed := rows.collect(group)
+	var b pgx.Batch
+	b.Queue(freeRows, free.keys, free.owner, free.tokens)
+	if committed > 0 {
+		b.Queue(`INSERT INTO webhook_dedup AS d (key, scope, expires, signed)
+			SELECT * FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[]) AS j (key, scope, expires, signed) ORDER BY j.key
+			ON CONFLICT (key) DO UPDATE SET scope = excluded.scope, expires = greatest(d.expires, excluded.expires), signed = greatest(d.signed, excluded.signed)`,
+			rows.keys, rows.scopes, rows.expires, rows.signed)
+	}
+	res := conn.SendBatch(ctx, &b)
+	waited, err := func() (waited []store.Key, err error) {
+		rows, err := res.Query()
+		if err == nil {
+			waited, err = collectWaited(rows)
+		}
+		if err == nil && committed > 0 {
+			_, err = res.Exec()
+		}
+		return waited, err
+	}()
+	if err := errors.Join(err, res.Close()); err != nil {
+		return err
+	}
+	if committed > 0 {
+		metrics.ObserveCommit(committed, time.Since(began))
+	}
+	if len(waited) > 0 {
+		go s.notifyClaims(waited)
+	}
+	return nil
+}
+
+// collect gathers the entries that are to be committed, each key once.
+func (r *entryRows) collect(group []*settlement) (committed int) {
+	at := make(map[store.Key]int)
+	for _, x := range group {
+		if !x.commit {
+			continue
+		}
+		committed++
+		e := &x.claim.entry
+		var signed int64
+		if !e.SignedAt.IsZero() {
+			signed = e.SignedAt.UnixMilli()
+		}
+		for _, k := range e.Keys {
+			i, ok := at[k]
+			if !ok {
+				at[k] = len(r.keys)
+				r.keys = append(r.keys, k)
+				r.scopes = append(r.scopes, e.Scope)
+				r.expires = append(r.expires, e.Expires.UnixMilli())
+				r.signed = append(r.signed, signed)
+				continue
+			}
+			r.expires[i] = max(r.expires[i], e.Expires.UnixMilli())
+			r.signed[i] = max(r.signed[i], signed)
+		}
+	}
+	return committed
+}
+
+// sweepClaims frees the claims of nodes that are gone.
+func (s *Store) sweepClaims(ctx context.Context, conn *pgx.Conn) error {
+	_, err := conn.Exec(ctx, `DELETE FROM webhook_claims WHERE key IN (SELECT key FROM webhook_claims
+		WHERE owner NOT IN (SELECT id FROM webhook_nodes) ORDER BY key FOR UPDATE SKIP LOCKED)`)
+	return err
+}
+
+// purgeEntries is how many entries one transaction forgets.
+const purgeEntries = 2000
+
+// purgeLoop forgets expired entries in small batches.
+func (s *Store) purgeLoop() {
+	defer s.working.Done()
+	t := time.NewTicker(s.opts.PurgeEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-s.stop:
+			return
+		case <-t.C:
+		}
+		if s.available() != nil {
+			continue
+		}
+		if err := errors.Join(s.Purge(), s.countEntries()); err != nil {
+			s.opts.Logger().Error("purging entries", zap.String("store", s.name), zap.Error(err))
+		}
+	}
+}
+
+// Purge forgets all entries that have expired by now.
+func (s *Store) Purge() error {
+	now := s.opts.Now().UnixMilli()
+	for {
+		var n int
+		err := s.use(func(ctx context.Context, conn *pgx.Conn) error {
+			// That the newest signed time is kept is one statement with
+			// the deletion: there is no moment in which neither says that
+			// the event was accepted.
+			return conn.QueryRow(ctx, `WITH gone AS (
+				DELETE FROM webhook_dedup WHERE key IN (SELECT key FROM webhook_dedup WHERE expires <= $1 ORDER BY expires LIMIT $2 FOR UPDATE SKIP LOCKED)
+				AND expires <= $1 RETURNING scope, signed
+			), kept AS (
+				INSERT INTO webhook_purged AS p (scope, signed) SELECT scope, max(signed) FROM gone WHERE signed <> 0 GROUP BY scope ORDER BY scope
+				ON CONFLICT (scope) DO UPDATE SET signed = greatest(p.signed, excluded.signed)
+			) SELECT count(*) FROM gone`, now, purgeEntries).Scan(&n)
+		})
+		if err != nil {
+			return err
+		}
+		if n < purgeEntries {
+			s.dedup.expire(now)
+			return nil
+		}
+		select {
+		case <-s.stop:
+			return nil
+		default:
+		}
+	}
+}
+
+// expire drops what the app has and nobody came back for.
+func (d *dedup) expire(now int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for k, c := range d.held {
+		if c.ended && c.entry.Expires.UnixMilli() <= now {
+			delete(d.held, k)
+		}
+	}
+}
+
+// exactEntries is up to how many entries are counted. Beyond it the number is
+// the server's own estimate.
+const exactEntries = 100_000
+
+func (s *Store) countEntries() error {
+	return s.use(func(ctx context.Context, conn *pgx.Conn) error {
+		var n, estimate int64
+		err := conn.QueryRow(ctx, `SELECT (SELECT count(*) FROM (SELECT 1 FROM webhook_dedup LIMIT $1) e),
+			(SELECT reltuples::bigint FROM pg_class WHERE oid = 'webhook_dedup'::regclass)`, exactEntries).Scan(&n, &estimate)
+		if err == nil {
+			metrics.SetDedupEntries(int(max(n, estimate*min(n/exactEntries, 1))))
+		}
+		return err
+	})
+}

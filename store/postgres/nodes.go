@@ -1,0 +1,201 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"go.uber.org/zap"
+)
+
+// Nodes tell that they are alive by counting, each in its row of webhook_nodes.
+// A node whose count stands still for a lease, as another sees it that could
+// read the table all that time, is gone: its row is deleted, and what carries
+// its id is anybody's. No clock but the observer's own monotonic one is asked,
+// so neither a clock that is wrong nor a database that was away for a while
+// kills a node. A node that finds its own row deleted begins again under a new
+// id, with nothing in its hands.
+
+const (
+	// beatsPerLease is how often a node counts in the time of a lease.
+	beatsPerLease = 8
+	// probeEvery is how often a database is tried that is down.
+	probeEvery = 300 * time.Millisecond
+)
+
+// nodes is this node and what it sees of the others.
+type nodes struct {
+	// id is this node's, 0 before it is registered.
+	id    atomic.Int64
+	lease time.Duration
+	// confirmed is when the last successful beat was sent.
+	confirmed atomic.Pointer[time.Time]
+
+	mu   sync.Mutex
+	seen map[int64]sighting
+}
+
+// sighting is the last change of a node's count.
+type sighting struct {
+	beat int64
+	at   time.Time
+}
+
+// held reports whether what this node holds is certain to be its own still.
+func (n *nodes) held() bool {
+	last := n.confirmed.Load()
+	return last != nil && time.Since(*last) < n.lease*9/10
+}
+
+// register makes this node known under a new id.
+func (s *Store) register(ctx context.Context, conn *pgx.Conn) error {
+	sent := time.Now()
+	var id int64
+	if err := conn.QueryRow(ctx, "INSERT INTO webhook_nodes (id) VALUES (nextval('webhook_node_ids')) RETURNING id").Scan(&id); err != nil {
+		return err
+	}
+	s.nodes.lease = s.opts.Lease
+	s.health.trouble = make(chan struct{}, 1)
+	s.nodes.id.Store(id)
+	s.nodes.confirmed.Store(&sent)
+	return nil
+}
+
+// keepLoop counts, and looks for nodes that do not.
+func (s *Store) keepLoop() {
+	defer s.working.Done()
+	for {
+		wait := s.opts.Lease / beatsPerLease
+		if s.health.down.Load() != nil {
+			wait = min(wait, probeEvery)
+		}
+		t := time.NewTimer(wait)
+		select {
+		case <-s.stop:
+			t.Stop()
+			return
+		case <-s.health.trouble:
+		case <-t.C:
+		}
+		t.Stop()
+		gone, err := s.beat()
+		if err != nil {
+			_ = s.failed(err)
+			// The failure has woken this loop by itself: once is enough.
+			select {
+			case <-s.health.trouble:
+			default:
+			}
+			continue
+		}
+		s.recovered()
+		if err := s.sweep(gone); err != nil {
+			s.opts.Logger().Warn("taking over from nodes that are gone", zap.String("store", s.name), zap.Error(err))
+		}
+	}
+}
+
+// beat counts, and gives the nodes that are gone.
+func (s *Store) beat() (gone []int64, err error) {
+	n := &s.nodes
+	sent := time.Now()
+	counts := make(map[int64]int64)
+	var reborn bool
+	err = s.use(func(ctx context.Context, conn *pgx.Conn) error {
+		clear(counts)
+		var b pgx.Batch
+		b.Queue("UPDATE webhook_nodes SET beat = beat + 1 WHERE id = $1", n.id.Load())
+		b.Queue("SELECT id, beat FROM webhook_nodes")
+		res := conn.SendBatch(ctx, &b)
+		tag, err := res.Exec()
+		if err != nil {
+			return errors.Join(err, res.Close())
+		}
+		reborn = tag.RowsAffected() == 0
+		rows, err := res.Query()
+		if err == nil {
+			var id, beat int64
+			_, err = pgx.ForEachRow(rows, []any{&id, &beat}, func() error { counts[id] = beat; return nil })
+		}
+		return errors.Join(err, res.Close())
+	})
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err != nil {
+		// Nobody is gone who was only out of sight.
+		clear(n.seen)
+		return nil, err
+	}
+	if reborn {
+		return nil, s.rebirth()
+	}
+	n.confirmed.Store(&sent)
+	return n.look(counts, time.Now()), nil
+}
+
+// look compares the counts with those seen before.
+func (n *nodes) look(counts map[int64]int64, now time.Time) (gone []int64) {
+	seen := make(map[int64]sighting, len(counts))
+	for id, beat := range counts {
+		last, ok := n.seen[id]
+		if !ok || last.beat != beat {
+			last = sighting{beat, now}
+		}
+		seen[id] = last
+		if id != n.id.Load() && now.Sub(last.at) >= n.lease {
+			gone = append(gone, id)
+		}
+	}
+	n.seen = seen
+	return gone
+}
+
+// rebirth begins again after others took this node for gone. What it held is
+// theirs.
+func (s *Store) rebirth() error {
+	s.opts.Logger().Warn("other nodes took this one for gone: it begins again", zap.String("store", s.name))
+	return s.use(func(ctx context.Context, conn *pgx.Conn) error {
+		sent := time.Now()
+		var id int64
+		if err := conn.QueryRow(ctx, "INSERT INTO webhook_nodes (id) VALUES (nextval('webhook_node_ids')) RETURNING id").Scan(&id); err != nil {
+			return err
+		}
+		s.nodes.id.Store(id)
+		s.nodes.confirmed.Store(&sent)
+		return nil
+	})
+}
+
+// sweep deletes the nodes that are gone and takes over what nobody holds.
+func (s *Store) sweep(gone []int64) error {
+	return s.use(func(ctx context.Context, conn *pgx.Conn) error {
+		if len(gone) > 0 {
+			s.opts.Logger().Warn("nodes are gone: taking over what they held", zap.String("store", s.name), zap.Int64s("nodes", gone))
+			if _, err := conn.Exec(ctx, "DELETE FROM webhook_nodes WHERE id = ANY($1)", gone); err != nil {
+				return err
+			}
+		}
+		return s.sweepClaims(ctx, conn)
+	})
+}
+
+// leave gives back what this node holds.
+func (s *Store) leave() error {
+	if s.health.down.Load() != nil {
+		return nil // the others notice
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	id := s.nodes.id.Load()
+	var b pgx.Batch
+	b.Queue("DELETE FROM webhook_nodes WHERE id = $1", id)
+	b.Queue("DELETE FROM webhook_claims WHERE key IN (SELECT key FROM webhook_claims WHERE owner = $1 ORDER BY key FOR UPDATE)", id)
+	err := s.pool.SendBatch(ctx, &b).Close()
+	if err != nil {
+		s.opts.Logger().Warn("giving back what this node holds", zap.String("store", s.name), zap.Error(err))
+	}
+	return nil
+}

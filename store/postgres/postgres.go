@@ -1,0 +1,258 @@
+// Package postgres is the store that several Caddy nodes share: one database,
+// any number of processes.
+//
+// Everything that has to be agreed on is in the database. A node keeps its own
+// requests, claims and attempts in memory and writes in groups: what is waiting
+// becomes one transaction, and no one hears of it before that is on disk. What
+// a node holds (a claim, a delivery, a prediction to poll) carries its id, and
+// is free for the others once the node is gone: see nodes.go.
+//
+// Due times and expiry are by the clocks of the nodes, which must agree to
+// within a few seconds. Whether a node is alive does not depend on any clock.
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"go.uber.org/zap"
+
+	"github.com/caddy-replicate/replicate-webhook/store"
+)
+
+// DefaultLease is how long a node that does not answer keeps what it holds.
+// With the time to notice, what it left behind goes on within 30 s.
+const DefaultLease = 20 * time.Second
+
+// Options say how a database is opened.
+type Options struct {
+	// DSN names the database, as libpq does: a URL or key=value pairs.
+	DSN string
+	// Logger is asked for at each use, so that a store which outlives a
+	// configuration follows the logging of the next. Default: none.
+	Logger func() *zap.Logger
+	// Now is the clock for expiry and due times. Default time.Now.
+	Now func() time.Time
+	// PurgeEvery is how often expired entries are looked for. Default 10s.
+	PurgeEvery time.Duration
+	// Lease is how long a node that does not answer keeps what it holds.
+	// It must be the same on all nodes. Default DefaultLease.
+	Lease time.Duration
+}
+
+// Store is an open database. It implements store.Closer.
+type Store struct {
+	opts    Options
+	name    string // of the database, in messages
+	pool    *pgxpool.Pool
+	channel string // of notifications
+	reads   chan struct{}
+
+	nodes   nodes
+	health  health
+	wakes   wakes
+	dedup   dedup
+	asks    *batcher[*ask]
+	commits *batcher[*settlement]
+
+	stop     chan struct{}
+	working  sync.WaitGroup
+	closing  sync.Once
+	closeErr error
+}
+
+// maxReads bounds the connections that reads take, so that writing never waits
+// for one.
+const maxReads = 4
+
+// Open connects to the database and sets it up where that was not done yet.
+//
+// Errors say what to do: the dsn is wrong, the server can't be reached or is a
+// replica, rights are missing, the schema is of a newer build. None holds the
+// password.
+func Open(opts Options) (*Store, error) {
+	if opts.Logger == nil {
+		opts.Logger = zap.NewNop
+	}
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
+	if opts.PurgeEvery <= 0 {
+		opts.PurgeEvery = 10 * time.Second
+	}
+	if opts.Lease <= 0 {
+		opts.Lease = DefaultLease
+	}
+	conf, err := parseDSN(opts.DSN)
+	if err != nil {
+		return nil, fmt.Errorf("store postgres: %w", err)
+	}
+	s := &Store{
+		opts: opts, name: place(conf.ConnConfig), stop: make(chan struct{}), reads: make(chan struct{}, maxReads),
+	}
+	if err := s.open(conf); err != nil {
+		if s.pool != nil {
+			s.pool.Close()
+		}
+		return nil, fmt.Errorf("store postgres at %s %w", s.name, explain(err))
+	}
+	s.asks = newBatcher(s.askAll)
+	s.commits = newBatcher(s.settleAll)
+	s.working.Add(3)
+	go s.keepLoop()
+	go s.listenLoop(conf.ConnConfig.Copy())
+	go s.purgeLoop()
+	return s, nil
+}
+
+func (s *Store) open(conf *pgxpool.Config) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 3*groupTimeout)
+	defer cancel()
+	var err error
+	if s.pool, err = pgxpool.NewWithConfig(ctx, conf); err != nil {
+		return err
+	}
+	conn, err := s.pool.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
+	if err := s.checkServer(ctx, conn.Conn()); err != nil {
+		return err
+	}
+	if err := s.migrate(ctx, conn.Conn()); err != nil {
+		return err
+	}
+	s.dedup.init()
+	s.wakes.init()
+	return s.register(ctx, conn.Conn())
+}
+
+// checkServer refuses a server that can't keep the promises.
+func (s *Store) checkServer(ctx context.Context, conn *pgx.Conn) error {
+	var version int
+	var replica, fsync bool
+	err := conn.QueryRow(ctx, "SELECT current_setting('server_version_num')::int, pg_is_in_recovery(), current_setting('fsync')::bool").Scan(&version, &replica, &fsync)
+	switch {
+	case err != nil:
+		return err
+	case replica:
+		return errReplica
+	case version < minServer:
+		return fmt.Errorf("is PostgreSQL %d: this store needs %d or newer", version/10000, minServer/10000)
+	case !fsync:
+		s.opts.Logger().Warn("the server runs with fsync off: what it acknowledged does not survive a power cut", zap.String("store", s.name))
+	}
+	return nil
+}
+
+// closeTimeout bounds what Close says to the database. A node that can't say
+// good-bye is taken for dead later.
+const closeTimeout = 3 * time.Second
+
+// Close commits what is waiting and gives back what this node holds.
+func (s *Store) Close() error {
+	s.closing.Do(func() {
+		close(s.stop)
+		s.dedup.close(errClosed)
+		s.working.Wait()
+		s.asks.close()
+		s.commits.close()
+		s.closeErr = s.leave()
+		s.pool.Close()
+	})
+	return s.closeErr
+}
+
+var errClosed = errors.New("closed")
+
+// closed is an error once Close has begun.
+func (s *Store) closed() error {
+	select {
+	case <-s.stop:
+		return fmt.Errorf("%w: %w", store.ErrUnavailable, errClosed)
+	default:
+		return nil
+	}
+}
+
+// health is whether the database takes writes.
+type health struct {
+	// down holds why it does not.
+	down atomic.Pointer[error]
+	// trouble wakes the loop that finds out when it does again.
+	trouble chan struct{}
+}
+
+// available says why nothing can be committed now, or nil. A node that could
+// not say for long that it is alive must not begin anything: others may have
+// taken what it holds.
+func (s *Store) available() error {
+	if err := s.health.down.Load(); err != nil {
+		return *err
+	}
+	if !s.nodes.held() {
+		return fmt.Errorf("%w: %s has not answered for too long", store.ErrUnavailable, s.name)
+	}
+	return nil
+}
+
+// failed marks the database as down.
+func (s *Store) failed(err error) error {
+	err = fmt.Errorf("%w: committing to %s: %w", store.ErrUnavailable, s.name, err)
+	if s.health.down.Swap(&err) == nil {
+		s.opts.Logger().Error("store takes no writes", zap.Error(err))
+		// All connections are suspect, and after a failover all lead to
+		// what is now a replica.
+		s.pool.Reset()
+	}
+	select {
+	case s.health.trouble <- struct{}{}:
+	default:
+	}
+	return err
+}
+
+// recovered is called when a write has succeeded.
+func (s *Store) recovered() {
+	if s.health.down.Swap(nil) != nil {
+		s.opts.Logger().Info("store takes writes again", zap.String("store", s.name))
+		s.resettle()
+	}
+}
+
+// read runs a query with a connection.
+func (s *Store) read(ctx context.Context, f func(context.Context, *pgx.Conn) error) error {
+	if err := s.closed(); err != nil {
+		return err
+	}
+	if err := s.health.down.Load(); err != nil {
+		return *err
+	}
+	select {
+	case s.reads <- struct{}{}:
+		defer func() { <-s.reads }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	within, cancel := context.WithTimeout(ctx, groupTimeout)
+	defer cancel()
+	conn, err := s.pool.Acquire(within)
+	if err == nil {
+		err = f(within, conn.Conn())
+		conn.Release()
+	}
+	switch {
+	case err == nil, errors.Is(err, store.ErrNotFound), errors.Is(err, store.ErrDisabled):
+		return err
+	case ctx.Err() != nil:
+		return ctx.Err()
+	}
+	return fmt.Errorf("%w: reading %s: %w", store.ErrUnavailable, s.name, err)
+}

@@ -1,0 +1,34 @@
+package postgres
+
+import (
+	"testing"
+	"time"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/pgtest"
+	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/storetest"
+)
+
+// resources gives each test a schema of its own in one server.
+func resources(t *testing.T) func(t *testing.T) storetest.Resource {
+	server := pgtest.Start(t)
+	return func(t *testing.T) storetest.Resource {
+		dsn := server.Fresh(t)
+		return func(t *testing.T, now func() time.Time) storetest.Opened {
+			t.Helper()
+			s, err := Open(Options{DSN: dsn, Now: now})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return deduplicating{s, nil}
+		}
+	}
+}
+
+func TestConformance(t *testing.T) { storetest.Run(t, resources(t)) }
+
+// deduplicating is a store of which only Dedup is asked.
+type deduplicating struct {
+	*Store
+	store.Tracking
+}

@@ -1,0 +1,201 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// schemaVersion is the newest schema this build reads and writes.
+const schemaVersion = 1
+
+// migrations lead from each schema version to the next. They run in the schema
+// that the connection's search_path names first, under an advisory lock, so
+// that nodes may start together.
+//
+// Times are Unix milliseconds by the clock of the node that wrote them. An
+// owner is a node's id, 0 for none.
+//
+// Claims are unlogged: a claim must not outlive a crash of the server, and
+// taking one costs no fsync. Whoever holds one when that happens commits its
+// entry all the same.
+var migrations = [schemaVersion]string{`
+CREATE SEQUENCE webhook_node_ids;
+CREATE TABLE webhook_nodes (
+	id   bigint PRIMARY KEY,
+	beat bigint NOT NULL DEFAULT 0
+);
+CREATE TABLE webhook_dedup (
+	key     uuid   PRIMARY KEY,
+	scope   text   NOT NULL,
+	expires bigint NOT NULL,
+	signed  bigint NOT NULL
+);
+CREATE INDEX webhook_dedup_expires ON webhook_dedup (expires);
+CREATE TABLE webhook_purged (
+	scope  text   PRIMARY KEY,
+	signed bigint NOT NULL
+);
+CREATE UNLOGGED TABLE webhook_claims (
+	key    uuid    PRIMARY KEY,
+	owner  bigint  NOT NULL,
+	token  bigint  NOT NULL,
+	waited boolean NOT NULL DEFAULT false
+);
+` + trackingSchema}
+
+// trackingSchema holds predictions and deliveries.
+//
+// What others than the operator wrote is kept as bytes, since text takes no
+// NUL. A delivery that is ready is one that any node may take: its index leads
+// by endpoint, since a claim takes a few of each.
+const trackingSchema = `
+CREATE SEQUENCE webhook_numbers;
+CREATE TABLE webhook_predictions (
+	ref         bigint   PRIMARY KEY,
+	key         uuid,
+	api         bytea    NOT NULL,
+	id          bytea    NOT NULL,
+	client      bytea    NOT NULL,
+	url         bytea    NOT NULL,
+	events      smallint NOT NULL,
+	poll_path   bytea    NOT NULL,
+	credential  bytea,
+	token       bytea,
+	traceparent bytea    NOT NULL,
+	test        boolean  NOT NULL,
+	body        bytea,
+	created     bigint   NOT NULL,
+	happened    smallint NOT NULL,
+	webhook     smallint NOT NULL,
+	poller      bigint   NOT NULL
+);
+CREATE UNIQUE INDEX webhook_predictions_key ON webhook_predictions (key) WHERE key IS NOT NULL;
+CREATE UNIQUE INDEX webhook_predictions_token ON webhook_predictions (token) WHERE token IS NOT NULL;
+CREATE INDEX webhook_predictions_polled ON webhook_predictions (poller, ref) WHERE happened < 2 AND poll_path <> '';
+CREATE TABLE webhook_deliveries (
+	n          bigint   PRIMARY KEY,
+	nonce      bigint   NOT NULL,
+	prediction bigint   NOT NULL,
+	event      smallint NOT NULL,
+	redelivery boolean  NOT NULL,
+	state      smallint NOT NULL,
+	attempts   integer  NOT NULL,
+	due        bigint   NOT NULL,
+	created    bigint   NOT NULL,
+	endpoint   bytea    NOT NULL,
+	held       boolean  NOT NULL,
+	owner      bigint   NOT NULL,
+	lease      bigint   NOT NULL
+);
+CREATE INDEX webhook_deliveries_prediction ON webhook_deliveries (prediction);
+CREATE INDEX webhook_deliveries_ready ON webhook_deliveries (endpoint, due, n) WHERE state = 0 AND owner = 0 AND NOT held;
+CREATE INDEX webhook_deliveries_owner ON webhook_deliveries (owner) WHERE owner <> 0;
+CREATE TABLE webhook_payloads (
+	n    bigint PRIMARY KEY,
+	body bytea  NOT NULL
+);
+CREATE TABLE webhook_attempts (
+	id         bigint   PRIMARY KEY,
+	delivery   bigint   NOT NULL,
+	prediction bigint   NOT NULL,
+	event      smallint NOT NULL,
+	url        bytea    NOT NULL,
+	status     integer  NOT NULL,
+	number     integer  NOT NULL,
+	at         bigint   NOT NULL,
+	took       bigint   NOT NULL,
+	response   bytea    NOT NULL,
+	error      bytea    NOT NULL,
+	exception  boolean  NOT NULL
+);
+CREATE INDEX webhook_attempts_prediction ON webhook_attempts (prediction, id);
+CREATE TABLE webhook_secrets (
+	name   text  PRIMARY KEY,
+	sealed bytea NOT NULL
+);
+`
+
+// tables are those whose rights are looked at when the store is opened.
+var tables = []string{
+	"nodes", "dedup", "purged", "claims", "predictions", "deliveries", "payloads", "attempts", "secrets",
+}
+
+// migrate brings the schema up to date, or says why it can't be used.
+func (s *Store) migrate(ctx context.Context, conn *pgx.Conn) error {
+	tx, err := conn.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback(ctx) }()
+	var schema *string
+	var oid uint32
+	err = tx.QueryRow(ctx, "SELECT current_schema(), coalesce((SELECT oid FROM pg_namespace WHERE nspname = current_schema()), 0)").Scan(&schema, &oid)
+	if err != nil {
+		return err
+	}
+	if schema == nil {
+		return errors.New("names no schema that is there: create the one in search_path, and grant the user USAGE and CREATE on it")
+	}
+	s.channel = fmt.Sprintf("webhook_%d", oid)
+	if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock(hashtext('webhook_schema'), $1::oid::int)", oid); err != nil {
+		return err
+	}
+	version := 0
+	var exists bool
+	if err := tx.QueryRow(ctx, "SELECT to_regclass(quote_ident($1) || '.webhook_schema') IS NOT NULL", *schema).Scan(&exists); err != nil {
+		return err
+	}
+	if exists {
+		if err := tx.QueryRow(ctx, "SELECT version FROM webhook_schema").Scan(&version); err != nil {
+			return err
+		}
+	}
+	if version > schemaVersion {
+		return fmt.Errorf("has schema version %d, newer than the %d this build knows: run the newer build, or restore a backup made before the upgrade", version, schemaVersion)
+	}
+	if version < schemaVersion {
+		if !exists {
+			if _, err := tx.Exec(ctx, "CREATE TABLE webhook_schema (version integer NOT NULL); INSERT INTO webhook_schema VALUES (0)"); err != nil {
+				return fmt.Errorf("can't be set up in schema %s: %w", *schema, err)
+			}
+		}
+		for _, m := range migrations[version:] {
+			if _, err := tx.Exec(ctx, m); err != nil {
+				return fmt.Errorf("can't be set up in schema %s: %w", *schema, err)
+			}
+		}
+		if _, err := tx.Exec(ctx, "UPDATE webhook_schema SET version = $1", schemaVersion); err != nil {
+			return err
+		}
+	}
+	if err := checkRights(ctx, tx); err != nil {
+		return err
+	}
+	return tx.Commit(ctx)
+}
+
+// checkRights finds what the user may not do before the first event does.
+func checkRights(ctx context.Context, tx pgx.Tx) error {
+	var lacking []string
+	err := tx.QueryRow(ctx, `SELECT coalesce(array_agg(t), '{}') FROM unnest($1::text[]) t
+		WHERE NOT (has_table_privilege('webhook_' || t, 'SELECT') AND has_table_privilege('webhook_' || t, 'INSERT')
+			AND has_table_privilege('webhook_' || t, 'UPDATE') AND has_table_privilege('webhook_' || t, 'DELETE'))`, tables).Scan(&lacking)
+	if err != nil {
+		return err
+	}
+	var sequences bool
+	err = tx.QueryRow(ctx, "SELECT has_sequence_privilege('webhook_numbers', 'USAGE') AND has_sequence_privilege('webhook_node_ids', 'USAGE')").Scan(&sequences)
+	if err != nil {
+		return err
+	}
+	switch {
+	case len(lacking) > 0:
+		return fmt.Errorf("is not the user's to write: grant SELECT, INSERT, UPDATE and DELETE on webhook_%s and the other webhook_ tables", lacking[0])
+	case !sequences:
+		return errors.New("is not the user's to write: grant USAGE on the sequences webhook_numbers and webhook_node_ids")
+	}
+	return nil
+}
