@@ -72,13 +72,29 @@ type appHandler struct {
 }
 
 var (
-	ok      = []byte("ok")
-	idField = []byte(`"id":"` + idPrefix)
+	ok = []byte("ok")
+	// numberField is how the number of an event begins: in its prediction's
+	// id, or in a member of its input.
+	numberField = []byte(`":"` + idPrefix)
 )
+
+// numberOf finds the number of a webhook or a create.
+func numberOf(body []byte) (uint64, bool) {
+	_, rest, found := bytes.Cut(body, numberField)
+	if !found || len(rest) < 16 {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(string(rest[:16]), 16, 64)
+	return n, err == nil
+}
 
 func (a *appHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Path == tallyPath {
 		fmt.Fprintln(w, a.count.Load(), a.sum.Load())
+		return
+	}
+	if r.Method == http.MethodGet {
+		_, _ = w.Write(ok)
 		return
 	}
 	b := a.buffers.Get().(*bytes.Buffer)
@@ -88,14 +104,9 @@ func (a *appHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	_, rest, found := bytes.Cut(b.Bytes(), idField)
-	if !found || len(rest) < 16 {
+	n, found := numberOf(b.Bytes())
+	if !found {
 		http.Error(w, "no event of the bench", http.StatusBadRequest)
-		return
-	}
-	n, err := strconv.ParseUint(string(rest[:16]), 16, 64)
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
 	a.count.Add(1)

@@ -27,13 +27,19 @@ type caddy struct {
 	secret string
 	admin  string
 	sites  map[string]string // address by site name
+
+	// predictions of which all events are to have been delivered since the
+	// process started.
+	predictions int
 }
 
 // caddyConfig is what a Caddy is to serve.
 type caddyConfig struct {
-	name  string
-	store string            // path of the SQLite store; empty for the default place
-	sites map[string]string // directives of the route at hookPath, by site name
+	name    string
+	store   string            // path of the SQLite store; empty for the default place
+	options string            // further global options of the plugin
+	path    string            // of the route; empty for hookPath
+	sites   map[string]string // directives of the route, by site name
 }
 
 // The routes that are compared.
@@ -58,13 +64,16 @@ func (l *lab) startCaddy(ctx context.Context, cfg caddyConfig) (*caddy, error) {
 	if cfg.store == "" {
 		cfg.store = filepath.Join(c.dir, "webhook.db")
 	}
+	if cfg.path == "" {
+		cfg.path = hookPath
+	}
 	var text strings.Builder
 	fmt.Fprintf(&text, "{\n\tadmin %s\n\tdefault_bind 127.0.0.1\n\tauto_https off\n\tpersist_config off\n\tlog {\n\t\tlevel WARN\n\t}\n"+
-		"\treplicate_webhook {\n\t\tstore sqlite %s\n\t}\n}\n", c.admin, strconv.Quote(cfg.store))
+		"\treplicate_webhook {\n\t\tstore sqlite %s\n%s\t}\n}\n", c.admin, strconv.Quote(cfg.store), cfg.options)
 	for name, route := range cfg.sites {
 		addr := ports[1+len(c.sites)]
 		c.sites[name] = addr
-		fmt.Fprintf(&text, "\nhttp://%s {\n\thandle %s {\n\t\t%s\n\t}\n\thandle {\n\t\trespond 404\n\t}\n}\n", addr, hookPath, route)
+		fmt.Fprintf(&text, "\nhttp://%s {\n\thandle %s {\n\t\t%s\n\t}\n\thandle {\n\t\trespond 404\n\t}\n}\n", addr, cfg.path, route)
 	}
 	if err := os.WriteFile(filepath.Join(c.dir, "Caddyfile"), []byte(text.String()), 0o600); err != nil {
 		return nil, fmt.Errorf("preparing %s: %w", cfg.name, err)
@@ -106,6 +115,7 @@ func (c *caddy) spawn() error {
 		secretEnv + "=" + c.secret,
 	}
 	var err error
+	c.predictions = 0
 	c.process, err = startProcess("caddy "+c.name, cmd)
 	return err
 }
@@ -114,8 +124,8 @@ func (c *caddy) spawn() error {
 func (c *caddy) shutDown() { c.stop() }
 
 // restart stops the process, starts it again, and gives the time from then to
-// the first webhook that is answered as expected.
-func (c *caddy) restart(ctx context.Context, addr string, request func() []byte) (time.Duration, error) {
+// the first request that is answered as expected.
+func (c *caddy) restart(ctx context.Context, addr string, request func() []byte, expect expectation) (time.Duration, error) {
 	c.stop()
 	start := time.Now()
 	if err := c.spawn(); err != nil {
@@ -128,7 +138,7 @@ func (c *caddy) restart(ctx context.Context, addr string, request func() []byte)
 		if err != nil {
 			return err
 		}
-		return expectation{status: 200}.check(a)
+		return expect.check(a)
 	})
 	return time.Since(start), err
 }

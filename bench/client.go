@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strconv"
 	"time"
@@ -14,6 +15,7 @@ import (
 type answer struct {
 	status    int
 	duplicate bool // X-Replicate-Duplicate: true
+	marked    bool // the body holds the client's mark
 	closing   bool // Connection: close
 }
 
@@ -23,8 +25,10 @@ type answer struct {
 type client struct {
 	addr     string
 	deadline time.Time // of everything this client does
+	mark     []byte    // looked for in every body; nil: bodies are skipped
 	conn     net.Conn
 	r        *bufio.Reader
+	body     []byte
 }
 
 func newClient(addr string, deadline time.Time) *client {
@@ -59,7 +63,10 @@ func (c *client) do(request []byte) (answer, error) {
 		c.close()
 		return answer{}, fmt.Errorf("sending: %w", err)
 	}
-	a, err := readAnswer(c.r)
+	a, length, err := readAnswer(c.r)
+	if err == nil {
+		a.marked, err = c.readBody(length)
+	}
 	if err != nil {
 		c.close()
 		return answer{}, fmt.Errorf("reading the answer: %w", err)
@@ -71,6 +78,22 @@ func (c *client) do(request []byte) (answer, error) {
 		c.close()
 	}
 	return a, nil
+}
+
+// readBody reads a body and looks for the mark, or skips it.
+func (c *client) readBody(length int) (marked bool, err error) {
+	if c.mark == nil {
+		_, err = c.r.Discard(length)
+		return false, err
+	}
+	if cap(c.body) < length {
+		c.body = make([]byte, length)
+	}
+	c.body = c.body[:length]
+	if _, err = io.ReadFull(c.r, c.body); err != nil {
+		return false, err
+	}
+	return bytes.Contains(c.body, c.mark), nil
 }
 
 func (c *client) close() {
@@ -90,24 +113,23 @@ var (
 	errNoLength = errors.New("the answer has no content length")
 )
 
-// readAnswer reads one response and skips its body.
-func readAnswer(r *bufio.Reader) (answer, error) {
-	var a answer
+// readAnswer reads the head of one response, and how long its body is.
+func readAnswer(r *bufio.Reader) (a answer, length int, err error) {
 	line, err := r.ReadSlice('\n')
 	if err != nil {
-		return a, err
+		return a, 0, err
 	}
 	// "HTTP/1.1 200 OK"
 	if len(line) < 12 || !bytes.HasPrefix(line, []byte("HTTP/1.")) {
-		return a, fmt.Errorf("%.40q is no status line", line)
+		return a, 0, fmt.Errorf("%.40q is no status line", line)
 	}
 	if a.status, err = strconv.Atoi(string(line[9:12])); err != nil {
-		return a, fmt.Errorf("%.40q is no status line", line)
+		return a, 0, fmt.Errorf("%.40q is no status line", line)
 	}
-	length := -1
+	length = -1
 	for {
 		if line, err = r.ReadSlice('\n'); err != nil {
-			return a, err
+			return a, 0, err
 		}
 		line = bytes.TrimRight(line, "\r\n")
 		if len(line) == 0 {
@@ -118,19 +140,18 @@ func readAnswer(r *bufio.Reader) (answer, error) {
 		switch {
 		case bytes.EqualFold(name, headerLength):
 			if length, err = strconv.Atoi(string(value)); err != nil || length < 0 {
-				return a, fmt.Errorf("content length is %.40q", value)
+				return a, 0, fmt.Errorf("content length is %.40q", value)
 			}
 		case bytes.EqualFold(name, headerClose):
 			a.closing = bytes.EqualFold(value, []byte("close"))
 		case bytes.EqualFold(name, headerDuplicate):
 			a.duplicate = bytes.EqualFold(value, []byte("true"))
 		case bytes.EqualFold(name, headerTransfer):
-			return a, errChunked
+			return a, 0, errChunked
 		}
 	}
 	if length < 0 {
-		return a, errNoLength
+		return a, 0, errNoLength
 	}
-	_, err = r.Discard(length)
-	return a, err
+	return a, length, nil
 }

@@ -20,7 +20,8 @@ func TestReadAnswer(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			r := bufio.NewReader(strings.NewReader(tc.text))
-			got, err := readAnswer(r)
+			got, length, err := readAnswer(r)
+			_, _ = r.Discard(length)
 			if err != nil || got != tc.want {
 				t.Fatalf("got %+v, %v, want %+v", got, err, tc.want)
 			}
@@ -42,7 +43,12 @@ func TestReadAnswerRefusesWhatItCannotRead(t *testing.T) {
 		{"nothing", "", io.EOF},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			if _, err := readAnswer(bufio.NewReader(strings.NewReader(tc.text))); !errors.Is(err, tc.want) {
+			c := &client{r: bufio.NewReader(strings.NewReader(tc.text))}
+			_, length, err := readAnswer(c.r)
+			if err == nil {
+				_, err = c.readBody(length)
+			}
+			if !errors.Is(err, tc.want) {
 				t.Errorf("got %v, want %v", err, tc.want)
 			}
 		})

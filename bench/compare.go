@@ -20,15 +20,36 @@ type contender struct {
 	// after it. It runs outside of the measured time.
 	traffic func(context.Context) (traffic, error)
 
-	rates, cpu     spread // requests/s; µs of server CPU a request
-	p50, p99, p999 spread // ms, open loop only
+	rates, cpu spread // requests/s; µs of server CPU a request
+	latencies         // open loop only
+
+	// Of what is delivered for creates:
+	tails             spread // ms from the last answer to the last receipt
+	started, terminal latencies
+}
+
+// latencies are those of all rounds.
+type latencies struct {
+	p50, p99, p999 spread // ms
 	all            []time.Duration
+}
+
+// add takes in those of a round, sorted.
+func (l *latencies) add(sorted []time.Duration) {
+	ms := func(q float64) float64 { return float64(quantile(sorted, q)) / float64(time.Millisecond) }
+	l.p50 = append(l.p50, ms(0.50))
+	l.p99 = append(l.p99, ms(0.99))
+	l.p999 = append(l.p999, ms(0.999))
+	l.all = append(l.all, sorted...)
 }
 
 // traffic is the requests of one measurement.
 type traffic struct {
-	feeds []feed
-	check func(context.Context, result) error // nil: the answers say it all
+	feeds    []feed
+	answered func(feed int) // see load
+	// check judges what came of it, and may add to the result. nil: the answers
+	// say it all.
+	check func(context.Context, *result) error
 }
 
 // caddyContender is a contender that a Caddy's site answers.
@@ -45,6 +66,11 @@ func (l *lab) closed(ctx context.Context, d load) (result, error) {
 
 func (l *lab) open(ctx context.Context, d load) (result, error) {
 	return d.openLoop(ctx, l.rate, l.duration)
+}
+
+// openAt is open at another rate.
+func (l *lab) openAt(rate int) measureFunc {
+	return func(ctx context.Context, d load) (result, error) { return d.openLoop(ctx, rate, l.duration) }
 }
 
 // compare measures the contenders in turn, in rounds, each round in the other
@@ -93,11 +119,12 @@ func (l *lab) record(ctx context.Context, measure measureFunc, c *contender) err
 	c.rates = append(c.rates, r.rate())
 	c.cpu = append(c.cpu, float64((after-before).Microseconds())/float64(r.requests))
 	if len(r.latencies) > 0 {
-		ms := func(q float64) float64 { return float64(quantile(r.latencies, q)) / float64(time.Millisecond) }
-		c.p50 = append(c.p50, ms(0.50))
-		c.p99 = append(c.p99, ms(0.99))
-		c.p999 = append(c.p999, ms(0.999))
-		c.all = append(c.all, r.latencies...)
+		c.latencies.add(r.latencies)
+	}
+	if d := r.delivered; d != nil {
+		c.tails = append(c.tails, float64(d.tail)/float64(time.Millisecond))
+		c.started.add(d.started)
+		c.terminal.add(d.terminal)
 	}
 	return nil
 }
@@ -108,12 +135,12 @@ func (l *lab) measure(ctx context.Context, measure measureFunc, c *contender) (r
 	if err != nil {
 		return result{}, err
 	}
-	r, err := measure(ctx, load{c.addr, t.feeds, c.expect})
+	r, err := measure(ctx, load{c.addr, t.feeds, c.expect, t.answered})
 	if err == nil && r.requests == 0 {
 		err = fmt.Errorf("nothing was answered in %s", r.elapsed)
 	}
 	if err == nil && t.check != nil {
-		err = t.check(ctx, r)
+		err = t.check(ctx, &r)
 	}
 	return r, err
 }

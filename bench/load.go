@@ -18,10 +18,14 @@ const grace = 30 * time.Second
 type expectation struct {
 	status    int
 	duplicate bool
+	mark      string // what its body holds, if set
 }
 
 func (e expectation) check(a answer) error {
 	if a.status == e.status && a.duplicate == e.duplicate {
+		if e.mark != "" && !a.marked {
+			return fmt.Errorf("answer does not hold %s", e.mark)
+		}
 		return nil
 	}
 	return fmt.Errorf("answer is %s, want %s", describe(a.status, a.duplicate), describe(e.status, e.duplicate))
@@ -39,13 +43,18 @@ type load struct {
 	addr   string
 	feeds  []feed // one a connection
 	expect expectation
+	// answered, if set, hears of each answer to the feed of that index, before
+	// its next request.
+	answered func(feed int)
 }
 
 // result is what a measurement gave.
 type result struct {
 	requests  int
 	elapsed   time.Duration
+	ended     time.Time
 	latencies []time.Duration // sorted; open loop only
+	delivered *delivered      // nil unless there are deliveries
 }
 
 func (r result) rate() float64 { return float64(r.requests) / r.elapsed.Seconds() }
@@ -76,11 +85,7 @@ func (l load) closedLoop(ctx context.Context, d time.Duration) (result, error) {
 				if !ok {
 					return
 				}
-				a, err := c.do(request)
-				if err == nil {
-					err = l.expect.check(a)
-				}
-				if err != nil {
+				if err := l.exchange(c, i, request); err != nil {
 					failed.set(err)
 					return
 				}
@@ -89,7 +94,8 @@ func (l load) closedLoop(ctx context.Context, d time.Duration) (result, error) {
 		})
 	}
 	wg.Wait()
-	return result{requests: int(done.Load()), elapsed: time.Since(start)}, failed.get()
+	end := time.Now()
+	return result{requests: int(done.Load()), elapsed: end.Sub(start), ended: end}, failed.get()
 }
 
 // openLoop sends at a fixed rate whatever the answers do, and counts each
@@ -117,11 +123,7 @@ func (l load) openLoop(ctx context.Context, rate int, d time.Duration) (result, 
 				if !ok {
 					return
 				}
-				a, err := c.do(request)
-				if err == nil {
-					err = l.expect.check(a)
-				}
-				if err != nil {
+				if err := l.exchange(c, i, request); err != nil {
 					failed.set(err)
 					return
 				}
@@ -133,10 +135,23 @@ func (l load) openLoop(ctx context.Context, rate int, d time.Duration) (result, 
 	pace(stop, start, rate, total, due)
 	close(due)
 	wg.Wait()
-	r := result{requests: int(done.Load()), elapsed: time.Since(start)}
+	end := time.Now()
+	r := result{requests: int(done.Load()), elapsed: end.Sub(start), ended: end}
 	r.latencies = latencies[:r.requests]
 	slices.Sort(r.latencies)
 	return r, failed.get()
+}
+
+// exchange sends a request and judges its answer.
+func (l load) exchange(c *client, feed int, request []byte) error {
+	a, err := c.do(request)
+	if err == nil {
+		err = l.expect.check(a)
+	}
+	if err == nil && l.answered != nil {
+		l.answered(feed)
+	}
+	return err
 }
 
 // pace says when each request is due.
@@ -157,6 +172,9 @@ func (l load) connect(deadline time.Time) ([]*client, error) {
 	clients := make([]*client, len(l.feeds))
 	for i := range clients {
 		clients[i] = newClient(l.addr, deadline)
+		if l.expect.mark != "" {
+			clients[i].mark = []byte(l.expect.mark)
+		}
 		if err := clients[i].dial(); err != nil {
 			closeAll(clients[:i])
 			return nil, fmt.Errorf("connecting: %w", err)

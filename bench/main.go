@@ -31,6 +31,9 @@ type options struct {
 	connections int
 	rate        int
 	entries     int
+	queued      int
+	waiting     int
+	hanging     int
 	only        *regexp.Regexp
 	out         string
 	dir         string
@@ -41,8 +44,8 @@ type options struct {
 }
 
 func main() {
-	if len(os.Args) == 2 && os.Args[1] == serveAppArg {
-		exitOn(serveApp())
+	if serve := serving(os.Args[1:]); serve != nil {
+		exitOn(serve())
 		return
 	}
 	o, err := parseFlags(os.Args[1:])
@@ -57,6 +60,23 @@ func main() {
 	}
 	stop()
 	exitOn(err)
+}
+
+// serving is what this binary is run as by the bench itself, nil when it is the
+// bench.
+func serving(args []string) func() error {
+	if len(args) == 0 {
+		return nil
+	}
+	switch args[0] {
+	case serveAppArg:
+		return serveApp
+	case serveAPIArg:
+		return serveAPI
+	case serveReceiverArg:
+		return func() error { return serveReceiver(args[1:]) }
+	}
+	return nil
 }
 
 func exitOn(err error) {
@@ -75,11 +95,14 @@ func parseFlags(args []string) (options, error) {
 	fs.IntVar(&o.connections, "connections", 64, "connections of the load generator")
 	fs.IntVar(&o.rate, "rate", 500, "events a second where latency is measured")
 	fs.IntVar(&o.entries, "entries", 1_000_000, "live entries of a store with a history")
+	fs.IntVar(&o.queued, "queued", 50_000, "deliveries in a queue that is drained")
+	fs.IntVar(&o.waiting, "waiting", 200_000, "deliveries that wait for a retry")
+	fs.IntVar(&o.hanging, "hanging", 1000, "receivers that hang")
 	fs.StringVar(&only, "only", "", "run only the scenarios that match this `regexp`: "+scenarioNames())
 	fs.StringVar(&o.out, "o", "", "write the results to this `file`; default bench/RESULTS.md for a whole run, none with -only or -quick")
 	fs.StringVar(&o.dir, "dir", "", "`folder` to make the temporary folder with the stores in; default the system's")
 	fs.StringVar(&o.profile, "profile", "", "also run each Caddy once under the profiler and save its CPU profiles in this `folder`")
-	fs.BoolVar(&o.quick, "quick", false, "a short run that shows that everything works: 1 round of 500ms, 20,000 entries")
+	fs.BoolVar(&o.quick, "quick", false, "a short run that shows that everything works: 1 round of 500ms, and small stores and queues")
 	if err := fs.Parse(args); err != nil {
 		return o, err
 	}
@@ -101,6 +124,9 @@ func parseFlags(args []string) (options, error) {
 			"rounds":   func() { o.rounds = 1 },
 			"duration": func() { o.duration = 500 * time.Millisecond },
 			"entries":  func() { o.entries = 20_000 },
+			"queued":   func() { o.queued = 4_000 },
+			"waiting":  func() { o.waiting = 5_000 },
+			"hanging":  func() { o.hanging = 100 },
 		}
 		for name, set := range quickly {
 			if !given[name] {
@@ -134,6 +160,12 @@ func (o *options) check(only string) error {
 		return fmt.Errorf("-rate is %d: it must be from 1 to 100000", o.rate)
 	case o.entries < 1 || o.entries > 20_000_000:
 		return fmt.Errorf("-entries is %d: it must be from 1 to 20000000", o.entries)
+	case o.queued < 2 || o.queued > 1_000_000:
+		return fmt.Errorf("-queued is %d: it must be from 2 to 1000000", o.queued)
+	case o.waiting < 1 || o.waiting > 5_000_000:
+		return fmt.Errorf("-waiting is %d: it must be from 1 to 5000000", o.waiting)
+	case o.hanging < 1 || o.hanging > 5000:
+		return fmt.Errorf("-hanging is %d: it must be from 1 to 5000", o.hanging)
 	}
 	var err error
 	if o.only, err = regexp.Compile(only); err != nil {

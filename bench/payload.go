@@ -4,6 +4,7 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"fmt"
 	"hash"
@@ -36,7 +37,7 @@ type signer struct {
 func newSigner() *signer {
 	var key [32]byte
 	_, _ = rand.Read(key[:]) // never fails: see crypto/rand
-	return &signer{secret: hex.EncodeToString(key[:]), next: new(atomic.Uint64)}
+	return &signer{secret: "whsec_" + base64.StdEncoding.EncodeToString(key[:]), next: new(atomic.Uint64)}
 }
 
 // template is one request whose id, time and signature are overwritten in place
@@ -68,11 +69,7 @@ func (s *signer) template() *template {
 
 // write makes the template the event of that number, signed now.
 func (t *template) write(n uint64) []byte {
-	const digits = "0123456789abcdef"
-	for i := len(t.id) - 1; i >= 0; i-- {
-		t.id[i] = digits[n&0xf]
-		n >>= 4
-	}
+	writeNumber(t.id, n)
 	// Formatting writes all nine digits of the fraction before it cuts them
 	// off, so it must not run in the body itself.
 	t.scratch = time.Now().UTC().AppendFormat(t.scratch[:0], timeLayout)
@@ -81,6 +78,15 @@ func (t *template) write(n uint64) []byte {
 	t.mac.Write(t.body)
 	hex.Encode(t.sig, t.mac.Sum(t.sum[:0]))
 	return t.request
+}
+
+// writeNumber writes n as hexadecimal digits that fill b.
+func writeNumber(b []byte, n uint64) {
+	const digits = "0123456789abcdef"
+	for i := len(b) - 1; i >= 0; i-- {
+		b[i] = digits[n&0xf]
+		n >>= 4
+	}
 }
 
 // guideBody is a payload of the webhook guide, in the form that JSON.stringify
@@ -92,23 +98,23 @@ func guideBody() string {
 		`"output":["https://files.example.com/out/6a1f0c3e/out-0.png","https://files.example.com/out/6a1f0c3e/out-1.png"],` +
 		`"status":"succeeded","created_at":"2026-01-15T09:30:00.120Z","started_at":"2026-01-15T09:30:01.004Z","completed_at":"2026-01-15T09:30:07.881Z"},` +
 		`"timestamp":"` + timeLayout + `"}`
+	return fmt.Sprintf(form, prompt(bodySize-len(form)+len("%s")))
+}
+
+// prompt is a text of that many bytes.
+func prompt(size int) string {
 	const words = "A serene landscape at dawn, mist over a lake, pines on the far shore, soft light, "
-	fill := bodySize - len(form) + len("%s")
-	return fmt.Sprintf(form, strings.Repeat(words, fill/len(words)+1)[:fill])
+	return strings.Repeat(words, size/len(words)+1)[:size]
 }
 
 // A feed gives one connection its requests, false when there are no more. The
 // bytes are valid until the next call.
 type feed func() (request []byte, ok bool)
 
-// uniqueFeeds give every connection events that no one was sent before.
-func (s *signer) uniqueFeeds(connections int) []feed {
-	feeds := make([]feed, connections)
-	for i := range feeds {
-		t := s.template()
-		feeds[i] = func() ([]byte, bool) { return t.write(s.next.Add(1) - 1), true }
-	}
-	return feeds
+// uniqueFeed gives events that no one was sent before.
+func (s *signer) uniqueFeed() feed {
+	t := s.template()
+	return func() ([]byte, bool) { return t.write(s.next.Add(1) - 1), true }
 }
 
 // batch makes that many signed requests to be sent again and again.

@@ -37,7 +37,12 @@ func state(met bool) string {
 
 // atLeast judges the median of ratios.
 func (s *section) atLeast(name string, got spread, want float64) {
-	s.verdicts = append(s.verdicts, verdict{name, fmt.Sprintf("≥ %g", want), got.format("%.3f"), state(got.median() >= want)})
+	s.atLeastOf(name, got, want, "%.3f")
+}
+
+// atLeastOf judges the median of numbers, shown with the given verb.
+func (s *section) atLeastOf(name string, got spread, want float64, verb string) {
+	s.verdicts = append(s.verdicts, verdict{name, fmt.Sprintf("≥ %g", want), got.format(verb), state(got.median() >= want)})
 }
 
 // atMost judges the median of numbers with a unit.

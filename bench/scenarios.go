@@ -19,6 +19,12 @@ func scenarios() []scenario {
 		{"duplicates", (*lab).runDuplicates},
 		{"forged", (*lab).runForged},
 		{"million", (*lab).runMillion},
+		{"drain", (*lab).runDrain},
+		{"create", (*lab).runCreate},
+		{"receipt", (*lab).runReceipt},
+		{"waiting", (*lab).runWaiting},
+		{"hanging", (*lab).runHanging},
+		{"capture", (*lab).runCapture},
 		{"packages", (*lab).runPackages},
 	}
 }

@@ -14,12 +14,18 @@ const batchSize = 1000
 // unique is traffic of events that are all new, with the check that the app was
 // given each of them exactly once.
 func (l *lab) unique(ctx context.Context) (traffic, error) {
+	return l.counted(ctx, l.signer.uniqueFeed)
+}
+
+// counted is traffic of numbered events from one feed a connection, with the
+// check that the app was given each of them exactly once.
+func (l *lab) counted(ctx context.Context, newFeed func() feed) (traffic, error) {
 	before, err := l.app.read(ctx)
 	if err != nil {
 		return traffic{}, err
 	}
 	lo := l.signer.next.Load()
-	check := func(ctx context.Context, r result) error {
+	check := func(ctx context.Context, r *result) error {
 		after, err := l.app.read(ctx)
 		if err != nil {
 			return err
@@ -30,7 +36,11 @@ func (l *lab) unique(ctx context.Context) (traffic, error) {
 		}
 		return nil
 	}
-	return traffic{l.signer.uniqueFeeds(l.connections), check}, nil
+	feeds := make([]feed, l.connections)
+	for i := range feeds {
+		feeds[i] = newFeed()
+	}
+	return traffic{feeds: feeds, check: check}, nil
 }
 
 // repeats is traffic of events that addr accepted just before. Signed times
@@ -38,7 +48,7 @@ func (l *lab) unique(ctx context.Context) (traffic, error) {
 func (l *lab) repeats(addr string) func(context.Context) (traffic, error) {
 	return func(ctx context.Context) (traffic, error) {
 		batch := l.signer.batch(batchSize)
-		r, err := load{addr, once(batch, l.connections), expectation{status: 200}}.closedLoop(ctx, grace)
+		r, err := load{addr: addr, feeds: once(batch, l.connections), expect: expectation{status: 200}}.closedLoop(ctx, grace)
 		if err == nil && r.requests != batchSize {
 			err = fmt.Errorf("%d of %d were answered in time", r.requests, batchSize)
 		}
@@ -70,14 +80,14 @@ func (l *lab) unheard(ctx context.Context, batch [][]byte) (traffic, error) {
 	if err != nil {
 		return traffic{}, err
 	}
-	check := func(ctx context.Context, _ result) error {
+	check := func(ctx context.Context, _ *result) error {
 		after, err := l.app.read(ctx)
 		if err == nil && after != before {
 			err = fmt.Errorf("%d events reached the app, want none", after.minus(before).count)
 		}
 		return err
 	}
-	return traffic{cycle(batch, l.connections), check}, nil
+	return traffic{feeds: cycle(batch, l.connections), check: check}, nil
 }
 
 // warm has a number of unique events answered, whatever time that takes.
@@ -87,9 +97,9 @@ func (l *lab) warm(ctx context.Context, addr string, requests int) error {
 		return err
 	}
 	// The feeds stop taking numbers when they end, so the check still holds.
-	r, err := load{addr, limited(t.feeds, requests), expectation{status: 200}}.closedLoop(ctx, time.Minute)
+	r, err := load{addr: addr, feeds: limited(t.feeds, requests), expect: expectation{status: 200}}.closedLoop(ctx, time.Minute)
 	if err == nil {
-		err = t.check(ctx, r)
+		err = t.check(ctx, &r)
 	}
 	return err
 }

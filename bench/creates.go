@@ -1,0 +1,290 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"time"
+)
+
+// createTemplate is one request to create a prediction, whose number is
+// overwritten in place for each.
+type createTemplate struct{ request, number []byte }
+
+// newCreate makes a create of that many bytes, and then the webhook if there is
+// one.
+func newCreate(size int, webhook string) *createTemplate {
+	const form = `{"version":"39ed52f2a78e934b3ba6e2a89f5b1c712de7dfea535525255b1aa35c5565e08b",` +
+		`"input":{"seed":"` + idPrefix + `0000000000000000","prompt":"%s","width":1024,"height":768,"guidance_scale":7.5}}`
+	body := fmt.Sprintf(form, prompt(size-len(form)+len("%s")))
+	if webhook != "" {
+		body = strings.TrimSuffix(body, "}") + `,"webhook_url":"` + webhook + `"}`
+	}
+	t := &createTemplate{request: fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: bench\r\nAuthorization: Bearer bench\r\n"+
+		"Prefer: wait\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", createPath, len(body), body)}
+	at := strings.Index(string(t.request), idPrefix) + len(idPrefix)
+	t.number = t.request[at : at+16]
+	return t
+}
+
+func (t *createTemplate) write(n uint64) []byte {
+	writeNumber(t.number, n)
+	return t.request
+}
+
+// plainCreates is traffic of creates without a webhook.
+func (l *lab) plainCreates(context.Context) (traffic, error) {
+	feeds := make([]feed, l.connections)
+	for i := range feeds {
+		t := newCreate(bodySize, "")
+		feeds[i] = func() ([]byte, bool) { return t.write(l.signer.next.Add(1) - 1), true }
+	}
+	return traffic{feeds: feeds}, nil
+}
+
+// delivered is what came of creates with a webhook.
+type delivered struct {
+	tail time.Duration // from the last answer to the last receipt
+	// From each create's answer to the receipts of its events, sorted. One that
+	// came before the answer was read counts as 0.
+	started, terminal []time.Duration
+}
+
+// hooked is traffic of creates whose webhooks go to the receiver, with the check
+// that it got both events of each exactly once, signed and in order.
+func (l *lab) hooked(c *caddy, to *receiver) func(context.Context) (traffic, error) {
+	return func(ctx context.Context) (traffic, error) {
+		before, err := to.counts(ctx)
+		if err != nil {
+			return traffic{}, err
+		}
+		lo := l.signer.next.Load()
+		feeds, answers := make([]feed, l.connections), make([][]answeredCreate, l.connections)
+		for i := range feeds {
+			t := newCreate(bodySize, to.url())
+			feeds[i] = func() ([]byte, bool) {
+				n := l.signer.next.Add(1) - 1
+				answers[i] = append(answers[i], answeredCreate{number: n})
+				return t.write(n), true
+			}
+		}
+		return traffic{
+			feeds:    feeds,
+			answered: func(i int) { answers[i][len(answers[i])-1].at = time.Now() },
+			check: func(ctx context.Context, r *result) error {
+				hi := l.signer.next.Load()
+				if uint64(r.requests) != hi-lo {
+					return fmt.Errorf("%d creates were sent and %d answered", hi-lo, r.requests)
+				}
+				got, err := to.lifecycles(ctx, before.taken, lo, hi)
+				if err == nil {
+					err = c.delivered(ctx, r.requests)
+				}
+				if err != nil {
+					return err
+				}
+				r.delivered = got.since(r.ended, answers)
+				return nil
+			},
+		}, nil
+	}
+}
+
+// answeredCreate is a create and when its answer was read.
+type answeredCreate struct {
+	number uint64
+	at     time.Time
+}
+
+// lifecycles waits for both events of predictions lo to hi, of a receiver that
+// had taken some webhooks before, and checks them.
+func (r *receiver) lifecycles(ctx context.Context, before int, lo, hi uint64) (*lifecycles, error) {
+	if err := r.await(ctx, before+2*int(hi-lo)); err != nil {
+		return nil, err
+	}
+	receipts, err := r.take(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return expectOnce(receipts, lo, hi)
+}
+
+// since puts receipts beside the answers.
+func (c *lifecycles) since(ended time.Time, answers [][]answeredCreate) *delivered {
+	d := &delivered{tail: max(0, c.lastCame.Sub(ended))}
+	for _, feed := range answers {
+		for _, a := range feed {
+			d.started = append(d.started, max(0, c.started[a.number-c.lo].Sub(a.at)))
+			d.terminal = append(d.terminal, max(0, c.terminal[a.number-c.lo].Sub(a.at)))
+		}
+	}
+	slices.Sort(d.started)
+	slices.Sort(d.terminal)
+	return d
+}
+
+// deliveredMetric counts deliveries whose last attempt is committed with its row
+// of the log.
+const deliveredMetric = `caddy_replicate_webhook_deliveries_total{event="%s",outcome="delivered"}`
+
+// delivered waits until the deliveries of that many more predictions are
+// committed.
+func (c *caddy) delivered(ctx context.Context, predictions int) error {
+	c.predictions += predictions
+	return c.poll(ctx, func() error {
+		for _, event := range []string{"prediction.started", "prediction.completed"} {
+			got, err := c.metric(ctx, fmt.Sprintf(deliveredMetric, event))
+			if err == nil && got < float64(c.predictions) {
+				err = fmt.Errorf("%.0f deliveries of %s are committed, want %d", got, event, c.predictions)
+			}
+			if err == nil && got > float64(c.predictions) {
+				return c.failure(fmt.Sprintf("made %.0f deliveries of %s, want %d", got, event, c.predictions))
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// stage is what creates need behind Caddy.
+type stage struct {
+	api      *api
+	receiver *receiver
+}
+
+func (l *lab) newStage(ctx context.Context) (*stage, error) {
+	var s stage
+	var err error
+	if s.api, err = l.startAPI(ctx); err != nil {
+		return nil, err
+	}
+	if s.receiver, err = l.startReceiver(ctx, 0); err != nil {
+		s.api.stop()
+		return nil, err
+	}
+	return &s, nil
+}
+
+func (s *stage) stop() {
+	s.api.stop()
+	s.receiver.stop()
+}
+
+// predictionsRoute is the plugin before a proxy to the API.
+func predictionsRoute(api, upstream string) string {
+	return "replicate_predictions {\n\t\t\tapi " + api + "\n\t\t}\n\t\t" + proxyRoute(upstream, "")
+}
+
+// deliveryOptions let webhooks go to receivers on loopback, signed with the
+// secret that the receivers know.
+func deliveryOptions(receivers ...*receiver) string {
+	var ports []string
+	for _, r := range receivers {
+		_, port, _ := net.SplitHostPort(r.addr)
+		ports = append(ports, port)
+	}
+	return "\t\tsigning shared\n\t\tsigning_secret {env." + secretEnv + "}\n" +
+		"\t\tegress {\n\t\t\tallow_http\n\t\t\tports " + strings.Join(ports, " ") + "\n\t\t\tallow 127.0.0.0/8\n\t\t}\n"
+}
+
+// startDelivering starts a Caddy that captures creates and delivers their
+// events to the stage's receiver, and may deliver to others.
+func (l *lab) startDelivering(ctx context.Context, s *stage, cfg caddyConfig, others ...*receiver) (*caddy, error) {
+	cfg.path = apiPath
+	cfg.options += deliveryOptions(append(others, s.receiver)...)
+	cfg.sites = map[string]string{"api": predictionsRoute(s.api.url(), s.api.addr)}
+	return l.startCaddy(ctx, cfg)
+}
+
+// hookedContender is a contender of creates with webhooks.
+func (l *lab) hookedContender(name string, c *caddy, s *stage) *contender {
+	side := caddyContender(name, c, "api")
+	side.expect = expectation{status: 201, mark: `"webhook_status":"pending"`}
+	side.traffic = l.hooked(c, s.receiver)
+	return side
+}
+
+// runCreate compares creates whose events are delivered with a proxy that only
+// passes them on.
+func (l *lab) runCreate(ctx context.Context) (section, error) {
+	s, err := l.newStage(ctx)
+	if err != nil {
+		return section{}, err
+	}
+	defer s.stop()
+	plain, err := l.startCaddy(ctx, caddyConfig{name: "create-plain", path: apiPath, sites: map[string]string{"api": proxyRoute(s.api.addr, "")}})
+	if err != nil {
+		return section{}, err
+	}
+	defer plain.stop()
+	ours, err := l.startDelivering(ctx, s, caddyConfig{name: "create-ours"})
+	if err != nil {
+		return section{}, err
+	}
+	defer ours.stop()
+	proxy := caddyContender("reverse_proxy", plain, "api")
+	proxy.expect = expectation{status: 201}
+	proxy.traffic = l.plainCreates
+	hooked := l.hookedContender("replicate_predictions + reverse_proxy, both events delivered", ours, s)
+	if err := l.compare(ctx, "create", l.closed, proxy, hooked); err != nil {
+		return section{}, err
+	}
+	table := rateTable(proxy, hooked)
+	table[0] = append(table[0], "last receipt after the last answer, ms")
+	table[1] = append(table[1], "–")
+	table[2] = append(table[2], hooked.tails.format("%.0f"))
+	sec := section{
+		title: "Creates with a webhook, end to end",
+		text: fmt.Sprintf("%d connections create predictions of %d bytes, one after the other, at an imitation of the API which answers with the finished prediction. "+
+			"With the plugin each has a webhook_url: the prediction is committed before its answer leaves, and its two events are delivered to a receiver that verifies them. "+
+			"Client, Caddy, API and receiver share the machine. After every round the receiver must have got both events of each create, exactly once, in order. "+
+			"The server CPU of a create has that of its two deliveries in it.", l.connections, bodySize),
+		table: table,
+	}
+	sec.atLeast("creates with both events delivered, of plain reverse_proxy's creates/s", ratios(hooked.rates, proxy.rates), 0.4)
+	sec.atMost("backlog at the end: last receipt after the last create's answer", hooked.tails, 1000, "ms")
+	return sec, nil
+}
+
+// runReceipt measures how soon an event is at its receiver, at a rate that is
+// served with ease.
+func (l *lab) runReceipt(ctx context.Context) (section, error) {
+	s, err := l.newStage(ctx)
+	if err != nil {
+		return section{}, err
+	}
+	defer s.stop()
+	ours, err := l.startDelivering(ctx, s, caddyConfig{name: "receipt"})
+	if err != nil {
+		return section{}, err
+	}
+	defer ours.stop()
+	side := l.hookedContender("replicate_predictions", ours, s)
+	if err := l.compare(ctx, "receipt", l.openAt(createRate), side); err != nil {
+		return section{}, err
+	}
+	started, terminal := *side, *side
+	started.name, started.latencies = "prediction.started, after the create's answer", side.started
+	terminal.name, terminal.latencies = "prediction.completed, after the create's answer", side.terminal
+	side.name = "the create's answer, after it was due"
+	sec := section{
+		title: "From the answer to the receipt",
+		text: fmt.Sprintf("%d creates a second, sent when they are due. An event's latency is the time from when the create's answer was read by the client to when the receiver had read the webhook. "+
+			"prediction.completed is sent after the outcome of prediction.started is committed.", createRate),
+		table: latencyTable(side, &started, &terminal),
+	}
+	for _, c := range []*contender{&started, &terminal} {
+		event, _, _ := strings.Cut(c.name, ",")
+		sec.atMost("from a create's answer to the receipt of "+event+", p50", c.p50, 3, "ms")
+		sec.atMost("from a create's answer to the receipt of "+event+", p99", c.p99, 15, "ms")
+	}
+	return sec, nil
+}
+
+// createRate is how many creates a second there are where their latency is
+// measured.
+const createRate = 200
