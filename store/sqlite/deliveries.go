@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/rules"
 )
 
 // loadQueue reads what is pending. Payloads stay on disk.
@@ -29,7 +30,7 @@ func (s *Store) loadQueue() error {
 		if err := rows.Scan(&i.n, &i.due, &i.prediction, &i.attempts, &i.event, &i.redelivery, &p.Events, &p.Happened, &url); err != nil {
 			return err
 		}
-		i.last = isLast(i.event, &p)
+		i.last = rules.IsLast(i.event, &p)
 		// Most that wait for long wait for one and the same receiver.
 		if string(url) != last {
 			last = string(url)
@@ -97,7 +98,7 @@ func (s *Store) delivery(ctx context.Context, i *item) (store.Delivery, error) {
 	if err != nil {
 		return *d, err
 	}
-	d.ID, d.CreatedAt = deliveryID(i.n, nonce), timeOf(created)
+	d.ID, d.CreatedAt = rules.DeliveryID(i.n, nonce), timeOf(created)
 	endpoint := store.EndpointOf(d.URL)
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -190,7 +191,7 @@ func (g *group) complete(i *item, o *store.Outcome) (*ending, error) {
 		return nil, nil
 	}
 	if p := g.written.predictions[i.prediction]; p != nil {
-		last = isLast(i.event, p)
+		last = rules.IsLast(i.event, p)
 	}
 	if next == nil && i.event == store.Started && !i.redelivery {
 		next = g.written.terminal[i.prediction]

@@ -1,11 +1,10 @@
 package sqlite
 
 import (
-	"fmt"
 	"math/rand/v2"
-	"strconv"
 
 	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/rules"
 )
 
 // written is what a transaction has written that the memory does not know of
@@ -35,28 +34,10 @@ type change struct {
 	redirected []int64
 }
 
-// advance takes in what is new among what happened and gives what of it is to
-// be delivered.
-func advance(p *store.Prediction, happened []store.Happening) (wanted []store.Happening) {
-	for _, h := range happened {
-		if p.Happened.Has(store.Terminal) || p.Happened.Has(h.Event) {
-			continue
-		}
-		p.Happened |= h.Event
-		if p.URL != "" && p.Events.Has(h.Event) {
-			wanted = append(wanted, h)
-		}
-	}
-	if p.Happened.Has(store.Terminal) {
-		p.Credential = nil
-	}
-	return wanted
-}
-
 // emit writes what is new among what happened to a prediction that is there.
 func (g *group) emit(c *change, p *store.Prediction, happened []store.Happening) error {
 	before := p.Happened
-	wanted := advance(p, happened)
+	wanted := rules.Advance(p, happened)
 	if p.Happened != before {
 		if p.Happened.Has(store.Terminal) && p.ID != "" {
 			g.totals.tracked--
@@ -124,17 +105,6 @@ func (g *group) deliver(c *change, p *store.Prediction, wanted []store.Happening
 	return nil
 }
 
-// isLast reports whether the webhook status follows from the event's delivery:
-// the terminal event's does, and the started one's where the client does not
-// want the terminal event.
-func isLast(event store.EventSet, p *store.Prediction) bool {
-	terminal := p.Happened & store.Terminal
-	if terminal == 0 {
-		terminal = store.Terminal
-	}
-	return event.Has(store.Terminal) || !p.Events.Has(terminal)
-}
-
 // supersede gives up a started event that has failed, now that the terminal
 // event is known. One that was not tried yet or is being tried is left alone.
 func (g *group) supersede(c *change, prediction int64) error {
@@ -177,22 +147,16 @@ func (g *group) insertDelivery(p *store.Prediction, event store.EventSet, payloa
 		Event: event, Payload: payload, CreatedAt: timeOf(g.now()),
 	}
 	nonce := int64(rand.Uint64())
-	d.ID = deliveryID(d.N, nonce)
+	d.ID = rules.DeliveryID(d.N, nonce)
 	if err := g.exec("INSERT INTO payloads (n, body) VALUES (?, ?)", d.N, payload); err != nil {
 		return nil, err
 	}
 	created := d.CreatedAt.UnixMilli()
 	g.totals.deliveries[statePending]++
 	return &item{
-			n: d.N, due: created, prediction: p.Ref, event: event, redelivery: redelivery, fresh: d, last: isLast(event, p),
+			n: d.N, due: created, prediction: p.Ref, event: event, redelivery: redelivery, fresh: d, last: rules.IsLast(event, p),
 		}, g.exec("INSERT INTO deliveries (n, nonce, prediction, event, redelivery, state, attempts, due, created) VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?)",
 			d.N, nonce, p.Ref, event, redelivery, statePending, created, created)
-}
-
-// deliveryID is unique also among stores that were restored from a backup and
-// count the same numbers again.
-func deliveryID(n, nonce int64) string {
-	return fmt.Sprintf("dlv_%s_%016x", strconv.FormatInt(n, 36), uint64(nonce))
 }
 
 // redirect writes that a prediction's pending deliveries go to its new URL, or
@@ -264,7 +228,7 @@ func (s *Store) apply(c *change, err error) {
 	}
 	q.redirect(c.redirected, &c.prediction)
 	if first := q.started[c.prediction.Ref]; first != nil {
-		first.last = isLast(first.event, &c.prediction)
+		first.last = rules.IsLast(first.event, &c.prediction)
 	}
 	for _, i := range c.added {
 		q.add(i)
@@ -291,7 +255,7 @@ func (q *queue) redirect(numbers []int64, p *store.Prediction) {
 			continue
 		}
 		q.dropFresh(i)
-		i.endpoint, i.last = endpoint, isLast(i.event, p)
+		i.endpoint, i.last = endpoint, rules.IsLast(i.event, p)
 		if i.lane != nil && !i.claimed {
 			q.unlane(i)
 			q.push(i)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/rules"
 )
 
 // Attempts implements store.Tracking.
@@ -32,7 +33,7 @@ func (s *Store) attempts(ctx context.Context, where string, args ...any) ([]stor
 		if err := rows.Scan(&a.ID, &n, &nonce, &a.Event, &a.URL, &a.Status, &a.Number, &at, &a.Took, &a.Response, &a.Error, &a.Exception); err != nil {
 			return nil, s.readError(err)
 		}
-		a.Delivery, a.At = deliveryID(n, nonce), timeOf(at)
+		a.Delivery, a.At = rules.DeliveryID(n, nonce), timeOf(at)
 		out = append(out, a)
 	}
 	return out, s.readError(rows.Err())

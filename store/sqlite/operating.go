@@ -2,12 +2,12 @@ package sqlite
 
 import (
 	"context"
-	"errors"
 	"strconv"
 	"strings"
 	"unicode"
 
 	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/rules"
 )
 
 // ListDeliveries implements store.Operating.
@@ -72,8 +72,8 @@ func marks(n int) string { return strings.TrimSuffix(strings.Repeat("?,", n), ",
 
 // refs finds the predictions of an id, of which each API may have one.
 func (s *Store) refs(ctx context.Context, id string) (refs []any, err error) {
-	low := idKey(id)
-	high := append(idKey(id), 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff)
+	low := rules.IDKey(id)
+	high := append(rules.IDKey(id), 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff)
 	rows, err := s.db.QueryContext(ctx, "SELECT ref FROM predictions WHERE key BETWEEN ? AND ? ORDER BY ref DESC", low, high)
 	if err != nil {
 		return nil, err
@@ -109,7 +109,7 @@ func (s *Store) deliveryRows(ctx context.Context, numbers []int64, payload strin
 			&r.PredictionID, &r.Client, &r.URL, &r.Traceparent, &r.Payload); err != nil {
 			return nil, err
 		}
-		r.ID, r.Due, r.CreatedAt = deliveryID(r.N, nonce), timeOf(due), timeOf(created)
+		r.ID, r.Due, r.CreatedAt = rules.DeliveryID(r.N, nonce), timeOf(due), timeOf(created)
 		if len(r.Payload) == 0 {
 			r.Payload = nil
 		}
@@ -120,7 +120,7 @@ func (s *Store) deliveryRows(ctx context.Context, numbers []int64, payload strin
 
 // FindDelivery implements store.Operating.
 func (s *Store) FindDelivery(ctx context.Context, id string) (store.DeliveryRow, []store.Attempt, error) {
-	n, _, ok := parseDeliveryID(id)
+	n, _, ok := rules.ParseDeliveryID(id)
 	if !ok {
 		return store.DeliveryRow{}, nil, store.ErrNotFound
 	}
@@ -137,21 +137,11 @@ func (s *Store) FindDelivery(ctx context.Context, id string) (store.DeliveryRow,
 
 // RedeliverDelivery implements store.Operating.
 func (s *Store) RedeliverDelivery(ctx context.Context, id string, payload func([]byte) []byte) (string, error) {
-	n, nonce, ok := parseDeliveryID(id)
+	n, nonce, ok := rules.ParseDeliveryID(id)
 	if !ok {
 		return "", store.ErrNotFound
 	}
 	return s.redeliver(ctx, payload, "SELECT d.prediction, d.event, b.body FROM deliveries d JOIN payloads b ON b.n = d.n WHERE d.n = ? AND d.nonce = ?", n, nonce)
-}
-
-// parseDeliveryID reads what deliveryID wrote, and only that.
-func parseDeliveryID(id string) (n, nonce int64, ok bool) {
-	rest, ok := strings.CutPrefix(id, "dlv_")
-	number, hex, _ := strings.Cut(rest, "_")
-	n, err := strconv.ParseInt(number, 36, 64)
-	bits, err2 := strconv.ParseUint(hex, 16, 64)
-	nonce = int64(bits)
-	return n, nonce, ok && errors.Join(err, err2) == nil && deliveryID(n, nonce) == id
 }
 
 // ListPredictions implements store.Operating.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/rules"
 )
 
 // predictionColumns is what scanPrediction reads.
@@ -22,22 +23,6 @@ func scanPrediction(row interface{ Scan(...any) error }) (store.Prediction, erro
 		err = store.ErrNotFound
 	}
 	return p, err
-}
-
-// predictionKey is the index entry of a prediction whose id is known. It begins
-// with what is derived from the id alone, so that the predictions of one id are
-// neighbours whatever API they are of.
-func predictionKey(api, id string) []byte {
-	if id == "" {
-		return nil
-	}
-	a := store.KeyOf("", "api", api)
-	return append(idKey(id), a[:8]...)
-}
-
-func idKey(id string) []byte {
-	k := store.KeyOf("", "prediction", id)
-	return k[:]
 }
 
 const selectPrediction = "SELECT " + predictionColumns + " FROM predictions WHERE "
@@ -93,7 +78,7 @@ func (s *Store) commit(ctx context.Context, write func(*group) error, after func
 // Reserve implements store.Tracking.
 func (s *Store) Reserve(ctx context.Context, p store.Prediction) (int64, error) {
 	p.ID, p.Happened, p.Webhook = "", 0, store.WebhookPending
-	p.Webhook = webhookFor(&p)
+	p.Webhook = rules.WebhookFor(&p)
 	err := s.commit(ctx, func(g *group) error {
 		inserted, err := g.insertPrediction(&p)
 		if err == nil && !inserted {
@@ -138,7 +123,7 @@ func (g *group) track(c *change, p store.Prediction, happened []store.Happening)
 			return c.prediction, err
 		}
 	}
-	known, err := g.prediction(selectPrediction+"key = ?", predictionKey(p.API, p.ID))
+	known, err := g.prediction(selectPrediction+"key = ?", rules.PredictionKey(p.API, p.ID))
 	switch {
 	case err == nil && known.Ref == p.Ref, errors.Is(err, store.ErrNotFound) && p.Ref != 0:
 		known, err = g.complement(p)
@@ -157,8 +142,8 @@ func (g *group) track(c *change, p store.Prediction, happened []store.Happening)
 
 // insertTracked reports false when a prediction of that id is there.
 func (g *group) insertTracked(c *change, p store.Prediction, happened []store.Happening) (bool, error) {
-	p.Webhook = webhookFor(&p)
-	wanted := advance(&p, happened)
+	p.Webhook = rules.WebhookFor(&p)
+	wanted := rules.Advance(&p, happened)
 	if p.Happened.Has(store.Terminal) && p.Webhook == store.WebhookPending && len(wanted) == 0 {
 		p.Webhook = store.WebhookDelivered // there is nothing to send
 	}
@@ -179,7 +164,7 @@ func (g *group) complement(p store.Prediction) (store.Prediction, error) {
 	if known.Webhook == store.WebhookDisabled {
 		p.URL = "" // its receiver said 410 before the create was answered
 	}
-	p.Webhook = webhookFor(&p)
+	p.Webhook = rules.WebhookFor(&p)
 	if p.Happened.Has(store.Terminal) {
 		p.Credential, p.Events = nil, known.Events
 	}
@@ -187,7 +172,7 @@ func (g *group) complement(p store.Prediction) (store.Prediction, error) {
 		g.named(&p)
 	}
 	return p, g.exec("UPDATE predictions SET key = ?, api = ?, id = ?, client = ?, url = ?, events = ?, poll_path = ?, credential = ?, traceparent = ?, test = ?, body = ?, webhook = ? WHERE ref = ?",
-		predictionKey(p.API, p.ID), p.API, p.ID, p.Client, p.URL, p.Events, p.PollPath, p.Credential, p.Traceparent, p.Test, p.Body, p.Webhook, p.Ref)
+		rules.PredictionKey(p.API, p.ID), p.API, p.ID, p.Client, p.URL, p.Events, p.PollPath, p.Credential, p.Traceparent, p.Test, p.Body, p.Webhook, p.Ref)
 }
 
 // replaceWebhook gives a prediction that is tracked already the webhook of p.
@@ -216,22 +201,8 @@ func (g *group) setWebhook(p *store.Prediction, url string, events store.EventSe
 	if !p.Happened.Has(store.Terminal) {
 		p.Events = events
 	}
-	p.Webhook = webhookFor(p)
+	p.Webhook = rules.WebhookFor(p)
 	return g.exec("UPDATE predictions SET url = ?, events = ?, webhook = ? WHERE ref = ?", p.URL, p.Events, p.Webhook, p.Ref)
-}
-
-// webhookFor is the status once p's URL and events were set.
-func webhookFor(p *store.Prediction) store.WebhookStatus {
-	sent := p.Webhook == store.WebhookDelivered || p.Webhook == store.WebhookFailed
-	switch {
-	case sent && (p.Happened.Has(store.Terminal) || !p.Events.Has(store.Terminal)):
-		return p.Webhook
-	case p.URL == "":
-		return store.WebhookDisabled
-	case p.Happened.Has(store.Terminal):
-		return p.Webhook
-	}
-	return store.WebhookPending
 }
 
 // insertPrediction reports false when a prediction of that id or token is
@@ -240,7 +211,7 @@ func (g *group) insertPrediction(p *store.Prediction) (bool, error) {
 	g.w.lastRef++
 	p.Ref = g.w.lastRef
 	n, err := g.changed("INSERT INTO predictions (ref, key, api, id, client, url, events, poll_path, credential, token, traceparent, test, body, created, happened, webhook) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-		p.Ref, predictionKey(p.API, p.ID), p.API, p.ID, p.Client, p.URL, p.Events, p.PollPath, p.Credential, p.Token,
+		p.Ref, rules.PredictionKey(p.API, p.ID), p.API, p.ID, p.Client, p.URL, p.Events, p.PollPath, p.Credential, p.Token,
 		p.Traceparent, p.Test, p.Body, p.CreatedAt.UnixMilli(), p.Happened, p.Webhook)
 	if n == 1 && p.ID != "" {
 		g.named(p)
@@ -284,7 +255,7 @@ func (s *Store) Observe(ctx context.Context, ref int64, id string, happened []st
 		}
 		if p.ID == "" && id != "" {
 			p.ID = id
-			n, err := g.changed("UPDATE OR IGNORE predictions SET id = ?, key = ? WHERE ref = ?", id, predictionKey(p.API, id), ref)
+			n, err := g.changed("UPDATE OR IGNORE predictions SET id = ?, key = ? WHERE ref = ?", id, rules.PredictionKey(p.API, id), ref)
 			if err != nil {
 				return err
 			}
@@ -315,7 +286,7 @@ func (s *Store) SetWebhook(ctx context.Context, ref int64, url string, events st
 
 // Prediction implements store.Tracking.
 func (s *Store) Prediction(ctx context.Context, api, id string) (store.Prediction, error) {
-	return s.findPrediction(ctx, "key = ?", predictionKey(api, id))
+	return s.findPrediction(ctx, "key = ?", rules.PredictionKey(api, id))
 }
 
 // ByToken implements store.Tracking.
