@@ -128,6 +128,10 @@ func TestScopesAreApart(t *testing.T) {
 			if err != nil || a.status != 200 || a.duplicate() != c.duplicate {
 				t.Fatalf("the second route: %v, %v", a, err)
 			}
+			// The signature does not say which route it is for.
+			if lines := e.Logs.Lines("warn", "two scopes accept one secret", "other"); (len(lines) > 0) == c.duplicate {
+				t.Errorf("warned of one secret in two scopes: %v", lines)
+			}
 		})
 	}
 }

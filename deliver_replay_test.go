@@ -2,70 +2,21 @@ package replicatewebhook_test
 
 import (
 	"net/http"
-	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
-
 	"github.com/caddy-replicate/replicate-webhook/internal/caddyrun"
-	"github.com/caddy-replicate/replicate-webhook/store"
-	"github.com/caddy-replicate/replicate-webhook/store/sqlite"
 )
 
-func init() { caddy.RegisterModule(clocked{}) }
-
-// clocked is the SQLite store with a clock that tests set.
-type clocked struct {
-	Path string `json:"path"`
-}
-
-// clock is how far a store's time is from now, by the store's path, and the
-// store itself.
-type clock struct {
-	ahead atomic.Int64
-	store *sqlite.Store
-}
-
-var clocks sync.Map
-
-func (clocked) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{ID: "replicate_webhook.stores.clocked", New: func() caddy.Module { return new(clocked) }}
-}
-
-func (c *clocked) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	d.Next()
-	if !d.Args(&c.Path) {
-		return d.ArgErr()
-	}
-	return nil
-}
-
-func (c *clocked) Resource() string    { return "clocked " + c.Path }
-func (c *clocked) SealKeyFile() string { return filepath.Join(filepath.Dir(c.Path), "seal.key") }
-
-func (c *clocked) Open() (store.Closer, error) {
-	v, _ := clocks.LoadOrStore(c.Path, new(clock))
-	clk := v.(*clock)
-	s, err := sqlite.Open(sqlite.Options{Path: c.Path, PurgeEvery: time.Hour, Now: func() time.Time {
-		return time.Now().Add(time.Duration(clk.ahead.Load()))
-	}})
-	clk.store = s
-	return s, err
-}
-
 // newClockedEdge starts an edge whose store's clock can be moved.
-func newClockedEdge(t *testing.T, options string) (*edge, *clock) {
+func newClockedEdge(t *testing.T, options string) (*edge, *caddyrun.Clock) {
 	t.Helper()
 	e := newEdge(t, options)
 	path := e.Path("clocked", "webhook.db")
+	clock := caddyrun.NewClock(t, path)
 	e.Reload(withStore(site(withSecret(options), e.app.Addr()), "clocked "+path))
-	v, _ := clocks.Load(path)
-	t.Cleanup(func() { clocks.Delete(path) })
-	return e, v.(*clock)
+	return e, clock
 }
 
 // TestReplayAfterPurgeIsRefused: an entry that is forgotten leaves the newest
@@ -75,11 +26,9 @@ func TestReplayAfterPurgeIsRefused(t *testing.T) {
 	e, clk := newClockedEdge(t, "")
 	w := completed("p1")
 	e.accepted(w)
-	clk.ahead.Store(int64(25 * time.Hour))
-	if err := clk.store.Purge(); err != nil {
-		t.Fatal(err)
-	}
-	clk.ahead.Store(0)
+	clk.Ahead(25 * time.Hour)
+	clk.Purge(t)
+	clk.Ahead(0)
 	forged := replicate(older, w.body)
 	replayed, refused := e.refused(w, http.StatusUnauthorized), e.refused(forged, http.StatusUnauthorized)
 	replayed.header.Del("Date")
@@ -100,8 +49,8 @@ func TestClockStepsBackOverLiveEntries(t *testing.T) {
 	e, clk := newClockedEdge(t, "")
 	w := completed("p1")
 	e.accepted(w)
-	clk.ahead.Store(int64(25 * time.Hour))
-	clk.ahead.Store(0)
+	clk.Ahead(25 * time.Hour)
+	clk.Ahead(0)
 	e.isDuplicate(w)
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/internal/budget"
 	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
 	"github.com/caddy-replicate/replicate-webhook/internal/operate"
+	"github.com/caddy-replicate/replicate-webhook/internal/signature"
 	_ "github.com/caddy-replicate/replicate-webhook/predictions" // registers its handlers
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/sqlite"
@@ -144,6 +145,10 @@ func (a *App) acquire() (*store.Ref, error) { return store.Acquire(a.opener) }
 func (a *App) join(e *Edge) error {
 	for i, other := range a.edges {
 		if other.Scope != e.Scope {
+			if e.sharesSecret(other) {
+				a.logger.Warn("two scopes accept one secret: a webhook that was sent to the one can be replayed, once, at the other; give each a secret of its own, or let them share a scope",
+					zap.Strings("scopes", []string{other.Scope, e.Scope}))
+			}
 			continue
 		}
 		if option := e.differsFrom(other); option != "" {
@@ -173,6 +178,10 @@ func (e *Edge) differsFrom(o *Edge) string {
 		return "events"
 	}
 	return ""
+}
+
+func (e *Edge) sharesSecret(o *Edge) bool {
+	return slices.ContainsFunc(e.secrets, func(s signature.Secret) bool { return slices.ContainsFunc(o.secrets, s.Equal) })
 }
 
 func sameSecrets(e, o *Edge) bool {

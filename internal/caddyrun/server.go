@@ -1,9 +1,13 @@
 package caddyrun
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -83,12 +87,25 @@ func Start(t testing.TB, caddyfile string, globals ...string) *Server {
 // NewClient is a client that follows no redirects and asks for no compression,
 // with connections of its own that end with the test.
 func NewClient(t testing.TB) *http.Client {
-	transport := &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 100, ExpectContinueTimeout: Patience}
+	transport := &http.Transport{DialContext: dial, DisableCompression: true, MaxIdleConnsPerHost: 100, ExpectContinueTimeout: Patience}
 	t.Cleanup(transport.CloseIdleConnections)
 	return &http.Client{
 		Transport:     transport,
 		Timeout:       2 * Patience,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// dial connects again where a connection was reset while it was being made: on
+// a reload the old configuration's listener closes, with the connections that
+// the kernel has queued there.
+func dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	var d net.Dialer
+	for {
+		conn, err := d.DialContext(ctx, network, addr)
+		if !errors.Is(err, syscall.ECONNRESET) {
+			return conn, err
+		}
 	}
 }
 
