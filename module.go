@@ -17,6 +17,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
+	_ "github.com/caddy-replicate/replicate-webhook/admin"   // registers its module
+	_ "github.com/caddy-replicate/replicate-webhook/command" // registers the command
 	"github.com/caddy-replicate/replicate-webhook/internal/budget"
 	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
 	"github.com/caddy-replicate/replicate-webhook/internal/operate"

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -145,6 +146,12 @@ func (s *Server) LoadJSON(config []byte) error {
 // Stop stops Caddy. It is called by itself when the test ends.
 func (s *Server) Stop() {
 	s.stop.Do(func() {
+		if !strings.Contains(s.extra, "admin off") {
+			// Stopping leaves the admin endpoint to the process's end.
+			if err := caddy.Load([]byte(`{"admin":{"disabled":true}}`), true); err != nil {
+				s.t.Errorf("stopping the admin endpoint: %v", err)
+			}
+		}
 		if err := caddy.Stop(); err != nil {
 			s.t.Errorf("stopping caddy: %v", err)
 		}

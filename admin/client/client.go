@@ -1,0 +1,231 @@
+// Package client speaks to the operators' API of a running Caddy.
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-replicate/replicate-webhook/admin"
+	"github.com/caddy-replicate/replicate-webhook/internal/operate"
+)
+
+// Errors on which callers decide, beside operate.ErrNotFound, ErrDisabled and
+// ErrUnavailable.
+var (
+	// ErrUnreachable: nobody answers at the address.
+	ErrUnreachable = errors.New("the admin endpoint can't be reached")
+	// ErrOther: what answers is not this API, or another version of it.
+	ErrOther = errors.New("the admin endpoint has another API")
+)
+
+// Error is an answer that is not 2xx.
+type Error struct {
+	Status  int
+	Message string
+}
+
+func (e *Error) Error() string { return e.Message }
+
+// Is makes the sentinel errors of package operate out of statuses.
+func (e *Error) Is(target error) bool {
+	switch target {
+	case operate.ErrNotFound:
+		return e.Status == http.StatusNotFound
+	case operate.ErrDisabled:
+		return e.Status == http.StatusConflict
+	case operate.ErrUnavailable:
+		return e.Status == http.StatusServiceUnavailable
+	}
+	return false
+}
+
+const (
+	// maxAnswer bounds what is read: a payload may have many megabytes.
+	maxAnswer = 256 << 20
+	// maxError bounds an answer that is an error.
+	maxError = 64 << 10
+	// dialTimeout is for an endpoint that is usually on this host.
+	dialTimeout = 5 * time.Second
+	// timeout is for everything: a bulk redelivery answers after seconds.
+	timeout = time.Minute
+)
+
+// Client speaks to one Caddy.
+type Client struct {
+	address string
+	origin  string
+	http    *http.Client
+}
+
+// New makes a client for an admin address as Caddy knows it: host:port, or
+// unix//path of a socket.
+func New(address string) (*Client, error) {
+	parsed, err := caddy.ParseNetworkAddress(address)
+	if err != nil || parsed.PortRangeSize() > 1 {
+		return nil, fmt.Errorf("%q is no address of an admin endpoint: write it like localhost:2019 or unix//run/caddy.sock", address)
+	}
+	c := &Client{address: address, origin: "http://" + parsed.JoinHostPort(0)}
+	if parsed.IsUnixNetwork() {
+		// The permissions of the socket may follow its path.
+		parsed.Host, _, _ = strings.Cut(parsed.Host, "|")
+		c.origin = "http://127.0.0.1"
+	}
+	dialer := net.Dialer{Timeout: dialTimeout}
+	c.http = &http.Client{
+		Timeout: timeout,
+		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return dialer.DialContext(ctx, parsed.Network, parsed.JoinHostPort(0))
+		}},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	return c, nil
+}
+
+// Close ends its connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Status tells how things are.
+func (c *Client) Status(ctx context.Context) (operate.Status, error) {
+	return call[operate.Status](ctx, c, http.MethodGet, "status", nil)
+}
+
+// Predictions lists predictions.
+func (c *Client) Predictions(ctx context.Context, q operate.PredictionQuery) (operate.PredictionPage, error) {
+	return call[operate.PredictionPage](ctx, c, http.MethodGet, "predictions", q.Values())
+}
+
+// Prediction finds a prediction. api is needed only where several APIs have one
+// of the id.
+func (c *Client) Prediction(ctx context.Context, id, api string) (operate.PredictionDetail, error) {
+	return call[operate.PredictionDetail](ctx, c, http.MethodGet, "predictions/"+url.PathEscape(id), param("api", api))
+}
+
+// Deliveries lists deliveries.
+func (c *Client) Deliveries(ctx context.Context, q operate.DeliveryQuery) (operate.DeliveryPage, error) {
+	return call[operate.DeliveryPage](ctx, c, http.MethodGet, "deliveries", q.Values())
+}
+
+// Delivery finds a delivery.
+func (c *Client) Delivery(ctx context.Context, id string) (operate.DeliveryDetail, error) {
+	return call[operate.DeliveryDetail](ctx, c, http.MethodGet, "deliveries/"+url.PathEscape(id), nil)
+}
+
+// Redeliver makes a new delivery of an old one's event.
+func (c *Client) Redeliver(ctx context.Context, id string) (operate.Redelivery, error) {
+	return call[operate.Redelivery](ctx, c, http.MethodPost, "deliveries/"+url.PathEscape(id)+"/redeliver", nil)
+}
+
+// RedeliverAll redelivers a page of what matches: see Next of the result.
+func (c *Client) RedeliverAll(ctx context.Context, q operate.DeliveryQuery, dry bool) (operate.Bulk, error) {
+	v := q.Values()
+	if dry {
+		v.Set("dry_run", "true")
+	}
+	return call[operate.Bulk](ctx, c, http.MethodPost, "redeliver", v)
+}
+
+// Endpoints lists the endpoints.
+func (c *Client) Endpoints(ctx context.Context) (operate.Endpoints, error) {
+	return call[operate.Endpoints](ctx, c, http.MethodGet, "endpoints", nil)
+}
+
+// ResetEndpoint closes an endpoint's breaker.
+func (c *Client) ResetEndpoint(ctx context.Context, endpoint string) (operate.Reset, error) {
+	return call[operate.Reset](ctx, c, http.MethodPost, "endpoints/reset", param("endpoint", endpoint))
+}
+
+// Secret gives what signs a client's webhooks; client is empty where all share
+// one.
+func (c *Client) Secret(ctx context.Context, client string) (operate.Secret, error) {
+	return call[operate.Secret](ctx, c, http.MethodGet, "secret", param("client", client))
+}
+
+func param(name, value string) url.Values {
+	if value == "" {
+		return nil
+	}
+	return url.Values{name: {value}}
+}
+
+// call makes a request and reads its answer.
+func call[T any](ctx context.Context, c *Client, method, path string, query url.Values) (out T, err error) {
+	body, err := c.do(ctx, method, path, query)
+	if err != nil {
+		return out, err
+	}
+	defer body.Close()
+	if err := json.NewDecoder(io.LimitReader(body, maxAnswer)).Decode(&out); err != nil {
+		return out, fmt.Errorf("reading the answer of %s: %w", c.address, err)
+	}
+	return out, nil
+}
+
+// do gives the body of a 2xx answer.
+func (c *Client) do(ctx context.Context, method, path string, query url.Values) (io.ReadCloser, error) {
+	target := c.origin + admin.Base + path
+	if len(query) > 0 {
+		target += "?" + query.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, method, target, nil)
+	if err != nil {
+		return nil, fmt.Errorf("asking %s: %w", c.address, err)
+	}
+	req.Header.Set("Origin", c.origin)
+	resp, err := c.http.Do(req)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, fmt.Errorf("%w at %s: %w", ErrUnreachable, c.address, cause(err))
+	}
+	err = c.checkVersion(resp)
+	if err == nil && resp.StatusCode < 300 {
+		return resp.Body, nil
+	}
+	defer resp.Body.Close()
+	if err != nil {
+		return nil, err
+	}
+	var refused struct {
+		Error string `json:"error"`
+	}
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxError)).Decode(&refused); err != nil || refused.Error == "" {
+		refused.Error = "HTTP status " + strconv.Itoa(resp.StatusCode)
+	}
+	return nil, &Error{Status: resp.StatusCode, Message: refused.Error}
+}
+
+// checkVersion tells this API from others before anything of an answer is
+// believed.
+func (c *Client) checkVersion(resp *http.Response) error {
+	switch version := resp.Header.Get(admin.VersionHeader); {
+	case version == strconv.Itoa(operate.APIVersion):
+		return nil
+	case version != "":
+		return fmt.Errorf("%w: the Caddy at %s speaks version %s, this command version %d; use the caddy binary that is running there",
+			ErrOther, c.address, version, operate.APIVersion)
+	case resp.StatusCode == http.StatusForbidden:
+		return fmt.Errorf("%w: the admin endpoint at %s refuses this address as its host or origin", ErrOther, c.address)
+	}
+	return fmt.Errorf("%w: what answers at %s is no Caddy with this plugin", ErrOther, c.address)
+}
+
+// cause leaves out of an error what the caller says himself.
+func cause(err error) error {
+	var u *url.Error
+	if errors.As(err, &u) {
+		return u.Err
+	}
+	return err
+}

@@ -1,0 +1,90 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+
+	"github.com/caddy-replicate/replicate-webhook/admin/client"
+	"github.com/caddy-replicate/replicate-webhook/internal/operate"
+)
+
+// The exit codes. The command's help says what they mean.
+const (
+	exitFailed      = 1
+	exitNotFound    = 2
+	exitUnreachable = 3
+	exitRefused     = 4
+)
+
+// errRefused is a no for which everything is said already.
+var errRefused = errors.New("refused")
+
+// refused makes an error one that says no.
+func refused(format string, args ...any) error {
+	return fmt.Errorf("%w%w", quiet{errRefused}, fmt.Errorf(format, args...))
+}
+
+// quiet is an error that is wrapped for what it is and not for what it says.
+type quiet struct{ error }
+
+func (quiet) Error() string   { return "" }
+func (q quiet) Unwrap() error { return q.error }
+
+func exitCode(err error) int {
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, operate.ErrNotFound):
+		return exitNotFound
+	case errors.Is(err, client.ErrUnreachable), errors.Is(err, client.ErrOther):
+		return exitUnreachable
+	case errors.Is(err, operate.ErrDisabled), errors.Is(err, operate.ErrUnavailable), errors.Is(err, errRefused):
+		return exitRefused
+	}
+	return exitFailed
+}
+
+// action is what a subcommand does.
+type action func(ctx context.Context, t *terminal, args []string) error
+
+// run makes a cobra function of an action: its error becomes a sentence and an
+// exit code, and an interrupt ends it.
+func run(f action) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		t := newTerminal(cmd)
+		err := f(ctx, t, args)
+		if err == nil {
+			err = t.flush()
+		} else {
+			_ = t.flush()
+		}
+		if err == nil {
+			return nil
+		}
+		cmd.SilenceErrors = true
+		switch {
+		case ctx.Err() != nil:
+			err = errors.New("interrupted")
+			fallthrough
+		default:
+			if text := err.Error(); text != "" && err != errRefused {
+				fmt.Fprintln(t.err, t.paint(red, "Error:"), clean(text))
+			}
+		}
+		if code := exitCode(err); code > exitFailed {
+			// Caddy's main function has exit codes from this wrapper only.
+			return caddycmd.WrapCommandFuncForCobra(func(caddycmd.Flags) (int, error) { return code, nil })(cmd, args)
+		}
+		return err
+	}
+}

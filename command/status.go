@@ -1,0 +1,78 @@
+package command
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/caddy-replicate/replicate-webhook/admin/client"
+	"github.com/caddy-replicate/replicate-webhook/internal/operate"
+)
+
+func statusCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Shows how things are",
+		Long: `
+Shows what is stored, what is under way, and whether the store takes commits; if
+it does not, the exit code is 4.`,
+		Example: "  caddy replicate-webhook status",
+		Args:    cobra.NoArgs,
+		RunE:    run(asking(showStatus)),
+	}
+	addAdmin(cmd)
+	addJSON(cmd)
+	return cmd
+}
+
+func showStatus(ctx context.Context, t *terminal, c *client.Client, _ []string) error {
+	s, err := c.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if !t.document(s) {
+		t.status(&s)
+	}
+	if !s.Store.Ready {
+		return refused("the store takes no commits: %s", s.Store.Error)
+	}
+	return nil
+}
+
+func (t *terminal) status(s *operate.Status) {
+	store := cell{s.Store.Kind + ", ready", green}
+	if !s.Store.Ready {
+		store = cell{s.Store.Kind + ", not ready", red}
+	}
+	pending := cell{fmt.Sprint(s.Deliveries.Pending), ""}
+	if !s.OldestPending.IsZero() {
+		pending.text += ", the oldest of " + t.ago(s.OldestPending)
+	}
+	failed := cell{fmt.Sprint(s.Deliveries.Failed), ""}
+	if s.Deliveries.Failed > 0 {
+		failed.colour = yellow
+	}
+	endpoints := cell{fmt.Sprintf("%d known, %d open", s.Attempts.Endpoints, s.EndpointsOpen), ""}
+	if s.EndpointsOpen > 0 {
+		endpoints.colour = yellow
+	}
+	facts := []fact{
+		{"version", cell{text: s.Version}},
+		{"loaded", cell{text: t.ago(s.Since)}},
+		{"store", store},
+		{"tracked", cell{text: fmt.Sprint(s.TrackedPredictions) + " predictions"}},
+		{"pending", pending},
+		{"delivered", cell{text: fmt.Sprint(s.Deliveries.Delivered)}},
+		{"failed", failed},
+		{"superseded", cell{text: fmt.Sprint(s.Deliveries.Superseded)}},
+		{"canceled", cell{text: fmt.Sprint(s.Deliveries.Canceled)}},
+		{"attempts", cell{text: fmt.Sprintf("%d in flight", s.Attempts.InFlight)}},
+		{"endpoints", endpoints},
+		{"dedup", cell{text: fmt.Sprint(s.DedupEntries) + " events remembered"}},
+	}
+	if s.Unreadable > 0 {
+		facts = append(facts, fact{"unreadable", cell{fmt.Sprint(s.Unreadable) + " sealed values: seal_key is not the one they were sealed with", red}})
+	}
+	t.facts(facts)
+}
