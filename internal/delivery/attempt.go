@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"runtime/debug"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -96,16 +97,47 @@ func (e *Engine) attempt(d *store.Delivery, number int, at time.Time) (a answer)
 }
 
 // target judges a URL as it is when it is used: the configuration may have
-// become stricter since it was captured.
+// become stricter since it was captured. The URL is shared and not to be changed.
 func (e *Engine) target(raw string) (*url.URL, error) {
 	if e.conf.Guard != nil {
-		return e.conf.Guard.CheckURL(raw)
+		return e.targets.get(raw, e.conf.Guard.CheckURL)
 	}
 	u, err := url.Parse(raw)
 	if err != nil || u.Host == "" {
 		// The parser's own words would quote the URL.
 		return nil, &egress.URLError{Problem: "must be a valid URL"}
 	}
+	return u, nil
+}
+
+// maxTargets bounds the URLs that are remembered as judged.
+const maxTargets = 1024
+
+// targets remembers URLs that were admitted. The judgement is of the text
+// alone, so it holds as long as the engine and its guard do; addresses are
+// judged at each dial. The zero value is ready.
+type targets struct {
+	mu    sync.Mutex
+	known map[string]*url.URL
+}
+
+func (t *targets) get(raw string, judge func(string) (*url.URL, error)) (*url.URL, error) {
+	t.mu.Lock()
+	u := t.known[raw]
+	t.mu.Unlock()
+	if u != nil {
+		return u, nil
+	}
+	u, err := judge(raw)
+	if err != nil {
+		return nil, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.known == nil || len(t.known) >= maxTargets {
+		t.known = make(map[string]*url.URL)
+	}
+	t.known[raw] = u
 	return u, nil
 }
 

@@ -21,6 +21,7 @@ type Engine struct {
 	conf      Config
 	transport http.RoundTripper
 	reports   *reports
+	targets   targets
 
 	mu sync.Mutex
 	// capacity is guarded by mu, which is never held while the store is

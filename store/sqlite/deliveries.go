@@ -3,7 +3,8 @@ package sqlite
 import (
 	"context"
 	"database/sql"
-	"errors"
+	"slices"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -48,25 +49,32 @@ func (s *Store) ClaimDeliveries(ctx context.Context, limit int, slots func(strin
 		return nil, time.Time{}, err
 	}
 	taken, next := s.queue.take(s.opts.Now().UnixMilli(), limit, slots)
+	fresh, stored := s.queue.fetch(taken)
+	read, err := s.readDeliveries(ctx, stored)
+	if err != nil {
+		// What was kept in memory is not handed out either: it would be
+		// lost on a caller that looks at the error first.
+		again := s.opts.Now().Add(claimAgain)
+		for _, i := range taken {
+			s.unclaim(i, again)
+		}
+		return nil, again, s.readError(err)
+	}
 	out := make([]store.Delivery, 0, len(taken))
 	for _, i := range taken {
-		d, err := s.delivery(ctx, i)
+		if d := fresh[i]; d != nil {
+			out = append(out, *d)
+			continue
+		}
+		d, ok := read[i.n]
 		switch {
-		case errors.Is(err, errMoved):
-		case errors.Is(err, sql.ErrNoRows):
+		case !ok:
 			// Damage to one must not hold up the others. What is left of
 			// it is looked at again when the store is opened.
 			s.opts.Logger().Error("delivery can't be read", zap.String("store", s.opts.Path), zap.Int64("number", i.n))
 			s.queue.drop(i)
-		case err != nil:
-			// What was read so far is not handed out either: it would be
-			// lost on a caller that looks at the error first.
-			again := s.opts.Now().Add(claimAgain)
-			for _, i := range taken {
-				s.unclaim(i, again)
-			}
-			return nil, again, s.readError(err)
-		default:
+		case s.queue.holds(i, d.URL):
+			d.Prediction, d.Event, d.Attempts = i.prediction, i.event, int(i.attempts)
 			out = append(out, d)
 		}
 	}
@@ -76,40 +84,81 @@ func (s *Store) ClaimDeliveries(ctx context.Context, limit int, slots func(strin
 // claimAgain is how long a delivery waits that could not be read.
 const claimAgain = time.Second
 
-// errMoved: while it was claimed the delivery was given to another endpoint, or
-// canceled. The claim was given back.
-var errMoved = errors.New("delivery has moved")
-
-// delivery is what a claimed item is about.
-func (s *Store) delivery(ctx context.Context, i *item) (store.Delivery, error) {
-	q := s.queue
-	q.mu.Lock()
-	d, canceled := i.fresh, i.canceled
-	q.dropFresh(i)
-	q.mu.Unlock()
-	if d != nil && !canceled {
-		return *d, nil
-	}
-	var nonce, created int64
-	d = &store.Delivery{N: i.n, Prediction: i.prediction, Event: i.event, Attempts: int(i.attempts)}
-	err := s.db.QueryRowContext(ctx, `SELECT d.nonce, d.created, p.id, p.client, p.url, p.traceparent, b.body
-		FROM deliveries d JOIN predictions p ON p.ref = d.prediction JOIN payloads b ON b.n = d.n WHERE d.n = ?`, i.n).
-		Scan(&nonce, &created, &d.PredictionID, &d.Client, &d.URL, &d.Traceparent, &d.Payload)
-	if err != nil {
-		return *d, err
-	}
-	d.ID, d.CreatedAt = rules.DeliveryID(i.n, nonce), timeOf(created)
-	endpoint := store.EndpointOf(d.URL)
+// fetch gives the deliveries of claimed items that are still in memory, and the
+// items that have to be read.
+func (q *queue) fetch(taken []*item) (fresh map[*item]*store.Delivery, stored []*item) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	i.canceled = i.canceled || d.URL == ""
-	if i.canceled || endpoint != i.lane.endpoint {
-		// The slot that was counted is another endpoint's.
-		i.endpoint = endpoint
-		q.requeue(i)
-		return *d, errMoved
+	for _, i := range taken {
+		if i.fresh != nil && !i.canceled {
+			set(&fresh, i, i.fresh)
+		} else {
+			stored = append(stored, i)
+		}
+		q.dropFresh(i)
 	}
-	return *d, nil
+	return fresh, stored
+}
+
+// holds reports whether a claimed item still goes where it was claimed for. If
+// it was canceled, or given to another endpoint, the claim is given back: the
+// slot that was counted for it is not its own.
+func (q *queue) holds(i *item, url string) bool {
+	endpoint := store.EndpointOf(url)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	i.canceled = i.canceled || url == ""
+	if !i.canceled && endpoint == i.lane.endpoint {
+		return true
+	}
+	i.endpoint = endpoint
+	q.requeue(i)
+	return false
+}
+
+// readBatch is how many deliveries one query reads.
+const readBatch = 32
+
+// selectDeliveries reads up to readBatch deliveries by their numbers.
+var selectDeliveries = `SELECT d.n, d.nonce, d.created, p.id, p.client, p.url, p.traceparent, b.body
+	FROM deliveries d JOIN predictions p ON p.ref = d.prediction JOIN payloads b ON b.n = d.n
+	WHERE d.n IN (?` + strings.Repeat(", ?", readBatch-1) + ")"
+
+// readDeliveries reads what is stored of items, by number. What is not there is
+// left out.
+func (s *Store) readDeliveries(ctx context.Context, items []*item) (map[int64]store.Delivery, error) {
+	read := make(map[int64]store.Delivery, len(items))
+	for batch := range slices.Chunk(items, readBatch) {
+		var numbers [readBatch]any
+		for k := range numbers {
+			numbers[k] = int64(0) // no delivery's number
+		}
+		for k, i := range batch {
+			numbers[k] = i.n
+		}
+		rows, err := s.reader.QueryContext(ctx, numbers[:]...)
+		if err != nil {
+			return nil, err
+		}
+		if err := scanDeliveries(rows, read); err != nil {
+			return nil, err
+		}
+	}
+	return read, nil
+}
+
+func scanDeliveries(rows *sql.Rows, into map[int64]store.Delivery) error {
+	defer rows.Close()
+	for rows.Next() {
+		var d store.Delivery
+		var nonce, created int64
+		if err := rows.Scan(&d.N, &nonce, &created, &d.PredictionID, &d.Client, &d.URL, &d.Traceparent, &d.Payload); err != nil {
+			return err
+		}
+		d.ID, d.CreatedAt = rules.DeliveryID(d.N, nonce), timeOf(created)
+		into[d.N] = d
+	}
+	return rows.Err()
 }
 
 // drop forgets a claimed item.

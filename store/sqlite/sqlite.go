@@ -38,7 +38,8 @@ type Options struct {
 type Store struct {
 	opts   Options
 	lock   *flock.Flock
-	db     *sql.DB // reads and checkpoints; the writer has its own
+	db     *sql.DB   // reads and checkpoints; the writer has its own
+	reader *sql.Stmt // of claimed deliveries: see selectDeliveries
 	writer *writer
 	dedup  dedup
 	queue  *queue
@@ -99,6 +100,9 @@ func (s *Store) open() error {
 	if err := s.loadPolls(); err != nil {
 		return recoverable(err)
 	}
+	if s.reader, err = s.db.Prepare(selectDeliveries); err != nil {
+		return recoverable(err)
+	}
 	var t totals
 	if err := t.load(s.db); err != nil {
 		return recoverable(err)
@@ -123,6 +127,9 @@ func (s *Store) free() error {
 	var errs []error
 	if s.writer != nil {
 		errs = append(errs, s.writer.close())
+	}
+	if s.reader != nil {
+		errs = append(errs, s.reader.Close())
 	}
 	if s.db != nil {
 		errs = append(errs, s.db.Close())
