@@ -24,7 +24,7 @@ async function run({ token, call, args }) {
     return { status: response.status, body: text === "" ? null : JSON.parse(text) };
   }
   const method = call.split(".").reduce((object, name) => object[name], client);
-  return method(...args);
+  return method(...(args ?? []));
 }
 
 for await (const line of createInterface({ input: process.stdin })) {

@@ -104,8 +104,9 @@ type site struct {
 	api      *apitest.API
 	upstream *caddyrun.App
 	config   config
-	// server is Caddy in this process, child one of its own.
+	// server is Caddy in this process, child one in a process of its own.
 	server *caddyrun.Server
+	child  *caddyrun.Child
 }
 
 // prepare makes the parts that do not depend on how Caddy runs.
@@ -130,6 +131,16 @@ func start(t *testing.T, o apitest.Options, c config, globals ...string) *site {
 	s.server = caddyrun.New(t, globals...)
 	s.Env, s.client, s.logs = s.server.Env, s.server.Client, s.server.Logs
 	s.server.Reload(s.text())
+	return s
+}
+
+// startChild runs Caddy in a process of its own.
+func startChild(t *testing.T, o apitest.Options, c config) *site {
+	t.Helper()
+	s := prepare(t, o, c)
+	s.child = caddyrun.NewChild(t, s.text())
+	s.Env, s.client, s.logs = s.child.Env, s.child.Client, s.child.Logs
+	s.child.Start("PORT1")
 	return s
 }
 
@@ -208,6 +219,14 @@ func (s *site) read(a answer) (v view) {
 	if err := json.Unmarshal([]byte(a.body), &v); err != nil {
 		s.t.Fatalf("the answer is no prediction: %v: %v", err, a)
 	}
+	return v
+}
+
+// run creates a prediction that is running until the API's Set.
+func (s *site) run(url string, members ...string) view {
+	s.t.Helper()
+	v := s.create(url, members...)
+	s.api.Set(v.ID, "processing", "")
 	return v
 }
 
@@ -302,3 +321,11 @@ type hook struct {
 }
 
 func newHook(t *testing.T) *hook { return &hook{caddyrun.NewApp(t), t} }
+
+// hold makes a receiver's answers wait until proceed is closed.
+func hold(h *hook, proceed <-chan struct{}) {
+	h.Answer(func(w http.ResponseWriter, _ *caddyrun.Request) {
+		<-proceed
+		w.WriteHeader(http.StatusOK)
+	})
+}

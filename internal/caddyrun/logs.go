@@ -17,7 +17,7 @@ func init() { caddy.RegisterModule(logWriter{}) }
 
 // Patience is how long the waiting methods wait for what should happen at
 // once.
-const Patience = 15 * time.Second
+const Patience = time.Minute
 
 // Logs holds what was logged, and lets tests wait for a line.
 type Logs struct {
