@@ -78,7 +78,7 @@ type Child struct {
 // configuration folders are inside the test's folder.
 func NewChild(t testing.TB, caddyfile string, globals ...string) *Child {
 	t.Helper()
-	c := &Child{Env: newEnv(t, "stderr", withAdmin(globals)...), Logs: newLogs(), Client: NewClient(t)}
+	c := &Child{Env: newEnv(t, "stderr", withAdmin(globals)...), Logs: NewLogs(), Client: NewClient(t)}
 	c.Configure(caddyfile)
 	t.Cleanup(func() {
 		c.Kill()

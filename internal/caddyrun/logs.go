@@ -26,7 +26,8 @@ type Logs struct {
 	changed chan struct{}
 }
 
-func newLogs() *Logs { return &Logs{changed: make(chan struct{})} }
+// NewLogs are empty logs, for the output of another program.
+func NewLogs() *Logs { return &Logs{changed: make(chan struct{})} }
 
 // Write implements io.Writer.
 func (l *Logs) Write(p []byte) (int, error) {
@@ -96,7 +97,7 @@ var (
 func registerLogs(t testing.TB) (id string, l *Logs) {
 	logsMu.Lock()
 	defer logsMu.Unlock()
-	l = newLogs()
+	l = NewLogs()
 	id = fmt.Sprintf("%p", l)
 	logsByID[id] = l
 	t.Cleanup(func() {
@@ -137,7 +138,7 @@ func (w *logWriter) OpenWriter() (io.WriteCloser, error) {
 	if l := logsByID[w.ID]; l != nil {
 		return l, nil
 	}
-	return newLogs(), nil
+	return NewLogs(), nil
 }
 
 // Interface guards.
