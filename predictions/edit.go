@@ -3,6 +3,7 @@ package predictions
 import (
 	"bytes"
 	"strconv"
+	"strings"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/ecmajson"
 	"github.com/caddy-replicate/replicate-webhook/store"
@@ -28,11 +29,32 @@ var withMembers = ecmajson.Limits{Members: true}
 
 // mentions reports whether a body could hold a member of ours, without parsing
 // it. A key may be spelled with escapes.
+//
+// Each name has one underscore, and one byte is what large bodies are searched
+// for fastest.
 func mentions(body []byte) bool {
-	return bytes.Contains(body, []byte(memberURL)) ||
-		bytes.Contains(body, []byte(memberTest)) ||
-		bytes.Contains(body, []byte(memberEvents)) ||
-		bytes.Contains(body, []byte(`\u`))
+	for at := 0; ; at++ {
+		i := bytes.IndexByte(body[at:], '_')
+		if i < 0 {
+			break
+		}
+		at += i
+		for _, name := range []string{memberURL, memberTest, memberEvents} {
+			from := at - strings.IndexByte(name, '_')
+			if from >= 0 && from+len(name) <= len(body) && string(body[from:from+len(name)]) == name {
+				return true
+			}
+		}
+	}
+	for at := 0; ; at++ {
+		i := bytes.IndexByte(body[at:], '\\')
+		if i < 0 {
+			return false
+		}
+		if at += i; at+1 < len(body) && body[at+1] == 'u' {
+			return true
+		}
+	}
 }
 
 // names reports whether the beginning of a body that is too large to parse

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/ecmajson"
@@ -216,4 +217,32 @@ func FuzzAugment(f *testing.F) {
 			t.Fatalf("augmented twice, %q became %q", got, again)
 		}
 	})
+}
+
+func TestMentions(t *testing.T) {
+	for _, name := range []string{memberURL, memberEvents, memberTest, `\u0077ebhook_url`, `webhook\u005furl`} {
+		for _, body := range []string{name, `{"` + name + `":1}`, `{"a_b":"_",` + "\n" + `"` + name, `\\` + name + `_`, `__` + name + `\`} {
+			if !mentions([]byte(body)) {
+				t.Errorf("%s in %s goes unnoticed", name, body)
+			}
+			if cut := name[:len(name)-1]; !strings.Contains(name, `\u`) && mentions([]byte(strings.ReplaceAll(body, name, cut))) {
+				t.Errorf("%s is taken for %s", cut, name)
+			}
+		}
+	}
+	for _, body := range []string{"", "_", `\`, "webhook", "_url", "webhook_", "test_mod", "testmode_", `\n\\`} {
+		if mentions([]byte(body)) {
+			t.Errorf("%q mentions nothing", body)
+		}
+	}
+}
+
+func BenchmarkMentions(b *testing.B) {
+	body := []byte(`{"input":{"prompt":"` + strings.Repeat("A serene landscape at dawn, mist over a lake, pines on the far shore, soft light, ", 800) + `"}}`)
+	b.SetBytes(int64(len(body)))
+	for b.Loop() {
+		if mentions(body) {
+			b.Fatal("mentioned")
+		}
+	}
 }
