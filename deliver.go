@@ -254,6 +254,7 @@ func (a *App) provisionSender(ctx caddy.Context) error {
 		Retention: tracker.Retention{
 			Deliveries: time.Duration(a.Retention.Deliveries), Predictions: time.Duration(a.Retention.Predictions),
 		},
+		Traced:    a.spans.Seen,
 		UserAgent: agent,
 		Logger:    a.logger.Named("tracker"),
 	})
@@ -276,8 +277,43 @@ func (a *App) provisionSender(ctx caddy.Context) error {
 		Workers:   a.Workers,
 		UserAgent: agent,
 		Logger:    a.logger.Named("delivery"),
+		Trace:     a.spans.Attempt,
+
+		OnDelivered:      a.delivered,
+		OnFailed:         a.failed,
+		OnEndpointOpen:   a.endpointOpen,
+		OnEndpointClosed: a.endpointClosed,
 	}
 	return nil
+}
+
+// The engine calls these behind a queue of its own. What they tell has no
+// payload, and of a URL the endpoint alone: its path may be a secret.
+
+func (a *App) delivered(r delivery.Report) { a.emit("replicate_webhook_delivered", deliveryData(r)) }
+
+func (a *App) failed(r delivery.Report) {
+	data := deliveryData(r)
+	data["error"], data["gone"] = r.Attempt.Error, r.Verdict == store.Gone
+	a.emit("replicate_webhook_failed", data)
+}
+
+func deliveryData(r delivery.Report) map[string]any {
+	return map[string]any{
+		"delivery": r.Delivery.ID, "prediction": r.Delivery.PredictionID, "event": r.Delivery.Event.Name(),
+		"endpoint": store.EndpointOf(r.Attempt.URL), "attempts": r.Attempt.Number, "status": r.Attempt.Status,
+		"duplicate": r.Duplicate,
+	}
+}
+
+func (a *App) endpointOpen(r delivery.EndpointReport) {
+	a.emit("replicate_webhook_endpoint_open", map[string]any{
+		"endpoint": r.Endpoint, "failures": r.Failures, "until": r.Until.UTC(), "error": r.Error,
+	})
+}
+
+func (a *App) endpointClosed(r delivery.EndpointReport) {
+	a.emit("replicate_webhook_endpoint_closed", map[string]any{"endpoint": r.Endpoint})
 }
 
 // expand reads an option's secrets.

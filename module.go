@@ -7,6 +7,7 @@
 package replicatewebhook
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"go.uber.org/zap"
 
 	_ "github.com/caddy-replicate/replicate-webhook/admin"   // registers its module
@@ -23,6 +25,8 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
 	"github.com/caddy-replicate/replicate-webhook/internal/operate"
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
+	"github.com/caddy-replicate/replicate-webhook/internal/spans"
+	"github.com/caddy-replicate/replicate-webhook/internal/webhook"
 	_ "github.com/caddy-replicate/replicate-webhook/predictions" // registers its handlers
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/sqlite"
@@ -59,7 +63,11 @@ type App struct {
 	edges  []*Edge
 	sender sender
 
-	operate *operate.Service
+	operate  *operate.Service
+	ctx      caddy.Context
+	events   *caddyevents.App
+	refusals *webhook.Refusals
+	spans    *spans.Tracer
 }
 
 // CaddyModule returns the Caddy module information.
@@ -71,6 +79,9 @@ func (App) CaddyModule() caddy.ModuleInfo {
 // validated beside a server that is running.
 func (a *App) Provision(ctx caddy.Context) error {
 	a.logger = ctx.Logger()
+	if err := a.provisionNotices(ctx); err != nil {
+		return err
+	}
 	if a.BodyBudget < 0 {
 		return fmt.Errorf("body_budget is %d: it must be positive", a.BodyBudget)
 	}
@@ -92,7 +103,63 @@ func (a *App) Provision(ctx caddy.Context) error {
 		return err
 	}
 	a.provisionOperate()
-	return metrics.Register(ctx.GetMetricsRegistry())
+	return metrics.Register(ctx.GetMetricsRegistry(), a.held)
+}
+
+// provisionNotices prepares what tells others of what happens.
+func (a *App) provisionNotices(ctx caddy.Context) error {
+	events, err := ctx.App("events")
+	if err != nil {
+		return fmt.Errorf("getting the events app: %w", err)
+	}
+	a.ctx, a.events = ctx, events.(*caddyevents.App)
+	a.refusals = webhook.NewRefusals(a.refused)
+	a.spans = new(spans.Tracer)
+	if old := activeApp(); old != nil {
+		// The traced request may have been one of the configuration before.
+		a.spans = old.spans
+	}
+	return nil
+}
+
+// activeApp is the app of the configuration that runs now, if it has one.
+func activeApp() *App {
+	mod, err := caddy.ActiveContext().AppIfConfigured(appName)
+	if err != nil {
+		return nil
+	}
+	app, _ := mod.(*App)
+	return app
+}
+
+// emit tells who has subscribed to the event. It must not be called on a
+// request's path: handlers may take their time. What happens after its
+// configuration was replaced is told to the subscribers of the new one.
+func (a *App) emit(name string, data map[string]any) {
+	if a.ctx.Err() != nil {
+		if a = activeApp(); a == nil || a.ctx.Err() != nil {
+			return
+		}
+	}
+	a.events.Emit(a.ctx, name, data)
+}
+
+// refused tells of requests that the edge refused.
+func (a *App) refused(d webhook.Digest) {
+	a.logger.Info("webhooks rejected", zap.String("reason", d.Reason), zap.Int("count", d.Count),
+		zap.Int("status", d.Status), zap.String("client", d.Client))
+	a.emit("replicate_webhook_rejected", map[string]any{
+		"reason": d.Reason, "count": d.Count, "status": d.Status, "client": d.Client,
+	})
+}
+
+// held counts what the store holds, as long as the app has it open: a scrape is
+// no reason to open it.
+func (a *App) held(ctx context.Context) (store.Counts, error) {
+	if a.sender.running.Load() == nil {
+		return store.Counts{}, store.ErrUnavailable
+	}
+	return a.operate.Counts(ctx)
 }
 
 // provisionOperate prepares what operators see.
@@ -135,6 +202,9 @@ func (a *App) Stop() error {
 // running hold their own.
 func (a *App) Cleanup() error {
 	a.stopSender()
+	if a.refusals != nil {
+		a.refusals.Close()
+	}
 	return a.ref.Release()
 }
 

@@ -254,6 +254,9 @@ func (e *Edge) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.
 		c.Write(zap.String("reason", refused.Reason), zap.Int("status", refused.Status),
 			zap.String("client", webhook.ClientAddress(r)), zap.Error(refused.Cause))
 	}
+	if refused.Status != statusClientGone {
+		e.app.refusals.Add(refused, webhook.ClientAddress(r))
+	}
 	h := w.Header()
 	for name, value := range refused.Header {
 		h.Set(name, value)

@@ -73,7 +73,7 @@ func (e *Engine) note(o *store.Outcome, a *answer) {
 	case a.kind == kindForbidden:
 		level, text = zap.WarnLevel, "delivery attempt to a forbidden destination"
 	case !a.kind.success():
-		level, text = zap.InfoLevel, "delivery attempt failed"
+		level, text = zap.WarnLevel, "delivery attempt failed"
 	}
 	entry := e.conf.Logger.Check(level, text)
 	if entry == nil {
@@ -116,7 +116,7 @@ func (e *Engine) conclude(o *store.Outcome, a *answer, end time.Time) {
 			outcome = "gone"
 		}
 		metrics.CountDelivery(event, outcome)
-		e.conf.Logger.Warn("delivery given up", zap.String("delivery", o.Delivery.ID),
+		e.conf.Logger.Error("delivery given up", zap.String("delivery", o.Delivery.ID),
 			zap.String("prediction", o.Delivery.PredictionID), zap.String("event", event),
 			zap.Int("attempts", o.Attempt.Number), zap.String("error", o.Attempt.Error))
 		e.reports.delivery(e.conf.OnFailed, r)

@@ -5,10 +5,13 @@
 package metrics
 
 import (
+	"context"
 	"errors"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
 const (
@@ -46,9 +49,10 @@ var (
 	})
 )
 
-// Register adds the collectors to a configuration's registry.
-func Register(r *prometheus.Registry) error {
-	edge := []prometheus.Collector{requests, verifySeconds, dedupEntries, commitSeconds, commitBatch}
+// Register adds the collectors to a configuration's registry. count is asked at
+// each scrape for what the configuration's store holds.
+func Register(r *prometheus.Registry, count func(context.Context) (store.Counts, error)) error {
+	edge := []prometheus.Collector{requests, verifySeconds, dedupEntries, commitSeconds, commitBatch, unreadable, held{count}}
 	for _, c := range append(edge, deliveryCollectors()...) {
 		var already prometheus.AlreadyRegisteredError
 		if err := r.Register(c); err != nil && !errors.As(err, &already) {

@@ -136,6 +136,7 @@ func (t *Tracker) track(ctx context.Context, c *Capture, s *prediction.Snapshot)
 	if !prediction.ValidID(s.ID) {
 		return store.Prediction{}, fmt.Errorf("tracking prediction: %w: its id is missing or malformed", ErrNonsense)
 	}
+	t.traced(ctx)
 	p := t.predictionOf(c)
 	p.Ref, p.Token, p.ID = c.ref, c.token, s.ID
 	p.PollPath = collection(c.Collection) + "/" + s.ID

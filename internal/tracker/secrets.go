@@ -161,7 +161,7 @@ func (t *Tracker) generated(ctx context.Context, name string, make func() ([]byt
 		return err
 	})
 	if errors.Is(err, seal.ErrUnreadable) {
-		t.unreadable.Add(1)
+		t.countUnreadable()
 		if t.quiet.allow("secret "+name, t.now()) {
 			t.logger.Error("a generated secret can't be read: deliveries wait until the key it was sealed with is configured again",
 				zap.String("secret", name), zap.Error(err))

@@ -131,7 +131,7 @@ func (t *Tracker) note(p *store.Prediction, r *result, now time.Time) {
 			t.logger.Warn("the prediction API does not answer polls: pausing them", append(fields, zap.Duration("pause", pause))...)
 		}
 	case unreadable:
-		t.unreadable.Add(1)
+		t.countUnreadable()
 		if say("unreadable") {
 			t.logger.Error("the stored token to poll with can't be read: was the sealing key replaced?", fields...)
 		}

@@ -23,6 +23,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
 	"github.com/caddy-replicate/replicate-webhook/internal/seal"
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
 	"github.com/caddy-replicate/replicate-webhook/store"
@@ -79,6 +80,9 @@ type Config struct {
 	// Default: http.DefaultTransport.
 	HTTP      *http.Client
 	Retention Retention
+	// Traced hears of the context of each create, for its trace. Default:
+	// nobody does.
+	Traced func(context.Context)
 	// UserAgent is that of polls.
 	UserAgent string
 	Logger    *zap.Logger      // default: none
@@ -106,6 +110,7 @@ type Tracker struct {
 	checkURL  func(string) error
 	http      *http.Client
 	retention Retention
+	traced    func(context.Context)
 	userAgent string
 	logger    *zap.Logger
 	now       func() time.Time
@@ -153,6 +158,9 @@ func New(c Config) (*Tracker, error) {
 	if c.CheckURL == nil {
 		c.CheckURL = func(string) error { return nil }
 	}
+	if c.Traced == nil {
+		c.Traced = func(context.Context) {}
+	}
 	if c.Logger == nil {
 		c.Logger = zap.NewNop()
 	}
@@ -171,6 +179,7 @@ func New(c Config) (*Tracker, error) {
 		checkURL:  c.CheckURL,
 		http:      upstreamClient(c.HTTP),
 		retention: c.Retention,
+		traced:    c.Traced,
 		userAgent: c.UserAgent,
 		logger:    c.Logger,
 		now:       c.Now,
@@ -297,6 +306,11 @@ type Stats struct {
 // Stats gives the counts since New.
 func (t *Tracker) Stats() Stats {
 	return Stats{Polls: t.polls.Load(), Unreadable: t.unreadable.Load()}
+}
+
+func (t *Tracker) countUnreadable() {
+	t.unreadable.Add(1)
+	metrics.CountUnreadable()
 }
 
 // use runs f with a reference to the store.

@@ -1,0 +1,69 @@
+// Package spans makes the attempts of a delivery part of the trace of the
+// request that created its prediction.
+//
+// Caddy's tracing keeps its provider to itself, so it is taken from a traced
+// request. From then on attempts are spans; a provider that was shut down makes
+// none. The trace context that is stored with a delivery is sent in any case.
+package spans
+
+import (
+	"context"
+	"net/http"
+	"sync/atomic"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/caddy-replicate/replicate-webhook/store"
+)
+
+// Tracer makes spans once it has seen a traced request. It is safe for
+// concurrent use. The zero value has seen none.
+type Tracer struct {
+	provider atomic.Pointer[trace.TracerProvider]
+}
+
+// Seen takes the provider of a traced request from its context.
+func (t *Tracer) Seen(ctx context.Context) {
+	if span := trace.SpanFromContext(ctx); span.IsRecording() {
+		p := span.TracerProvider()
+		t.provider.Store(&p)
+	}
+}
+
+// name is the instrumentation scope.
+const name = "github.com/caddy-replicate/replicate-webhook"
+
+// Attempt starts the span of an attempt, below the stored trace context, and
+// puts its own context into the request's headers. end takes the HTTP status, 0
+// without an answer, and why the attempt failed. It is delivery.Config's Trace.
+func (t *Tracer) Attempt(ctx context.Context, d *store.Delivery, attempt int, h http.Header) (context.Context, func(status int, err error)) {
+	provider := t.provider.Load()
+	if provider == nil {
+		return ctx, func(int, error) {}
+	}
+	format := propagation.TraceContext{}
+	ctx = format.Extract(ctx, propagation.MapCarrier{"traceparent": d.Traceparent})
+	ctx, span := (*provider).Tracer(name).Start(ctx, "deliver "+d.Event.Name(), trace.WithSpanKind(trace.SpanKindClient),
+		trace.WithAttributes(
+			attribute.String("http.request.method", http.MethodPost),
+			// The path and query are a secret of the receiver's at times.
+			attribute.String("replicate_webhook.endpoint", store.EndpointOf(d.URL)),
+			attribute.String("replicate_webhook.delivery", d.ID),
+			attribute.String("replicate_webhook.prediction", d.PredictionID),
+			attribute.String("replicate_webhook.event", d.Event.Name()),
+			attribute.Int("replicate_webhook.attempt", attempt),
+		))
+	format.Inject(ctx, propagation.HeaderCarrier(h))
+	return ctx, func(status int, err error) {
+		if status != 0 {
+			span.SetAttributes(attribute.Int("http.response.status_code", status))
+		}
+		if err != nil {
+			span.SetStatus(codes.Error, err.Error())
+		}
+		span.End()
+	}
+}
