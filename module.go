@@ -19,8 +19,9 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"go.uber.org/zap"
 
-	_ "github.com/caddy-replicate/replicate-webhook/admin"   // registers its module
-	_ "github.com/caddy-replicate/replicate-webhook/command" // registers the command
+	_ "github.com/caddy-replicate/replicate-webhook/admin"     // registers its module
+	_ "github.com/caddy-replicate/replicate-webhook/command"   // registers the command
+	_ "github.com/caddy-replicate/replicate-webhook/dashboard" // registers its handler
 	"github.com/caddy-replicate/replicate-webhook/internal/budget"
 	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
 	"github.com/caddy-replicate/replicate-webhook/internal/operate"

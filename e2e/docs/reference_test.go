@@ -158,7 +158,7 @@ func TestCaddyfileReferenceIsComplete(t *testing.T) {
 			t.Errorf("%s: the reference lists %q, the parser takes %q", tab.place, listed, want)
 		}
 	}
-	for _, place := range []string{"replicate_webhook", "replicate_predictions", "global option"} {
+	for _, place := range []string{"replicate_webhook", "replicate_predictions", "replicate_dashboard", "global option"} {
 		if !places[place] {
 			t.Errorf("the reference has no table for %s", place)
 		}

@@ -1,0 +1,107 @@
+package dashboard
+
+import (
+	"net/http"
+	"net/url"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/operate"
+)
+
+// option is a choice of a filter.
+type option struct {
+	Value, Name string
+	Selected    bool
+}
+
+// options makes the choices of a filter. What was asked for is always one.
+func options(asked string, choices ...option) []option {
+	found := false
+	for i := range choices {
+		choices[i].Selected = choices[i].Value == asked
+		found = found || choices[i].Selected
+	}
+	if !found {
+		choices = append(choices, option{asked, asked, true})
+	}
+	return choices
+}
+
+// listForm is the filter of a list.
+type listForm struct {
+	State, Event, Since  []option
+	Endpoint, Prediction string
+	// Active: it takes something away.
+	Active bool
+}
+
+// pager leads through a list.
+type pager struct {
+	// Paged: this is not the first page.
+	Paged bool
+	// More pages follow.
+	More                bool
+	NewestURL, OlderURL string
+}
+
+func pages(section string, q url.Values, next string) pager {
+	p := pager{Paged: q.Has("cursor"), More: next != ""}
+	q.Del("cursor")
+	p.NewestURL = section + "?" + q.Encode()
+	q.Set("cursor", next)
+	p.OlderURL = section + "?" + q.Encode()
+	return p
+}
+
+// deliveries lists deliveries.
+func (v *visit) deliveries() error {
+	q, err := operate.ParseDeliveryQuery(v.r.URL.Query())
+	if err != nil {
+		return err
+	}
+	list, err := v.app.Operate().Deliveries(v.r.Context(), q)
+	if err != nil {
+		return err
+	}
+	page := struct {
+		frame
+		pager
+		Form listForm
+		Rows []operate.Delivery
+	}{frame: v.frame("Deliveries", pageDeliveries), pager: pages(pageDeliveries, q.Values(), list.Next), Rows: list.Results}
+	page.Form = listForm{
+		State: options(q.State, option{"", "any", false}, option{"pending", "pending", false}, option{"delivered", "delivered", false},
+			option{"failed", "failed", false}, option{"superseded", "superseded", false}, option{"canceled", "canceled", false}),
+		Event: options(q.Event, option{"", "any", false}, option{"started", "started", false},
+			option{"completed", "completed", false}, option{"failed", "failed", false}),
+		Since: options(q.Since, option{"", "any time", false}, option{"10m", "the last 10 min", false}, option{"1h", "the last hour", false},
+			option{"24h", "the last 24 h", false}),
+		Endpoint: q.Endpoint, Prediction: q.Prediction,
+		Active: q.State+q.Event+q.Since+q.Endpoint+q.Prediction != "",
+	}
+	return render(v.w, v.r, http.StatusOK, pageDeliveries, page)
+}
+
+// predictions lists predictions.
+func (v *visit) predictions() error {
+	q, err := operate.ParsePredictionQuery(v.r.URL.Query())
+	if err != nil {
+		return err
+	}
+	list, err := v.app.Operate().Predictions(v.r.Context(), q)
+	if err != nil {
+		return err
+	}
+	page := struct {
+		frame
+		pager
+		Form        listForm
+		Predictions []operate.Prediction
+	}{frame: v.frame("Predictions", pagePredictions), pager: pages(pagePredictions, q.Values(), list.Next), Predictions: list.Results}
+	page.Form = listForm{
+		State: options(q.Status, option{"", "any", false}, option{"pending", "pending", false}, option{"delivered", "delivered", false},
+			option{"failed", "failed", false}, option{"disabled", "disabled", false}),
+		Prediction: q.ID,
+		Active:     q.Status+q.ID != "",
+	}
+	return render(v.w, v.r, http.StatusOK, pagePredictions, page)
+}

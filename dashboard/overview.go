@@ -1,0 +1,102 @@
+package dashboard
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/dustin/go-humanize"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/delivery"
+	"github.com/caddy-replicate/replicate-webhook/internal/operate"
+)
+
+// newest is how many deliveries the overview shows.
+const newest = 8
+
+// tile is a number with a name, which leads to what it counts.
+type tile struct {
+	ID, Name, Class, Path string
+	Value                 string
+	Note                  string
+	Since                 *time.Time
+}
+
+// chartRange is a time that charts can show.
+type chartRange struct {
+	Name    string
+	Path    string
+	Current bool
+	step    time.Duration
+}
+
+// chartRanges are the choices, the first one is the default.
+var chartRanges = []chartRange{
+	{Name: "10 min", Path: "./", step: 10 * time.Second},
+	{Name: "1 h", Path: "./?range=1h", step: time.Minute},
+	{Name: "6 h", Path: "./?range=6h", step: 6 * time.Minute},
+	{Name: "24 h", Path: "./?range=24h", step: 24 * time.Minute},
+}
+
+// overview shows how things are.
+func (v *visit) overview() error {
+	s := v.app.Operate()
+	status, err := s.Status(v.r.Context())
+	if err != nil {
+		return err
+	}
+	page := struct {
+		frame
+		Status operate.Status
+		Ranges []chartRange
+		Tiles  []tile
+		Charts []*chart
+		Open   []delivery.EndpointStatus
+		Rows   []operate.Delivery
+	}{frame: v.frame("Overview", pageOverview), Status: status, Tiles: tiles(status)}
+	step := chartRanges[0].step
+	asked := v.r.URL.RawQuery
+	for i, c := range chartRanges {
+		c.Current = c.Path == "./?"+asked || i == 0 && asked == ""
+		if c.Current {
+			step = c.step
+		}
+		page.Ranges = append(page.Ranges, c)
+	}
+	now := v.now()
+	page.Charts = charts(v.history.Since(now.Add(-chartBars*step)), now, step)
+	for _, e := range s.Endpoints().Results {
+		if e.State != delivery.Closed && len(page.Open) < 5 {
+			page.Open = append(page.Open, e)
+		}
+	}
+	if status.Store.Ready {
+		list, err := s.Deliveries(v.r.Context(), operate.DeliveryQuery{Limit: newest})
+		if err != nil {
+			return err
+		}
+		page.Rows = list.Results
+	}
+	return render(v.w, v.r, http.StatusOK, pageOverview, page)
+}
+
+func tiles(s operate.Status) []tile {
+	number := func(n int) string { return humanize.Comma(int64(n)) }
+	warnIf := func(n int, class string) string {
+		if n > 0 {
+			return class
+		}
+		return ""
+	}
+	pending := tile{ID: "pending", Name: "Pending", Class: "pending", Path: "deliveries?state=pending", Value: number(s.Deliveries.Pending), Note: "nothing waits"}
+	if !s.OldestPending.IsZero() {
+		pending.Note, pending.Since = "oldest from ", &s.OldestPending
+	}
+	return []tile{
+		pending,
+		{ID: "delivered", Name: "Delivered", Class: "good", Path: "deliveries?state=delivered", Value: number(s.Deliveries.Delivered), Note: "and kept"},
+		{ID: "failed", Name: "Failed", Class: warnIf(s.Deliveries.Failed, "bad"), Path: "deliveries?state=failed", Value: number(s.Deliveries.Failed), Note: "given up"},
+		{ID: "tracked", Name: "Running predictions", Path: "predictions?status=pending", Value: number(s.TrackedPredictions), Note: "their last event is to come"},
+		{ID: "open", Name: "Endpoints left alone", Class: warnIf(s.EndpointsOpen, "warn"), Path: "endpoints", Value: number(s.EndpointsOpen), Note: "by this process"},
+		{ID: "entries", Name: "Events remembered", Path: "./", Value: number(s.DedupEntries), Note: "so that none is accepted twice"},
+	}
+}

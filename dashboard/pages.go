@@ -1,0 +1,196 @@
+package dashboard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/operate"
+	"github.com/caddy-replicate/replicate-webhook/store"
+)
+
+// App is what the dashboard needs of the app module replicate_webhook.
+type App interface {
+	Operate() *operate.Service
+}
+
+// maxForm bounds a posted form, in bytes.
+const maxForm = 16 << 10
+
+// visit is a request for a page.
+type visit struct {
+	*Handler
+	w    http.ResponseWriter
+	r    *http.Request
+	rt   route
+	user string
+}
+
+// answer renders a page, or does what a form asks for.
+func (h *Handler) answer(w http.ResponseWriter, r *http.Request, rt route, user string) error {
+	v := &visit{h, w, r, rt, user}
+	var err error
+	switch rt.page {
+	case pageOverview:
+		err = v.overview()
+	case pageDeliveries:
+		err = v.deliveries()
+	case pageDelivery:
+		err = v.delivery()
+	case pagePredictions:
+		err = v.predictions()
+	case pageEndpoints:
+		err = v.endpoints()
+	case doRedeliver:
+		err = v.change(v.redeliver)
+	case doReset:
+		err = v.change(v.reset)
+	}
+	return v.explain(err)
+}
+
+// explain makes a page of an error that a user can do something about.
+func (v *visit) explain(err error) error {
+	var handled caddyhttp.HandlerError
+	var invalid *operate.InvalidError
+	switch {
+	case err == nil, errors.As(err, &handled), v.r.Context().Err() != nil:
+		return err
+	case errors.As(err, &invalid):
+		return v.problem(http.StatusBadRequest, "That can't be asked for", "The "+invalid.Error()+".")
+	case errors.Is(err, operate.ErrNotFound):
+		return v.problem(http.StatusNotFound, "There is no such thing", "It never was, or it is forgotten by now: finished deliveries are kept for the time of retention, endpoints for five minutes.")
+	case errors.Is(err, operate.ErrDisabled):
+		return v.problem(http.StatusConflict, "The webhook is disabled", "The client has switched it off, or its receiver has said with a 410 that it is gone. There is nowhere to deliver to.")
+	case errors.Is(err, operate.ErrUnavailable):
+		v.logger.Error("the dashboard can't ask the store", zap.Error(err))
+		v.w.Header().Set("Retry-After", "5")
+		return v.problem(http.StatusServiceUnavailable, "The store can't be asked now", "Nothing is lost by that. The log says why; this page can be loaded again when it is back.")
+	}
+	return caddyhttp.Error(http.StatusInternalServerError, err)
+}
+
+// frame is what the page has around it.
+func (v *visit) frame(title, section string) frame {
+	return frame{Title: title, Section: section, Up: v.rt.up, User: v.user, Nav: sections}
+}
+
+// withToken is frame for a page with a form that changes something.
+func (v *visit) withToken(title, section string) frame {
+	f := v.frame(title, section)
+	f.Token = masked(token(v.w, v.r))
+	return f
+}
+
+func (v *visit) problem(status int, title, text string) error {
+	page := struct {
+		frame
+		Text, Back, BackText string
+	}{v.frame(title, pageProblem), text, v.rt.up, "To the overview"}
+	return render(v.w, v.r, status, pageProblem, page)
+}
+
+// change does what a form of this dashboard asks for, and nothing that another
+// site or a stale form does.
+func (v *visit) change(do func(context.Context) (location string, err error)) error {
+	if err := sameOrigin(v.r); err != nil {
+		return err
+	}
+	v.r.Body = http.MaxBytesReader(v.w, v.r.Body, maxForm)
+	if err := v.r.ParseForm(); err != nil {
+		return caddyhttp.Error(http.StatusBadRequest, fmt.Errorf("reading a form: %w", err))
+	}
+	if !hasToken(v.r) {
+		return v.problem(http.StatusForbidden, "Not done", "The form was not one of this page's, or this browser keeps no cookies. Go back, load the page again, and repeat it.")
+	}
+	// What was asked for is done, whether or not its asker waits.
+	location, err := do(context.WithoutCancel(v.r.Context()))
+	if err != nil {
+		return err
+	}
+	v.logger.Info("changed from the dashboard", zap.String("what", v.rt.page), zap.String("user", v.user), zap.String("of", v.rt.name))
+	v.w.Header().Set("Location", location)
+	v.w.WriteHeader(http.StatusSeeOther)
+	return nil
+}
+
+func (v *visit) redeliver(ctx context.Context) (string, error) {
+	again, err := v.app.Operate().Redeliver(ctx, v.rt.name)
+	return "../" + url.PathEscape(again.ID) + "?again=" + url.QueryEscape(again.Of), err
+}
+
+func (v *visit) reset(context.Context) (string, error) {
+	reset, err := v.app.Operate().ResetEndpoint(v.r.PostForm.Get("endpoint"))
+	return "../endpoints?reset=" + url.QueryEscape(reset.Endpoint), err
+}
+
+// pending is the backlog, for its chart.
+func (h *Handler) pending(ctx context.Context) (int, error) {
+	c, err := h.app.Operate().Counts(ctx)
+	return c.Deliveries[store.DeliveryPending], err
+}
+
+// delivery shows one delivery.
+func (v *visit) delivery() error {
+	d, err := v.app.Operate().Delivery(v.r.Context(), v.rt.name)
+	if err != nil {
+		return err
+	}
+	page := struct {
+		frame
+		Delivery    operate.DeliveryDetail
+		Steps       []step
+		Again       string
+		Payload     string
+		PayloadCut  bool
+		PayloadSize string
+	}{
+		frame:       v.withToken(d.Event+" of "+d.Prediction, pageDeliveries),
+		Delivery:    d,
+		Steps:       steps(d.Log),
+		PayloadSize: size(len(d.Payload)),
+	}
+	if again := v.r.URL.Query().Get("again"); validID(again) {
+		page.Again = again
+	}
+	page.Payload, page.PayloadCut = pretty(d.Payload)
+	return render(v.w, v.r, http.StatusOK, pageDelivery, page)
+}
+
+// step is an attempt in the timeline.
+type step struct {
+	operate.Attempt
+	Good       bool
+	StatusText string
+	Took       string
+	// Wait is the time since the attempt before, in words.
+	Wait string
+}
+
+func steps(log []operate.Attempt) []step {
+	all := make([]step, len(log))
+	for i, a := range log {
+		took := time.Duration(a.Seconds * float64(time.Second))
+		all[i] = step{Attempt: a, Good: a.OK(), StatusText: http.StatusText(a.Status), Took: span(took)}
+		if i > 0 {
+			all[i].Wait = span(a.At.Sub(log[i-1].At))
+		}
+	}
+	return all
+}
+
+// endpoints shows the receivers and their breakers.
+func (v *visit) endpoints() error {
+	page := struct {
+		frame
+		operate.Endpoints
+		Reset string
+	}{v.withToken("Endpoints", pageEndpoints), v.app.Operate().Endpoints(), v.r.URL.Query().Get("reset")}
+	return render(v.w, v.r, http.StatusOK, pageEndpoints, page)
+}

@@ -1,0 +1,144 @@
+package dashboard
+
+import (
+	"bytes"
+	"embed"
+	"encoding/json"
+	"fmt"
+	"html/template"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+)
+
+//go:embed templates
+var templateFiles embed.FS
+
+// templates are the pages by name.
+var templates = map[string]*template.Template{
+	pageOverview:    parsePage("overview.html"),
+	pageDeliveries:  parsePage("deliveries.html"),
+	pageDelivery:    parsePage("delivery.html"),
+	pagePredictions: parsePage("predictions.html"),
+	pageEndpoints:   parsePage("endpoints.html"),
+	pageProblem:     parsePage("problem.html"),
+}
+
+// pageProblem says what went wrong.
+const pageProblem = "problem"
+
+func parsePage(name string) *template.Template {
+	return template.Must(template.New(name).Funcs(template.FuncMap{
+		"asset": assetURL,
+		"ago":   func(t time.Time) string { return relative(time.Since(t)) },
+		"iso":   func(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") },
+		"exact": func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05.000 UTC") },
+		"words": func(state any) string { return strings.ReplaceAll(fmt.Sprint(state), "_", " ") },
+		"count": func(n int64) string { return humanize.Comma(n) },
+		"short": func(event string) string { return strings.TrimPrefix(event, "prediction.") },
+	}).ParseFS(templateFiles, "templates/base.html", "templates/parts.html", "templates/"+name))
+}
+
+// relative says how long ago something was. app.js says it the same way.
+func relative(d time.Duration) string {
+	text := func(n time.Duration) string {
+		switch {
+		case n >= 24*time.Hour:
+			return strconv.Itoa(int(n/(24*time.Hour))) + " d"
+		case n >= time.Hour:
+			return strconv.Itoa(int(n/time.Hour)) + " h"
+		case n >= time.Minute:
+			return strconv.Itoa(int(n/time.Minute)) + " min"
+		}
+		return strconv.Itoa(int(n/time.Second)) + " s"
+	}
+	switch n := d.Abs(); {
+	case n < 1500*time.Millisecond:
+		return "now"
+	case d < 0:
+		return "in " + text(n)
+	default:
+		return text(n) + " ago"
+	}
+}
+
+// span says how long something took.
+func span(d time.Duration) string {
+	switch {
+	case d < 10*time.Millisecond:
+		return d.Round(10 * time.Microsecond).String()
+	case d < 10*time.Second:
+		return d.Round(time.Millisecond).String()
+	}
+	return d.Round(time.Second).String()
+}
+
+// size says how many bytes there are.
+func size(n int) string {
+	if n < 1024 {
+		return strconv.Itoa(n) + " bytes"
+	}
+	return humanize.IBytes(uint64(n))
+}
+
+// section is an entry of the navigation.
+type section struct{ Section, Name, Path string }
+
+var sections = []section{
+	{pageOverview, "Overview", ""},
+	{pageDeliveries, "Deliveries", "deliveries"},
+	{pagePredictions, "Predictions", "predictions"},
+	{pageEndpoints, "Endpoints", "endpoints"},
+}
+
+// frame is what every page has.
+type frame struct {
+	Title   string
+	Section string
+	Up      string
+	User    string
+	Nav     []section
+	Token   string
+}
+
+// render writes a page.
+func render(w http.ResponseWriter, r *http.Request, status int, page string, data any) error {
+	var b bytes.Buffer
+	if err := templates[page].ExecuteTemplate(&b, "base", data); err != nil {
+		return fmt.Errorf("rendering %s: %w", page, err)
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.Header().Set("Content-Length", strconv.Itoa(b.Len()))
+	w.WriteHeader(status)
+	if r.Method == http.MethodHead {
+		return nil
+	}
+	// A client that is gone is nobody's error.
+	_, _ = b.WriteTo(w)
+	return nil
+}
+
+const (
+	// maxPretty is the payload that is indented.
+	maxPretty = 1 << 20
+	// maxShown is how much of a payload is shown.
+	maxShown = 64 << 10
+)
+
+// pretty indents JSON for reading, and reports whether only its beginning is
+// shown.
+func pretty(payload []byte) (text string, cut bool) {
+	if len(payload) <= maxPretty {
+		var b bytes.Buffer
+		if json.Indent(&b, payload, "", "  ") == nil {
+			payload = b.Bytes()
+		}
+	}
+	if cut = len(payload) > maxShown; cut {
+		payload = payload[:maxShown]
+	}
+	return strings.ToValidUTF8(string(payload), ""), cut
+}

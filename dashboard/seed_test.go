@@ -1,0 +1,96 @@
+package dashboard_test
+
+import (
+	"fmt"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/sqlite"
+)
+
+// seeded is a prediction with deliveries that a store is given before Caddy
+// starts.
+type seeded struct {
+	id, url string
+	event   store.EventSet // the terminal one
+	payload string
+	age     time.Duration
+	// answers are those of the terminal event's attempts, 0 for none. The
+	// last one of 2xx makes it delivered; without it the delivery is given
+	// up, or stays pending.
+	answers  []int
+	pending  bool
+	response string
+	err      string
+}
+
+// seed fills a store.
+func seed(t testing.TB, path string, rows []seeded) {
+	t.Helper()
+	now := time.Now()
+	clock := now
+	s, err := sqlite.Open(sqlite.Options{Path: path, Now: func() time.Time { return clock }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fail := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, row := range rows {
+		clock = now.Add(-row.age)
+		p := store.Prediction{API: "https://api.replicate.com/v1", ID: row.id, Client: "user alice", URL: row.url, Events: store.AllEvents, CreatedAt: clock}
+		payload := row.payload
+		if payload == "" {
+			payload = fmt.Sprintf(`{"event":%q,"prediction":{"id":%q,"version":"5c7d5dc6","input":{"prompt":"a serene landscape, golden hour","width":1024,"height":768},"output":["https://replicate.delivery/pbxt/landscape-0.webp"],"status":"succeeded","created_at":%q},"timestamp":%q}`,
+				row.event.Name(), row.id, clock.UTC().Format(time.RFC3339), clock.UTC().Format(time.RFC3339))
+		}
+		fail(s.Track(t.Context(), &p, []store.Happening{
+			{Event: store.Started, Payload: []byte(payload)}, {Event: row.event, Payload: []byte(payload)},
+		}))
+		tries := 0
+		for {
+			claimed, next, err := s.ClaimDeliveries(t.Context(), 10, func(string) int { return 10 })
+			fail(err)
+			if len(claimed) == 0 {
+				if next.IsZero() || !next.After(clock) || row.pending && tries == len(row.answers) {
+					break
+				}
+				clock = next
+				continue
+			}
+			for _, d := range claimed {
+				o := store.Outcome{Delivery: d, Verdict: store.Delivered, Attempt: store.Attempt{
+					Delivery: d.ID, Event: d.Event, URL: d.URL, Status: http.StatusOK, Number: d.Attempts + 1,
+					At: clock, Took: 83 * time.Millisecond, Response: "OK",
+				}}
+				if d.Event != store.Started {
+					if tries == len(row.answers) { // never tried
+						fail(s.Postpone(t.Context(), d, now.Add(time.Hour)))
+						continue
+					}
+					o.Attempt.Status = row.answers[tries]
+					tries++
+					if o.Attempt.Status/100 != 2 {
+						o.Attempt.Response, o.Attempt.Error = row.response, row.err
+						o.Verdict, o.Due = store.Retry, clock.Add(time.Second<<(tries-1))
+						switch {
+						case tries < len(row.answers):
+						case row.pending:
+							o.Due = now.Add(time.Hour)
+						default:
+							o.Verdict = store.Exhausted
+						}
+					}
+				}
+				clock = clock.Add(120 * time.Millisecond)
+				fail(s.Complete(t.Context(), o))
+			}
+		}
+	}
+	fail(s.Close())
+}
