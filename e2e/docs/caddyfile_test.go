@@ -35,11 +35,17 @@ type config struct {
 // configs are the documented Caddyfiles, pieces of them made whole.
 func configs(t *testing.T) []config {
 	t.Helper()
-	example, err := os.ReadFile(filepath.Join(root, "Caddyfile.example"))
-	if err != nil {
-		t.Fatal(err)
+	var all []config
+	for _, pattern := range []string{"Caddyfile.example"} {
+		files, err := filepath.Glob(filepath.Join(root, pattern))
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: found no file, %v", pattern, err)
+		}
+		for _, file := range files {
+			name, _ := filepath.Rel(root, file)
+			all = append(all, config{filepath.ToSlash(name), read(t, name)})
+		}
 	}
-	all := []config{{"Caddyfile.example", string(example)}}
 	for _, b := range blocksIn(t, "caddyfile") {
 		text := b.text
 		if place := b.noted("within"); place != "" {
@@ -96,7 +102,7 @@ func TestDocumentedCaddyfilesLoad(t *testing.T) {
 	if len(all) < 5 {
 		t.Fatalf("found only %d documented Caddyfiles", len(all))
 	}
-	for _, b := range blocksIn(t, "caddyfile") {
+	for _, b := range blocksIn(t, "caddyfile") { // the adapter warns of files, not of pieces
 		if got := string(caddyfile.Format([]byte(b.text))); strings.TrimSpace(got) != strings.TrimSpace(b.text) {
 			t.Errorf("%s is not formatted as `caddy fmt` does:\n%s", b.name(), got)
 		}

@@ -1,0 +1,142 @@
+package docs_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+)
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(root, path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+// TestVersionsAgree: what is built and checked with, wherever it is named, is of
+// one version.
+func TestVersionsAgree(t *testing.T) {
+	for _, c := range []struct {
+		what    string
+		pattern string
+		files   []string
+	}{
+		{"Caddy", `caddyserver/caddy/v2 v([0-9.]+)|xcaddy build v([0-9.]+)|build v([0-9.]+) |CADDY := v([0-9.]+)|image: caddy:([0-9.]+)|FROM caddy:([0-9.]+)|caddy: \[v([0-9.]+), latest\]`,
+			[]string{"go.mod", "xcaddy.md", "Dockerfile", "Makefile", ".github/workflows/test.yml"}},
+		{"xcaddy", `cmd/xcaddy@v([0-9.]+)`, []string{"xcaddy.md", "Makefile", ".github/workflows/test.yml"}},
+		{"staticcheck", `cmd/staticcheck@v([0-9.]+)`, []string{".ci/run", "Makefile"}},
+		{"actionlint", `cmd/actionlint@v([0-9.]+)`, []string{".ci/run", "Makefile"}},
+	} {
+		pattern, want := regexp.MustCompile(c.pattern), ""
+		for _, file := range c.files {
+			found := pattern.FindAllStringSubmatch(read(t, file), -1)
+			if len(found) == 0 {
+				t.Errorf("%s names no version of %s", file, c.what)
+			}
+			for _, m := range found {
+				version := strings.Join(m[1:], "")
+				if want == "" {
+					want = version
+				}
+				if version != want {
+					t.Errorf("%s has %s %s, %s has %s", file, c.what, version, c.files[0], want)
+				}
+			}
+		}
+	}
+}
+
+// TestReleaseTakesFilesThatExist: what goreleaser puts into the archives.
+func TestReleaseTakesFilesThatExist(t *testing.T) {
+	var c struct {
+		Builds   []struct{ Main string }
+		Archives []struct{ Files []string }
+	}
+	if err := yaml.Unmarshal([]byte(read(t, ".goreleaser.yaml")), &c); err != nil {
+		t.Fatal(err)
+	}
+	if len(c.Builds) != 1 || len(c.Archives) != 1 {
+		t.Fatalf("it has %d builds and %d archives", len(c.Builds), len(c.Archives))
+	}
+	for _, file := range append(c.Archives[0].Files, c.Builds[0].Main) {
+		if _, err := os.Stat(filepath.Join(root, file)); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestSystemdUnit has systemd read the unit and judge how far it is shut off.
+func TestSystemdUnit(t *testing.T) {
+	if _, err := exec.LookPath("systemd-analyze"); err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal("needs systemd-analyze")
+		}
+		t.Skip("needs systemd-analyze")
+	}
+	const name = "caddy-replicate-webhook.service"
+	unit := read(t, "packaging/"+name)
+	binary, err := exec.LookPath("true") // must be there for the check
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(strings.ReplaceAll(unit, "/usr/bin/caddy", binary)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// It complains of units of the system, too, so only lines about this one
+	// count.
+	out, _ := exec.Command("systemd-analyze", "verify", "--man=no", path).CombinedOutput()
+	for line := range strings.Lines(string(out)) {
+		if strings.Contains(line, name) {
+			t.Errorf("verify: %s", line)
+		}
+	}
+	// 2.0 of 10 is what systemd itself calls OK.
+	if out, err := exec.Command("systemd-analyze", "security", "--offline=true", "--threshold=20", "--no-pager", path).CombinedOutput(); err != nil {
+		t.Errorf("security: %v\n%s", err, out)
+	}
+}
+
+// TestMakefile: help lists every target, each of them can be made up, and those
+// that documents name exist.
+func TestMakefile(t *testing.T) {
+	if _, err := exec.LookPath("make"); err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal("needs make")
+		}
+		t.Skip("needs make")
+	}
+	text := read(t, "Makefile")
+	m := regexp.MustCompile(`(?m)^\.PHONY: (.*)$`).FindStringSubmatch(text)
+	if m == nil {
+		t.Fatal("it has no targets")
+	}
+	targets := strings.Fields(m[1])
+	help, err := exec.Command("make", "-C", root, "--no-print-directory").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, target := range targets {
+		if !regexp.MustCompile(`(?m)^  make ` + target + ` +\S`).Match(help) {
+			t.Errorf("help does not list %s", target)
+		}
+		if out, err := exec.Command("make", "-C", root, "-n", target).CombinedOutput(); err != nil {
+			t.Errorf("make %s: %v\n%s", target, err, out)
+		}
+	}
+	for file, text := range documents(t) {
+		for _, m := range regexp.MustCompile("(?m)(?:^|`)make ([a-z]+)").FindAllStringSubmatch(text, -1) {
+			if !slices.Contains(targets, m[1]) {
+				t.Errorf("%s names make %s, which is no target", file, m[1])
+			}
+		}
+	}
+}
