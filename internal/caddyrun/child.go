@@ -129,6 +129,13 @@ func (c *Child) Run(command string, args ...string) (output string, err error) {
 // Start runs the child and waits until the port answers.
 func (c *Child) Start(port string) {
 	c.t.Helper()
+	c.Launch()
+	c.Await(port)
+}
+
+// Launch runs the child.
+func (c *Child) Launch() {
+	c.t.Helper()
 	c.cmd = c.Command("run", "--config", c.config, "--adapter", "caddyfile")
 	c.cmd.Stdout, c.cmd.Stderr = c.Logs, c.Logs
 	if err := c.cmd.Start(); err != nil {
@@ -139,10 +146,17 @@ func (c *Child) Start(port string) {
 		c.err = cmd.Wait()
 		close(exited)
 	}(c.cmd, c.exited)
-	c.await(port)
 }
 
-func (c *Child) await(port string) {
+// PID is the process of the child that runs.
+func (c *Child) PID() int { return c.cmd.Process.Pid }
+
+// Exited is closed when the child that runs has ended.
+func (c *Child) Exited() <-chan struct{} { return c.exited }
+
+// Await waits until the port answers.
+func (c *Child) Await(port string) {
+	c.t.Helper()
 	c.t.Helper()
 	deadline := time.NewTimer(Patience)
 	defer deadline.Stop()

@@ -148,11 +148,13 @@ func (s *Store) purgeLoop() {
 	defer s.working.Done()
 	t := time.NewTicker(s.opts.PurgeEvery)
 	defer t.Stop()
-	for {
+	// At once, too: much may have expired while the store was closed, and a
+	// process that is started often must come to it as well.
+	for ; ; s.wait(t) {
 		select {
 		case <-s.stop:
 			return
-		case <-t.C:
+		default:
 		}
 		if s.writer.available() != nil {
 			continue
@@ -160,6 +162,14 @@ func (s *Store) purgeLoop() {
 		if err := errors.Join(s.Purge(), s.Compact()); err != nil && !errors.Is(err, errClosed) {
 			s.opts.Logger().Error("purging and merging entries", zap.String("store", s.opts.Path), zap.Error(err))
 		}
+	}
+}
+
+// wait ends with the next tick or with the store.
+func (s *Store) wait(t *time.Ticker) {
+	select {
+	case <-s.stop:
+	case <-t.C:
 	}
 }
 

@@ -1,0 +1,68 @@
+package faults_test
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"testing"
+	"time"
+)
+
+// TestKill kills Caddy at random moments of its life, while it starts, under
+// load and during reloads, and holds what it promised against what is there
+// afterwards.
+func TestKill(t *testing.T) {
+	w := newWorld(t, "sqlite {$DIR}/store/webhook.db").withKeyFile()
+	for round := range *kills {
+		if round%5 == 4 {
+			// In the middle of recovering from the last crash.
+			w.Launch()
+			pause(200 * time.Millisecond)
+			w.kill()
+		}
+		w.Start("PORT1")
+		w.check()
+		stop := make(chan struct{})
+		wg := w.load(stop, 8, 3)
+		pause(400 * time.Millisecond)
+		reloaded := make(chan struct{})
+		go func() {
+			defer close(reloaded)
+			if round%3 == 1 {
+				_ = w.reload() // the kill may come in between
+			}
+		}()
+		pause(200 * time.Millisecond)
+		w.kill()
+		close(stop)
+		wg.Wait()
+		<-reloaded
+	}
+	w.Start("PORT1")
+	w.check()
+	w.drain()
+	t.Logf("%d kills: %v", w.ledger.generation, w.ledger.audit(t))
+}
+
+// pause lets up to d pass: that moments are random is the point.
+func pause(d time.Duration) { time.Sleep(rand.N(d)) }
+
+// reload gives Caddy its configuration once more.
+func (w *world) reload() error {
+	r, err := http.NewRequest(http.MethodPost, w.URL("PORT_ADMIN", "/load"), bytes.NewReader([]byte(w.Expand(w.text))))
+	if err != nil {
+		return err
+	}
+	r.Header.Set("Content-Type", "text/caddyfile")
+	r.Header.Set("Cache-Control", "must-revalidate") // also when nothing has changed
+	resp, err := w.client.Do(r)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("reloading: status %d", resp.StatusCode)
+	}
+	return nil
+}

@@ -1,0 +1,195 @@
+package faults_test
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+)
+
+// ledger is what was sent, what was promised in answer, and what arrived. A
+// generation is the time from one crash to the next.
+type ledger struct {
+	mu         sync.Mutex
+	generation int
+	events     map[string]*event
+	creates    map[string]bool // by prediction: the client has its 201
+	deliveries map[string][]receipt
+	// byPrediction has the deliveries' receipts of a prediction, in order.
+	byPrediction map[string][]receipt
+	faults       []string
+	answered     int // 2xx to senders and clients
+}
+
+// event is one webhook to the edge.
+type event struct {
+	id, path, body, signature string
+	at                        time.Time
+	// accepted: a sender has a 2xx for it.
+	accepted bool
+	// unanswered counts its posts that got no answer.
+	unanswered int
+	// seen counts its requests that reached the app.
+	seen int
+	// generation of its 2xx, or of its last try.
+	generation int
+}
+
+// receipt is one request that reached the receiver of deliveries.
+type receipt struct {
+	delivery, event string
+	generation      int
+	attempt         string
+	ok              bool // answered 200
+}
+
+func newLedger() *ledger {
+	return &ledger{
+		events: make(map[string]*event), creates: make(map[string]bool),
+		deliveries: make(map[string][]receipt), byPrediction: make(map[string][]receipt),
+	}
+}
+
+// fault notes what must not be. Tests fail at their end, with all of them.
+func (l *ledger) fault(format string, args ...any) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.faults = append(l.faults, fmt.Sprintf(format, args...))
+}
+
+// update changes the ledger.
+func (l *ledger) update(f func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f()
+}
+
+// received enters a request to the receiver, and says whether it is the first of
+// its delivery.
+func (l *ledger) received(prediction string, r receipt) (first bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	first = len(l.deliveries[r.delivery]) == 0
+	r.generation = l.generation
+	l.deliveries[r.delivery] = append(l.deliveries[r.delivery], r)
+	l.byPrediction[prediction] = append(l.byPrediction[prediction], r)
+	return first
+}
+
+// settle marks the delivery's last receipt as answered with 200.
+func (l *ledger) accepted(prediction, delivery string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, list := range [][]receipt{l.deliveries[delivery], l.byPrediction[prediction]} {
+		for i := len(list) - 1; i >= 0; i-- {
+			if list[i].delivery == delivery && !list[i].ok {
+				list[i].ok = true
+				break
+			}
+		}
+	}
+}
+
+// selected gives the events that match.
+func (l *ledger) selected(match func(*event) bool) (out []*event) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, e := range l.events {
+		if match(e) {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// owed gives the predictions whose client was promised events that have not all
+// arrived.
+func (l *ledger) owed() (out []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for id := range l.creates {
+		if !l.arrived(id, "prediction.completed") {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
+func (l *ledger) arrived(prediction, event string) bool {
+	return slices.ContainsFunc(l.byPrediction[prediction], func(r receipt) bool { return r.ok && r.event == event })
+}
+
+// totals are what a test reports.
+type totals struct {
+	events, creates, deliveries                     int
+	doubledEvents, doubledDeliveries, doubledAtOnce int
+}
+
+func (c totals) String() string {
+	return fmt.Sprintf("%d events accepted, %d of them seen twice by the app; %d creates, %d deliveries, %d of them received twice, at most %d after one crash",
+		c.events, c.doubledEvents, c.creates, c.deliveries, c.doubledDeliveries, c.doubledAtOnce)
+}
+
+// audit holds the whole ledger against the promises.
+func (l *ledger) audit(t *testing.T) (sum totals) {
+	t.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	faults := slices.Clone(l.faults)
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
+	for _, e := range l.events {
+		if e.accepted {
+			sum.events++
+			if e.seen == 0 {
+				fault("event %s was accepted and never reached the app", e.id)
+			}
+		}
+		// The app may have an event twice only if a crash took its answer.
+		if e.seen > 1+e.unanswered {
+			fault("event %s reached the app %d times, with %d posts that got no answer", e.id, e.seen, e.unanswered)
+		}
+		if e.seen > 1 {
+			sum.doubledEvents++
+		}
+	}
+	for id := range l.creates {
+		sum.creates++
+		if !l.arrived(id, "prediction.completed") {
+			fault("prediction %s was answered and its terminal event never arrived: %v", id, l.byPrediction[id])
+		}
+	}
+	perCrash := make(map[int]int)
+	for id, receipts := range l.deliveries {
+		sum.deliveries++
+		receipts = slices.DeleteFunc(slices.Clone(receipts), func(r receipt) bool { return !r.ok })
+		for i := 1; i < len(receipts); i++ {
+			if receipts[i].generation == receipts[i-1].generation {
+				fault("delivery %s was made twice without a crash in between: %v", id, receipts)
+			}
+			perCrash[receipts[i-1].generation]++
+			sum.doubledDeliveries++
+		}
+	}
+	for _, n := range perCrash {
+		sum.doubledAtOnce = max(sum.doubledAtOnce, n)
+	}
+	for id, receipts := range l.byPrediction {
+		ended := false
+		for _, r := range receipts {
+			if ended && r.event == "prediction.started" {
+				fault("prediction %s: started came after the terminal event: %v", id, receipts)
+				break
+			}
+			ended = ended || r.event != "prediction.started"
+		}
+	}
+	for i, f := range faults {
+		if i == 20 {
+			t.Errorf("and %d more", len(faults)-i)
+			break
+		}
+		t.Error(f)
+	}
+	return sum
+}

@@ -1,0 +1,387 @@
+package faults_test
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/caddyrun"
+	"github.com/caddy-replicate/replicate-webhook/predictions/apitest"
+)
+
+// secret signs webhooks both ways.
+const secret = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
+
+// world is a Caddy in a process of its own with everything around it: an app
+// behind the edge, a prediction API, and a receiver of deliveries, which outlive
+// it and remember.
+type world struct {
+	*caddyrun.Child
+	t      *testing.T
+	ledger *ledger
+	api    *apitest.API
+	hook   string // URL of the receiver
+	text   string // the Caddyfile
+	client *http.Client
+}
+
+// newWorld prepares a world whose Caddy has the store of the Caddyfile line.
+func newWorld(t *testing.T, store string) *world {
+	t.Helper()
+	w := &world{t: t, ledger: newLedger(), api: apitest.New(apitest.Options{Run: 40 * time.Millisecond})}
+	serve := func(h http.Handler) *httptest.Server {
+		s := httptest.NewServer(h)
+		t.Cleanup(func() {
+			s.CloseClientConnections()
+			s.Close()
+		})
+		return s
+	}
+	app := serve(http.HandlerFunc(w.app))
+	api := serve(w.api)
+	hook := serve(http.HandlerFunc(w.receive))
+	w.hook = hook.URL + "/hook"
+	w.text = fmt.Sprintf(`{
+	storage file_system {$DIR}/storage
+	admin 127.0.0.1:{$PORT_ADMIN}
+	auto_https off
+	default_bind 127.0.0.1
+	grace_period 10s
+	log {
+		output stderr
+		format json
+		level INFO
+	}
+	replicate_webhook {
+		store %s
+		signing shared
+		signing_secret {env.FAULTS_SECRET}
+		seal_key {env.FAULTS_SECRET}
+		poll 20ms 200ms
+		retry {
+			max_attempts 8
+			initial_delay 20ms
+			max_delay 200ms
+		}
+		timeout 5s
+		workers 32
+		egress {
+			allow_http
+			ports %s
+			allow 127.0.0.0/8
+		}
+	}
+}
+http://127.0.0.1:{$PORT1} {
+	handle /webhooks/replicate {
+		replicate_webhook {
+			secret {env.FAULTS_SECRET}
+			scope long
+		}
+		reverse_proxy %[3]s
+	}
+	handle /webhooks/brief {
+		replicate_webhook {
+			secret {env.FAULTS_SECRET}
+			scope brief
+			tolerance 3s
+			dedup 6s
+		}
+		reverse_proxy %[3]s
+	}
+	handle {
+		respond 404
+	}
+}
+http://127.0.0.1:{$PORT2} {
+	replicate_predictions /v1/* {
+		api %[4]s/v1
+	}
+	reverse_proxy %[4]s
+}
+`, store, hook.URL[strings.LastIndexByte(hook.URL, ':')+1:], app.Listener.Addr(), api.URL)
+	w.Child = caddyrun.NewChild(t, w.text)
+	w.Environ = append(w.Environ, "FAULTS_SECRET="+secret)
+	w.client = w.Client
+	return w
+}
+
+// withKeyFile leaves the sealing key to a file beside the database.
+func (w *world) withKeyFile() *world {
+	w.text = strings.Replace(w.text, "seal_key {env.FAULTS_SECRET}\n", "", 1)
+	w.Configure(w.text)
+	return w
+}
+
+// app is the app behind the edge. It counts what reaches it by the webhook's id.
+func (w *world) app(rw http.ResponseWriter, r *http.Request) {
+	_, err := io.Copy(io.Discard, r.Body)
+	id := r.Header.Get("X-Replicate-Prediction-Id")
+	w.ledger.mu.Lock()
+	e := w.ledger.events[id]
+	if e != nil && err == nil {
+		e.seen++
+	}
+	w.ledger.mu.Unlock()
+	if e == nil {
+		w.ledger.fault("the app got event %q, which nobody sent", id)
+	}
+}
+
+// receive is the clients' receiver. It refuses the first attempt of one delivery
+// in five.
+func (w *world) receive(rw http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return
+	}
+	var payload struct {
+		Event      string
+		Prediction struct{ ID string }
+	}
+	if err := json.Unmarshal(body, &payload); err != nil || r.Header.Get("X-Replicate-Signature") != sign(string(body)) {
+		w.ledger.fault("the receiver got a webhook that does not verify: %v %s", r.Header, body)
+		return
+	}
+	delivery := r.Header.Get("X-Replicate-Delivery")
+	first := w.ledger.received(payload.Prediction.ID, receipt{delivery: delivery, event: payload.Event, attempt: r.Header.Get("X-Replicate-Attempt")})
+	if first && delivery[len(delivery)-1]%5 == 0 {
+		rw.WriteHeader(http.StatusServiceUnavailable)
+		return
+	}
+	w.ledger.accepted(payload.Prediction.ID, delivery)
+}
+
+func sign(body string) string {
+	m := hmac.New(sha256.New, []byte(secret))
+	m.Write([]byte(body))
+	return hex.EncodeToString(m.Sum(nil))
+}
+
+// newEvent enters a new event into the ledger.
+func (w *world) newEvent(path string) *event {
+	e := &event{id: strings.ToLower(rand.Text()), path: path, at: time.Now()}
+	e.body = fmt.Sprintf(`{"event":"prediction.completed","prediction":{"id":%q,"version":"v1","input":{},"output":"a result","status":"succeeded","created_at":"2026-01-01T00:00:00.000Z"},"timestamp":%q}`,
+		e.id, e.at.UTC().Format("2006-01-02T15:04:05.000Z"))
+	e.signature = sign(e.body)
+	w.ledger.update(func() { w.ledger.events[e.id] = e })
+	return e
+}
+
+// answer is what a sender gets. Status 0 is no answer.
+type answer struct {
+	status    int
+	duplicate bool
+	header    http.Header
+	body      []byte
+	err       error
+}
+
+func (a answer) String() string {
+	return fmt.Sprintf("%d duplicate=%v %s %v", a.status, a.duplicate, a.body, a.err)
+}
+
+// post posts an event to the edge and enters the answer.
+func (w *world) post(e *event) answer {
+	a := w.do(e.path, "PORT1", e.body, "X-Replicate-Signature", e.signature)
+	w.ledger.update(func() {
+		e.generation = w.ledger.generation
+		switch {
+		case a.status == 0:
+			e.unanswered++
+		case a.status == http.StatusOK:
+			w.ledger.answered++
+			e.accepted = true
+		}
+	})
+	return a
+}
+
+// create creates a prediction with a webhook and enters the answer.
+func (w *world) create() answer {
+	body := fmt.Sprintf(`{"version":"v1","input":{"prompt":"a landscape"},"webhook_url":%q}`, w.hook)
+	a := w.do("/v1/predictions", "PORT2", body, "Authorization", "Bearer r8_the_token_of_a_client")
+	if a.status != http.StatusCreated {
+		return a
+	}
+	var p struct {
+		ID      string
+		Webhook string `json:"webhook_status"`
+	}
+	if err := json.Unmarshal(a.body, &p); err != nil {
+		w.ledger.fault("the answer to a create is %v: %v", a, err)
+	}
+	a.duplicate = p.Webhook == "failed" // not kept, and the client knows
+	w.ledger.update(func() {
+		w.ledger.answered++
+		if !a.duplicate {
+			w.ledger.creates[p.ID] = true
+		}
+	})
+	return a
+}
+
+func (w *world) do(path, port, body string, header ...string) answer {
+	r, err := http.NewRequest(http.MethodPost, w.URL(port, path), strings.NewReader(body))
+	if err != nil {
+		return answer{err: err}
+	}
+	r.Header.Set("Content-Type", "application/json")
+	for i := 0; i+1 < len(header); i += 2 {
+		r.Header.Set(header[i], header[i+1])
+	}
+	resp, err := w.client.Do(r)
+	if err != nil {
+		return answer{err: err}
+	}
+	defer func() { _ = resp.Body.Close() }()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return answer{err: err}
+	}
+	return answer{resp.StatusCode, resp.Header.Get("X-Replicate-Duplicate") == "true", resp.Header, text, nil}
+}
+
+// crashed begins a new generation.
+func (w *world) crashed() {
+	w.ledger.update(func() { w.ledger.generation++ })
+}
+
+// kill ends Caddy as a crash does. Requests that are under way see it.
+func (w *world) kill() {
+	w.Kill()
+	w.crashed()
+}
+
+// load runs senders and creators until stop is closed.
+func (w *world) load(stop <-chan struct{}, senders, creators int) *sync.WaitGroup {
+	var wg sync.WaitGroup
+	run := func(step func(i int) answer) {
+		wg.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if step(i).status == 0 {
+					// Caddy is gone, or about to be.
+					select {
+					case <-stop:
+						return
+					case <-time.After(time.Millisecond):
+					}
+				}
+			}
+		})
+	}
+	for range senders {
+		run(func(i int) answer {
+			path := "/webhooks/replicate"
+			if i%4 == 3 {
+				path = "/webhooks/brief"
+			}
+			a := w.post(w.newEvent(path))
+			if a.status != 0 && (a.status != http.StatusOK || a.duplicate) {
+				w.ledger.fault("a new event got %v", a)
+			}
+			return a
+		})
+	}
+	for range creators {
+		run(func(int) answer {
+			a := w.create()
+			if a.status != 0 && (a.status != http.StatusCreated || a.duplicate) {
+				w.ledger.fault("a create got %v", a)
+			}
+			return a
+		})
+	}
+	return &wg
+}
+
+// together runs f for each event, some at a time.
+func together(events []*event, f func(*event)) {
+	var wg sync.WaitGroup
+	next := make(chan *event)
+	for range 16 {
+		wg.Go(func() {
+			for e := range next {
+				f(e)
+			}
+		})
+	}
+	for _, e := range events {
+		next <- e
+	}
+	close(next)
+	wg.Wait()
+}
+
+// check holds the edge's promises against the Caddy that was started after a
+// crash: what was accepted is a duplicate, what was not can be sent again.
+func (w *world) check() {
+	w.t.Helper()
+	last := w.ledger.generation - 1
+	remembered := w.ledger.selected(func(e *event) bool {
+		return e.accepted && e.generation == last && e.path == "/webhooks/replicate"
+	})
+	together(remembered, func(e *event) {
+		if a := w.post(e); !a.duplicate {
+			w.ledger.fault("event %s was accepted before the crash and got %v after it", e.id, a)
+		}
+	})
+	together(w.ledger.selected(func(e *event) bool { return !e.accepted }), func(e *event) {
+		a := w.post(e)
+		switch fresh := e.path == "/webhooks/replicate" || time.Since(e.at) < time.Second; {
+		case a.status == http.StatusOK:
+		case a.status == http.StatusUnauthorized && !fresh:
+			w.ledger.update(func() { delete(w.ledger.events, e.id) }) // too old by now
+		case time.Since(e.at) < 4*time.Minute && fresh:
+			w.ledger.fault("event %s got no answer before the crash and %v after it", e.id, a)
+		}
+	})
+	// What is forgotten is too old to be accepted again.
+	together(w.ledger.selected(func(e *event) bool {
+		return e.accepted && e.generation == last && e.path == "/webhooks/brief" && time.Since(e.at) > 4*time.Second
+	}), func(e *event) {
+		if a := w.post(e); a.status != http.StatusUnauthorized && !a.duplicate {
+			w.ledger.fault("event %s is past its tolerance and got %v", e.id, a)
+		}
+	})
+}
+
+// drain waits until everything owed has arrived.
+func (w *world) drain() {
+	w.t.Helper()
+	deadline := time.NewTimer(8 * caddyrun.Patience)
+	defer deadline.Stop()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for len(w.ledger.owed()) > 0 {
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			return // the audit says what is missing
+		}
+	}
+}
+
+// needRoot skips where the test can't have what it needs.
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("SKIPPED: this test mounts file systems or traces a process, and needs root")
+	}
+}
