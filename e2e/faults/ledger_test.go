@@ -20,6 +20,12 @@ type ledger struct {
 	byPrediction map[string][]receipt
 	faults       []string
 	answered     int // 2xx to senders and clients
+	reached      func()
+	target       int
+	// dead: the power is off. Nothing that a process still says then would
+	// have left a real machine, and an fsync that is under way when ext4 is
+	// shut down may succeed without effect.
+	dead bool
 }
 
 // event is one webhook to the edge.
@@ -28,7 +34,7 @@ type event struct {
 	at                        time.Time
 	// accepted: a sender has a 2xx for it.
 	accepted bool
-	// unanswered counts its posts that got no answer.
+	// unanswered counts its posts that a crash kept from an answer.
 	unanswered int
 	// seen counts its requests that reached the app.
 	seen int
@@ -57,6 +63,27 @@ func (l *ledger) fault(format string, args ...any) {
 	defer l.mu.Unlock()
 	l.faults = append(l.faults, fmt.Sprintf(format, args...))
 }
+
+// refused notes an answer that is a fault as long as the disk is well.
+func (l *ledger) refused(format string, args ...any) {
+	l.mu.Lock()
+	dead := l.dead
+	l.mu.Unlock()
+	if !dead {
+		l.fault(format, args...)
+	}
+}
+
+// answer counts a 2xx. The caller holds the lock.
+func (l *ledger) answer() {
+	l.answered++
+	if l.answered == l.target {
+		l.reached()
+	}
+}
+
+// onAnswer calls f once with the nth answer from now. The caller holds the lock.
+func (l *ledger) onAnswer(n int, f func()) { l.target, l.reached = l.answered+n, f }
 
 // update changes the ledger.
 func (l *ledger) update(f func()) {

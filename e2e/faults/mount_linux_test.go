@@ -1,0 +1,101 @@
+package faults_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// disk is an ext4 file system in a file, mounted over a loop device.
+type disk struct {
+	t     *testing.T
+	image string
+	// dir is where it is mounted, device what is mounted there.
+	dir, device string
+	mounted     bool
+}
+
+func newDisk(t *testing.T) *disk {
+	t.Helper()
+	needRoot(t)
+	for _, tool := range []string{"mkfs.ext4", "losetup", "mount", "umount"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("SKIPPED: this test needs %s", tool)
+		}
+	}
+	d := &disk{t: t, image: filepath.Join(t.TempDir(), "image"), dir: t.TempDir()}
+	if err := os.WriteFile(d.image, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(d.image, 128<<20); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "mkfs.ext4", "-q", "-E", "lazy_itable_init=0", d.image)
+	// One device for all mounts: one that was just given back may not be free
+	// of what was cached of it.
+	out, err := exec.Command("losetup", "--find", "--show", d.image).CombinedOutput()
+	if err != nil {
+		t.Skipf("SKIPPED: there is no loop device here: %v %s", err, out)
+	}
+	d.device = strings.TrimSpace(string(out))
+	t.Cleanup(func() { run(t, "losetup", "--detach", d.device) })
+	t.Cleanup(d.unmount)
+	d.mount()
+	return d
+}
+
+func run(t *testing.T, name string, args ...string) {
+	t.Helper()
+	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s %v: %v %s", name, args, err, out)
+	}
+}
+
+// unmount leaves the file system. What uses it must have ended.
+func (d *disk) unmount() {
+	if d.mounted {
+		run(d.t, "umount", d.dir)
+		d.mounted = false
+	}
+}
+
+func (d *disk) mount() {
+	d.t.Helper()
+	run(d.t, "mount", d.device, d.dir)
+	d.mounted = true
+}
+
+// path is a path on the disk.
+func (d *disk) path(elem ...string) string {
+	return filepath.Join(append([]string{d.dir}, elem...)...)
+}
+
+// The request of linux/fs/ext4/ext4.h that ends a file system at once, and the
+// one of its ways that does not write out its journal first.
+const (
+	ext4IOCShutdown      = 0x8004587d
+	goingFlagsNoLogFlush = 2
+)
+
+// cut ends the file system as a power cut does: what has not been fsynced is
+// gone, and the journal is played back with the next mount. It may be called
+// from any goroutine.
+func (d *disk) cut() error {
+	f, err := os.Open(d.dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return unix.IoctlSetPointerInt(int(f.Fd()), ext4IOCShutdown, goingFlagsNoLogFlush)
+}
+
+// restore mounts the file system anew, as the start after a power cut does.
+func (d *disk) restore() {
+	d.t.Helper()
+	d.unmount()
+	d.mount()
+}

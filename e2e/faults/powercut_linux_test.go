@@ -1,0 +1,91 @@
+package faults_test
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/caddyrun"
+)
+
+// TestPowerCut takes the power away right after an acknowledgement, with 1, 10
+// and 100 writers, and looks for what was acknowledged.
+func TestPowerCut(t *testing.T) {
+	for i, writers := range []int{1, 10, 100} {
+		t.Run(fmt.Sprint(writers, " writers"), func(t *testing.T) {
+			d := newDisk(t)
+			d.forgets()
+			w := newWorld(t, "sqlite "+d.path("store", "webhook.db")).withKeyFile()
+			rounds := (*cuts + 2 - i) / 3
+			for round := range rounds {
+				w.Start("PORT1")
+				w.check()
+				w.cutUnderLoad(d, round, writers)
+			}
+			w.Start("PORT1")
+			w.check()
+			w.drain()
+			t.Logf("%d cuts: %v", rounds, w.ledger.audit(t))
+		})
+	}
+}
+
+// cutUnderLoad cuts the power the moment that the chosen acknowledgement is
+// there. In the first round that is the first one ever.
+func (w *world) cutUnderLoad(d *disk, round, writers int) {
+	w.t.Helper()
+	target := 1
+	if round > 0 {
+		target = rand.IntN(20*writers) + 1
+	}
+	stop, reached := make(chan struct{}), make(chan struct{})
+	w.ledger.update(func() { w.ledger.onAnswer(target, func() { close(reached) }) })
+	wg := w.load(stop, max(1, writers*3/4), writers/4)
+	select {
+	case <-reached:
+	case <-time.After(8 * caddyrun.Patience):
+		w.t.Fatal("there was no load")
+	}
+	w.ledger.update(func() { w.ledger.dead = true })
+	if err := d.cut(); err != nil {
+		w.t.Fatal(err)
+	}
+	w.kill()
+	close(stop)
+	wg.Wait()
+	d.restore()
+}
+
+// forgets makes sure that a cut loses what is not fsynced: otherwise these
+// tests would prove nothing.
+func (d *disk) forgets() {
+	d.t.Helper()
+	write := func(name string, sync bool) {
+		f, err := os.Create(d.path(name))
+		if err == nil {
+			_, err = f.WriteString("content")
+		}
+		if err == nil && sync {
+			err = f.Sync()
+		}
+		if err = errors.Join(err, f.Close()); err != nil {
+			d.t.Fatal(err)
+		}
+	}
+	write("synced", true)
+	write("not synced", false)
+	if err := d.cut(); err != nil {
+		d.t.Fatal(err)
+	}
+	d.restore()
+	if text, err := os.ReadFile(d.path("synced")); string(text) != "content" {
+		d.t.Fatalf("a file that was fsynced is %q, %v after the cut", text, err)
+	}
+	if text, err := os.ReadFile(d.path("not synced")); !errors.Is(err, fs.ErrNotExist) && len(text) > 0 {
+		d.t.Fatalf("a file that was not fsynced is %q after the cut", text)
+	}
+}
