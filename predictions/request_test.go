@@ -3,6 +3,7 @@ package predictions
 import (
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -145,4 +146,45 @@ func TestContentTypes(t *testing.T) {
 			t.Errorf("%q: %v", coding, got)
 		}
 	}
+}
+
+// FuzzReadCreate holds that no body of a create panics, that what is refused is
+// refused as a client's mistake, and that what is captured has a URL that was
+// judged and leaves none of our members in what the API gets.
+func FuzzReadCreate(f *testing.F) {
+	for _, s := range []string{
+		`{"webhook_url":"https://x/","webhook_events":["started"],"test_mode":true,"input":{}}`,
+		`{"webhook_url":null,"test_mode":"prediction.failed"}`, `{"webhook_url":7}`, `{"\u0077ebhook_url":"https://x/"}`,
+		`{"webhook_url":"https://x/","webhook_url":"https://y/"}`, `{"webhook_events":[["started"]]}`, `[]`, `{"webhook_url":`, ``,
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		var judged []string
+		hook, err := readCreate(body, func(raw string) error {
+			judged = append(judged, raw)
+			if !strings.HasPrefix(raw, "https://") {
+				return errors.New("webhook_url must use https")
+			}
+			return nil
+		})
+		_, _ = readPatch(body, func(string) error { return nil })
+		if err != nil {
+			var p *problem
+			if !errors.As(err, &p) || p.status < 400 || p.status > 499 {
+				t.Fatalf("%q: %v", body, err)
+			}
+			return
+		}
+		if hook == nil || !hook.asked {
+			return
+		}
+		if !slices.Contains(judged, hook.url) || !strings.HasPrefix(hook.url, "https://") {
+			t.Fatalf("%q: captured the URL %q, which was not judged", body, hook.url)
+		}
+		sent := cutRequest(body, hook.doc, "")
+		if again, err := readCreate(sent, func(string) error { return nil }); err != nil || again != nil {
+			t.Fatalf("%q: the API gets %q, %v", body, sent, err)
+		}
+	})
 }

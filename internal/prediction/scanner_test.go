@@ -69,3 +69,40 @@ func BenchmarkScanner(b *testing.B) {
 		_, _ = s.Write(body)
 	}
 }
+
+// FuzzScanner holds that reading an answer while it streams by gives what reading
+// it as a whole does, wherever it is divided.
+func FuzzScanner(f *testing.F) {
+	for _, s := range []string{
+		`{"id":"p","status":"starting","version":"v"}`,
+		`{"\u0069d":"\u0070","output":"a\"}{[","status":"x"}` + "\n",
+		`{"id":"x","id":7,"input":{"id":["y"]}}`, `{"a":1.5e3,"b":true , "id":"p" }`, `[]`, `{"id":"p"}{`, `{"id":"\ud800"}`,
+	} {
+		f.Add([]byte(s), uint16(3))
+	}
+	f.Fuzz(func(t *testing.T, body []byte, at uint16) {
+		var whole, parts Scanner
+		_, _ = whole.Write(body)
+		cut := min(int(at), len(body))
+		_, _ = parts.Write(body[:cut])
+		for i := cut; i < len(body); i++ {
+			_, _ = parts.Write(body[i : i+1])
+		}
+		if whole.ID() != parts.ID() || whole.Status() != parts.Status() || whole.Version() != parts.Version() || whole.Complete() != parts.Complete() {
+			t.Fatalf("%q: in parts it is read as %q, %q, %q", body, parts.ID(), parts.Status(), parts.Version())
+		}
+		s, err := Parse(body)
+		if err != nil {
+			return
+		}
+		if !whole.Complete() {
+			t.Fatalf("%q is a prediction and not complete", body)
+		}
+		for _, v := range [][2]string{{whole.ID(), s.ID}, {whole.Status(), s.Status}, {whole.Version(), s.Version}} {
+			// What is too long for a scanner is empty to it.
+			if v[0] != v[1] && (v[0] != "" || len(v[1]) < maxText/6) {
+				t.Fatalf("%q: scanned %q, parsed %q", body, v[0], v[1])
+			}
+		}
+	})
+}
