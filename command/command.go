@@ -44,7 +44,7 @@ func build(cmd *cobra.Command) {
 	cmd.Args = cobra.NoArgs
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 	for _, sub := range []func() *cobra.Command{
-		statusCommand,
+		statusCommand, demoCommand,
 	} {
 		cmd.AddCommand(sub())
 	}

@@ -76,6 +76,12 @@ http://%[8]s {
 		}
 		reverse_proxy %[11]s
 	}
+	handle /_webhooks/* {
+		replicate_dashboard {
+			prefix /_webhooks
+			public
+		}
+	}
 	handle {
 		respond 404
 	}

@@ -96,6 +96,8 @@ type demonstration struct {
 	// body and signature are the sender's webhook.
 	body      []byte
 	signature string
+	// prediction is the id of the one that the client created.
+	prediction string
 }
 
 // run goes through the steps.

@@ -42,7 +42,7 @@ func (p printer) fact(format string, args ...any) {
 }
 
 // note is said beside.
-func (p printer) note(text string) { p.line("   %s", p.paint(dim, text)) }
+func (p printer) note(text string) { p.line("     %s", p.paint(dim, strings.TrimRight(text, " "))) }
 
 // short is the beginning of a long value.
 func short(text string, n int) string {

@@ -192,6 +192,7 @@ func (d *demonstration) outbound(ctx context.Context) error {
 	if err := d.settled(ctx, p.ID); err != nil {
 		return err
 	}
+	d.prediction = p.ID
 	d.print.fact(`GET /v1/predictions/%s says "webhook_status":"delivered","webhook_completed":true`, p.ID)
 	return d.log(ctx, p.ID)
 }
@@ -245,6 +246,23 @@ func (d *demonstration) log(ctx context.Context, id string) error {
 	d.print.fact("its delivery log, GET %s, has the three attempts:", strings.Replace(path, id, "{id}", 1))
 	for _, r := range page.Results {
 		d.print.note(fmt.Sprintf("%s  %-21s attempt %d  %d  %s", r.Timestamp, r.Event, r.Attempt, r.Status, r.Error))
+	}
+	return nil
+}
+
+// dashboard shows where it is, and checks that it has what went before.
+func (d *demonstration) dashboard(ctx context.Context) error {
+	d.print.title("5. The dashboard has all of it")
+	a, err := d.ask(ctx, http.MethodGet, "/_webhooks/deliveries?prediction="+d.prediction, nil)
+	if err != nil {
+		return err
+	}
+	if n := strings.Count(string(a.Body), `id="row-`); a.Status != http.StatusOK || n != 2 {
+		return fmt.Errorf("the dashboard answers %s and shows %d deliveries of the prediction: it should be 2", a, n)
+	}
+	d.print.fact("it shows the two deliveries of %s", d.prediction)
+	if !d.once {
+		d.print.line("\n   %s", d.print.paint(bold, "http://"+d.addr+"/_webhooks/"))
 	}
 	return nil
 }

@@ -8,15 +8,11 @@ import (
 	"time"
 )
 
-// dashboard shows where it is.
-func (d *demonstration) dashboard(ctx context.Context) error {
-	return nil
-}
-
 // traffic makes a prediction every second or two until the context ends: most
 // for the app, which is sometimes down, and some for a receiver that is gone.
 func (d *demonstration) traffic(ctx context.Context) error {
-	d.print.note("Predictions are created every few seconds from now on, so that there is something to see. Ctrl-C ends the demo.")
+	d.print.note("Predictions are created every few seconds from now on, so that there is something to see.")
+	d.print.note("Ctrl-C ends the demo.")
 	prompts := []string{"a serene landscape", "a lighthouse at night", "an astronaut on a horse", "a bowl of fruit", "the sea in winter"}
 	for n := 0; ; n++ {
 		if pause(ctx, time.Second+rand.N(2*time.Second)) != nil {
