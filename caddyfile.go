@@ -219,13 +219,13 @@ func (r *Retention) parse(o *directive.Walker) {
 }
 
 func (a *App) parseStore(d *caddyfile.Dispenser, o *directive.Walker) {
-	kind, ok := o.Arg("a kind: sqlite")
+	kind, ok := o.Arg("a kind: sqlite or postgres")
 	if !ok {
 		return
 	}
 	id := "replicate_webhook.stores." + kind
 	if _, err := caddy.GetModule(id); err != nil {
-		o.Failf("there is no store %q: use sqlite", kind)
+		o.Failf("there is no store %q: use sqlite or postgres", kind)
 		return
 	}
 	mod, err := caddyfile.UnmarshalModule(d, id)

@@ -30,6 +30,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/internal/webhook"
 	_ "github.com/caddy-replicate/replicate-webhook/predictions" // registers its handlers
 	"github.com/caddy-replicate/replicate-webhook/store"
+	_ "github.com/caddy-replicate/replicate-webhook/store/postgres" // registers its module
 	"github.com/caddy-replicate/replicate-webhook/store/sqlite"
 )
 

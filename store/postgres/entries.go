@@ -341,17 +341,11 @@ func (d *dedup) expire(now int64) {
 	}
 }
 
-// exactEntries is up to how many entries are counted. Beyond it the number is
-// the server's own estimate.
-const exactEntries = 100_000
-
 func (s *Store) countEntries() error {
 	return s.use(func(ctx context.Context, conn *pgx.Conn) error {
-		var n, estimate int64
-		err := conn.QueryRow(ctx, `SELECT (SELECT count(*) FROM (SELECT 1 FROM webhook_dedup LIMIT $1) e),
-			(SELECT reltuples::bigint FROM pg_class WHERE oid = 'webhook_dedup'::regclass)`, exactEntries).Scan(&n, &estimate)
+		n, err := count(ctx, conn, "webhook_dedup")
 		if err == nil {
-			metrics.SetDedupEntries(int(max(n, estimate*min(n/exactEntries, 1))))
+			metrics.SetDedupEntries(n)
 		}
 		return err
 	})

@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"encoding/hex"
+	"strconv"
 	"sync"
 	"time"
 
@@ -80,7 +81,11 @@ func (s *Store) notifyClaims(keys []store.Key) {
 	for i, k := range keys {
 		payloads[i] = "k" + hex.EncodeToString(k[:])
 	}
-	_ = s.use(func(ctx context.Context, conn *pgx.Conn) error {
+	_ = s.notify(payloads...)
+}
+
+func (s *Store) notify(payloads ...string) error {
+	return s.use(func(ctx context.Context, conn *pgx.Conn) error {
 		_, err := conn.Exec(ctx, "SELECT pg_notify($1, p) FROM unnest($2::text[]) p", s.channel, payloads)
 		return err
 	})
@@ -143,5 +148,11 @@ func (s *Store) heard(payload string) {
 		if b, err := hex.DecodeString(payload[1:]); err == nil && len(b) == len(store.Key{}) {
 			s.wakes.wake(store.Key(b))
 		}
+	case 'd': // something is due
+		if payload[1:] != strconv.FormatInt(s.nodes.id.Load(), 10) {
+			s.queue.look(0)
+		}
+	case 'n': // a node has left
+		signal(s.health.trouble)
 	}
 }

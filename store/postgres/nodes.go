@@ -165,13 +165,15 @@ func (s *Store) rebirth() error {
 		}
 		s.nodes.id.Store(id)
 		s.nodes.confirmed.Store(&sent)
+		s.queue.clear()
+		s.polls.Clear()
 		return nil
 	})
 }
 
 // sweep deletes the nodes that are gone and takes over what nobody holds.
 func (s *Store) sweep(gone []int64) error {
-	return s.use(func(ctx context.Context, conn *pgx.Conn) error {
+	err := s.use(func(ctx context.Context, conn *pgx.Conn) error {
 		if len(gone) > 0 {
 			s.opts.Logger().Warn("nodes are gone: taking over what they held", zap.String("store", s.name), zap.Int64s("nodes", gone))
 			if _, err := conn.Exec(ctx, "DELETE FROM webhook_nodes WHERE id = ANY($1)", gone); err != nil {
@@ -180,6 +182,15 @@ func (s *Store) sweep(gone []int64) error {
 		}
 		return s.sweepClaims(ctx, conn)
 	})
+	if err != nil {
+		return err
+	}
+	if err := s.takeOver(); err != nil {
+		return err
+	}
+	// What notifications did not tell.
+	s.queue.look(0)
+	return nil
 }
 
 // leave gives back what this node holds.
@@ -193,6 +204,7 @@ func (s *Store) leave() error {
 	var b pgx.Batch
 	b.Queue("DELETE FROM webhook_nodes WHERE id = $1", id)
 	b.Queue("DELETE FROM webhook_claims WHERE key IN (SELECT key FROM webhook_claims WHERE owner = $1 ORDER BY key FOR UPDATE)", id)
+	b.Queue("SELECT pg_notify($1, 'n')", s.channel)
 	err := s.pool.SendBatch(ctx, &b).Close()
 	if err != nil {
 		s.opts.Logger().Warn("giving back what this node holds", zap.String("store", s.name), zap.Error(err))

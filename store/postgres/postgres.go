@@ -24,6 +24,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/polling"
 )
 
 // DefaultLease is how long a node that does not answer keeps what it holds.
@@ -60,6 +61,10 @@ type Store struct {
 	dedup   dedup
 	asks    *batcher[*ask]
 	commits *batcher[*settlement]
+	queue   queue
+	polls   polling.Schedule
+	jobs    *batcher[*job]
+	telling chan struct{}
 
 	stop     chan struct{}
 	working  sync.WaitGroup
@@ -95,6 +100,7 @@ func Open(opts Options) (*Store, error) {
 	}
 	s := &Store{
 		opts: opts, name: place(conf.ConnConfig), stop: make(chan struct{}), reads: make(chan struct{}, maxReads),
+		telling: make(chan struct{}, 1),
 	}
 	if err := s.open(conf); err != nil {
 		if s.pool != nil {
@@ -104,10 +110,15 @@ func Open(opts Options) (*Store, error) {
 	}
 	s.asks = newBatcher(s.askAll)
 	s.commits = newBatcher(s.settleAll)
-	s.working.Add(3)
+	s.jobs = newBatcher(s.runJobs)
+	s.working.Add(4)
 	go s.keepLoop()
 	go s.listenLoop(conf.ConnConfig.Copy())
 	go s.purgeLoop()
+	go s.tellLoop()
+	if err := s.takeOver(); err != nil {
+		return nil, errors.Join(fmt.Errorf("store postgres at %s: taking over what other nodes left: %w", s.name, err), s.Close())
+	}
 	return s, nil
 }
 
@@ -131,6 +142,7 @@ func (s *Store) open(conf *pgxpool.Config) error {
 	}
 	s.dedup.init()
 	s.wakes.init()
+	s.queue.init()
 	return s.register(ctx, conn.Conn())
 }
 
@@ -164,11 +176,15 @@ func (s *Store) Close() error {
 		s.working.Wait()
 		s.asks.close()
 		s.commits.close()
+		s.jobs.close()
 		s.closeErr = s.leave()
 		s.pool.Close()
 	})
 	return s.closeErr
 }
+
+// Interface guard.
+var _ store.Closer = (*Store)(nil)
 
 var errClosed = errors.New("closed")
 

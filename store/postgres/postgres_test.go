@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/pgtest"
-	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/storetest"
 )
 
@@ -20,15 +19,13 @@ func resources(t *testing.T) func(t *testing.T) storetest.Resource {
 			if err != nil {
 				t.Fatal(err)
 			}
-			return deduplicating{s, nil}
+			return s
 		}
 	}
 }
 
 func TestConformance(t *testing.T) { storetest.Run(t, resources(t)) }
 
-// deduplicating is a store of which only Dedup is asked.
-type deduplicating struct {
-	*Store
-	store.Tracking
-}
+func TestTrackingConformance(t *testing.T) { storetest.RunTracking(t, resources(t)) }
+
+func TestOperatingConformance(t *testing.T) { storetest.RunOperating(t, resources(t)) }

@@ -55,7 +55,7 @@ const trackingSchema = `
 CREATE SEQUENCE webhook_numbers;
 CREATE TABLE webhook_predictions (
 	ref         bigint   PRIMARY KEY,
-	key         uuid,
+	key         bytea,
 	api         bytea    NOT NULL,
 	id          bytea    NOT NULL,
 	client      bytea    NOT NULL,
@@ -74,6 +74,7 @@ CREATE TABLE webhook_predictions (
 );
 CREATE UNIQUE INDEX webhook_predictions_key ON webhook_predictions (key) WHERE key IS NOT NULL;
 CREATE UNIQUE INDEX webhook_predictions_token ON webhook_predictions (token) WHERE token IS NOT NULL;
+CREATE INDEX webhook_predictions_unsent ON webhook_predictions (webhook, ref) WHERE webhook >= 2;
 CREATE INDEX webhook_predictions_polled ON webhook_predictions (poller, ref) WHERE happened < 2 AND poll_path <> '';
 CREATE TABLE webhook_deliveries (
 	n          bigint   PRIMARY KEY,
@@ -91,6 +92,8 @@ CREATE TABLE webhook_deliveries (
 	lease      bigint   NOT NULL
 );
 CREATE INDEX webhook_deliveries_prediction ON webhook_deliveries (prediction);
+CREATE INDEX webhook_deliveries_pending ON webhook_deliveries (n) WHERE state = 0;
+CREATE INDEX webhook_deliveries_unsent ON webhook_deliveries (state, n) WHERE state >= 2;
 CREATE INDEX webhook_deliveries_ready ON webhook_deliveries (endpoint, due, n) WHERE state = 0 AND owner = 0 AND NOT held;
 CREATE INDEX webhook_deliveries_owner ON webhook_deliveries (owner) WHERE owner <> 0;
 CREATE TABLE webhook_payloads (

@@ -219,7 +219,7 @@ func (s *Store) apply(c *change, err error) {
 		c.undo(s.queue)
 		return
 	}
-	polling := s.polls.update(&c.prediction)
+	polling := s.polls.Update(&c.prediction)
 	q := s.queue
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/polling"
 )
 
 // Options say how a file is opened.
@@ -43,7 +44,7 @@ type Store struct {
 	writer *writer
 	dedup  dedup
 	queue  *queue
-	polls  polls
+	polls  polling.Schedule
 
 	// compacted is the number up to which rows of dedup were merged.
 	compacted int64

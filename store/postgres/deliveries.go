@@ -1,0 +1,533 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"go.uber.org/zap"
+
+	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/rules"
+)
+
+// readyEndpoints jumps from endpoint to endpoint through the index, and finds
+// when the first delivery of each is due.
+const readyEndpoints = `WITH RECURSIVE e AS (
+	(SELECT endpoint FROM webhook_deliveries WHERE state = 0 AND owner = 0 AND NOT held ORDER BY endpoint LIMIT 1)
+	UNION ALL
+	SELECT (SELECT d.endpoint FROM webhook_deliveries d WHERE d.state = 0 AND d.owner = 0 AND NOT d.held AND d.endpoint > e.endpoint ORDER BY d.endpoint LIMIT 1)
+	FROM e WHERE e.endpoint IS NOT NULL
+) SELECT e.endpoint, f.due FROM e, LATERAL (
+	SELECT d.due FROM webhook_deliveries d WHERE d.endpoint = e.endpoint AND d.state = 0 AND d.owner = 0 AND NOT d.held ORDER BY d.due, d.n LIMIT 1
+) f WHERE e.endpoint IS NOT NULL ORDER BY f.due, e.endpoint`
+
+// handedOut are the columns of a delivery that is to be attempted.
+const handedOut = "d.n, d.nonce, d.prediction, d.event, d.attempts, d.due, d.created, d.endpoint, d.state, d.owner, d.lease, p.id, p.client, p.url, p.traceparent, b.body"
+
+// takeReady takes deliveries that are due, no more of each endpoint than it has
+// room for. What another node takes in this moment is passed over.
+const takeReady = `WITH picked AS (
+	SELECT d.n FROM unnest($1::bytea[], $2::int[]) AS e (endpoint, slots), LATERAL (
+		SELECT r.n FROM webhook_deliveries r WHERE r.endpoint = e.endpoint AND r.state = 0 AND r.owner = 0 AND NOT r.held AND r.due <= $3
+		ORDER BY r.due, r.n LIMIT e.slots FOR UPDATE SKIP LOCKED
+	) d
+), taken AS (
+	UPDATE webhook_deliveries d SET owner = $4, lease = $5 FROM picked WHERE d.n = picked.n RETURNING d.*
+) SELECT ` + handedOut + ` FROM taken d LEFT JOIN webhook_predictions p ON p.ref = d.prediction LEFT JOIN webhook_payloads b ON b.n = d.n`
+
+const readTaken = "SELECT " + handedOut + ` FROM webhook_deliveries d LEFT JOIN webhook_predictions p ON p.ref = d.prediction
+	LEFT JOIN webhook_payloads b ON b.n = d.n WHERE d.n = ANY($1)`
+
+// handed is a delivery read for its attempt.
+type handed struct {
+	store.Delivery
+	leased
+	state int16
+	// whole: its prediction and payload are there.
+	whole bool
+}
+
+func scanHanded(row pgx.CollectableRow) (handed, error) {
+	var h handed
+	var nonce, created int64
+	var event int16
+	var endpoint, id, client, url, trace []byte
+	err := row.Scan(&h.leased.n, &nonce, &h.leased.prediction, &event, &h.Attempts, &h.due, &created, &endpoint, &h.state, &h.owner, &h.lease,
+		&id, &client, &url, &trace, &h.Payload)
+	h.N, h.Prediction, h.Event, h.endpoint = h.leased.n, h.leased.prediction, store.EventSet(event), string(endpoint)
+	h.PredictionID, h.Client, h.URL, h.Traceparent = string(id), string(client), string(url), string(trace)
+	h.ID, h.CreatedAt = rules.DeliveryID(h.N, nonce), timeOf(created)
+	h.whole = id != nil && h.Payload != nil
+	return h, err
+}
+
+// claimLater is how long a claim waits that the database could not answer.
+const claimLater = time.Second
+
+// claiming is one call of ClaimDeliveries.
+type claiming struct {
+	s     *Store
+	now   int64
+	limit int
+	slots func(string) int
+	// free is what asked endpoints have left.
+	free map[string]int
+	// resumed is what their lanes' counts were before they were asked.
+	resumed map[string]int
+	ready   []readyEndpoint // in the database
+	lease   int64
+	local   []*leased
+	out     []handed
+}
+
+type readyEndpoint struct {
+	name string
+	due  int64
+}
+
+// ClaimDeliveries implements store.Tracking.
+func (s *Store) ClaimDeliveries(ctx context.Context, limit int, slots func(string) int) ([]store.Delivery, time.Time, error) {
+	if err := s.closed(); err != nil {
+		return nil, time.Time{}, err
+	}
+	if err := s.available(); err != nil {
+		return nil, s.opts.Now().Add(claimLater), err
+	}
+	s.queue.claiming.Lock()
+	defer s.queue.claiming.Unlock()
+	c := &claiming{
+		s: s, now: s.opts.Now().UnixMilli(), limit: limit, slots: slots,
+		free: make(map[string]int), resumed: make(map[string]int), lease: s.queue.newLease(),
+	}
+	next, err := c.run(ctx)
+	if err != nil {
+		c.undo()
+		err = fmt.Errorf("%w: reading %s: %w", store.ErrUnavailable, s.name, err)
+		return nil, s.opts.Now().Add(claimLater), err
+	}
+	slices.SortFunc(c.out, func(a, b handed) int {
+		if a.due != b.due {
+			return int(min(max(a.due-b.due, -1), 1))
+		}
+		return int(min(max(a.N-b.N, -1), 1))
+	})
+	out := make([]store.Delivery, len(c.out))
+	for i, h := range c.out {
+		out[i] = h.Delivery
+	}
+	return out, timeOf(next), nil
+}
+
+func (c *claiming) run(ctx context.Context) (next int64, err error) {
+	q := &c.s.queue
+	q.mu.Lock()
+	scan := c.now >= q.scanAt
+	if scan {
+		q.scanAt = never
+	}
+	q.mu.Unlock()
+	if scan {
+		if err := c.s.use(func(within context.Context, conn *pgx.Conn) error {
+			rows, err := conn.Query(within, readyEndpoints)
+			if err != nil {
+				return err
+			}
+			return c.collectReady(rows)
+		}); err != nil {
+			return 0, err
+		}
+	}
+	c.takeLocal()
+	if err := c.verifyLocal(); err != nil {
+		return 0, err
+	}
+	if err := c.takeFromDatabase(); err != nil {
+		return 0, err
+	}
+	return c.finish(scan), ctx.Err()
+}
+
+func (c *claiming) collectReady(rows pgx.Rows) error {
+	c.ready = nil
+	var name []byte
+	var due int64
+	_, err := pgx.ForEachRow(rows, []any{&name, &due}, func() error {
+		c.ready = append(c.ready, readyEndpoint{string(name), due})
+		return nil
+	})
+	return err
+}
+
+// ask gives how many more the endpoint may have, asking for it once.
+func (c *claiming) ask(endpoint string) int {
+	if n, asked := c.free[endpoint]; asked {
+		return n
+	}
+	q := &c.s.queue
+	q.mu.Lock()
+	if l := q.lanes[endpoint]; l != nil {
+		if l.parked {
+			q.mu.Unlock()
+			return 0
+		}
+		c.resumed[endpoint] = l.resumed
+	} else {
+		// So that a call of Resume in the meantime leaves its mark.
+		q.lanes[endpoint] = new(lane)
+		c.resumed[endpoint] = 0
+	}
+	q.mu.Unlock()
+	n := c.slots(endpoint) // without the lock: it takes locks of its own
+	c.free[endpoint] = max(n, 0)
+	return c.free[endpoint]
+}
+
+// takeLocal claims what waits here.
+func (c *claiming) takeLocal() {
+	q := &c.s.queue
+	q.mu.Lock()
+	type candidate struct {
+		name string
+		due  int64
+	}
+	var candidates []candidate
+	for name, l := range q.lanes {
+		if len(l.waiting) > 0 && !l.parked {
+			candidates = append(candidates, candidate{name, l.waiting[0].due})
+		}
+	}
+	q.mu.Unlock()
+	slices.SortFunc(candidates, func(a, b candidate) int { return int(min(max(a.due-b.due, -1), 1)) })
+	for _, candidate := range candidates {
+		if len(c.local) == c.limit {
+			return
+		}
+		n := min(c.ask(candidate.name), c.limit-len(c.local))
+		q.mu.Lock()
+		l := q.lanes[candidate.name]
+		for ; n > 0 && l != nil && len(l.waiting) > 0 && l.waiting[0].due <= c.now; n-- {
+			i := l.waiting[0]
+			l.waiting = l.waiting[1:]
+			delete(q.waiting, i.n)
+			q.claimed[i.n] = i
+			c.local = append(c.local, i)
+			c.free[candidate.name]--
+		}
+		q.mu.Unlock()
+	}
+}
+
+// verifyLocal reads what was claimed here. Another node may have changed where
+// it goes, or canceled it.
+func (c *claiming) verifyLocal() error {
+	if len(c.local) == 0 {
+		return nil
+	}
+	numbers := make([]int64, len(c.local))
+	for i, l := range c.local {
+		numbers[i] = l.n
+	}
+	var read []handed
+	if err := c.s.use(func(ctx context.Context, conn *pgx.Conn) error {
+		rows, err := conn.Query(ctx, readTaken, numbers)
+		if err == nil {
+			read, err = pgx.CollectRows(rows, scanHanded)
+		}
+		return err
+	}); err != nil {
+		return err
+	}
+	byNumber := make(map[int64]*handed, len(read))
+	for i := range read {
+		byNumber[read[i].N] = &read[i]
+	}
+	for _, l := range c.local {
+		h := byNumber[l.n]
+		switch {
+		case h != nil && h.state == statePending && h.owner == l.owner && h.lease == l.lease && h.endpoint == l.endpoint:
+			c.hand(h)
+		default:
+			c.drop(l)
+			c.s.release(l)
+		}
+	}
+	c.local = nil
+	return nil
+}
+
+// hand gives a delivery out that this node holds.
+func (c *claiming) hand(h *handed) {
+	if !h.whole {
+		// Damage to one must not hold up the others. What is left of it is
+		// looked at again when this node is gone.
+		c.s.opts.Logger().Error("delivery can't be read", zap.String("store", c.s.name), zap.Int64("number", h.N))
+		c.drop(&h.leased)
+		return
+	}
+	c.out = append(c.out, *h)
+}
+
+// drop ends a claim within this call. Its place is free again.
+func (c *claiming) drop(l *leased) {
+	q := &c.s.queue
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	delete(q.claimed, l.n)
+	c.free[l.endpoint]++
+}
+
+// takeFromDatabase claims what any node may have.
+func (c *claiming) takeFromDatabase() error {
+	for {
+		var endpoints [][]byte
+		var slots []int32
+		left := c.limit - len(c.out)
+		for _, e := range c.ready {
+			if left <= 0 || e.due > c.now {
+				break
+			}
+			if n := min(c.ask(e.name), left); n > 0 {
+				endpoints, slots = append(endpoints, []byte(e.name)), append(slots, int32(n))
+				left -= n
+			}
+		}
+		if len(endpoints) == 0 {
+			return nil
+		}
+		var taken []handed
+		err := c.s.use(func(ctx context.Context, conn *pgx.Conn) error {
+			var b pgx.Batch
+			b.Queue(takeReady, endpoints, slots, c.now, c.s.nodes.id.Load(), c.lease)
+			b.Queue(readyEndpoints)
+			res := conn.SendBatch(ctx, &b)
+			rows, err := res.Query()
+			if err == nil {
+				taken, err = pgx.CollectRows(rows, scanHanded)
+			}
+			if err == nil {
+				rows, err = res.Query()
+			}
+			if err == nil {
+				err = c.collectReady(rows)
+			}
+			return errors.Join(err, res.Close())
+		})
+		if err != nil {
+			return err
+		}
+		q := &c.s.queue
+		for i := range taken {
+			h := &taken[i]
+			q.mu.Lock()
+			l := h.leased
+			q.claimed[l.n] = &l
+			c.free[l.endpoint]--
+			q.mu.Unlock()
+			c.hand(h)
+		}
+		if len(taken) == 0 {
+			// Others are taking them.
+			return nil
+		}
+	}
+}
+
+// finish parks the endpoints that have no room left and gives the time to look
+// again.
+func (c *claiming) finish(scanned bool) (next int64) {
+	q := &c.s.queue
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for endpoint, free := range c.free {
+		l := q.lanes[endpoint]
+		if l == nil {
+			continue
+		}
+		if free <= 0 && l.resumed == c.resumed[endpoint] {
+			l.parked = true
+		}
+		q.settle(endpoint, l)
+	}
+	next = never
+	if scanned {
+		for _, e := range c.ready {
+			if l := q.lanes[e.name]; l == nil || !l.parked {
+				q.scanAt = min(q.scanAt, e.due)
+			}
+		}
+	}
+	next = min(next, q.scanAt)
+	for _, l := range q.lanes {
+		if !l.parked && len(l.waiting) > 0 {
+			next = min(next, l.waiting[0].due)
+		}
+	}
+	switch {
+	case next == never:
+		return 0
+	case next == 0:
+		return c.now
+	}
+	return next
+}
+
+// undo gives back what was claimed by a call that fails.
+func (c *claiming) undo() {
+	q := &c.s.queue
+	q.lose(c.lease)
+	q.mu.Lock()
+	var back []*leased
+	for _, h := range c.out {
+		l := q.claimed[h.N]
+		delete(q.claimed, h.N)
+		if l != nil && l.lease != c.lease {
+			back = append(back, l)
+		}
+	}
+	for _, l := range c.local {
+		delete(q.claimed, l.n)
+		back = append(back, l)
+	}
+	q.scanAt = 0
+	q.mu.Unlock()
+	q.put(back)
+	signal(c.s.health.trouble)
+}
+
+// release gives a delivery back that this node holds, in the background.
+func (s *Store) release(i *leased) {
+	s.queue.mu.Lock()
+	delete(s.queue.claimed, i.n)
+	s.queue.mu.Unlock()
+	select {
+	case s.jobs.jobs <- s.releaseJob(i.prediction, func(d *delivery) bool { return d.n == i.n && d.owner == i.owner && d.lease == i.lease }):
+	default:
+		s.queue.lose(i.lease)
+	}
+}
+
+// releaseJob frees those of a prediction's deliveries that match.
+func (s *Store) releaseJob(ref int64, match func(*delivery) bool) *job {
+	return &job{refs: []int64{ref}, done: make(chan error, 1), do: func(u *unit) error {
+		t, err := u.find(ref)
+		if err != nil {
+			return err
+		}
+		for _, d := range t.deliveries {
+			if match(d) {
+				d.owner, d.dirty = 0, true
+			}
+		}
+		u.settle(t)
+		return nil
+	}}
+}
+
+// Postpone implements store.Tracking.
+func (s *Store) Postpone(ctx context.Context, d store.Delivery, due time.Time) error {
+	return s.conclude(ctx, d.N, d.Prediction, func(u *unit, t *tracked, row *delivery) error {
+		if row.state == statePending {
+			row.due = due.UnixMilli()
+		}
+		return nil
+	})
+}
+
+// Complete implements store.Tracking.
+func (s *Store) Complete(ctx context.Context, o store.Outcome) error {
+	return s.conclude(ctx, o.Delivery.N, o.Delivery.Prediction, func(u *unit, t *tracked, row *delivery) error {
+		return u.complete(t, row, &o)
+	})
+}
+
+// conclude ends a claim, with what f makes of it if it is this node's still.
+func (s *Store) conclude(ctx context.Context, n, ref int64, f func(*unit, *tracked, *delivery) error) error {
+	claim := s.queue.held(n)
+	if claim == nil {
+		return s.closed()
+	}
+	return s.commit(ctx, &job{
+		refs: []int64{ref},
+		do: func(u *unit) error {
+			u.ended = append(u.ended, claim)
+			t, err := u.find(ref)
+			if err != nil {
+				return nil //nolint:nilerr // it was forgotten, and the claim with it
+			}
+			for _, d := range t.deliveries {
+				if d.n != n || d.owner != claim.owner || d.lease != claim.lease {
+					continue
+				}
+				d.owner, d.dirty = 0, true
+				if err := f(u, t, d); err != nil {
+					return err
+				}
+				u.settle(t)
+			}
+			return nil
+		},
+	})
+}
+
+// complete takes in what came of an attempt.
+func (u *unit) complete(t *tracked, d *delivery, o *store.Outcome) error {
+	a := &o.Attempt
+	id, err := u.number()
+	if err != nil {
+		return err
+	}
+	u.attempts = append(u.attempts, attemptRow{id: id, delivery: d, prediction: t.Ref, Attempt: *a})
+	canceled := d.state == stateCanceled
+	superseded := d.event == store.Started && !d.redelivery && slices.ContainsFunc(t.deliveries, func(other *delivery) bool {
+		return other.state == statePending && !other.redelivery && other.event.Has(store.Terminal)
+	})
+	state, due := statePending, o.Due.UnixMilli()
+	gone := false
+	switch o.Verdict {
+	case store.Delivered:
+		state = stateDelivered
+	case store.Exhausted:
+		state = stateFailed
+	case store.Gone:
+		// Unless the URL was changed meanwhile: then it was another
+		// receiver that said so.
+		if gone = t.URL == o.Delivery.URL; gone {
+			t.URL, t.Webhook, t.dirty = "", store.WebhookDisabled, true
+			state = stateFailed
+		} else {
+			due = u.now
+		}
+	}
+	if state == statePending || state == stateFailed && !gone {
+		switch {
+		case canceled:
+			state = stateCanceled
+		case superseded:
+			state = stateSuperseded
+		}
+	}
+	d.attempts, d.due, d.dirty = a.Number, due, true
+	if state != statePending {
+		d.due = u.now
+	}
+	// What was canceled stays so, unless it was delivered after all.
+	if !canceled || state == stateDelivered {
+		d.state = state
+	}
+	last := rules.IsLast(d.event, &t.Prediction)
+	switch {
+	case gone:
+		u.cancelPending(t)
+	case last && state == stateDelivered:
+		if t.Webhook != store.WebhookDisabled || t.URL != "" {
+			t.Webhook, t.dirty = store.WebhookDelivered, true
+		}
+	case last && state == stateFailed && !d.redelivery && t.Webhook == store.WebhookPending:
+		t.Webhook, t.dirty = store.WebhookFailed, true
+	}
+	return nil
+}

@@ -1,0 +1,154 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/rules"
+)
+
+// Attempts implements store.Tracking.
+func (s *Store) Attempts(ctx context.Context, ref int64, before int64, limit int) ([]store.Attempt, error) {
+	if before <= 0 {
+		before = never
+	}
+	return s.readAttempts(ctx, "a.prediction = $1 AND a.id < $2 ORDER BY a.id DESC LIMIT $3", ref, before, limit)
+}
+
+func (s *Store) readAttempts(ctx context.Context, where string, args ...any) (out []store.Attempt, err error) {
+	err = s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		rows, err := conn.Query(ctx, `SELECT a.id, a.delivery, d.nonce, a.event, a.url, a.status, a.number, a.at, a.took, a.response, a.error, a.exception
+			FROM webhook_attempts a JOIN webhook_deliveries d ON d.n = a.delivery WHERE `+where, args...)
+		if err != nil {
+			return err
+		}
+		out, err = pgx.CollectRows(rows, scanAttempt)
+		return err
+	})
+	return out, err
+}
+
+func scanAttempt(row pgx.CollectableRow) (store.Attempt, error) {
+	var a store.Attempt
+	var n, nonce, at, took int64
+	var event int16
+	var url, response, text []byte
+	err := row.Scan(&a.ID, &n, &nonce, &event, &url, &a.Status, &a.Number, &at, &took, &response, &text, &a.Exception)
+	a.Delivery, a.Event, a.At, a.Took = rules.DeliveryID(n, nonce), store.EventSet(event), timeOf(at), time.Duration(took)
+	a.URL, a.Response, a.Error = string(url), string(response), string(text)
+	return a, err
+}
+
+// Redeliver implements store.Tracking.
+func (s *Store) Redeliver(ctx context.Context, ref int64, attempt int64, payload func([]byte) []byte) (string, error) {
+	return s.redeliver(ctx, ref, payload,
+		"SELECT a.event, b.body FROM webhook_attempts a JOIN webhook_payloads b ON b.n = a.delivery WHERE a.id = $1 AND a.prediction = $2", attempt, ref)
+}
+
+// redeliver commits a new delivery of the one that the query finds.
+func (s *Store) redeliver(ctx context.Context, ref int64, payload func([]byte) []byte, query string, args ...any) (string, error) {
+	var id string
+	err := s.commit(ctx, &job{refs: []int64{ref}, do: func(u *unit) error {
+		var event int16
+		var old []byte
+		switch err := u.conn.QueryRow(u.ctx, query, args...).Scan(&event, &old); {
+		case errors.Is(err, pgx.ErrNoRows):
+			return store.ErrNotFound
+		case err != nil:
+			return err
+		}
+		t, err := u.find(ref)
+		if err != nil {
+			return err
+		}
+		if t.URL == "" {
+			return store.ErrDisabled
+		}
+		d, err := u.insert(t, store.EventSet(event), payload(old), true)
+		if err != nil {
+			return err
+		}
+		u.settle(t)
+		id = rules.DeliveryID(d.n, d.nonce)
+		return nil
+	}})
+	if err != nil {
+		return "", err
+	}
+	return id, nil
+}
+
+// Forget implements store.Tracking. All nodes may do so at once.
+func (s *Store) Forget(ctx context.Context, deliveries, predictions time.Time) error {
+	if err := s.closed(); err != nil {
+		return err
+	}
+	return errors.Join(
+		s.forgetRows(ctx, deliveries, "deliveries", "n", "r.state <> 0 AND r.owner = 0 AND r.due < $2",
+			"DELETE FROM webhook_attempts a USING webhook_deliveries d WHERE d.n = ANY($1) AND a.prediction = d.prediction AND a.delivery = d.n",
+			"DELETE FROM webhook_payloads WHERE n = ANY($1)",
+			"DELETE FROM webhook_deliveries WHERE n = ANY($1)"),
+		// A prediction's lock keeps others from adding deliveries to it, and
+		// the second look sees those that came before.
+		s.forgetRows(ctx, predictions, "predictions", "ref", "(r.key IS NULL OR r.webhook <> 0 AND r.happened >= 2) AND "+undelivered,
+			"DELETE FROM webhook_predictions r WHERE ref = ANY($1) AND "+undelivered),
+	)
+}
+
+const undelivered = "NOT EXISTS (SELECT 1 FROM webhook_deliveries d WHERE d.prediction = r.ref)"
+
+// forgetBatch is how many rows one transaction looks at.
+const forgetBatch = 500
+
+// forgetRows deletes the rows made before the time that match the condition,
+// oldest first. Numbers follow time but for a few that were given at the same
+// time, so the walk ends at a batch of younger ones.
+func (s *Store) forgetRows(ctx context.Context, before time.Time, table, number, condition string, deletes ...string) error {
+	span := fmt.Sprintf("SELECT coalesce(max(%[1]s), 0), coalesce(min(created), $2) FROM (SELECT %[1]s, created FROM webhook_%[2]s WHERE %[1]s > $1 ORDER BY %[1]s LIMIT %[3]d) r",
+		number, table, forgetBatch)
+	lock := fmt.Sprintf("SELECT r.%[1]s FROM webhook_%[2]s r WHERE r.%[1]s > $1 AND r.%[1]s <= $3 AND r.created < $2 AND %[3]s ORDER BY r.%[1]s FOR UPDATE SKIP LOCKED",
+		number, table, condition)
+	for from, more := int64(0), true; more; {
+		if err := s.available(); err != nil {
+			return err
+		}
+		err := s.use(func(_ context.Context, conn *pgx.Conn) error {
+			within, cancel := context.WithTimeout(ctx, groupTimeout)
+			defer cancel()
+			var last, oldest int64
+			if err := conn.QueryRow(within, span, from, before.UnixMilli()).Scan(&last, &oldest); err != nil {
+				return err
+			}
+			if more = last > 0 && oldest < before.UnixMilli(); !more {
+				return nil
+			}
+			err := pgx.BeginFunc(within, conn, func(tx pgx.Tx) error {
+				rows, err := tx.Query(within, lock, from, before.UnixMilli(), last)
+				if err != nil {
+					return err
+				}
+				due, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+				if err != nil || len(due) == 0 {
+					return err
+				}
+				for _, statement := range deletes {
+					if _, err := tx.Exec(within, statement, due); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			from = last
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("%w: deleting from %s: %w", store.ErrUnavailable, s.name, err)
+		}
+	}
+	return nil
+}

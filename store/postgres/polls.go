@@ -1,0 +1,84 @@
+package postgres
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/caddy-replicate/replicate-webhook/store"
+)
+
+// Each tracked prediction is asked for by one node, which is the one that
+// tracked it until that is gone. When to ask is kept by that node, in memory.
+
+// ClaimPolls implements store.Tracking.
+func (s *Store) ClaimPolls(ctx context.Context, limit int) ([]store.Prediction, time.Time, error) {
+	if err := s.closed(); err != nil {
+		return nil, time.Time{}, err
+	}
+	if err := s.available(); err != nil {
+		return nil, s.opts.Now().Add(claimLater), err
+	}
+	now := s.opts.Now().UnixMilli()
+	taken, next := s.polls.Take(now, limit)
+	if len(taken) == 0 {
+		return nil, timeOf(next), nil
+	}
+	refs := make([]int64, len(taken))
+	for i, p := range taken {
+		refs[i] = p.Ref
+	}
+	found := make(map[int64]store.Prediction, len(refs))
+	me := s.nodes.id.Load()
+	err := s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		rows, err := conn.Query(ctx, "SELECT "+predictionColumns+" FROM webhook_predictions p WHERE p.ref = ANY($1)", refs)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			p, poller, err := scanPrediction(rows)
+			if err != nil {
+				return err
+			}
+			if poller == me && !p.Happened.Has(store.Terminal) {
+				found[p.Ref] = p
+			}
+		}
+		return rows.Err()
+	})
+	if err != nil {
+		again := now + claimLater.Milliseconds()
+		for _, p := range taken {
+			s.polls.Again(p.Ref, again, p.Failures)
+		}
+		return nil, timeOf(again), err
+	}
+	out := make([]store.Prediction, 0, len(taken))
+	for _, t := range taken {
+		p, ok := found[t.Ref]
+		if !ok {
+			// Another node has ended it, or asks for it.
+			s.polls.Remove(t.Ref)
+			continue
+		}
+		p.PollFailures = int(t.Failures)
+		out = append(out, p)
+	}
+	return out, timeOf(next), nil
+}
+
+// PollAgain implements store.Tracking.
+func (s *Store) PollAgain(_ context.Context, p store.Prediction, due time.Time) error {
+	if err := s.closed(); err != nil {
+		return err
+	}
+	if s.polls.Again(p.Ref, due.UnixMilli(), int32(p.PollFailures)) {
+		q := &s.queue
+		q.mu.Lock()
+		q.signal()
+		q.mu.Unlock()
+	}
+	return nil
+}

@@ -1,0 +1,327 @@
+package postgres
+
+import (
+	"errors"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/rules"
+)
+
+const (
+	predictionColumns = "p.ref, p.api, p.id, p.client, p.url, p.events, p.poll_path, p.credential, p.token, p.traceparent, p.test, p.body, p.created, p.happened, p.webhook, p.poller"
+	deliveryColumns   = "d.n, d.nonce, d.prediction, d.event, d.redelivery, d.state, d.attempts, d.due, d.created, d.endpoint, d.held, d.owner, d.lease"
+
+	// lockPredictions locks in the order of refs, so that nodes never wait
+	// for each other in a circle.
+	lockPredictions = "SELECT " + predictionColumns + " FROM webhook_predictions p WHERE p.ref = ANY($1) OR p.key = ANY($2) ORDER BY p.ref FOR UPDATE"
+	// lockDeliveries is a statement of its own, that sees what was committed
+	// before the predictions could be locked.
+	lockDeliveries = "SELECT " + deliveryColumns + ` FROM webhook_deliveries d
+		WHERE d.prediction IN (SELECT ref FROM webhook_predictions WHERE ref = ANY($1) OR key = ANY($2))
+		AND (d.state = 0 OR d.owner <> 0 OR d.event = 1 AND NOT d.redelivery) ORDER BY d.n FOR UPDATE`
+	// nextNumbers comes after the locks: a prediction's rows are numbered in
+	// the order in which they are committed.
+	nextNumbers = "SELECT nextval('webhook_numbers') FROM generate_series(1, $1)"
+)
+
+// scanPrediction reads predictionColumns.
+func scanPrediction(row pgx.Row) (p store.Prediction, poller int64, err error) {
+	var events, happened, webhook int16
+	var created int64
+	var api, id, client, url, path, trace []byte
+	err = row.Scan(&p.Ref, &api, &id, &client, &url, &events, &path, &p.Credential, &p.Token, &trace, &p.Test, &p.Body, &created, &happened, &webhook, &poller)
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = store.ErrNotFound
+	}
+	p.API, p.ID, p.Client, p.URL, p.PollPath, p.Traceparent = string(api), string(id), string(client), string(url), string(path), string(trace)
+	p.Events, p.Happened, p.Webhook = store.EventSet(events), store.EventSet(happened), store.WebhookStatus(webhook)
+	p.CreatedAt = timeOf(created)
+	return p, poller, err
+}
+
+// scanDelivery reads deliveryColumns.
+func scanDelivery(row pgx.Row) (*delivery, error) {
+	d := new(delivery)
+	var event int16
+	var endpoint []byte
+	err := row.Scan(&d.n, &d.nonce, &d.prediction, &event, &d.redelivery, &d.state, &d.attempts, &d.due, &d.created, &endpoint, &d.held, &d.owner, &d.lease)
+	d.event, d.endpoint = store.EventSet(event), string(endpoint)
+	d.idle = d.state == statePending && d.owner == 0
+	return d, err
+}
+
+// begin opens the transaction and reads what the jobs are about.
+func (u *unit) begin(jobs []*job) error {
+	var refs []int64
+	var keys [][]byte
+	for _, j := range jobs {
+		refs = append(refs, j.refs...)
+		for _, k := range j.keys {
+			if k != nil {
+				keys = append(keys, k)
+			}
+		}
+	}
+	return u.load(refs, keys, numbersPerJob*len(jobs), true)
+}
+
+// load reads and locks predictions and their deliveries.
+func (u *unit) load(refs []int64, keys [][]byte, numbers int, begin bool) error {
+	if refs == nil {
+		refs = []int64{}
+	}
+	if keys == nil {
+		keys = [][]byte{}
+	}
+	var b pgx.Batch
+	if begin {
+		b.Queue("BEGIN")
+	}
+	b.Queue(lockPredictions, refs, keys)
+	b.Queue(lockDeliveries, refs, keys)
+	if numbers > 0 {
+		b.Queue(nextNumbers, numbers)
+	}
+	res := u.conn.SendBatch(u.ctx, &b)
+	return errors.Join(u.receive(res, keys, numbers, begin), res.Close())
+}
+
+func (u *unit) receive(res pgx.BatchResults, keys [][]byte, numbers int, begin bool) error {
+	if begin {
+		if _, err := res.Exec(); err != nil {
+			return err
+		}
+	}
+	rows, err := res.Query()
+	if err != nil {
+		return err
+	}
+	for _, k := range keys {
+		if _, looked := u.byKey[string(k)]; !looked {
+			u.byKey[string(k)] = nil
+		}
+	}
+	fresh := make(map[int64]*tracked)
+	for rows.Next() {
+		p, poller, err := scanPrediction(rows)
+		if err != nil {
+			rows.Close()
+			return err
+		}
+		if u.byRef[p.Ref] != nil {
+			continue // read before, and perhaps changed since
+		}
+		t := &tracked{Prediction: p, poller: poller}
+		u.byRef[p.Ref], fresh[p.Ref] = t, t
+		if k := rules.PredictionKey(p.API, p.ID); k != nil {
+			u.byKey[string(k)] = t
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return err
+	}
+	if rows, err = res.Query(); err != nil {
+		return err
+	}
+	for rows.Next() {
+		d, err := scanDelivery(rows)
+		if err != nil {
+			rows.Close()
+			return err
+		}
+		if t := fresh[d.prediction]; t != nil {
+			t.deliveries = append(t.deliveries, d)
+		}
+	}
+	if err := rows.Err(); err != nil || numbers == 0 {
+		return err
+	}
+	if rows, err = res.Query(); err != nil {
+		return err
+	}
+	more, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+	u.numbers = append(u.numbers, more...)
+	return err
+}
+
+const (
+	deletePredictions = "DELETE FROM webhook_predictions WHERE ref = ANY($1)"
+	updatePredictions = `UPDATE webhook_predictions p SET key = j.key, api = j.api, id = j.id, client = j.client, url = j.url, events = j.events,
+		poll_path = j.poll_path, credential = j.credential, token = j.token, traceparent = j.traceparent, test = j.test, body = j.body,
+		happened = j.happened, webhook = j.webhook, poller = j.poller
+		FROM unnest($1::bigint[], $2::bytea[], $3::bytea[], $4::bytea[], $5::bytea[], $6::bytea[], $7::smallint[], $8::bytea[], $9::bytea[], $10::bytea[],
+			$11::bytea[], $12::boolean[], $13::bytea[], $14::bigint[], $15::smallint[], $16::smallint[], $17::bigint[])
+			AS j (ref, key, api, id, client, url, events, poll_path, credential, token, traceparent, test, body, created, happened, webhook, poller)
+		WHERE p.ref = j.ref`
+	insertPredictions = `INSERT INTO webhook_predictions (ref, key, api, id, client, url, events, poll_path, credential, token, traceparent, test, body, created, happened, webhook, poller)
+		SELECT * FROM unnest($1::bigint[], $2::bytea[], $3::bytea[], $4::bytea[], $5::bytea[], $6::bytea[], $7::smallint[], $8::bytea[], $9::bytea[], $10::bytea[],
+			$11::bytea[], $12::boolean[], $13::bytea[], $14::bigint[], $15::smallint[], $16::smallint[], $17::bigint[])`
+	insertDeliveries = `INSERT INTO webhook_deliveries (n, nonce, prediction, event, redelivery, state, attempts, due, created, endpoint, held, owner, lease)
+		SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::smallint[], $5::boolean[], $6::smallint[], $7::integer[], $8::bigint[], $9::bigint[],
+			$10::bytea[], $11::boolean[], $12::bigint[], $13::bigint[])`
+	updateDeliveries = `UPDATE webhook_deliveries d SET state = j.state, attempts = j.attempts, due = j.due, endpoint = j.endpoint, held = j.held, owner = j.owner, lease = j.lease
+		FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::smallint[], $5::boolean[], $6::smallint[], $7::integer[], $8::bigint[], $9::bigint[],
+			$10::bytea[], $11::boolean[], $12::bigint[], $13::bigint[])
+			AS j (n, nonce, prediction, event, redelivery, state, attempts, due, created, endpoint, held, owner, lease)
+		WHERE d.n = j.n`
+	insertPayloads = "INSERT INTO webhook_payloads (n, body) SELECT * FROM unnest($1::bigint[], $2::bytea[])"
+	insertAttempts = `INSERT INTO webhook_attempts (id, delivery, prediction, event, url, status, number, at, took, response, error, exception)
+		SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::smallint[], $5::bytea[], $6::integer[], $7::integer[], $8::bigint[], $9::bigint[],
+			$10::bytea[], $11::bytea[], $12::boolean[])`
+)
+
+// predictionRows are predictions by column.
+type predictionRows struct {
+	ref, created, poller                                                  [](int64)
+	key, api, id, client, url, path, credential, token, traceparent, body [][]byte
+	events, happened, webhook                                             []int16
+	test                                                                  []bool
+}
+
+func (r *predictionRows) add(t *tracked) {
+	r.ref = append(r.ref, t.Ref)
+	r.key = append(r.key, rules.PredictionKey(t.API, t.ID))
+	r.api = append(r.api, []byte(t.API))
+	r.id = append(r.id, []byte(t.ID))
+	r.client = append(r.client, []byte(t.Client))
+	r.url = append(r.url, []byte(t.URL))
+	r.events = append(r.events, int16(t.Events))
+	r.path = append(r.path, []byte(t.PollPath))
+	r.credential = append(r.credential, t.Credential)
+	r.token = append(r.token, t.Token)
+	r.traceparent = append(r.traceparent, []byte(t.Traceparent))
+	r.test = append(r.test, t.Test)
+	r.body = append(r.body, t.Body)
+	r.created = append(r.created, t.CreatedAt.UnixMilli())
+	r.happened = append(r.happened, int16(t.Happened))
+	r.webhook = append(r.webhook, int16(t.Webhook))
+	r.poller = append(r.poller, t.poller)
+}
+
+func (r *predictionRows) queue(b *pgx.Batch, sql string) {
+	if len(r.ref) > 0 {
+		b.Queue(sql, r.ref, r.key, r.api, r.id, r.client, r.url, r.events, r.path, r.credential, r.token, r.traceparent, r.test, r.body, r.created, r.happened, r.webhook, r.poller)
+	}
+}
+
+// deliveryRows are deliveries by column.
+type deliveryRows struct {
+	n, nonce, prediction, due, created, owner, lease []int64
+	event, state                                     []int16
+	redelivery, held                                 []bool
+	attempts                                         []int32
+	endpoint                                         [][]byte
+}
+
+func (r *deliveryRows) add(d *delivery) {
+	r.n = append(r.n, d.n)
+	r.nonce = append(r.nonce, d.nonce)
+	r.prediction = append(r.prediction, d.prediction)
+	r.event = append(r.event, int16(d.event))
+	r.redelivery = append(r.redelivery, d.redelivery)
+	r.state = append(r.state, d.state)
+	r.attempts = append(r.attempts, int32(d.attempts))
+	r.due = append(r.due, d.due)
+	r.created = append(r.created, d.created)
+	r.endpoint = append(r.endpoint, []byte(d.endpoint))
+	r.held = append(r.held, d.held)
+	r.owner = append(r.owner, d.owner)
+	r.lease = append(r.lease, d.lease)
+}
+
+func (r *deliveryRows) queue(b *pgx.Batch, sql string) {
+	if len(r.n) > 0 {
+		b.Queue(sql, r.n, r.nonce, r.prediction, r.event, r.redelivery, r.state, r.attempts, r.due, r.created, r.endpoint, r.held, r.owner, r.lease)
+	}
+}
+
+// flush writes what has changed and commits.
+func (u *unit) flush() error {
+	var b pgx.Batch
+	u.queuePredictions(&b)
+	u.queueDeliveries(&b)
+	u.queueAttempts(&b)
+	b.Queue("COMMIT")
+	return u.conn.SendBatch(u.ctx, &b).Close()
+}
+
+func (u *unit) queuePredictions(b *pgx.Batch) {
+	var gone []int64
+	var fresh, dirty predictionRows
+	for _, t := range u.touched {
+		switch {
+		case t.gone && !t.fresh:
+			gone = append(gone, t.Ref)
+		case t.gone:
+		case t.fresh:
+			fresh.add(t)
+		case t.dirty:
+			dirty.add(t)
+		}
+	}
+	// What is deleted may have had a token that another gets.
+	if len(gone) > 0 {
+		b.Queue(deletePredictions, gone)
+	}
+	dirty.queue(b, updatePredictions)
+	fresh.queue(b, insertPredictions)
+}
+
+func (u *unit) queueDeliveries(b *pgx.Batch) {
+	var fresh, dirty deliveryRows
+	var numbers []int64
+	var payloads [][]byte
+	for _, t := range u.touched {
+		for _, d := range t.deliveries {
+			switch {
+			case d.fresh:
+				fresh.add(d)
+				numbers = append(numbers, d.n)
+				payloads = append(payloads, orEmpty(d.payload))
+			case d.dirty:
+				dirty.add(d)
+			}
+		}
+	}
+	fresh.queue(b, insertDeliveries)
+	dirty.queue(b, updateDeliveries)
+	if len(numbers) > 0 {
+		b.Queue(insertPayloads, numbers, payloads)
+	}
+}
+
+// orEmpty is never NULL.
+func orEmpty(b []byte) []byte {
+	if b == nil {
+		return []byte{}
+	}
+	return b
+}
+
+func (u *unit) queueAttempts(b *pgx.Batch) {
+	if len(u.attempts) == 0 {
+		return
+	}
+	var id, delivery, prediction, at, took []int64
+	var event []int16
+	var status, number []int32
+	var url, response, text [][]byte
+	var exception []bool
+	for _, a := range u.attempts {
+		id = append(id, a.id)
+		delivery = append(delivery, a.delivery.n)
+		prediction = append(prediction, a.prediction)
+		event = append(event, int16(a.delivery.event))
+		url = append(url, []byte(a.URL))
+		status = append(status, int32(a.Status))
+		number = append(number, int32(a.Number))
+		at = append(at, a.At.UnixMilli())
+		took = append(took, int64(a.Took))
+		response = append(response, []byte(a.Response))
+		text = append(text, []byte(a.Error))
+		exception = append(exception, a.Exception)
+	}
+	b.Queue(insertAttempts, id, delivery, prediction, event, url, status, number, at, took, response, text, exception)
+}

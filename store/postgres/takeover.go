@@ -1,0 +1,179 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// orphanOwners finds the ids in a column that are of no node, jumping from id
+// to id through its index.
+const orphanOwners = `WITH RECURSIVE o AS (
+	SELECT min(%[2]s) AS id FROM %[1]s WHERE %[3]s
+	UNION ALL
+	SELECT (SELECT min(%[2]s) FROM %[1]s WHERE %[3]s AND %[2]s > o.id) FROM o WHERE o.id IS NOT NULL
+) SELECT id FROM o WHERE id IS NOT NULL AND id NOT IN (SELECT id FROM webhook_nodes)`
+
+var (
+	orphanDeliveries = fmt.Sprintf(orphanOwners, "webhook_deliveries", "owner", "owner <> 0")
+	orphanPolls      = fmt.Sprintf(orphanOwners, "webhook_predictions", "poller", polled)
+)
+
+// polled is the condition of the index of predictions that are asked for.
+const polled = "happened < 2 AND poll_path <> ''"
+
+// takeoverBatch is how many rows are taken over at a time, so that several
+// nodes share what one has left.
+const takeoverBatch = 500
+
+// takeOver frees the deliveries and takes the predictions of nodes that are
+// gone.
+func (s *Store) takeOver() error {
+	for more := true; more; {
+		var err error
+		if more, err = s.freeDeliveries(); err != nil {
+			return err
+		}
+	}
+	for more := true; more; {
+		var err error
+		if more, err = s.takePolls(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// orphan is a delivery that nobody holds any more.
+type orphan struct{ n, prediction, owner, lease int64 }
+
+// freeDeliveries frees what nodes held that are gone, and what this one may
+// have taken without getting to know.
+func (s *Store) freeDeliveries() (more bool, err error) {
+	lost := s.queue.takeLost()
+	me := s.nodes.id.Load()
+	var orphans []orphan
+	err = s.use(func(ctx context.Context, conn *pgx.Conn) error {
+		rows, err := conn.Query(ctx, orphanDeliveries)
+		if err != nil {
+			return err
+		}
+		owners, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+		if err != nil || len(owners) == 0 && len(lost) == 0 {
+			return err
+		}
+		rows, err = conn.Query(ctx, `SELECT n, prediction, owner, lease FROM webhook_deliveries
+			WHERE owner <> 0 AND (owner = ANY($1) OR owner = $2 AND lease = ANY($3)) ORDER BY n LIMIT $4`,
+			append([]int64{}, owners...), me, append([]int64{}, lost...), takeoverBatch)
+		if err != nil {
+			return err
+		}
+		orphans, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (o orphan, err error) {
+			return o, row.Scan(&o.n, &o.prediction, &o.owner, &o.lease)
+		})
+		return err
+	})
+	if err != nil {
+		for _, lease := range lost {
+			s.queue.lose(lease)
+		}
+		return false, err
+	}
+	orphans = slices.DeleteFunc(orphans, func(o orphan) bool { return o.owner == me && s.queue.knows(o.n, o.lease) })
+	if len(orphans) == 0 {
+		return false, nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), groupTimeout)
+	defer cancel()
+	var jobs []*job
+	for _, o := range orphans {
+		j := s.releaseJob(o.prediction, func(d *delivery) bool { return d.n == o.n && d.owner == o.owner && d.lease == o.lease })
+		if err := s.jobs.add(ctx, j); err != nil {
+			return false, err
+		}
+		jobs = append(jobs, j)
+	}
+	freed := 0
+	for _, j := range jobs {
+		if s.jobs.wait(ctx, j.done) == nil {
+			freed++
+		}
+	}
+	if len(orphans) == takeoverBatch {
+		for _, lease := range lost {
+			s.queue.lose(lease)
+		}
+	}
+	return freed > 0 && len(orphans) == takeoverBatch, nil
+}
+
+// knows reports whether a delivery is in this node's hands.
+func (q *queue) knows(n, lease int64) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, i := range []*leased{q.waiting[n], q.claimed[n]} {
+		if i != nil && i.lease == lease {
+			return true
+		}
+	}
+	return false
+}
+
+// takePolls asks, from now on, for predictions of nodes that are gone.
+func (s *Store) takePolls() (more bool, err error) {
+	var refs []int64
+	err = s.use(func(ctx context.Context, conn *pgx.Conn) error {
+		rows, err := conn.Query(ctx, orphanPolls)
+		if err != nil {
+			return err
+		}
+		owners, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+		if err != nil || len(owners) == 0 {
+			return err
+		}
+		rows, err = conn.Query(ctx, `UPDATE webhook_predictions SET poller = $1 WHERE ref IN (
+			SELECT ref FROM webhook_predictions WHERE poller = ANY($2) AND `+polled+` ORDER BY poller, ref LIMIT $3 FOR UPDATE SKIP LOCKED
+		) RETURNING ref`, s.nodes.id.Load(), owners, takeoverBatch)
+		if err != nil {
+			return err
+		}
+		refs, err = pgx.CollectRows(rows, pgx.RowTo[int64])
+		return err
+	})
+	now := s.opts.Now().UnixMilli()
+	for _, ref := range refs {
+		s.polls.Add(ref, now)
+	}
+	if len(refs) > 0 {
+		s.queue.look(never)
+	}
+	return len(refs) == takeoverBatch, err
+}
+
+// tellEvery bounds how often others are told that something is due.
+const tellEvery = 50 * time.Millisecond
+
+// tellOthers tells other nodes that there is something to take.
+func (s *Store) tellOthers() { signal(s.telling) }
+
+// tellLoop does so, but not for every one of many.
+func (s *Store) tellLoop() {
+	defer s.working.Done()
+	for {
+		select {
+		case <-s.stop:
+			return
+		case <-s.telling:
+		}
+		// An error means that they find out by themselves.
+		_ = s.notify(fmt.Sprintf("d%d", s.nodes.id.Load()))
+		select {
+		case <-s.stop:
+			return
+		case <-time.After(tellEvery):
+		}
+	}
+}

@@ -1,0 +1,326 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/rules"
+)
+
+// job is an operation on predictions and their deliveries. Those of a group
+// share a transaction: what they are about is read and locked, each does its
+// part in memory, and what has changed is written.
+type job struct {
+	// refs and keys name the predictions it is about.
+	refs []int64
+	keys [][]byte
+	// do may run more than once, each time from the beginning. It refuses
+	// with ErrNotFound or ErrDisabled before it has changed anything.
+	do func(*unit) error
+	// after runs when it is committed.
+	after   func()
+	refused error
+	done    chan error
+}
+
+// numbersPerJob is how many rows a job may add at most.
+const numbersPerJob = 4
+
+// tracked is a prediction with those of its deliveries that matter: what is
+// pending or held, and the first of the started event.
+type tracked struct {
+	store.Prediction
+	poller     int64
+	deliveries []*delivery
+	// fresh rows are inserted, dirty ones updated, gone ones deleted.
+	fresh, dirty, gone bool
+	touched            bool
+}
+
+// delivery is a delivery's row.
+type delivery struct {
+	n, nonce, prediction int64
+	event                store.EventSet
+	redelivery           bool
+	state                int16
+	attempts             int
+	due, created         int64
+	endpoint             string
+	// held: it waits for the started event's.
+	held bool
+	// owner is the node that has it, 0 for none, and lease what it was
+	// taken with.
+	owner, lease int64
+
+	fresh, dirty, free bool
+	// idle: nobody had it when it was read.
+	idle    bool
+	payload []byte
+}
+
+// unit is a group's transaction.
+type unit struct {
+	s     *Store
+	ctx   context.Context
+	conn  *pgx.Conn
+	me    int64
+	lease int64
+	now   int64
+
+	byRef   map[int64]*tracked
+	byKey   map[string]*tracked
+	touched []*tracked // in the order in which they were
+	numbers []int64
+
+	attempts []attemptRow
+	// taken counts what is taken ahead by endpoint, leasedAny says whether
+	// anything is.
+	taken     map[string]int
+	leasedAny bool
+	withdrawn []*leased
+	ended     []*leased // claims that are over once it is committed
+}
+
+type attemptRow struct {
+	id         int64
+	delivery   *delivery
+	prediction int64
+	store.Attempt
+}
+
+// runJobs runs a group.
+func (s *Store) runJobs(jobs []*job) {
+	transact(s, jobs, s.runUnit, func(j *job, err error) {
+		if err == nil {
+			if j.after != nil && j.refused == nil {
+				j.after()
+			}
+			err = j.refused
+		}
+		j.done <- err
+	})
+}
+
+// commit hands a job in and waits for it.
+func (s *Store) commit(ctx context.Context, j *job) error {
+	if err := s.closed(); err != nil {
+		return err
+	}
+	if err := s.available(); err != nil {
+		return err
+	}
+	return s.commitAnyway(ctx, j)
+}
+
+func (s *Store) commitAnyway(ctx context.Context, j *job) error {
+	j.done = make(chan error, 1)
+	err := s.jobs.add(ctx, j)
+	if err == nil {
+		err = s.jobs.wait(ctx, j.done)
+	}
+	switch {
+	case err == nil, errors.Is(err, store.ErrUnavailable), errors.Is(err, store.ErrNotFound), errors.Is(err, store.ErrDisabled):
+		return err
+	}
+	return fmt.Errorf("%w: %w", store.ErrUnavailable, err)
+}
+
+// runUnit is one transaction of jobs.
+func (s *Store) runUnit(ctx context.Context, conn *pgx.Conn, jobs []*job) (err error) {
+	u := &unit{
+		s: s, ctx: ctx, conn: conn, me: s.nodes.id.Load(), lease: s.queue.newLease(), now: s.opts.Now().UnixMilli(),
+		byRef: make(map[int64]*tracked), byKey: make(map[string]*tracked), taken: make(map[string]int),
+	}
+	defer func() {
+		if err != nil {
+			u.undo()
+			_, _ = conn.Exec(ctx, "ROLLBACK")
+		}
+	}()
+	if err := u.begin(jobs); err != nil {
+		return err
+	}
+	for _, j := range jobs {
+		j.refused = j.do(u)
+		if j.refused != nil && !errors.Is(j.refused, store.ErrNotFound) && !errors.Is(j.refused, store.ErrDisabled) {
+			return j.refused
+		}
+	}
+	if err := u.flush(); err != nil {
+		if u.leasedAny {
+			s.queue.lose(u.lease)
+		}
+		return err
+	}
+	u.apply()
+	return nil
+}
+
+// undo puts back what was taken out of the lanes.
+func (u *unit) undo() {
+	u.s.queue.put(u.withdrawn)
+	u.withdrawn = nil
+}
+
+// apply brings this node's memory up to what was committed.
+func (u *unit) apply() {
+	var ready []*leased
+	for _, t := range u.touched {
+		switch {
+		case t.poller == u.me && !t.gone:
+			u.s.polls.Update(&t.Prediction)
+		default:
+			u.s.polls.Remove(t.Ref)
+		}
+		for _, d := range t.deliveries {
+			switch {
+			case d.state != statePending && d.dirty && d.idle:
+				u.s.queue.look(0) // what was next may be no more
+			case d.state != statePending || d.held:
+			case d.owner == u.me && d.lease == u.lease:
+				ready = append(ready, &leased{n: d.n, prediction: t.Ref, owner: u.me, lease: u.lease, due: d.due, endpoint: d.endpoint})
+			case d.owner == 0 && (d.fresh || d.dirty):
+				u.s.queue.look(d.due)
+				if d.due <= u.now {
+					u.s.tellOthers()
+				}
+			}
+		}
+	}
+	u.s.queue.put(ready)
+	for _, i := range u.ended {
+		u.s.queue.giveBack(i)
+	}
+	q := &u.s.queue
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.signal()
+}
+
+// find gives a prediction by its ref.
+func (u *unit) find(ref int64) (*tracked, error) {
+	t := u.byRef[ref]
+	if t == nil || t.gone {
+		return nil, store.ErrNotFound
+	}
+	return t, nil
+}
+
+// findKey gives the prediction of an API's id, nil when there is none.
+func (u *unit) findKey(api, id string) (*tracked, error) {
+	key := rules.PredictionKey(api, id)
+	if key == nil {
+		return nil, nil
+	}
+	t, looked := u.byKey[string(key)]
+	if !looked {
+		if err := u.load(nil, [][]byte{key}, 0, false); err != nil {
+			return nil, err
+		}
+		t = u.byKey[string(key)]
+	}
+	if t != nil && t.gone {
+		return nil, nil
+	}
+	return t, nil
+}
+
+// number gives a number for a new row.
+func (u *unit) number() (int64, error) {
+	if len(u.numbers) == 0 {
+		rows, err := u.conn.Query(u.ctx, nextNumbers, numbersPerJob)
+		if err != nil {
+			return 0, err
+		}
+		if u.numbers, err = pgx.CollectRows(rows, pgx.RowTo[int64]); err != nil {
+			return 0, err
+		}
+	}
+	n := u.numbers[0]
+	u.numbers = u.numbers[1:]
+	return n, nil
+}
+
+// touch marks a prediction that a job was about.
+func (u *unit) touch(t *tracked) {
+	if !t.touched {
+		t.touched = true
+		u.touched = append(u.touched, t)
+	}
+}
+
+// started is the delivery of the started event, redeliveries apart.
+func (t *tracked) started() *delivery {
+	for _, d := range t.deliveries {
+		if d.event == store.Started && !d.redelivery {
+			return d
+		}
+	}
+	return nil
+}
+
+// claimed reports whether an attempt may be under way. What waits in a lane of
+// this node is taken out of it.
+func (u *unit) claimed(d *delivery) bool { return d.owner != 0 && !u.withdraw(d) }
+
+// withdraw frees a delivery that this node holds and does not attempt yet.
+func (u *unit) withdraw(d *delivery) bool {
+	if d.owner != u.me {
+		return false
+	}
+	if d.lease != u.lease {
+		i := u.s.queue.withdraw(d.n, d.lease)
+		if i == nil {
+			return false
+		}
+		u.withdrawn = append(u.withdrawn, i)
+	}
+	d.owner, d.dirty = 0, true
+	return true
+}
+
+// settle decides, at the end of a job, which deliveries of its prediction may
+// go, and takes new ones ahead.
+func (u *unit) settle(t *tracked) {
+	u.touch(t)
+	first := t.started()
+	blocked := first != nil && (first.state == statePending || first.owner != 0)
+	for _, d := range t.deliveries {
+		if d.state != statePending || d.redelivery {
+			continue
+		}
+		if held := blocked && d.event != store.Started; d.held != held {
+			d.held, d.dirty = held, true
+			d.free = !held
+		}
+	}
+	for _, d := range t.deliveries {
+		if d.state != statePending || d.held || d.owner != 0 || d.due > u.now || !d.fresh && !d.free {
+			continue
+		}
+		if u.taken[d.endpoint] < u.s.queue.room(d.endpoint) {
+			u.taken[d.endpoint]++
+			u.leasedAny = true
+			d.owner, d.lease, d.dirty = u.me, u.lease, true
+		}
+	}
+}
+
+// insert adds a delivery.
+func (u *unit) insert(t *tracked, event store.EventSet, payload []byte, redelivery bool) (*delivery, error) {
+	n, err := u.number()
+	if err != nil {
+		return nil, err
+	}
+	d := &delivery{
+		n: n, nonce: int64(rand.Uint64()), prediction: t.Ref, event: event, redelivery: redelivery,
+		due: u.now, created: u.now, endpoint: store.EndpointOf(t.URL), fresh: true, payload: payload,
+	}
+	t.deliveries = append(t.deliveries, d)
+	return d, nil
+}
