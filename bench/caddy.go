@@ -27,10 +27,6 @@ type caddy struct {
 	secret string
 	admin  string
 	sites  map[string]string // address by site name
-
-	// predictions of which all events are to have been delivered since the
-	// process started.
-	predictions int
 }
 
 // caddyConfig is what a Caddy is to serve.
@@ -115,7 +111,6 @@ func (c *caddy) spawn() error {
 		secretEnv + "=" + c.secret,
 	}
 	var err error
-	c.predictions = 0
 	c.process, err = startProcess("caddy "+c.name, cmd)
 	return err
 }
@@ -163,6 +158,9 @@ func (c *caddy) poll(ctx context.Context, try func() error) error {
 	}
 }
 
+// errNoMetric: counters with labels are not there before the first count.
+var errNoMetric = errors.New("there is no")
+
 // metric reads one value of the process's metrics.
 func (c *caddy) metric(ctx context.Context, name string) (float64, error) {
 	body, err := get(ctx, "http://"+c.admin+"/metrics")
@@ -174,7 +172,7 @@ func (c *caddy) metric(ctx context.Context, name string) (float64, error) {
 			return strconv.ParseFloat(strings.TrimSpace(value), 64)
 		}
 	}
-	return 0, fmt.Errorf("reading metrics of caddy %s: there is no %s", c.name, name)
+	return 0, fmt.Errorf("reading metrics of caddy %s: %w %s", c.name, errNoMetric, name)
 }
 
 // saveProfile writes a CPU profile of the given time to the file.

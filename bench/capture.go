@@ -37,8 +37,8 @@ func (l *lab) runCapture(ctx context.Context) (section, error) {
 		{fmt.Sprintf("create of %s bytes", count(bodySize)), l.creates(bodySize)},
 		{fmt.Sprintf("create of %s bytes", count(largeCreate)), l.creates(largeCreate)},
 	} {
-		proxy := caddyContender("reverse_proxy, "+kind.name, plain, "api")
-		captured := caddyContender("replicate_predictions + reverse_proxy, "+kind.name, ours, "api")
+		proxy := caddyContender("reverse_proxy, "+kind.name, "api", plain)
+		captured := caddyContender("replicate_predictions + reverse_proxy, "+kind.name, "api", ours)
 		proxy.traffic, captured.traffic = kind.traffic, kind.traffic
 		if err := l.compare(ctx, "capture", l.closed, proxy, captured); err != nil {
 			return section{}, err

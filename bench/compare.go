@@ -11,16 +11,18 @@ import (
 
 // contender is one side of a comparison.
 type contender struct {
-	name   string
-	addr   string
-	server *process // whose CPU time is counted
-	caddy  *caddy   // to be profiled; nil where it is none
-	expect expectation
+	name    string
+	addrs   []string
+	servers []*process // whose CPU time is counted
+	beside  []*process // whose CPU time is counted in that of all
+	nodes   []*caddy   // to be profiled; none where there is no Caddy
+	expect  expectation
 	// traffic makes one measurement's requests, and what is to be checked
 	// after it. It runs outside of the measured time.
 	traffic func(context.Context) (traffic, error)
 
 	rates, cpu spread // requests/s; µs of server CPU a request
+	all        spread // µs of everyone's CPU a request
 	latencies         // open loop only
 
 	// Of what is delivered for creates:
@@ -31,7 +33,7 @@ type contender struct {
 // latencies are those of all rounds.
 type latencies struct {
 	p50, p99, p999 spread // ms
-	all            []time.Duration
+	greatest       time.Duration
 }
 
 // add takes in those of a round, sorted.
@@ -40,7 +42,7 @@ func (l *latencies) add(sorted []time.Duration) {
 	l.p50 = append(l.p50, ms(0.50))
 	l.p99 = append(l.p99, ms(0.99))
 	l.p999 = append(l.p999, ms(0.999))
-	l.all = append(l.all, sorted...)
+	l.greatest = max(l.greatest, quantile(sorted, 1))
 }
 
 // traffic is the requests of one measurement.
@@ -52,9 +54,23 @@ type traffic struct {
 	check func(context.Context, *result) error
 }
 
-// caddyContender is a contender that a Caddy's site answers.
-func caddyContender(name string, c *caddy, site string) *contender {
-	return &contender{name: name, addr: c.sites[site], server: c.process, caddy: c, expect: expectation{status: 200}}
+// caddyContender is a contender of which a site of one or more Caddys answers.
+func caddyContender(name, site string, nodes ...*caddy) *contender {
+	c := &contender{name: name, nodes: nodes, expect: expectation{status: 200}}
+	for _, n := range nodes {
+		c.addrs = append(c.addrs, n.sites[site])
+		c.servers = append(c.servers, n.process)
+	}
+	return c
+}
+
+// used is the CPU time of the servers so far, and of all processes.
+func (c *contender) used() (servers, all time.Duration, err error) {
+	if servers, err = cpuOf(c.servers); err != nil {
+		return 0, 0, err
+	}
+	beside, err := cpuOf(c.beside)
+	return servers, servers + beside + ownCPU(), err
 }
 
 // measureFunc is closed or open loop.
@@ -104,7 +120,7 @@ func (l *lab) compare(ctx context.Context, scenario string, measure measureFunc,
 
 // record measures one side once and keeps the numbers.
 func (l *lab) record(ctx context.Context, measure measureFunc, c *contender) error {
-	before, err := c.server.cpu()
+	servers, all, err := c.used()
 	if err != nil {
 		return err
 	}
@@ -112,12 +128,13 @@ func (l *lab) record(ctx context.Context, measure measureFunc, c *contender) err
 	if err != nil {
 		return err
 	}
-	after, err := c.server.cpu()
+	serversAfter, allAfter, err := c.used()
 	if err != nil {
 		return err
 	}
 	c.rates = append(c.rates, r.rate())
-	c.cpu = append(c.cpu, float64((after-before).Microseconds())/float64(r.requests))
+	c.cpu = append(c.cpu, float64((serversAfter-servers).Microseconds())/float64(r.requests))
+	c.all = append(c.all, float64((allAfter-all).Microseconds())/float64(r.requests))
 	if len(r.latencies) > 0 {
 		c.latencies.add(r.latencies)
 	}
@@ -135,7 +152,7 @@ func (l *lab) measure(ctx context.Context, measure measureFunc, c *contender) (r
 	if err != nil {
 		return result{}, err
 	}
-	r, err := measure(ctx, load{c.addr, t.feeds, c.expect, t.answered})
+	r, err := measure(ctx, load{c.addrs, t.feeds, c.expect, t.answered})
 	if err == nil && r.requests == 0 {
 		err = fmt.Errorf("nothing was answered in %s", r.elapsed)
 	}
@@ -145,7 +162,7 @@ func (l *lab) measure(ctx context.Context, measure measureFunc, c *contender) (r
 	return r, err
 }
 
-// profileAll runs each Caddy once more under the profiler, apart from the
+// profileAll runs each side once more with a Caddy of it under the profiler, apart from the
 // rounds, since the profiler itself takes time.
 func (l *lab) profileAll(ctx context.Context, scenario string, measure measureFunc, sides []*contender) error {
 	if l.profile == "" {
@@ -155,12 +172,12 @@ func (l *lab) profileAll(ctx context.Context, scenario string, measure measureFu
 		return err
 	}
 	for _, c := range sides {
-		if c.caddy == nil {
+		if len(c.nodes) == 0 {
 			continue
 		}
 		saved := make(chan error, 1)
 		file := filepath.Join(l.profile, fileName(scenario+"-"+c.name)+".pprof")
-		go func() { saved <- c.caddy.saveProfile(ctx, l.duration, file) }()
+		go func() { saved <- c.nodes[0].saveProfile(ctx, l.duration, file) }()
 		_, err := l.measure(ctx, measure, c)
 		if failed := <-saved; err == nil {
 			err = failed

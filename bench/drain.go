@@ -145,7 +145,7 @@ func (d *drain) run(ctx context.Context, name, profile string) error {
 	}
 	got, err := d.to.lifecycles(ctx, before.taken, d.lo, d.hi)
 	if err == nil {
-		err = c.delivered(ctx, int(d.hi-d.lo))
+		err = awaitDelivered(ctx, []*caddy{c}, 2*int(d.hi-d.lo))
 	}
 	end := time.Now()
 	used, cpuErr := c.cpu()

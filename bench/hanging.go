@@ -30,8 +30,8 @@ func (l *lab) runHanging(ctx context.Context) (section, error) {
 	defer among.stop()
 	// Before its Caddy, which waits for attempts that are under way.
 	defer hang.stop()
-	quiet := l.hookedContender("all answer", alone, s)
-	busy := l.hookedContender(fmt.Sprintf("beside %s that hang", count(float64(l.hanging))), among, s)
+	quiet := l.hookedContender("all answer", s, alone)
+	busy := l.hookedContender(fmt.Sprintf("beside %s that hang", count(float64(l.hanging))), s, among)
 	answering := busy.traffic
 	busy.traffic = func(ctx context.Context) (traffic, error) {
 		if err := l.hang(ctx, busy, hang); err != nil {
@@ -74,14 +74,14 @@ func (l *lab) hang(ctx context.Context, c *contender, hang *receiver) error {
 		n := l.signer.next.Add(1) - 1
 		batch[i] = newCreate(bodySize, "http://"+hangingAddr(i, hang.addr)+hookPath).write(n)
 	}
-	r, err := load{addr: c.addr, feeds: once(batch, l.connections), expect: c.expect}.closedLoop(ctx, grace)
+	r, err := load{addrs: c.addrs, feeds: once(batch, l.connections), expect: c.expect}.closedLoop(ctx, grace)
 	if err == nil && r.requests != l.hanging {
 		err = fmt.Errorf("%d of %d were answered in time", r.requests, l.hanging)
 	}
 	if err != nil {
 		return fmt.Errorf("creating predictions for receivers that hang: %w", err)
 	}
-	return c.caddy.poll(ctx, func() error { return l.allHang(ctx, hang) })
+	return c.nodes[0].poll(ctx, func() error { return l.allHang(ctx, hang) })
 }
 
 // allHang checks that all receivers that hang hold a webhook, but for a few

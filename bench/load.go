@@ -40,8 +40,8 @@ func describe(status int, duplicate bool) string {
 
 // load is one measurement's traffic.
 type load struct {
-	addr   string
-	feeds  []feed // one a connection
+	addrs  []string // among which the connections are spread
+	feeds  []feed   // one a connection
 	expect expectation
 	// answered, if set, hears of each answer to the feed of that index, before
 	// its next request.
@@ -171,7 +171,7 @@ func pace(stop <-chan struct{}, start time.Time, rate, total int, due chan<- tim
 func (l load) connect(deadline time.Time) ([]*client, error) {
 	clients := make([]*client, len(l.feeds))
 	for i := range clients {
-		clients[i] = newClient(l.addr, deadline)
+		clients[i] = newClient(l.addrs[i%len(l.addrs)], deadline)
 		if l.expect.mark != "" {
 			clients[i].mark = []byte(l.expect.mark)
 		}

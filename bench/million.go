@@ -174,7 +174,7 @@ func (l *lab) historyRounds(ctx context.Context, stores []*filled) ([]*contender
 		if f.warm, err = f.caddy.rss(); err != nil {
 			return nil, err
 		}
-		c := caddyContender(f.name, f.caddy, "edge")
+		c := caddyContender(f.name, "edge", f.caddy)
 		c.traffic = l.unique
 		sides = append(sides, c)
 	}

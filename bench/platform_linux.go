@@ -16,6 +16,15 @@ func pauseUntil(at time.Time) {
 	}
 }
 
+// ownCPU is the CPU time that this process, the load generator, has used.
+func ownCPU() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
 // contain keeps a child from outliving the bench, even one that is killed, and
 // from hearing the terminal's Ctrl-C: the bench stops its children in order. A
 // command with a context takes its own children along when that ends.

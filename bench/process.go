@@ -158,6 +158,18 @@ func (p *process) cpu() (time.Duration, error) {
 	return time.Duration(user+system) * clockTick, errors.Join(err1, err2)
 }
 
+// cpuOf sums the CPU time of children.
+func cpuOf(children []*process) (sum time.Duration, err error) {
+	for _, p := range children {
+		d, err := p.cpu()
+		if err != nil {
+			return 0, err
+		}
+		sum += d
+	}
+	return sum, nil
+}
+
 // tailSize is how much of a child's last words is kept.
 const tailSize = 4 << 10
 

@@ -42,10 +42,10 @@ func (l *lab) runUnique(ctx context.Context) (section, error) {
 	defer plain.stop()
 	defer edge.stop()
 	sides := []*contender{
-		caddyContender("reverse_proxy", plain, "default"),
-		caddyContender("replicate_webhook + reverse_proxy", edge, "default"),
-		caddyContender("reverse_proxy, 256 idle connections", plain, "pooled"),
-		caddyContender("replicate_webhook + reverse_proxy, 256 idle connections", edge, "pooled"),
+		caddyContender("reverse_proxy", "default", plain),
+		caddyContender("replicate_webhook + reverse_proxy", "default", edge),
+		caddyContender("reverse_proxy, 256 idle connections", "pooled", plain),
+		caddyContender("replicate_webhook + reverse_proxy, 256 idle connections", "pooled", edge),
 	}
 	for _, c := range sides {
 		c.traffic = l.unique
@@ -74,8 +74,8 @@ func (l *lab) runLatency(ctx context.Context) (section, error) {
 	defer plain.stop()
 	defer edge.stop()
 	sides := []*contender{
-		caddyContender("reverse_proxy", plain, "default"),
-		caddyContender("replicate_webhook + reverse_proxy", edge, "default"),
+		caddyContender("reverse_proxy", "default", plain),
+		caddyContender("replicate_webhook + reverse_proxy", "default", edge),
 	}
 	for _, c := range sides {
 		c.traffic = l.unique
@@ -117,16 +117,16 @@ func (l *lab) runDuplicates(ctx context.Context) (section, error) {
 	}
 	defer ceiling.stop()
 	defer edge.stop()
-	respond := caddyContender("respond 200", ceiling, "respond 200")
+	respond := caddyContender("respond 200", "respond 200", ceiling)
 	respond.traffic = func(ctx context.Context) (traffic, error) { return l.unheard(ctx, l.signer.batch(batchSize)) }
-	ours := caddyContender("replicate_webhook", edge, "edge")
-	ours.traffic = l.repeats(ours.addr)
+	ours := caddyContender("replicate_webhook", "edge", edge)
+	ours.traffic = l.repeats(ours.addrs)
 	ours.expect.duplicate = true
 	sides := []*contender{respond, ours}
 	theirs, reason := l.receiver(ctx)
 	if theirs != nil {
-		guide := &contender{name: "Express receiver of the guide", addr: theirs.addr, server: theirs.process,
-			traffic: l.repeats(theirs.addr), expect: expectation{status: 200, duplicate: true}}
+		guide := &contender{name: "Express receiver of the guide", addrs: []string{theirs.addr}, servers: []*process{theirs.process},
+			traffic: l.repeats([]string{theirs.addr}), expect: expectation{status: 200, duplicate: true}}
 		sides = append(sides, guide)
 	}
 	if err := l.compare(ctx, "duplicates", l.closed, sides...); err != nil {
@@ -155,15 +155,15 @@ func (l *lab) runForged(ctx context.Context) (section, error) {
 	}
 	defer ceiling.stop()
 	defer edge.stop()
-	kept := caddyContender(staying, ceiling, staying)
-	closed := caddyContender(closing, ceiling, closing)
-	ours := caddyContender("replicate_webhook", edge, "edge")
+	kept := caddyContender(staying, staying, ceiling)
+	closed := caddyContender(closing, closing, ceiling)
+	ours := caddyContender("replicate_webhook", "edge", edge)
 	sides := []*contender{kept, closed, ours}
 	theirs, reason := l.receiver(ctx)
 	if theirs != nil {
 		sides = append(sides,
-			&contender{name: "Express receiver of the guide", addr: theirs.addr, server: theirs.process},
-			&contender{name: "Express receiver of the guide, connection closed", addr: theirs.addr, server: theirs.process, traffic: l.partingForgeries})
+			&contender{name: "Express receiver of the guide", addrs: []string{theirs.addr}, servers: []*process{theirs.process}},
+			&contender{name: "Express receiver of the guide, connection closed", addrs: []string{theirs.addr}, servers: []*process{theirs.process}, traffic: l.partingForgeries})
 	}
 	for _, c := range sides {
 		c.expect = expectation{status: 401}
@@ -222,11 +222,7 @@ func (s *section) versusExpress(name string, ours *contender, theirs []*contende
 func latencyTable(sides ...*contender) [][]string {
 	rows := [][]string{{"side", "p50, ms", "p99, ms", "p99.9, ms", "greatest", "server CPU a request"}}
 	for _, c := range sides {
-		worst := c.all[0]
-		for _, d := range c.all {
-			worst = max(worst, d)
-		}
-		rows = append(rows, []string{c.name, c.p50.format("%.2f"), c.p99.format("%.2f"), c.p999.format("%.2f"), millis(worst), fmt.Sprintf("%.0f µs", c.cpu.median())})
+		rows = append(rows, []string{c.name, c.p50.format("%.2f"), c.p99.format("%.2f"), c.p999.format("%.2f"), millis(c.greatest), fmt.Sprintf("%.0f µs", c.cpu.median())})
 	}
 	return rows
 }

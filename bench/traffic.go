@@ -43,12 +43,12 @@ func (l *lab) counted(ctx context.Context, newFeed func() feed) (traffic, error)
 	return traffic{feeds: feeds, check: check}, nil
 }
 
-// repeats is traffic of events that addr accepted just before. Signed times
-// grow old, so each measurement has a batch of its own.
-func (l *lab) repeats(addr string) func(context.Context) (traffic, error) {
+// repeats is traffic of events that were accepted just before. Signed times grow
+// old, so each measurement has a batch of its own.
+func (l *lab) repeats(addrs []string) func(context.Context) (traffic, error) {
 	return func(ctx context.Context) (traffic, error) {
 		batch := l.signer.batch(batchSize)
-		r, err := load{addr: addr, feeds: once(batch, l.connections), expect: expectation{status: 200}}.closedLoop(ctx, grace)
+		r, err := load{addrs: addrs, feeds: once(batch, l.connections), expect: expectation{status: 200}}.closedLoop(ctx, grace)
 		if err == nil && r.requests != batchSize {
 			err = fmt.Errorf("%d of %d were answered in time", r.requests, batchSize)
 		}
@@ -97,7 +97,7 @@ func (l *lab) warm(ctx context.Context, addr string, requests int) error {
 		return err
 	}
 	// The feeds stop taking numbers when they end, so the check still holds.
-	r, err := load{addr: addr, feeds: limited(t.feeds, requests), expect: expectation{status: 200}}.closedLoop(ctx, time.Minute)
+	r, err := load{addrs: []string{addr}, feeds: limited(t.feeds, requests), expect: expectation{status: 200}}.closedLoop(ctx, time.Minute)
 	if err == nil {
 		err = t.check(ctx, &r)
 	}

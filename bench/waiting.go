@@ -60,7 +60,7 @@ func (l *lab) runWaiting(ctx context.Context) (section, error) {
 		if err := f.caddy.start(ctx); err != nil {
 			return section{}, err
 		}
-		side := l.hookedContender(f.name, f.caddy, s)
+		side := l.hookedContender(f.name, s, f.caddy)
 		if err := l.warmCreates(ctx, side, l.warmRequests()); err != nil {
 			return section{}, fmt.Errorf("warming up with the store %q: %w", f.name, err)
 		}
@@ -157,7 +157,7 @@ func (l *lab) warmCreates(ctx context.Context, c *contender, requests int) error
 		return err
 	}
 	// The feeds stop taking numbers when they end, so the check still holds.
-	r, err := load{addr: c.addr, feeds: limited(t.feeds, requests), expect: c.expect, answered: t.answered}.closedLoop(ctx, time.Minute)
+	r, err := load{addrs: c.addrs, feeds: limited(t.feeds, requests), expect: c.expect, answered: t.answered}.closedLoop(ctx, time.Minute)
 	if err == nil {
 		err = t.check(ctx, &r)
 	}
