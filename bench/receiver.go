@@ -14,6 +14,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"sync"
 	"time"
@@ -57,6 +58,8 @@ type receiving struct {
 
 // serveReceiver takes webhooks until its stdin ends.
 func serveReceiver(args []string) error {
+	// One thread is enough, and spares the machine the search for work by others.
+	runtime.GOMAXPROCS(1)
 	r := &receiving{secret: []byte(os.Getenv(secretEnv))}
 	addrs := []string{"127.0.0.1:0"}
 	if len(args) > 0 {
