@@ -141,6 +141,9 @@ func TestCaddyfileReferenceIsComplete(t *testing.T) {
 		if tab.kind != "options" {
 			continue
 		}
+		if places[tab.place] {
+			t.Errorf("the reference has two tables for %s", tab.place)
+		}
 		places[tab.place] = true
 		var listed []string
 		for _, r := range tab.rows {

@@ -1,0 +1,145 @@
+package docs_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
+	"github.com/caddy-replicate/replicate-webhook/store"
+)
+
+const metricsPage = "docs/metrics.md"
+
+var descText = regexp.MustCompile(`^Desc\{fqName: "([^"]+)", help: "([^"]*)",(?: unit: "[^"]*",)? constLabels: \{\}, variableLabels: \{([^}]*)\}`)
+
+// metricRows are the rows of the page's table, as the collectors describe
+// themselves.
+func metricRows(t *testing.T) []string {
+	t.Helper()
+	registry := prometheus.NewRegistry()
+	if err := metrics.Register(registry, func(context.Context) (store.Counts, error) { return store.Counts{}, nil }); err != nil {
+		t.Fatal(err)
+	}
+	kinds := make(map[string]string)
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		kinds[f.GetName()] = strings.ToLower(dto.MetricType_name[int32(f.GetType())])
+	}
+	descs := make(chan *prometheus.Desc, 100)
+	registry.Describe(descs)
+	close(descs)
+	var rows []string
+	for d := range descs {
+		m := descText.FindStringSubmatch(d.String())
+		if m == nil {
+			t.Fatalf("can't read %s", d)
+		}
+		kind := kinds[m[1]]
+		if kind == "" { // a vector without a value yet
+			kind = "counter"
+		}
+		labels := "–"
+		if m[3] != "" {
+			labels = "`" + strings.ReplaceAll(m[3], ",", "`, `") + "`"
+		}
+		rows = append(rows, fmt.Sprintf("| `%s` | %s | %s | %s |", m[1], kind, labels, m[2]))
+	}
+	slices.Sort(rows)
+	return rows
+}
+
+// TestMetricsPageIsCurrent: it lists the metrics there are. -update writes it.
+func TestMetricsPageIsCurrent(t *testing.T) {
+	lines := strings.Split(read(t, metricsPage), "\n")
+	want := metricRows(t)
+	for _, tab := range tables(lines) {
+		if tab.kind != "metrics" {
+			continue
+		}
+		got := lines[tab.first : tab.first+len(tab.rows)]
+		if *update {
+			lines = slices.Concat(lines[:tab.first], want, lines[tab.first+len(tab.rows):])
+			if err := os.WriteFile(filepath.Join(root, metricsPage), []byte(strings.Join(lines, "\n")), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		} else if !slices.Equal(got, want) {
+			t.Errorf("%s lists\n%s\nwant\n%s\nRun `make docs`.", metricsPage, strings.Join(got, "\n"), strings.Join(want, "\n"))
+		}
+		return
+	}
+	t.Fatal("there is no table of metrics")
+}
+
+// TestMetricsPageHasAllLabels: the values of labels, and the names of events,
+// are those that the source writes.
+func TestMetricsPageHasAllLabels(t *testing.T) {
+	lines := strings.Split(read(t, metricsPage), "\n")
+	for _, c := range []struct {
+		table   string
+		files   []string
+		pattern string
+		prefix  string
+	}{
+		{"requests_total", []string{"verify.go", "internal/webhook/*.go"},
+			`Reason: *"(\w+)"|Unauthorized\("(\w+)"|Invalid\("(\w+)"|return "(\w+)", |CountRequest\("(\w+)"\)|Refusal\{[\w.]+, "(\w+)"|reason := "(\w+)"`, ""},
+		{"requests_total", []string{"internal/signature/headers.go"}, `Reason\w+ += "(\w+)"`, "headers_"},
+		{"attempts_total", []string{"internal/delivery/failure.go"}, `kind += "(\w+)"`, ""},
+		{"deliveries_total", []string{"internal/delivery/commit.go"}, `outcome :?= "(\w+)"`, ""},
+		{"all", []string{"module.go", "deliver.go"}, `emit\("(\w+)"`, ""},
+	} {
+		var written []string
+		for _, glob := range c.files {
+			files, err := filepath.Glob(filepath.Join(root, glob))
+			if err != nil || len(files) == 0 {
+				t.Fatalf("%s: found no file, %v", glob, err)
+			}
+			for _, file := range files {
+				if strings.HasSuffix(file, "_test.go") {
+					continue
+				}
+				data, err := os.ReadFile(file)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, m := range regexp.MustCompile(c.pattern).FindAllStringSubmatch(string(data), -1) {
+					written = append(written, c.prefix+strings.Join(m[1:], ""))
+				}
+			}
+		}
+		if len(written) == 0 {
+			t.Errorf("%s: the source writes nothing of %s", c.table, c.pattern)
+		}
+		var listed []string
+		for _, tab := range tables(lines) {
+			if tab.place != c.table || tab.kind == "metrics" {
+				continue
+			}
+			for _, r := range tab.rows {
+				listed = append(listed, code(r[0]))
+			}
+		}
+		for _, value := range written {
+			if !slices.Contains(listed, value) {
+				t.Errorf("%s: the source writes %q, which %s does not list", c.table, value, metricsPage)
+			}
+		}
+		for _, value := range listed {
+			ours := strings.HasPrefix(value, "headers_") == (c.prefix != "")
+			if (c.table != "requests_total" || ours) && !slices.Contains(written, value) {
+				t.Errorf("%s: %s lists %q, which the source does not write", c.table, metricsPage, value)
+			}
+		}
+	}
+}
