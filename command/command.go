@@ -44,7 +44,8 @@ func build(cmd *cobra.Command) {
 	cmd.Args = cobra.NoArgs
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 	for _, sub := range []func() *cobra.Command{
-		statusCommand, demoCommand,
+		statusCommand, predictionsCommand, deliveriesCommand, endpointsCommand, secretCommand,
+		signCommand, verifyCommand, sendCommand, demoCommand,
 	} {
 		cmd.AddCommand(sub())
 	}

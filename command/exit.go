@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -52,6 +53,16 @@ func exitCode(err error) int {
 	return exitFailed
 }
 
+// complain writes an error, of which there may be several in one.
+func (t *terminal) complain(err error) {
+	if err == errRefused {
+		return
+	}
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		fmt.Fprintln(t.err, "Error:", clean(line))
+	}
+}
+
 // action is what a subcommand does.
 type action func(ctx context.Context, t *terminal, args []string) error
 
@@ -72,15 +83,10 @@ func run(f action) func(*cobra.Command, []string) error {
 			return nil
 		}
 		cmd.SilenceErrors = true
-		switch {
-		case ctx.Err() != nil:
+		if ctx.Err() != nil {
 			err = errors.New("interrupted")
-			fallthrough
-		default:
-			if text := err.Error(); text != "" && err != errRefused {
-				fmt.Fprintln(t.err, t.paint(red, "Error:"), clean(text))
-			}
 		}
+		t.complain(err)
 		if code := exitCode(err); code > exitFailed {
 			// Caddy's main function has exit codes from this wrapper only.
 			return caddycmd.WrapCommandFuncForCobra(func(caddycmd.Flags) (int, error) { return code, nil })(cmd, args)

@@ -81,6 +81,9 @@ func New(address string) (*Client, error) {
 		parsed.Host, _, _ = strings.Cut(parsed.Host, "|")
 		c.origin = "http://127.0.0.1"
 	}
+	if _, err := url.Parse(c.origin); err != nil {
+		return nil, fmt.Errorf("%q is no address of an admin endpoint: %w", address, cause(err))
+	}
 	dialer := net.Dialer{Timeout: dialTimeout}
 	c.http = &http.Client{
 		Timeout: timeout,

@@ -148,7 +148,7 @@ func (s *Server) Stop() {
 	s.stop.Do(func() {
 		if !strings.Contains(s.extra, "admin off") {
 			// Stopping leaves the admin endpoint to the process's end.
-			if err := caddy.Load([]byte(`{"admin":{"disabled":true}}`), true); err != nil {
+			if err := caddy.Load([]byte(`{"admin":{"disabled":true,"config":{"persist":false}}}`), true); err != nil {
 				s.t.Errorf("stopping the admin endpoint: %v", err)
 			}
 		}

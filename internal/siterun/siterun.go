@@ -27,7 +27,7 @@ const (
 	Token = "r8_the_token_of_a_client"
 	// Client is who has the token, as the tracker names him, behind the
 	// API's URL.
-	Client = " user tester"
+	Client = " user/tester"
 )
 
 // Site is a running Caddy with what is around it.
@@ -62,7 +62,7 @@ func Start(t testing.TB, o Options) *Site {
 		r.Body = io.NopCloser(bytes.NewReader(r.Got))
 		s.API.ServeHTTP(w, r.Request)
 	})
-	s.Server = caddyrun.New(t, append([]string{"admin 127.0.0.1:{$PORT_ADMIN}"}, o.Globals...)...)
+	s.Server = caddyrun.New(t, append([]string{"admin 127.0.0.1:{$PORT_ADMIN}", "persist_config off"}, o.Globals...)...)
 	s.AdminAddr = s.Addr("PORT_ADMIN")
 	var err error
 	if s.Admin, err = client.New(s.AdminAddr); err != nil {

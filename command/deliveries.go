@@ -1,0 +1,179 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/caddy-replicate/replicate-webhook/admin/client"
+	"github.com/caddy-replicate/replicate-webhook/internal/operate"
+)
+
+func deliveriesCommand() *cobra.Command {
+	var q operate.DeliveryQuery
+	list := run(asking(func(ctx context.Context, t *terminal, c *client.Client, _ []string) error {
+		return listDeliveries(ctx, t, c, q)
+	}))
+	add := func(cmd *cobra.Command) *cobra.Command {
+		addFilter(cmd, &q)
+		addPage(cmd, &q.Limit, &q.Cursor)
+		addAdmin(cmd)
+		addJSON(cmd)
+		return cmd
+	}
+	cmd := add(&cobra.Command{
+		Use:   "deliveries",
+		Short: "Lists, shows and repeats deliveries",
+		Long: `
+Lists deliveries, newest first. The subcommands show one with its attempts, and
+send again.`,
+		Example: "  caddy replicate-webhook deliveries --state failed --since 24h",
+		Args:    cobra.NoArgs,
+		RunE:    list,
+	})
+	cmd.AddCommand(
+		add(&cobra.Command{Use: "list", Short: "Lists deliveries, newest first", Args: cobra.NoArgs, RunE: list}),
+		showCommand(), redeliverCommand(),
+	)
+	return cmd
+}
+
+// addFilter gives a command the flags that select deliveries.
+func addFilter(cmd *cobra.Command, q *operate.DeliveryQuery) {
+	f := cmd.Flags()
+	f.StringVar(&q.State, "state", "", "Only in this state: pending, delivered, failed, superseded or canceled")
+	f.StringVar(&q.Event, "event", "", "Only of this event: started, completed or failed")
+	f.StringVar(&q.Endpoint, "endpoint", "", "Only to this endpoint, such as https://hooks.example.com:8443")
+	f.StringVar(&q.Prediction, "prediction", "", "Only of the prediction of this id")
+	f.StringVar(&q.Since, "since", "", "Only from then on: a time such as 2026-11-25T12:00:00Z, or how long ago, such as 24h")
+}
+
+func listDeliveries(ctx context.Context, t *terminal, c *client.Client, q operate.DeliveryQuery) error {
+	list, next, err := pages(ctx, q.Limit, q.Cursor, func(limit int, cursor string) ([]operate.Delivery, string, error) {
+		q.Limit, q.Cursor = limit, cursor
+		page, err := c.Deliveries(ctx, q)
+		return page.Results, page.Next, err
+	})
+	if err != nil {
+		return err
+	}
+	if t.document(operate.DeliveryPage{Results: list, Next: next}) {
+		return nil
+	}
+	if len(list) == 0 {
+		t.printf("No deliveries.\n")
+		return nil
+	}
+	t.deliveries(list)
+	t.more(next)
+	return nil
+}
+
+func (t *terminal) deliveries(list []operate.Delivery) {
+	out := table{columns: []column{{"ID", 0}, {"STATE", 0}, {"EVENT", 0}, {"TRIES", 0}, {"CREATED", 0}, {"PREDICTION", 10}, {"ENDPOINT", 12}}}
+	for _, d := range list {
+		out.add(cell{text: d.ID}, cell{d.State, stateColour(d.State)}, cell{text: shortEvent(d.Event)}, cell{text: fmt.Sprint(d.Attempts)},
+			cell{text: t.ago(d.Created)}, cell{text: d.Prediction}, cell{text: d.Endpoint})
+	}
+	out.write(t)
+}
+
+func showCommand() *cobra.Command {
+	payload := false
+	cmd := &cobra.Command{
+		Use:     "show <delivery>",
+		Short:   "Shows a delivery with its attempts",
+		Long:    "\nShows a delivery, its payload and a timeline of its attempts.",
+		Example: "  caddy replicate-webhook deliveries show dlv_1_0123456789abcdef",
+		Args:    cobra.ExactArgs(1),
+		RunE: run(asking(func(ctx context.Context, t *terminal, c *client.Client, args []string) error {
+			d, err := c.Delivery(ctx, args[0])
+			if err != nil {
+				return notFound(err, "delivery", args[0])
+			}
+			switch {
+			case payload:
+				t.printf("%s", d.Payload)
+			case !t.document(d):
+				t.delivery(&d)
+			}
+			return nil
+		})),
+	}
+	cmd.Flags().BoolVar(&payload, "payload", false, "Write the payload alone, byte for byte as receivers get it")
+	addAdmin(cmd)
+	addJSON(cmd)
+	return cmd
+}
+
+// shownPayload is how much of a payload is shown.
+const shownPayload = 1000
+
+func (t *terminal) delivery(d *operate.DeliveryDetail) {
+	state := cell{d.State, stateColour(d.State)}
+	if d.Redelivery {
+		state.text += ", a redelivery"
+	}
+	url := cell{text: d.URL}
+	if d.URL == "" {
+		url = cell{"none: the webhook is disabled", dim}
+	}
+	payload := string(d.Payload)
+	if len(payload) > shownPayload {
+		payload = fmt.Sprintf("%s… (%d bytes, --payload has all)", strings.ToValidUTF8(payload[:shownPayload], ""), len(payload))
+	}
+	t.facts([]fact{
+		{"delivery", cell{d.ID, bold}},
+		{"state", state},
+		{"event", cell{text: d.Event}},
+		{"prediction", cell{text: d.Prediction}},
+		{"client", cell{text: d.Client}},
+		{"url", url},
+		{"payload", cell{text: payload}},
+	})
+	t.printf("\n")
+	t.timeline(d)
+}
+
+// timeline writes what happened to a delivery, line by line.
+func (t *terminal) timeline(d *operate.DeliveryDetail) {
+	exact := exact
+	if t.width > 0 && t.width < 70 {
+		exact = func(at time.Time) string { return at.UTC().Format("15:04:05.000Z") }
+	}
+	line := func(sign string, c colour, at string, text string) {
+		t.facts([]fact{{sign + " " + at, cell{text, c}}})
+	}
+	line("o", "", exact(d.Created), "committed")
+	for i := range d.Log {
+		a := &d.Log[i]
+		text, c := fmt.Sprintf("attempt %d: ", a.Number), red
+		switch {
+		case a.OK():
+			text, c = text+fmt.Sprintf("%d", a.Status), green
+		case a.Error != "":
+			text += a.Error
+		default:
+			text += fmt.Sprintf("%d", a.Status)
+		}
+		text += fmt.Sprintf(", took %.3fs", a.Seconds)
+		line("|", c, exact(a.At), text)
+		if a.Response != "" {
+			line("|", dim, strings.Repeat(" ", len(exact(a.At))), a.Response)
+		}
+		if i > 0 && a.URL != d.Log[i-1].URL || i == 0 && a.URL != d.URL {
+			line("|", dim, strings.Repeat(" ", len(exact(a.At))), "to "+a.URL)
+		}
+	}
+	switch {
+	case d.State == "pending" && d.Due.After(t.now):
+		line("o", yellow, exact(d.Due), fmt.Sprintf("attempt %d is due %s", d.Attempts+1, t.ago(d.Due)))
+	case d.State == "pending":
+		line("o", yellow, exact(d.Due), fmt.Sprintf("attempt %d is due or under way", d.Attempts+1))
+	default:
+		line("o", stateColour(d.State), exact(d.Ended), d.State)
+	}
+}

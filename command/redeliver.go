@@ -1,0 +1,155 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/caddy-replicate/replicate-webhook/admin/client"
+	"github.com/caddy-replicate/replicate-webhook/internal/operate"
+)
+
+func redeliverCommand() *cobra.Command {
+	var q operate.DeliveryQuery
+	var all, dry bool
+	cmd := &cobra.Command{
+		Use:   "redeliver [<delivery>...]",
+		Short: "Sends events again",
+		Long: `
+Makes a new delivery of the event of each delivery named, whatever has become of
+it. With --all it does so for all that the filter selects, which are the failed
+ones unless --state says otherwise; an event that has arrived since, or is on
+its way, is left alone then. The payload has a fresh timestamp.`,
+		Example: `  caddy replicate-webhook deliveries redeliver dlv_1_0123456789abcdef
+  caddy replicate-webhook deliveries redeliver --all --since 24h --dry-run`,
+		RunE: run(asking(func(ctx context.Context, t *terminal, c *client.Client, ids []string) error {
+			filtered := q != (operate.DeliveryQuery{})
+			switch {
+			case all && len(ids) > 0:
+				return errors.New("--all is there beside deliveries: name some, or say --all")
+			case all:
+				return redeliverAll(ctx, t, c, q, dry)
+			case len(ids) == 0:
+				return errors.New("nothing is named: give the ids of deliveries, or --all")
+			case filtered:
+				return errors.New("a filter is there without --all")
+			case dry:
+				return errors.New("--dry-run is there without --all")
+			}
+			return redeliver(ctx, t, c, ids)
+		})),
+	}
+	addFilter(cmd, &q)
+	cmd.Flags().BoolVar(&all, "all", false, "All that the filter selects")
+	cmd.Flags().BoolVar(&dry, "dry-run", false, "With --all: say what would be sent, and send nothing")
+	addAdmin(cmd)
+	addJSON(cmd)
+	return cmd
+}
+
+func redeliver(ctx context.Context, t *terminal, c *client.Client, ids []string) error {
+	var done []operate.Redelivery
+	var failed error
+	for _, id := range ids {
+		r, err := c.Redeliver(ctx, id)
+		if err != nil {
+			// The others may be there.
+			failed = errors.Join(failed, notFound(err, "delivery", id))
+			if code := exitCode(err); code != exitNotFound && code != exitRefused {
+				break
+			}
+			continue
+		}
+		done = append(done, r)
+		if !t.json {
+			t.printf("%s is sent again as %s\n", r.Of, r.ID)
+		}
+	}
+	if len(ids) == 1 && len(done) == 1 {
+		t.document(done[0])
+	} else if len(done) > 0 {
+		t.document(done)
+	}
+	return failed
+}
+
+func redeliverAll(ctx context.Context, t *terminal, c *client.Client, q operate.DeliveryQuery, dry bool) error {
+	q.Limit = operate.MaxLimit
+	total := 0
+	if t.progress && !dry {
+		// How many there are is only of use to a bar.
+		counted, err := bulk(ctx, c, q, true, func(operate.Bulk) {})
+		if err != nil {
+			return err
+		}
+		total = counted.Matched
+	}
+	bar := progress{to: t.err, width: t.width, total: total}
+	sum, err := bulk(ctx, c, q, dry, func(sum operate.Bulk) {
+		if total > 0 {
+			bar.show(sum.Matched)
+		}
+	})
+	bar.end()
+	if !t.document(sum) {
+		verb := "sent again"
+		if dry {
+			verb = "would be sent again"
+		}
+		t.printf("%d %s, %d arrived since or are on their way, %d have a disabled webhook\n", sum.Redelivered, verb, sum.Overtaken, sum.Disabled)
+	}
+	if err != nil && sum.Next != "" {
+		err = fmt.Errorf("%w; nothing is lost by calling this again", err)
+	}
+	return err
+}
+
+// bulk calls until all is done.
+func bulk(ctx context.Context, c *client.Client, q operate.DeliveryQuery, dry bool, step func(operate.Bulk)) (operate.Bulk, error) {
+	sum := operate.Bulk{DryRun: dry}
+	for {
+		page, err := c.RedeliverAll(ctx, q, dry)
+		if err != nil {
+			return sum, err
+		}
+		sum.Add(page)
+		step(sum)
+		if sum.Next == "" {
+			return sum, nil
+		}
+		q.Cursor = sum.Next
+	}
+}
+
+// progress is a bar that is drawn over itself.
+type progress struct {
+	to    io.Writer
+	width int
+	total int
+	drawn bool
+}
+
+func (p *progress) show(n int) {
+	p.drawn = true
+	text := fmt.Sprintf(" %d/%d", n, p.total)
+	room := 40
+	if p.width > 0 {
+		room = min(room, p.width-len(text)-3)
+	}
+	bar := ""
+	if room > 0 {
+		full := room * min(n, p.total) / p.total
+		bar = "[" + strings.Repeat("#", full) + strings.Repeat(".", room-full) + "]"
+	}
+	fmt.Fprintf(p.to, "\r%s%s", bar, text)
+}
+
+func (p *progress) end() {
+	if p.drawn {
+		fmt.Fprintln(p.to)
+	}
+}

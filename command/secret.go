@@ -1,0 +1,141 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/caddy-replicate/replicate-webhook/admin/client"
+	"github.com/caddy-replicate/replicate-webhook/internal/signature"
+)
+
+func secretCommand() *cobra.Command {
+	var identity, prediction, api string
+	cmd := &cobra.Command{
+		Use:   "secret",
+		Short: "Shows the secret that signs webhooks",
+		Long: `
+Writes the signing secret of a client, or the one that all share under 'signing
+shared'. A client is named as 'predictions' shows it, or by a prediction of his.
+The secret goes to standard output alone.`,
+		Example: "  caddy replicate-webhook secret --prediction ufawqhfynnddngldkgtslldrkq",
+		Args:    cobra.NoArgs,
+		RunE: run(asking(func(ctx context.Context, t *terminal, c *client.Client, _ []string) error {
+			if prediction != "" {
+				p, err := c.Prediction(ctx, prediction, api)
+				if err != nil {
+					return notFound(err, "prediction", prediction)
+				}
+				identity = p.Client
+			}
+			s, err := c.Secret(ctx, identity)
+			if err != nil {
+				return err
+			}
+			if !t.document(s) {
+				t.printf("%s\n", s.Secret)
+			}
+			return nil
+		})),
+	}
+	cmd.Flags().StringVar(&identity, "client", "", "The client, as predictions name it")
+	cmd.Flags().StringVar(&prediction, "prediction", "", "The client of the prediction of this id")
+	cmd.Flags().StringVar(&api, "api", "", "The API that the prediction is of, where several have the id")
+	cmd.MarkFlagsMutuallyExclusive("client", "prediction")
+	addAdmin(cmd)
+	addJSON(cmd)
+	return cmd
+}
+
+// secretFlag says where secrets come from. They are never arguments, which
+// other users of the machine can see and shells remember.
+const secretFlag = "Where the secret is: NAME of an environment variable, @file, or - for standard input"
+
+// defaultSecret is the environment variable that is read unless a flag says
+// otherwise.
+const defaultSecret = "WEBHOOK_SECRET"
+
+var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
+// secretText reads a secret from where the flag says.
+func (t *terminal) secretText(from string) (string, error) {
+	var text string
+	switch {
+	case from == "-":
+		b, err := io.ReadAll(io.LimitReader(t.in, 64<<10))
+		if err != nil {
+			return "", fmt.Errorf("reading the secret from standard input: %w", err)
+		}
+		text = string(b)
+	case strings.HasPrefix(from, "@"):
+		b, err := os.ReadFile(from[1:])
+		if err != nil {
+			return "", fmt.Errorf("reading the secret: %w", err)
+		}
+		text = string(b)
+	case !envName.MatchString(from) || strings.HasPrefix(from, "whsec_"):
+		// It may be a secret, which is not to be repeated.
+		return "", errors.New("--secret is no source: name an environment variable, @file or -, never the secret itself")
+	default:
+		var ok bool
+		if text, ok = os.LookupEnv(from); !ok && from != defaultSecret {
+			return "", errors.New("--secret names an environment variable that is not set")
+		}
+	}
+	text = strings.TrimRight(text, "\r\n")
+	if text == "" {
+		return "", fmt.Errorf("there is no secret: set %s, or say with --secret where it is", defaultSecret)
+	}
+	return text, nil
+}
+
+// secret is secretText, parsed.
+func (t *terminal) secret(from string) (signature.Secret, error) {
+	text, err := t.secretText(from)
+	if err != nil {
+		return signature.Secret{}, err
+	}
+	s, err := signature.ParseSecret(text)
+	if err != nil {
+		return s, fmt.Errorf("the secret can't be used: %w", err)
+	}
+	return s, nil
+}
+
+// maxBody bounds a body that is read from a file or standard input.
+const maxBody = 256 << 20
+
+// body reads a body from a file, or from standard input for none or "-".
+func (t *terminal) body(args []string, secretFrom ...string) ([]byte, error) {
+	in, name := t.in, "standard input"
+	if len(args) > 0 && args[0] != "-" {
+		f, err := os.Open(args[0])
+		if err != nil {
+			return nil, fmt.Errorf("reading the body: %w", err)
+		}
+		defer f.Close()
+		in, name = f, args[0]
+	} else {
+		for _, from := range secretFrom {
+			if from == "-" {
+				return nil, errors.New("both the secret and the body would come from standard input: name a file for one of them")
+			}
+		}
+	}
+	b, err := io.ReadAll(io.LimitReader(in, maxBody+1))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("reading the body from %s: %w", name, err)
+	case len(b) > maxBody:
+		return nil, fmt.Errorf("reading the body from %s: it is over %d MiB", name, maxBody>>20)
+	case len(b) == 0:
+		return nil, fmt.Errorf("the body from %s is empty", name)
+	}
+	return b, nil
+}
