@@ -17,6 +17,9 @@ import (
 // secretEnv is the variable in which children find the signing secret.
 const secretEnv = "WEBHOOK_SECRET"
 
+// dsnEnv is where those with a PostgreSQL store find it.
+const dsnEnv = "DATABASE_URL"
+
 // caddy is one Caddy process with a configuration, a data folder and, where a
 // site has the plugin, a store of its own.
 type caddy struct {
@@ -25,6 +28,7 @@ type caddy struct {
 	binary string
 	dir    string
 	secret string
+	dsn    string
 	admin  string
 	sites  map[string]string // address by site name
 }
@@ -33,6 +37,7 @@ type caddy struct {
 type caddyConfig struct {
 	name    string
 	store   string            // path of the SQLite store; empty for the default place
+	dsn     string            // of the PostgreSQL store in its place
 	options string            // further global options of the plugin
 	path    string            // of the route; empty for hookPath
 	sites   map[string]string // directives of the route, by site name
@@ -47,7 +52,7 @@ func edgeRoute(app, options string) string {
 
 // startCaddy starts a Caddy on free loopback ports and waits until it listens.
 func (l *lab) startCaddy(ctx context.Context, cfg caddyConfig) (*caddy, error) {
-	c := &caddy{name: cfg.name, binary: l.binary, secret: l.signer.secret, sites: make(map[string]string)}
+	c := &caddy{name: cfg.name, binary: l.binary, secret: l.signer.secret, dsn: cfg.dsn, sites: make(map[string]string)}
 	c.dir = filepath.Join(l.dir, "caddy-"+cfg.name)
 	if err := os.MkdirAll(c.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("preparing %s: %w", cfg.name, err)
@@ -60,12 +65,16 @@ func (l *lab) startCaddy(ctx context.Context, cfg caddyConfig) (*caddy, error) {
 	if cfg.store == "" {
 		cfg.store = filepath.Join(c.dir, "webhook.db")
 	}
+	store := "store sqlite " + strconv.Quote(cfg.store)
+	if cfg.dsn != "" {
+		store = "store postgres {env." + dsnEnv + "}\n\t\tseal_key {env." + secretEnv + "}"
+	}
 	if cfg.path == "" {
 		cfg.path = hookPath
 	}
 	var text strings.Builder
 	fmt.Fprintf(&text, "{\n\tadmin %s\n\tdefault_bind 127.0.0.1\n\tauto_https off\n\tpersist_config off\n\tlog {\n\t\tlevel WARN\n\t}\n"+
-		"\treplicate_webhook {\n\t\tstore sqlite %s\n%s\t}\n}\n", c.admin, strconv.Quote(cfg.store), cfg.options)
+		"\treplicate_webhook {\n\t\t%s\n%s\t}\n}\n", c.admin, store, cfg.options)
 	for name, route := range cfg.sites {
 		addr := ports[1+len(c.sites)]
 		c.sites[name] = addr
@@ -108,7 +117,7 @@ func (c *caddy) spawn() error {
 	// Nothing of the user's own Caddy is read or written.
 	cmd.Env = []string{
 		"HOME=" + c.dir, "XDG_DATA_HOME=" + filepath.Join(c.dir, "data"), "XDG_CONFIG_HOME=" + filepath.Join(c.dir, "config"),
-		secretEnv + "=" + c.secret,
+		secretEnv + "=" + c.secret, dsnEnv + "=" + c.dsn,
 	}
 	var err error
 	c.process, err = startProcess("caddy "+c.name, cmd)

@@ -93,6 +93,11 @@ func (l *lab) openAt(rate int) measureFunc {
 // direction. Disks and neighbours make such machines swing; sides that are
 // measured within seconds of each other swing together.
 func (l *lab) compare(ctx context.Context, scenario string, measure measureFunc, sides ...*contender) error {
+	return l.compareRounds(ctx, l.rounds, scenario, measure, sides...)
+}
+
+// compareRounds is compare with another number of rounds.
+func (l *lab) compareRounds(ctx context.Context, rounds int, scenario string, measure measureFunc, sides ...*contender) error {
 	warm := func(ctx context.Context, d load) (result, error) {
 		return d.closedLoop(ctx, min(l.duration, time.Second))
 	}
@@ -101,7 +106,7 @@ func (l *lab) compare(ctx context.Context, scenario string, measure measureFunc,
 			return fmt.Errorf("warming up %s: %w", c.name, err)
 		}
 	}
-	for round := range l.rounds {
+	for round := range rounds {
 		order := slices.Clone(sides)
 		if round%2 == 1 {
 			slices.Reverse(order)

@@ -25,6 +25,8 @@ func scenarios() []scenario {
 		{"waiting", (*lab).runWaiting},
 		{"hanging", (*lab).runHanging},
 		{"capture", (*lab).runCapture},
+		{"stores", (*lab).runStores},
+		{"watched", (*lab).runWatched},
 		{"packages", (*lab).runPackages},
 	}
 }

@@ -17,7 +17,6 @@ import (
 	"path/filepath"
 	"sync/atomic"
 	"syscall"
-	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -30,9 +29,19 @@ const Password = "pgtest-secret-7f3a"
 // patience is how long the server may take to start or stop.
 const patience = time.Minute
 
+// TB is what is needed of a testing.TB.
+type TB interface {
+	Helper()
+	Cleanup(func())
+	Skip(args ...any)
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+	Errorf(format string, args ...any)
+}
+
 // Server is a cluster that a test can stop, kill and start again.
 type Server struct {
-	t    testing.TB
+	t    TB
 	bin  string
 	dir  string
 	port int
@@ -46,7 +55,7 @@ type Server struct {
 // Start makes a cluster and starts it, with options such as
 // "max_connections=20". It ends with the test. Where PostgreSQL is not
 // installed the test is skipped.
-func Start(t testing.TB, options ...string) *Server {
+func Start(t TB, options ...string) *Server {
 	t.Helper()
 	bin := programs()
 	if bin == "" {
@@ -207,7 +216,7 @@ func (s *Server) DSNAs(user, password, schema string) string {
 func (s *Server) Port() int { return s.port }
 
 // Fresh makes an empty schema and gives the DSN for it.
-func (s *Server) Fresh(t testing.TB) string {
+func (s *Server) Fresh(t TB) string {
 	t.Helper()
 	schema := fmt.Sprintf("fresh_%d", s.fresh.Add(1))
 	s.Exec(t, "CREATE SCHEMA "+schema)
@@ -215,7 +224,7 @@ func (s *Server) Fresh(t testing.TB) string {
 }
 
 // Exec runs statements as the superuser.
-func (s *Server) Exec(t testing.TB, sql string) {
+func (s *Server) Exec(t TB, sql string) {
 	t.Helper()
 	conn, err := s.connect()
 	if err != nil {
@@ -228,7 +237,7 @@ func (s *Server) Exec(t testing.TB, sql string) {
 }
 
 // Value runs a query that gives one value.
-func Value[T any](t testing.TB, dsn, query string, args ...any) T {
+func Value[T any](t TB, dsn, query string, args ...any) T {
 	t.Helper()
 	conn, err := pgx.Connect(context.Background(), dsn)
 	if err != nil {
@@ -249,7 +258,7 @@ func (s *Server) connect() (*pgx.Conn, error) {
 }
 
 // freePort finds a port that systems do not give to outgoing connections.
-func freePort(t testing.TB) int {
+func freePort(t TB) int {
 	t.Helper()
 	for port := 5500 + rand.IntN(4000); port < 10000; port++ {
 		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
