@@ -17,6 +17,7 @@ import (
 type Store interface {
 	Dedup
 	Tracking
+	Operating
 }
 
 // Closer is a store with the right to close it, which only the pool has.

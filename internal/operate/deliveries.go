@@ -74,7 +74,7 @@ func (s *Service) Deliveries(ctx context.Context, q DeliveryQuery) (DeliveryPage
 	if err != nil {
 		return out, err
 	}
-	err = s.use(func(o opened) error {
+	err = s.use(func(o store.Store) error {
 		rows, next, err := o.ListDeliveries(ctx, f)
 		for i := range rows {
 			out.Results = append(out.Results, deliveryOf(&rows[i]))
@@ -87,7 +87,7 @@ func (s *Service) Deliveries(ctx context.Context, q DeliveryQuery) (DeliveryPage
 
 // Delivery finds a delivery. ErrNotFound, ErrUnavailable.
 func (s *Service) Delivery(ctx context.Context, id string) (out DeliveryDetail, err error) {
-	err = s.use(func(o opened) error {
+	err = s.use(func(o store.Store) error {
 		row, attempts, err := o.FindDelivery(ctx, id)
 		if err != nil {
 			return err

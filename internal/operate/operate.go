@@ -5,7 +5,6 @@ package operate
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -86,21 +85,11 @@ func New(conf Config) *Service {
 }
 
 // use runs f with a reference to the store.
-func (s *Service) use(f func(opened) error) error {
+func (s *Service) use(f func(store.Store) error) error {
 	ref, err := s.conf.Acquire()
 	if err != nil {
 		return err
 	}
 	defer func() { _ = ref.Release() }()
-	o, ok := ref.Store.(opened)
-	if !ok {
-		return errors.New("this store can't list what it holds")
-	}
-	return f(o)
-}
-
-// opened is a store that can be operated.
-type opened interface {
-	store.Store
-	store.Operating
+	return f(ref.Store)
 }

@@ -51,7 +51,7 @@ func (s *Service) Predictions(ctx context.Context, q PredictionQuery) (Predictio
 	if err != nil {
 		return out, err
 	}
-	err = s.use(func(o opened) error {
+	err = s.use(func(o store.Store) error {
 		rows, next, err := o.ListPredictions(ctx, f)
 		for i := range rows {
 			out.Results = append(out.Results, predictionOf(&rows[i]))
@@ -69,7 +69,7 @@ func (s *Service) Prediction(ctx context.Context, id, api string) (out Predictio
 	if id == "" {
 		return out, ErrNotFound
 	}
-	err = s.use(func(o opened) error {
+	err = s.use(func(o store.Store) error {
 		p, err := findPrediction(ctx, o, id, api)
 		if err != nil {
 			return err
@@ -86,7 +86,7 @@ func (s *Service) Prediction(ctx context.Context, id, api string) (out Predictio
 	return out, err
 }
 
-func findPrediction(ctx context.Context, o opened, id, api string) (store.Prediction, error) {
+func findPrediction(ctx context.Context, o store.Store, id, api string) (store.Prediction, error) {
 	rows, _, err := o.ListPredictions(ctx, store.PredictionFilter{ID: id, Limit: MaxLimit})
 	if err != nil {
 		return store.Prediction{}, err

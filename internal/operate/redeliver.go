@@ -20,7 +20,7 @@ type Redelivery struct {
 // become of that. Its payload is the old one's with a fresh timestamp.
 // ErrNotFound, ErrDisabled, ErrUnavailable.
 func (s *Service) Redeliver(ctx context.Context, id string) (out Redelivery, err error) {
-	err = s.use(func(o opened) error {
+	err = s.use(func(o store.Store) error {
 		again, err := o.RedeliverDelivery(ctx, id, s.retime)
 		out = Redelivery{ID: again, Of: id}
 		return err
@@ -87,7 +87,7 @@ func (s *Service) RedeliverAll(ctx context.Context, q DeliveryQuery, dry bool) (
 		return out, invalid("state", "is pending: those deliveries are on their way already")
 	}
 	limit := f.Limit
-	err = s.use(func(o opened) error {
+	err = s.use(func(o store.Store) error {
 		for began := time.Now(); ; {
 			f.Limit = min(limit-out.Matched, bulkCommits)
 			rows, next, err := o.ListDeliveries(ctx, f)
@@ -108,7 +108,7 @@ func (s *Service) RedeliverAll(ctx context.Context, q DeliveryQuery, dry bool) (
 	return out, err
 }
 
-func (s *Service) redeliverRows(ctx context.Context, o opened, rows []store.DeliveryRow, out *Bulk) error {
+func (s *Service) redeliverRows(ctx context.Context, o store.Store, rows []store.DeliveryRow, out *Bulk) error {
 	var mu sync.Mutex
 	var errs []error
 	var wg sync.WaitGroup
@@ -143,7 +143,7 @@ func (s *Service) redeliverRows(ctx context.Context, o opened, rows []store.Deli
 
 // redeliverRow redelivers one, unless a later delivery of its event makes that
 // needless.
-func (s *Service) redeliverRow(ctx context.Context, o opened, r *store.DeliveryRow, dry bool) (bool, error) {
+func (s *Service) redeliverRow(ctx context.Context, o store.Store, r *store.DeliveryRow, dry bool) (bool, error) {
 	later, _, err := o.ListDeliveries(ctx, store.DeliveryFilter{Prediction: r.PredictionID, Event: r.Event, Limit: MaxLimit})
 	if err != nil {
 		return false, err

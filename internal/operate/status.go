@@ -77,7 +77,7 @@ func (s *Service) Status(ctx context.Context) (Status, error) {
 		}
 	}
 	var c store.Counts
-	err := s.use(func(o opened) (err error) {
+	err := s.use(func(o store.Store) (err error) {
 		if err := o.Ready(); err != nil {
 			return err
 		}
@@ -103,7 +103,7 @@ func (s *Service) Status(ctx context.Context) (Status, error) {
 
 // Counts gives what the store holds now.
 func (s *Service) Counts(ctx context.Context) (c store.Counts, err error) {
-	err = s.use(func(o opened) error {
+	err = s.use(func(o store.Store) error {
 		c, err = o.Counts(ctx)
 		return err
 	})

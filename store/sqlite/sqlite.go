@@ -217,8 +217,4 @@ func (s *Store) checkpointLoop() {
 	}
 }
 
-// Interface guards.
-var (
-	_ store.Closer    = (*Store)(nil)
-	_ store.Operating = (*Store)(nil)
-)
+var _ store.Closer = (*Store)(nil)

@@ -27,18 +27,9 @@ func RunOperating(t *testing.T, fresh func(t *testing.T) Resource) {
 	}
 }
 
-func (b *tracking) operating() store.Operating {
-	b.t.Helper()
-	o, ok := b.s.(store.Operating)
-	if !ok {
-		b.t.Fatal("the store has nothing for operators")
-	}
-	return o
-}
-
 func (b *tracking) counts() store.Counts {
 	b.t.Helper()
-	c, err := b.operating().Counts(ctx)
+	c, err := b.s.Counts(ctx)
 	b.must(err)
 	return c
 }
@@ -206,7 +197,7 @@ func countOldest(t *testing.T, b *tracking) {
 }
 
 func countClosed(t *testing.T, b *tracking) {
-	o := b.operating()
+	o := b.s
 	b.must(b.s.Close())
 	if _, err := o.Counts(ctx); !errors.Is(err, store.ErrUnavailable) {
 		t.Fatalf("counting: %v", err)

@@ -26,7 +26,7 @@ func findDelivery(t *testing.T, b *tracking) {
 	d := b.one("a completed")
 	find := func() (store.DeliveryRow, []store.Attempt) {
 		t.Helper()
-		row, attempts, err := b.operating().FindDelivery(ctx, d.ID)
+		row, attempts, err := b.s.FindDelivery(ctx, d.ID)
 		b.must(err)
 		return row, attempts
 	}
@@ -59,7 +59,7 @@ func findNoDelivery(t *testing.T, b *tracking) {
 	}
 	for _, unknown := range []string{"", "dlv_", "dlv__", "a", "dlv_zzzzzzzzzzzzzzzz_0000000000000000", id + "0", " " + id,
 		strings.ToUpper(id), id[:len(id)-1], id[:len(id)-1] + last, strings.Replace(id, "dlv", "dlw", 1), id + "\x00", "'; --", "\xff"} {
-		if _, _, err := b.operating().FindDelivery(ctx, unknown); !errors.Is(err, store.ErrNotFound) {
+		if _, _, err := b.s.FindDelivery(ctx, unknown); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("finding %q: %v, want not found", unknown, err)
 		}
 	}
@@ -67,7 +67,7 @@ func findNoDelivery(t *testing.T, b *tracking) {
 
 func (b *tracking) redeliverByID(id string) string {
 	b.t.Helper()
-	again, err := b.operating().RedeliverDelivery(ctx, id, func(old []byte) []byte { return append([]byte("again "), old...) })
+	again, err := b.s.RedeliverDelivery(ctx, id, func(old []byte) []byte { return append([]byte("again "), old...) })
 	b.must(err)
 	return again
 }
@@ -83,7 +83,7 @@ func redeliverDelivery(t *testing.T, b *tracking) {
 	if d.ID != id || id == old.ID || d.Attempts != 0 || string(d.Payload) != "again a prediction.completed" || !d.CreatedAt.Equal(b.now()) {
 		t.Fatalf("redelivery %s of %s is %+v", id, old.ID, d)
 	}
-	row, _, err := b.operating().FindDelivery(ctx, id)
+	row, _, err := b.s.FindDelivery(ctx, id)
 	b.must(err)
 	if !row.Redelivery || row.State != store.DeliveryPending {
 		t.Fatalf("redelivery is %+v", row)
@@ -117,7 +117,7 @@ func redeliverDeliveryDisabled(t *testing.T, b *tracking) {
 	d := b.one("a completed")
 	b.complete(d, store.Delivered)
 	b.set(p, "")
-	id, err := b.operating().RedeliverDelivery(ctx, d.ID, func(old []byte) []byte { return old })
+	id, err := b.s.RedeliverDelivery(ctx, d.ID, func(old []byte) []byte { return old })
 	if id != "" || !errors.Is(err, store.ErrDisabled) {
 		t.Fatalf("got %q, %v; want disabled", id, err)
 	}
@@ -129,7 +129,7 @@ func redeliverNoDelivery(t *testing.T, b *tracking) {
 	b.track("a", store.Started)
 	b.finish()
 	for _, unknown := range []string{"", "dlv_1", "dlv_1_0000000000000000", "x"} {
-		id, err := b.operating().RedeliverDelivery(ctx, unknown, func(old []byte) []byte { return old })
+		id, err := b.s.RedeliverDelivery(ctx, unknown, func(old []byte) []byte { return old })
 		if id != "" || !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("redelivering %q: %q, %v; want not found", unknown, id, err)
 		}

@@ -5,6 +5,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -43,7 +44,7 @@ func (b *tracking) deliveries(f store.DeliveryFilter, between func()) []store.De
 	}
 	var all []store.DeliveryRow
 	for range maxPages {
-		rows, next, err := b.operating().ListDeliveries(ctx, f)
+		rows, next, err := b.s.ListDeliveries(ctx, f)
 		b.must(err)
 		if len(rows) > f.Limit {
 			b.t.Fatalf("%d rows, limit %d", len(rows), f.Limit)
@@ -71,7 +72,7 @@ func (b *tracking) predictionList(f store.PredictionFilter, between func()) []st
 	}
 	var all []store.Prediction
 	for range maxPages {
-		rows, next, err := b.operating().ListPredictions(ctx, f)
+		rows, next, err := b.s.ListPredictions(ctx, f)
 		b.must(err)
 		if len(rows) > f.Limit {
 			b.t.Fatalf("%d rows, limit %d", len(rows), f.Limit)
@@ -244,11 +245,19 @@ func listRareDeliveries(t *testing.T, b *tracking) {
 	x := b.prediction("first")
 	x.URL = other
 	b.trackAs(x, store.Failed)
-	for i := range rareAmong {
-		p := b.prediction(fmt.Sprint("p", i))
-		p.PollPath, p.Credential = "", nil
-		b.trackAs(p, store.Completed)
+	var clients sync.WaitGroup
+	for c := range 50 {
+		clients.Go(func() {
+			for i := c; i < rareAmong; i += 50 {
+				p := b.prediction(fmt.Sprint("p", i))
+				p.PollPath, p.Credential = "", nil
+				if err := b.s.Track(ctx, &p, happened(p.ID, store.Completed)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
 	}
+	clients.Wait()
 	b.listed(store.DeliveryFilter{Event: store.Failed}, "first failed")
 	b.listed(store.DeliveryFilter{Endpoint: store.EndpointOf(other)}, "first failed")
 	b.listed(store.DeliveryFilter{Prediction: "first"}, "first failed")
