@@ -36,7 +36,7 @@ type config struct {
 func configs(t *testing.T) []config {
 	t.Helper()
 	var all []config
-	for _, pattern := range []string{"Caddyfile.example"} {
+	for _, pattern := range []string{"Caddyfile.example", "packaging/*/Caddyfile*"} {
 		files, err := filepath.Glob(filepath.Join(root, pattern))
 		if err != nil || len(files) == 0 {
 			t.Fatalf("%s: found no file, %v", pattern, err)
