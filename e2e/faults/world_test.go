@@ -13,6 +13,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -34,6 +35,10 @@ type world struct {
 	hook   string // URL of the receiver
 	text   string // the Caddyfile
 	client *http.Client
+	// servers are what Caddy talks to.
+	servers []*httptest.Server
+	// broken counts connections that ended without an answer in TestReload.
+	broken atomic.Int64
 }
 
 // newWorld prepares a world whose Caddy has the store of the Caddyfile line.
@@ -42,6 +47,7 @@ func newWorld(t *testing.T, store string) *world {
 	w := &world{t: t, ledger: newLedger(), api: apitest.New(apitest.Options{Run: 40 * time.Millisecond})}
 	serve := func(h http.Handler) *httptest.Server {
 		s := httptest.NewServer(h)
+		w.servers = append(w.servers, s)
 		t.Cleanup(func() {
 			s.CloseClientConnections()
 			s.Close()

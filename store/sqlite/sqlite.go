@@ -9,7 +9,9 @@
 package sqlite
 
 import (
+	"context"
 	"database/sql"
+	sqldriver "database/sql/driver"
 	"errors"
 	"fmt"
 	"sync"
@@ -211,10 +213,25 @@ func (s *Store) checkpointLoop() {
 			continue
 		}
 		seen = commits
-		if _, err := s.db.Exec("PRAGMA wal_checkpoint(PASSIVE)"); err != nil {
+		if err := s.checkpoint(); err != nil {
 			s.opts.Logger().Warn("copying the write-ahead log", zap.String("store", s.opts.Path), zap.Error(err))
 		}
 	}
+}
+
+// checkpoint copies the log once. A connection whose checkpoint failed is given
+// up, as the writer's are: the fsync that failed must not be tried again on it.
+func (s *Store) checkpoint() error {
+	ctx := context.Background()
+	conn, err := s.db.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err = conn.ExecContext(ctx, "PRAGMA wal_checkpoint(PASSIVE)"); err != nil {
+		_ = conn.Raw(func(any) error { return sqldriver.ErrBadConn })
+		return err
+	}
+	return conn.Close()
 }
 
 var _ store.Closer = (*Store)(nil)

@@ -1,0 +1,170 @@
+package faults_test
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"regexp"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/caddyrun"
+)
+
+// The load of TestReload, per second.
+const (
+	edgeRate   = 200
+	createRate = 50
+)
+
+// TestReload reloads under load: what reaches a handler is answered, nothing is
+// passed on or delivered twice, and no goroutine or descriptor stays behind.
+func TestReload(t *testing.T) {
+	w := newWorld(t, "sqlite {$DIR}/store/webhook.db")
+	w.Start("PORT1")
+	// The base is what the same load leaves without reloads.
+	rest := w.steadyLoad()
+	w.warmUp()
+	time.Sleep(time.Second)
+	rest()
+	w.drain()
+	goroutines, files := w.resources(0, 0)
+
+	rest = w.steadyLoad()
+	pace := time.NewTicker(200 * time.Millisecond)
+	defer pace.Stop()
+	for range *reloads {
+		w.mustReload()
+		<-pace.C
+	}
+	rest()
+	w.drain()
+	sum := w.ledger.audit(t)
+	if sum.doubledEvents+sum.doubledDeliveries > 0 {
+		t.Error("something was doubled")
+	}
+	if n := int(w.api.Creates.Load()); n != sum.creates {
+		t.Errorf("the API created %d predictions for %d creates", n, sum.creates)
+	}
+	after, filesAfter := w.resources(goroutines, files)
+	if after > goroutines || filesAfter > files+idleReader {
+		t.Errorf("before there were %d goroutines and %d descriptors, and afterwards %d and %d", goroutines, files, after, filesAfter)
+	}
+	t.Logf("%d reloads: %v; %d connections ended before a handler had their request; %d goroutines and %d descriptors before, %d and %d after",
+		*reloads, sum, w.broken.Load(), goroutines, files, after, filesAfter)
+}
+
+// idleReader is how many descriptors the store's reading connections may differ
+// by from one moment to the next: one more or less of them, with the database,
+// its log and its index.
+const idleReader = 3
+
+// steadyLoad makes requests at a fixed rate until the function that it gives is
+// called, which waits for the last answer.
+//
+// A request that gets no answer is repeated, as senders do. On a reload Linux
+// resets connections that the closing listener has not accepted, and Go's server
+// closes those whose request it had not read. A request that a handler had must
+// be answered.
+func (w *world) steadyLoad() (rest func()) {
+	stop := make(chan struct{})
+	var all sync.WaitGroup
+	at := func(rate int, step func()) {
+		all.Go(func() {
+			tick := time.NewTicker(time.Second / time.Duration(rate))
+			defer tick.Stop()
+			for {
+				select {
+				case <-stop:
+					return
+				case <-tick.C:
+					all.Go(step)
+				}
+			}
+		})
+	}
+	persist := func(what string, wanted int, try func() answer) {
+		a := try()
+		for i := 0; a.status == 0 && i < 10; i++ {
+			w.broken.Add(1)
+			a = try()
+		}
+		if a.status != wanted || a.duplicate {
+			w.ledger.fault("%s got %v", what, a)
+		}
+	}
+	at(edgeRate, func() {
+		e := w.newEvent("/webhooks/replicate")
+		persist("an event", http.StatusOK, func() answer { return w.post(e) })
+	})
+	at(createRate, func() { persist("a create", http.StatusCreated, w.create) })
+	return func() {
+		close(stop)
+		all.Wait()
+	}
+}
+
+func (w *world) mustReload() {
+	w.t.Helper()
+	if err := w.reload(); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// resources counts Caddy's goroutines and file descriptors once it is idle, and
+// waits for them to fall to a base, if one is given.
+func (w *world) resources(goroutines, files int) (g, f int) {
+	w.t.Helper()
+	deadline := time.Now().Add(2 * caddyrun.Patience)
+	for {
+		w.quiet()
+		g, f = w.goroutines(), w.descriptors()
+		if goroutines > 0 && g <= goroutines && f <= files || time.Now().After(deadline) {
+			return g, f
+		}
+		if goroutines == 0 {
+			// The base: what does not change any more.
+			goroutines, files = g, f
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// quiet closes the connections that are kept alive on both sides of Caddy.
+func (w *world) quiet() {
+	w.client.CloseIdleConnections()
+	for _, s := range w.servers {
+		s.Config.SetKeepAlivesEnabled(false)
+		s.Config.SetKeepAlivesEnabled(true)
+	}
+}
+
+var goroutineTotal = regexp.MustCompile(`goroutine profile: total (\d+)`)
+
+func (w *world) goroutines() int {
+	w.t.Helper()
+	resp, err := w.client.Get(w.URL("PORT_ADMIN", "/debug/pprof/goroutine?debug=1"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	text, err := io.ReadAll(resp.Body)
+	m := goroutineTotal.FindSubmatch(text)
+	if err != nil || m == nil {
+		w.t.Fatalf("asking for goroutines: %v %s", err, text)
+	}
+	n, _ := strconv.Atoi(string(m[1]))
+	return n
+}
+
+func (w *world) descriptors() int {
+	w.t.Helper()
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", w.PID()))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return len(entries)
+}
