@@ -65,6 +65,7 @@ const (
 type Client struct {
 	address string
 	origin  string
+	socket  bool
 	http    *http.Client
 }
 
@@ -76,7 +77,7 @@ func New(address string) (*Client, error) {
 		return nil, fmt.Errorf("%q is no address of an admin endpoint: write it like localhost:2019 or unix//run/caddy.sock", address)
 	}
 	c := &Client{address: address, origin: "http://" + parsed.JoinHostPort(0)}
-	if parsed.IsUnixNetwork() {
+	if c.socket = parsed.IsUnixNetwork(); c.socket {
 		// The permissions of the socket may follow its path.
 		parsed.Host, _, _ = strings.Cut(parsed.Host, "|")
 		c.origin = "http://127.0.0.1"
@@ -184,7 +185,10 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values) 
 	if err != nil {
 		return nil, fmt.Errorf("asking %s: %w", c.address, err)
 	}
-	req.Header.Set("Origin", c.origin)
+	if !c.socket {
+		// Caddy wants one if it is told to, and none on a socket.
+		req.Header.Set("Origin", c.origin)
+	}
 	resp, err := c.http.Do(req)
 	if err != nil {
 		if ctx.Err() != nil {
