@@ -27,7 +27,13 @@ func newDisk(t *testing.T) *disk {
 			t.Skipf("SKIPPED: this test needs %s", tool)
 		}
 	}
-	d := &disk{t: t, image: filepath.Join(t.TempDir(), "image"), dir: t.TempDir()}
+	// Not t.TempDir, which the user that PostgreSQL runs as may not enter.
+	dir, err := os.MkdirTemp("", "faults-*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Remove(dir) })
+	d := &disk{t: t, image: filepath.Join(t.TempDir(), "image"), dir: dir}
 	if err := os.WriteFile(d.image, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -39,6 +39,8 @@ type world struct {
 	servers []*httptest.Server
 	// broken counts connections that ended without an answer in TestReload.
 	broken atomic.Int64
+	// lease is how long a node that died holds on to what it had begun.
+	lease time.Duration
 }
 
 // newWorld prepares a world whose Caddy has the store of the Caddyfile line.
@@ -342,28 +344,11 @@ func together(events []*event, f func(*event)) {
 }
 
 // check holds the edge's promises against the Caddy that was started after a
-// crash: what was accepted is a duplicate, what was not can be sent again.
+// crash.
 func (w *world) check() {
 	w.t.Helper()
-	last := w.ledger.generation - 1
-	remembered := w.ledger.selected(func(e *event) bool {
-		return e.accepted && e.generation == last && e.path == "/webhooks/replicate"
-	})
-	together(remembered, func(e *event) {
-		if a := w.post(e); !a.duplicate {
-			w.ledger.fault("event %s was accepted before the crash and got %v after it", e.id, a)
-		}
-	})
-	together(w.ledger.selected(func(e *event) bool { return !e.accepted }), func(e *event) {
-		a := w.post(e)
-		switch fresh := e.path == "/webhooks/replicate" || time.Since(e.at) < time.Second; {
-		case a.status == http.StatusOK:
-		case a.status == http.StatusUnauthorized && !fresh:
-			w.ledger.update(func() { delete(w.ledger.events, e.id) }) // too old by now
-		case time.Since(e.at) < 4*time.Minute && fresh:
-			w.ledger.fault("event %s got no answer before the crash and %v after it", e.id, a)
-		}
-	})
+	w.remembers()
+	w.takesAgain()
 	// What is forgotten is too old to be accepted again.
 	expired := w.ledger.selected(func(e *event) bool {
 		return e.accepted && e.path == "/webhooks/brief" && time.Since(e.at) > 4*time.Second
@@ -371,6 +356,40 @@ func (w *world) check() {
 	together(expired[:min(len(expired), 20)], func(e *event) {
 		if a := w.post(e); a.status != http.StatusUnauthorized {
 			w.ledger.fault("event %s is past its tolerance and got %v", e.id, a)
+		}
+	})
+}
+
+// remembers wants what was accepted before the last crash to be a duplicate.
+func (w *world) remembers() {
+	last := w.ledger.generation - 1
+	together(w.ledger.selected(func(e *event) bool {
+		return e.accepted && e.generation == last && e.path == "/webhooks/replicate"
+	}), func(e *event) {
+		if a := w.post(e); !a.duplicate {
+			w.ledger.fault("event %s was accepted before the crash and got %v after it", e.id, a)
+		}
+	})
+}
+
+// takesAgain wants what got no answer to be accepted with its retry: at once, or
+// when the lease of the node that died has ended.
+func (w *world) takesAgain() {
+	deadline := time.Now().Add(w.lease + caddyrun.Patience)
+	together(w.ledger.selected(func(e *event) bool { return !e.accepted }), func(e *event) {
+		for {
+			a := w.post(e)
+			fresh := e.path == "/webhooks/replicate" || time.Since(e.at) < time.Second
+			switch {
+			case a.status == http.StatusOK, time.Since(e.at) > 4*time.Minute:
+			case a.status == http.StatusUnauthorized && !fresh:
+				w.ledger.update(func() { delete(w.ledger.events, e.id) }) // too old by now
+			case a.status == http.StatusServiceUnavailable && w.lease > 0 && time.Now().Before(deadline):
+				continue
+			default:
+				w.ledger.fault("event %s got no answer before the crash and %v after it", e.id, a)
+			}
+			return
 		}
 	})
 }

@@ -57,12 +57,19 @@ type Server struct {
 // installed the test is skipped.
 func Start(t TB, options ...string) *Server {
 	t.Helper()
+	return StartIn(t, "", options...)
+}
+
+// StartIn is Start for a cluster in a new folder below dir, which every user may
+// enter.
+func StartIn(t TB, dir string, options ...string) *Server {
+	t.Helper()
 	bin := programs()
 	if bin == "" {
 		t.Skip("PostgreSQL is not installed: its programs initdb and postgres are neither on the PATH nor under /usr/lib/postgresql; Debian's package is postgresql")
 	}
 	// Not t.TempDir, which the user that the server runs as may not enter.
-	dir, err := os.MkdirTemp("", "pgtest-*")
+	dir, err := os.MkdirTemp(dir, "pgtest-*")
 	if err != nil {
 		t.Fatal(err)
 	}
