@@ -40,7 +40,8 @@ type Delivery struct {
 	// SealKey seals what the store keeps of credentials and generated
 	// secrets: the key in use first, then older ones that still open.
 	// Default, with store sqlite: 32 random bytes in seal.key beside the
-	// database. Required with other stores.
+	// database. Required with other stores. One that begins with sealkey_
+	// is a key itself: its 32 bytes follow in base64.
 	SealKey []string `json:"seal_key,omitempty"`
 
 	// Callback is the public URL of a replicate_callback handler. With it,

@@ -10,9 +10,11 @@ import (
 	"crypto/cipher"
 	"crypto/hkdf"
 	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"sync/atomic"
 )
@@ -55,9 +57,22 @@ func KeyFromBytes(b []byte) (Key, error) {
 	return Key{k: &struct{ bytes *[KeySize]byte }{&own}}, nil
 }
 
+// KeyPrefix begins a configured secret that holds a key itself, such as that of
+// a key file: its 32 bytes follow in base64.
+const KeyPrefix = "sealkey_"
+
 // FromSecret derives a key from a configured secret of at least 16 bytes, by
-// HKDF-SHA256 (RFC 5869). The error is ErrShort.
+// HKDF-SHA256 (RFC 5869), or reads the key that follows KeyPrefix. The error is
+// ErrShort, or says that the key can't be read.
 func FromSecret(secret string) (Key, error) {
+	if encoded, ok := strings.CutPrefix(secret, KeyPrefix); ok {
+		b, err := base64.StdEncoding.DecodeString(encoded)
+		if err != nil {
+			// The decoder's own error would tell something of the key.
+			return Key{}, errors.New("reading seal key: what follows " + KeyPrefix + " is not base64")
+		}
+		return KeyFromBytes(b)
+	}
 	if len(secret) < MinSecretBytes {
 		return Key{}, ErrShort
 	}

@@ -2,6 +2,7 @@ package seal
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -112,5 +113,33 @@ func TestKeysDoNotPrint(t *testing.T) {
 	}
 	if strings.Contains(text, "KKK") || strings.Contains(text, "4b4b4b") || strings.Contains(text, "75 75 75") {
 		t.Errorf("a key shows: %s", text)
+	}
+}
+
+func TestKeyInASecret(t *testing.T) {
+	raw := []byte("0123456789abcdef0123456789abcde\n") // as random bytes may end
+	key, err := KeyFromBytes(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ring, err := NewRing(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	configured, err := FromSecret(KeyPrefix + base64.StdEncoding.EncodeToString(raw))
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := NewRing(configured)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if plain, err := other.Open(ring.Seal([]byte("token"), "x"), "x"); err != nil || string(plain) != "token" {
+		t.Errorf("got %q, %v", plain, err)
+	}
+	for _, bad := range []string{KeyPrefix, KeyPrefix + "AAAA", KeyPrefix + "SECRET!", KeyPrefix + strings.Repeat("SECR", 12)} {
+		if _, err := FromSecret(bad); err == nil || strings.Contains(err.Error(), "SECR") {
+			t.Errorf("%s: %v", bad, err)
+		}
 	}
 }

@@ -134,16 +134,21 @@ func (s *Store) open(conf *pgxpool.Config) error {
 		return err
 	}
 	defer conn.Release()
-	if err := s.checkServer(ctx, conn.Conn()); err != nil {
-		return err
-	}
-	if err := s.migrate(ctx, conn.Conn()); err != nil {
+	if err := s.prepare(ctx, conn.Conn()); err != nil {
 		return err
 	}
 	s.dedup.init()
 	s.wakes.init()
 	s.queue.init()
 	return s.register(ctx, conn.Conn())
+}
+
+// prepare sees to it that the database can be used.
+func (s *Store) prepare(ctx context.Context, conn *pgx.Conn) error {
+	if err := s.checkServer(ctx, conn); err != nil {
+		return err
+	}
+	return s.migrate(ctx, conn)
 }
 
 // checkServer refuses a server that can't keep the promises.

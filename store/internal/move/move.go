@@ -1,0 +1,62 @@
+// Package move is the form in which one store's content becomes another's.
+package move
+
+import (
+	"iter"
+
+	"github.com/caddy-replicate/replicate-webhook/store"
+)
+
+// Entry is an event that dedup remembers. Times are Unix milliseconds.
+type Entry struct {
+	Key             store.Key
+	Scope           string
+	Expires, Signed int64
+}
+
+// Mark is the newest signed time purged from a scope, in Unix milliseconds.
+type Mark struct {
+	Scope  string
+	Signed int64
+}
+
+// Delivery is a delivery with its payload. Times are Unix milliseconds.
+type Delivery struct {
+	N, Nonce, Prediction int64
+	Event                store.EventSet
+	Redelivery           bool
+	State                int16
+	Attempts             int
+	Due, Created         int64
+	// Endpoint is where its prediction's webhooks go now.
+	Endpoint string
+	Payload  []byte
+}
+
+// Attempt is a row of the delivery log.
+type Attempt struct {
+	store.Attempt
+	Delivery, Prediction int64
+}
+
+// Secret is a sealed secret.
+type Secret struct {
+	Name   string
+	Sealed []byte
+}
+
+// Source is a store that is read. The sequences may be walked once each; what
+// ended one early is its error.
+type Source interface {
+	Entries() (iter.Seq2[Entry, error], error)
+	Marks() iter.Seq2[Mark, error]
+	Predictions() iter.Seq2[store.Prediction, error]
+	Deliveries() iter.Seq2[Delivery, error]
+	Attempts() iter.Seq2[Attempt, error]
+	Secrets() iter.Seq2[Secret, error]
+}
+
+// Report counts what was copied.
+type Report struct {
+	Entries, Predictions, Deliveries, Attempts, Secrets int64
+}

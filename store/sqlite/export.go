@@ -1,0 +1,155 @@
+package sqlite
+
+import (
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"os"
+
+	"github.com/gofrs/flock"
+
+	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/move"
+)
+
+// Export is a file that is read to the end by somebody else. It holds the file's
+// lock, so no Caddy runs on it meanwhile. It implements move.Source.
+type Export struct {
+	lock *flock.Flock
+	db   *sql.DB
+}
+
+// OpenExport opens a file that is there. The errors are those of Open.
+func OpenExport(path string) (*Export, error) {
+	x := new(Export)
+	err := func() (err error) {
+		if info, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+			return errors.New("is not there: name the file, which Caddy keeps as replicate_webhook/webhook.db in its data directory unless told otherwise")
+		} else if err == nil && info.Size() == 0 {
+			return fmt.Errorf("is empty: %s", recovery)
+		}
+		if x.lock, err = lockFile(path); err != nil {
+			return err
+		}
+		x.db, err = openDB(path)
+		return recoverable(err)
+	}()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("store %s %w", path, err), x.Close())
+	}
+	return x, nil
+}
+
+// Close gives the file back.
+func (x *Export) Close() error {
+	var errs []error
+	if x.db != nil {
+		errs = append(errs, x.db.Close())
+	}
+	if x.lock != nil {
+		errs = append(errs, x.lock.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// walk gives the rows of a query.
+func walk[T any](x *Export, query string, scan func(*sql.Rows) (T, error)) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		var none T
+		rows, err := x.db.Query(query)
+		if err != nil {
+			yield(none, recoverable(err))
+			return
+		}
+		defer rows.Close()
+		for rows.Next() {
+			v, err := scan(rows)
+			if !yield(v, recoverable(err)) || err != nil {
+				return
+			}
+		}
+		if err := rows.Err(); err != nil {
+			yield(none, recoverable(err))
+		}
+	}
+}
+
+// Entries implements move.Source. An event may have been accepted, forgotten
+// and accepted again: its newest entry counts.
+func (x *Export) Entries() (iter.Seq2[move.Entry, error], error) {
+	entries := make(map[store.Key]move.Entry)
+	rows, err := x.db.Query("SELECT id, scope, expires, signed, sum, entries FROM dedup")
+	if err != nil {
+		return nil, recoverable(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var id, sum int64
+		var scope string
+		var row entryRow
+		if err := rows.Scan(&id, &scope, &row.expires, &row.signed, &sum, &row.entries); err != nil {
+			return nil, recoverable(err)
+		}
+		if row.sum(scope) != sum || len(row.entries)%entrySize != 0 {
+			return nil, recoverable(&rotError{id})
+		}
+		row.each(func(k store.Key, expires int64) {
+			e := entries[k]
+			entries[k] = move.Entry{Key: k, Scope: scope, Expires: max(e.Expires, expires), Signed: max(e.Signed, row.signed)}
+		})
+	}
+	return func(yield func(move.Entry, error) bool) {
+		for _, e := range entries {
+			if !yield(e, nil) {
+				return
+			}
+		}
+	}, recoverable(rows.Err())
+}
+
+// Marks implements move.Source.
+func (x *Export) Marks() iter.Seq2[move.Mark, error] {
+	return walk(x, "SELECT scope, signed FROM purged", func(rows *sql.Rows) (m move.Mark, err error) {
+		return m, rows.Scan(&m.Scope, &m.Signed)
+	})
+}
+
+// Predictions implements move.Source.
+func (x *Export) Predictions() iter.Seq2[store.Prediction, error] {
+	return walk(x, "SELECT "+predictionColumns+" FROM predictions ORDER BY ref", func(rows *sql.Rows) (store.Prediction, error) {
+		return scanPrediction(rows)
+	})
+}
+
+// Deliveries implements move.Source.
+func (x *Export) Deliveries() iter.Seq2[move.Delivery, error] {
+	return walk(x, `SELECT d.n, d.nonce, d.prediction, d.event, d.redelivery, d.state, d.attempts, d.due, d.created, p.url, b.body
+		FROM deliveries d JOIN predictions p ON p.ref = d.prediction JOIN payloads b ON b.n = d.n ORDER BY d.n`, func(rows *sql.Rows) (d move.Delivery, err error) {
+		var url string
+		err = rows.Scan(&d.N, &d.Nonce, &d.Prediction, &d.Event, &d.Redelivery, &d.State, &d.Attempts, &d.Due, &d.Created, &url, &d.Payload)
+		d.Endpoint = store.EndpointOf(url)
+		return d, err
+	})
+}
+
+// Attempts implements move.Source.
+func (x *Export) Attempts() iter.Seq2[move.Attempt, error] {
+	return walk(x, "SELECT id, delivery, prediction, event, url, status, number, at, took, response, error, exception FROM attempts ORDER BY id", func(rows *sql.Rows) (a move.Attempt, err error) {
+		var at int64
+		err = rows.Scan(&a.ID, &a.Delivery, &a.Prediction, &a.Event, &a.URL, &a.Status, &a.Number, &at, &a.Took, &a.Response, &a.Error, &a.Exception)
+		a.At = timeOf(at)
+		return a, err
+	})
+}
+
+// Secrets implements move.Source.
+func (x *Export) Secrets() iter.Seq2[move.Secret, error] {
+	return walk(x, "SELECT name, sealed FROM secrets", func(rows *sql.Rows) (s move.Secret, err error) {
+		return s, rows.Scan(&s.Name, &s.Sealed)
+	})
+}
+
+// Interface guard.
+var _ move.Source = (*Export)(nil)
