@@ -26,6 +26,7 @@ type contender struct {
 	latencies         // open loop only
 
 	// Of what is delivered for creates:
+	commits           spread // a request
 	tails             spread // ms from the last answer to the last receipt
 	started, terminal latencies
 }
@@ -144,6 +145,7 @@ func (l *lab) record(ctx context.Context, measure measureFunc, c *contender) err
 		c.latencies.add(r.latencies)
 	}
 	if d := r.delivered; d != nil {
+		c.commits = append(c.commits, d.commits)
 		c.tails = append(c.tails, float64(d.tail)/float64(time.Millisecond))
 		c.started.add(d.started)
 		c.terminal.add(d.terminal)

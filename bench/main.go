@@ -91,7 +91,7 @@ func parseFlags(args []string) (options, error) {
 	var only string
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	fs.IntVar(&o.rounds, "rounds", 5, "rounds of each comparison")
-	fs.DurationVar(&o.duration, "duration", 4*time.Second, "time of each side in each round")
+	fs.DurationVar(&o.duration, "duration", 3*time.Second, "time of each side in each round")
 	fs.IntVar(&o.connections, "connections", 64, "connections of the load generator")
 	fs.IntVar(&o.rate, "rate", 500, "events a second where latency is measured")
 	fs.IntVar(&o.entries, "entries", 1_000_000, "live entries of a store with a history")
