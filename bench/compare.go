@@ -27,6 +27,7 @@ type contender struct {
 
 	// Of what is delivered for creates:
 	commits           spread // a request
+	sustained         spread // requests/s, with the tail in the time
 	tails             spread // ms from the last answer to the last receipt
 	started, terminal latencies
 }
@@ -145,6 +146,7 @@ func (l *lab) record(ctx context.Context, measure measureFunc, c *contender) err
 		c.latencies.add(r.latencies)
 	}
 	if d := r.delivered; d != nil {
+		c.sustained = append(c.sustained, float64(r.requests)/(r.elapsed+d.tail).Seconds())
 		c.commits = append(c.commits, d.commits)
 		c.tails = append(c.tails, float64(d.tail)/float64(time.Millisecond))
 		c.started.add(d.started)

@@ -131,7 +131,7 @@ func (d *drain) run(ctx context.Context, name, profile string) error {
 	}
 	c, err := d.l.startCaddy(ctx, caddyConfig{
 		name: name, store: path, sites: map[string]string{"none": "respond 404"},
-		options: deliveryOptions(d.to) + fmt.Sprintf("\t\tendpoint {\n\t\t\tconcurrency %d\n\t\t}\n", drainConcurrency),
+		options: deliveryOptions(d.to) + endpointOption(drainConcurrency),
 	})
 	if err != nil {
 		return err

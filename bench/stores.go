@@ -39,7 +39,7 @@ func (l *lab) runStores(ctx context.Context) (section, error) {
 		return section{}, err
 	}
 	sites := map[string]string{"edge": edgeRoute(l.app.addr, ""), "api": predictionsRoute(s.api.url(), s.api.addr), "plain": proxyRoute(l.app.addr, "")}
-	cfg := caddyConfig{name: "stores-sqlite", path: "/*", sites: sites, options: deliveryOptions(s.receiver, hang)}
+	cfg := caddyConfig{name: "stores-sqlite", path: "/*", sites: sites, options: deliveryOptions(s.receiver, hang) + endpointOption(createConcurrency)}
 	embedded, err := l.startCaddy(ctx, cfg)
 	if err != nil {
 		return section{}, err

@@ -45,7 +45,7 @@ func (l *lab) runWaiting(ctx context.Context) (section, error) {
 	}
 	debug.FreeOSMemory()
 	for _, f := range stores {
-		if f.caddy, err = l.startDelivering(ctx, s, caddyConfig{name: "waiting-" + fileName(f.name), store: f.path}); err != nil {
+		if f.caddy, err = l.startDelivering(ctx, s, caddyConfig{name: "waiting-" + fileName(f.name), store: f.path, options: endpointOption(createConcurrency)}); err != nil {
 			return section{}, err
 		}
 		defer f.caddy.shutDown()

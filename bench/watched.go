@@ -29,7 +29,7 @@ func (l *lab) runWatched(ctx context.Context) (section, error) {
 	var nodes []*caddy
 	for _, name := range []string{"alone", "watched"} {
 		c, err := l.startCaddy(ctx, caddyConfig{
-			name: "watched-" + name, path: "/*", options: deliveryOptions(s.receiver),
+			name: "watched-" + name, path: "/*", options: deliveryOptions(s.receiver) + endpointOption(createConcurrency),
 			sites: map[string]string{
 				"edge": edgeRoute(l.app.addr, ""), "api": predictionsRoute(s.api.url(), s.api.addr),
 				"dashboard": "replicate_dashboard " + dashboardPath + "/* {\n\t\t\tpublic\n\t\t}",
