@@ -57,8 +57,8 @@ func seed(t testing.TB, path string, rows []seeded) {
 			claimed, next, err := s.ClaimDeliveries(t.Context(), 10, func(string) int { return 10 })
 			fail(err)
 			if len(claimed) == 0 {
-				if next.IsZero() || !next.After(clock) || row.pending && tries == len(row.answers) {
-					break
+				if next.IsZero() || !next.Before(now.Add(time.Hour/2)) {
+					break // what is left waits for later
 				}
 				clock = next
 				continue

@@ -82,6 +82,7 @@ http://127.0.0.1:{$PORT1} {
 		api %s/v1
 	}
 	reverse_proxy /v1/* %s
+	respond /another/* "another page"
 	respond 404
 }
 # The same without a login before it.

@@ -1,0 +1,354 @@
+package dashboard_test
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/network"
+	"github.com/chromedp/cdproto/page"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+)
+
+// browserPatience is how long a page may take on a busy machine.
+const browserPatience = 2 * time.Minute
+
+// browser is a real Chromium, headless, with a profile of its own.
+type browser struct {
+	*site
+	ctx context.Context
+
+	mu       sync.Mutex
+	requests []string
+	troubles []string // errors on the console, exceptions, dialogs
+}
+
+// browse starts a browser that is signed in. When the test ends it must have
+// asked no other host for anything, and its console must be clean.
+func (s *site) browse() *browser {
+	s.t.Helper()
+	var path string
+	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
+		if p, err := exec.LookPath(name); err == nil {
+			path = p
+			break
+		}
+	}
+	if path == "" {
+		s.t.Skip("there is no Chromium: install the package chromium")
+	}
+	allocator, cancel := chromedp.NewExecAllocator(s.t.Context(),
+		chromedp.ExecPath(path), chromedp.UserDataDir(s.t.TempDir()), chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU,
+		chromedp.NoFirstRun, chromedp.NoDefaultBrowserCheck, chromedp.WSURLReadTimeout(browserPatience),
+		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-background-networking", true),
+		chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true), chromedp.Flag("disable-dev-shm-usage", true),
+		chromedp.WindowSize(1280, 900),
+	)
+	s.t.Cleanup(cancel)
+	ctx, stop := chromedp.NewContext(allocator)
+	b := &browser{site: s, ctx: ctx}
+	s.t.Cleanup(func() {
+		_ = chromedp.Cancel(ctx)
+		stop()
+	})
+	if err := chromedp.Listen(ctx, b.listen); err != nil { // starts it
+		s.t.Fatalf("starting %s: %v", path, err)
+	}
+	login := network.Headers{"Authorization": "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password))}
+	if _, err := chromedp.Call(ctx, network.SetExtraHTTPHeaders, network.SetExtraHTTPHeadersParams{Headers: login}); err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(b.check)
+	return b
+}
+
+func (b *browser) listen(event any) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	trouble := func(format string, args ...any) { b.troubles = append(b.troubles, fmt.Sprintf(format, args...)) }
+	switch e := event.(type) {
+	case *network.EventRequestWillBeSent:
+		b.requests = append(b.requests, e.Request.URL)
+	case *runtime.EventExceptionThrown:
+		trouble("exception: %+v", *e.ExceptionDetails)
+	case *runtime.EventConsoleAPICalled:
+		trouble("console.%s", e.Type)
+	case *log.EventEntryAdded:
+		trouble("%s: %s %s", e.Entry.Level, e.Entry.Text, e.Entry.URL)
+	case *page.EventJavascriptDialogOpening:
+		trouble("a dialog: %s", e.Message)
+	}
+}
+
+// check reports what went wrong in the browser.
+func (b *browser) check() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, trouble := range b.troubles {
+		b.t.Errorf("in the browser: %s", trouble)
+	}
+	for _, url := range b.requests {
+		if !strings.HasPrefix(url, b.URL("PORT1", "/_webhooks/")) {
+			b.t.Errorf("the browser asked for %s", url)
+		}
+	}
+	if len(b.requests) == 0 {
+		b.t.Error("no request was seen")
+	}
+}
+
+// patient is a context for what is done next.
+func (b *browser) patient() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(b.ctx, browserPatience)
+}
+
+// run does things in the browser.
+func (b *browser) run(actions ...chromedp.Action[chromedp.Void]) {
+	b.t.Helper()
+	ctx, cancel := b.patient()
+	defer cancel()
+	if err := chromedp.Do(ctx, actions...); err != nil {
+		b.t.Fatalf("in the browser: %v", err)
+	}
+}
+
+// eval is the value of an expression in the page.
+func eval[T any](b *browser, expression string) T {
+	b.t.Helper()
+	ctx, cancel := b.patient()
+	defer cancel()
+	v, err := chromedp.Run(ctx, chromedp.Evaluate[T](expression))
+	if err != nil {
+		b.t.Fatalf("evaluating %s: %v", expression, err)
+	}
+	return v
+}
+
+// click clicks the first element that a selector finds.
+func (b *browser) click(selector chromedp.CSS) {
+	b.t.Helper()
+	b.run(chromedp.Click(selector))
+}
+
+// open goes to a page of the dashboard.
+func (b *browser) open(path string) {
+	b.t.Helper()
+	b.run(chromedp.Navigate(b.URL("PORT1", "/_webhooks/"+path)), chromedp.WaitReady(chromedp.CSS("main[data-page]")))
+}
+
+// live waits until the page follows what happens.
+func (b *browser) live() { b.until(`document.getElementById("live").dataset.state === "on"`) }
+
+// until waits for a condition of the page.
+func (b *browser) until(condition string) {
+	b.t.Helper()
+	deadline := time.Now().Add(browserPatience)
+	for !eval[bool](b, condition) {
+		if time.Now().After(deadline) {
+			b.t.Fatalf("the page never had %s:\n%s", condition, b.text("main"))
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func (b *browser) text(selector string) string {
+	b.t.Helper()
+	return eval[string](b, fmt.Sprintf("document.querySelector(%q).innerText", selector))
+}
+
+func (b *browser) number(expression string) int {
+	b.t.Helper()
+	return eval[int](b, expression)
+}
+
+// address is the page's below the prefix.
+func (b *browser) address() string {
+	b.t.Helper()
+	_, path, _ := strings.Cut(eval[string](b, "location.href"), "/_webhooks/")
+	return path
+}
+
+// TestBrowser goes through the pages as an operator does.
+func TestBrowser(t *testing.T) {
+	s := start(t, oneFailed(t))
+	b := s.browse()
+
+	b.open("")
+	b.live()
+	for _, want := range []string{"Overview", "Pending", "Delivered", "Failed", "Delivery attempts", "Newest deliveries", "prediction.completed"} {
+		if text := b.text("main"); !strings.Contains(text, want) {
+			t.Fatalf("the overview has no %q:\n%s", want, text)
+		}
+	}
+
+	// What happens shows up without a reload.
+	eval[bool](b, `window.stayed = true`)
+	if n := b.number(`document.querySelectorAll("tr[id^=row-]").length`); n != 2 {
+		t.Fatalf("%d deliveries to begin with", n)
+	}
+	s.create("/live")
+	b.until(`document.querySelectorAll("tr[id^=row-]").length === 4`)
+	b.until(`document.querySelector("#tile-delivered .tile-value").innerText === "3"`)
+	b.until(`window.stayed === true && document.querySelectorAll("#chart-out rect.good").length > 0`)
+
+	// A filter is in the address, so that a view can be shared.
+	b.open("deliveries")
+	b.live()
+	b.run(chromedp.SetValue(chromedp.CSS("#f-state"), "failed"))
+	b.until(`location.search === "?state=failed" && document.querySelectorAll("tr[id^=row-]").length === 1`)
+	// A live page leaves the filter alone that is being written.
+	b.live()
+	b.run(chromedp.SendKeys(chromedp.CSS("#f-prediction"), "pred_fai"))
+	before := b.number(`Number(document.documentElement.dataset.refreshed || 0)`)
+	s.create("/meanwhile")
+	b.until(fmt.Sprintf(`Number(document.documentElement.dataset.refreshed) > %d`, before))
+	b.run(chromedp.SendKeys(chromedp.CSS("#f-prediction"), "led\r"))
+	b.until(`location.search === "?state=failed&prediction=pred_failed" && document.querySelectorAll("tr[id^=row-]").length === 1`)
+
+	// One delivery's attempts, with what was answered and what was sent.
+	b.click("tr[id^=row-] a")
+	b.run(chromedp.WaitReady(chromedp.CSS("#timeline")))
+	text := b.text("main")
+	for _, want := range []string{"Attempt 1", "Attempt 2", "Attempt 3", "500 Internal Server Error", "<b>boom</b>", "Given up", `"prompt": "a serene landscape`} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the delivery's page has no %q:\n%s", want, text)
+		}
+	}
+
+	// Delivering again leads to the new delivery.
+	old := b.address()
+	b.live()
+	b.click("#redeliver")
+	b.until(`location.search.startsWith("?again=") && document.querySelector("#timeline") !== null`)
+	if now := b.address(); now == old || !strings.Contains(b.text("main"), "new delivery of the same event") {
+		t.Errorf("delivering again led to %s:\n%s", now, b.text("main"))
+	}
+}
+
+// TestBrowserRedelivers: the receiver gets what the button sends, and the page
+// shows that it has.
+func TestBrowserRedelivers(t *testing.T) {
+	s := start(t, nil)
+	b := s.browse()
+	s.create("/hook")
+	s.receiver.Wait(2)
+	b.open("deliveries?event=completed&state=delivered")
+	b.live()
+	b.until(`document.querySelectorAll("tr[id^=row-]").length === 1`)
+	b.click("tr[id^=row-] a")
+	b.run(chromedp.WaitReady(chromedp.CSS("#redeliver")))
+	b.click("#redeliver")
+	b.until(`location.search.startsWith("?again=")`)
+	r := s.receiver.Wait(3)
+	if r.Header.Get("X-Replicate-Event") != "prediction.completed" || r.URL.Path != "/hook" {
+		t.Errorf("the receiver got %s %v", r.URL, r.Header)
+	}
+	b.until(`document.querySelector("h1 .badge").innerText === "delivered"`)
+	b.until(`document.querySelectorAll("#timeline .good").length === 1`)
+}
+
+// TestBrowserReset: an endpoint that is left alone can be tried at once.
+func TestBrowserReset(t *testing.T) {
+	s := start(t, nil)
+	b := s.browse()
+	s.receiver.AnswerStatus(500)
+	s.create("/down")
+	s.receiver.Wait(3)
+	b.open("endpoints")
+	b.live()
+	b.until(`document.querySelector(".badge.open") !== null`)
+	b.open("")
+	b.until(`document.querySelector(".notice") !== null`)
+	b.open("endpoints")
+	s.receiver.AnswerStatus(200)
+	b.click("td form button")
+	b.until(`location.search.startsWith("?reset=") && document.querySelector(".badge.closed") !== null`)
+}
+
+// TestBrowserHostile: what clients and receivers wrote is text, wherever it
+// stands.
+func TestBrowserHostile(t *testing.T) {
+	const script = `<script>alert(1)</script><img src=x onerror=alert(2)>`
+	s := start(t, func(path string) {
+		seed(t, path, []seeded{
+			{id: `"><svg onload=alert(3)>` + script, url: `https://hooks.example.com/"onmouseover="alert(4)"><script>alert(5)</script>`,
+				event: 2, age: time.Minute, answers: []int{500, 500}, response: `</pre></details>` + script + "\u202e\x00", err: `</div>` + script,
+				payload: `{"output":"</pre></main>` + script + `","x":"{{.Token}}"}`},
+			{id: `javascript:alert(6)`, url: `javascript:alert(7)//`, event: 4, age: time.Minute, answers: []int{404}, response: "<base href=https://evil.example/>", err: "<meta http-equiv=refresh content=0>"},
+		})
+	})
+	b := s.browse()
+	for _, path := range []string{"", "deliveries", "predictions", "endpoints", `deliveries?prediction="><script>alert(8)</script>`, `endpoints?reset=<script>alert(9)</script>`} {
+		b.open(path)
+		b.live()
+		if n := b.number(`document.querySelectorAll("main script, main img, main svg svg, main base, main meta, [onerror], [onload], [onmouseover]").length`); n != 0 {
+			t.Errorf("%s: %d elements came out of a text", path, n)
+		}
+		if n := b.number(`[...document.links].filter(a => a.protocol !== "http:" || a.host !== location.host).length`); n != 0 {
+			t.Errorf("%s: %d links lead elsewhere", path, n)
+		}
+	}
+	b.open("predictions")
+	if text := b.text("main"); !strings.Contains(text, script) || !strings.Contains(text, "javascript:alert(7)") {
+		t.Errorf("the texts are not shown as they are:\n%s", text)
+	}
+	b.open("deliveries")
+	links := eval[[]string](b, `[...document.querySelectorAll("tr[id^=row-] a")].map(a => a.getAttribute("href"))`)
+	if len(links) != 4 {
+		t.Fatalf("links %v", links)
+	}
+	seen := ""
+	for _, link := range links {
+		b.open(strings.TrimPrefix(link, "./"))
+		b.live()
+		if n := b.number(`document.querySelectorAll("main script, main img, main base, main meta, main svg").length`); n != 0 {
+			t.Errorf("%s: %d elements came out of a text", link, n)
+		}
+		seen += b.text("main")
+	}
+	for _, want := range []string{`</pre></details>` + script, `</div>` + script, `</pre></main>` + script, "{{.Token}}", "<base href"} {
+		if !strings.Contains(seen, want) {
+			t.Errorf("%q is not shown as it is", want)
+		}
+	}
+}
+
+// TestBrowserFramed: no page can show the dashboard in a frame, not even one of
+// the same origin.
+func TestBrowserFramed(t *testing.T) {
+	s := start(t, nil)
+	b := s.browse()
+	b.open("")
+	b.live()
+	b.run(chromedp.Navigate(s.URL("PORT1", "/another/page")))
+	eval[bool](b, `(() => {
+		window.loaded = 0;
+		for (const src of ["/_webhooks/", "/another/one"]) {
+			const frame = document.createElement("iframe");
+			frame.onload = () => window.loaded++;
+			frame.src = src;
+			document.body.append(frame);
+		}
+		return true;
+	})()`)
+	b.until(`window.loaded === 2`)
+	const inside = `(i => { try { return frames[i].location.pathname } catch (e) { return e.name } })`
+	if got := eval[string](b, inside+"(0)"); got != "SecurityError" {
+		t.Errorf("the frame has %s", got)
+	}
+	if got := eval[string](b, inside+"(1)"); got != "/another/one" {
+		t.Errorf("another page can't be framed either: %s", got)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.troubles = nil // the refusal is one
+	b.requests = slices.DeleteFunc(b.requests, func(url string) bool { return !strings.Contains(url, "/_webhooks/") })
+}

@@ -1,0 +1,200 @@
+package dashboard_test
+
+import (
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/chromedp"
+
+	"github.com/caddy-replicate/replicate-webhook/dashboard"
+	"github.com/caddy-replicate/replicate-webhook/store"
+)
+
+// screenshots is where TestBrowserScreens puts what it sees, if it is set:
+//
+//	DASHBOARD_SCREENSHOTS=../docs/images go test ./dashboard -run TestBrowserScreens
+const screenshots = "DASHBOARD_SCREENSHOTS"
+
+// anHour seeds what an hour of work may leave.
+func anHour(t *testing.T) func(string) {
+	return func(path string) {
+		var rows []seeded
+		hosts := []string{"https://hooks.acme.example/replicate", "https://api.globex.example/webhooks/replicate?app=studio", "https://initech.example:8443/in"}
+		for i := range 70 {
+			row := seeded{
+				id: fmt.Sprintf("r%dkqv5c1a%02dxj0cnb8%c", i%7, i, 'a'+i%26), url: hosts[i%3], event: store.Completed,
+				age: time.Duration(70-i)*51*time.Second + 20*time.Second, answers: []int{200},
+			}
+			switch {
+			case i%23 == 11:
+				row.answers, row.response, row.err = []int{503, 503, 502, 503, 503, 503}, "upstream connect error or disconnect/reset before headers", "status 503"
+			case i%9 == 4:
+				row.answers, row.response, row.err = []int{500, 0, 200}, `{"error":"the database is restarting"}`, "status 500"
+			case i%13 == 6:
+				row.event = store.Failed
+			case i >= 66 && i%2 == 0:
+				row.answers, row.pending, row.err = []int{429}, true, "status 429"
+			}
+			rows = append(rows, row)
+		}
+		seed(t, path, rows)
+	}
+}
+
+// view is how a page is looked at.
+type view struct {
+	name          string
+	width, height int64
+	dark          bool
+}
+
+func (b *browser) look(v view) {
+	b.t.Helper()
+	scheme := "light"
+	if v.dark {
+		scheme = "dark"
+	}
+	ctx, cancel := b.patient()
+	defer cancel()
+	if _, err := chromedp.Call(ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+		Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}},
+	}); err != nil {
+		b.t.Fatal(err)
+	}
+	b.run(chromedp.EmulateViewport(v.width, v.height))
+}
+
+// TestBrowserScreens: every page fits a desk and a phone, in light and in dark,
+// can be read, and can be walked through by keyboard.
+func TestBrowserScreens(t *testing.T) {
+	dashboard.FillHistory(t)
+	s := start(t, anHour(t))
+	b := s.browse()
+	v := s.visitor()
+	failed := v.failedDelivery()
+	pages := map[string]string{"overview": "?range=1h", "deliveries": "deliveries", "delivery": "deliveries/" + failed, "predictions": "predictions", "endpoints": "endpoints"}
+	for _, how := range []view{{"light", 1280, 900, false}, {"dark", 1280, 900, true}, {"phone", 390, 844, false}} {
+		for name, path := range pages {
+			b.look(how)
+			b.open(path)
+			b.live()
+			if n := b.number(`document.scrollingElement.scrollWidth - innerWidth`); n > 0 {
+				t.Errorf("%s is %d pixels wider than a %s screen", name, n, how.name)
+			}
+			// WCAG AA: 4.5 to 1 for text.
+			if poor := eval[[]string](b, contrast); len(poor) > 0 {
+				t.Errorf("%s in %s: hard to read:\n%s", name, how.name, strings.Join(poor, "\n"))
+			}
+			b.shoot(name + "-" + how.name)
+		}
+	}
+	b.look(view{"light", 1280, 900, false})
+	b.open("deliveries")
+	b.live()
+	// The first stop leads past the navigation, and all is within reach.
+	b.run(chromedp.KeyEvent("\t"))
+	if got := eval[string](b, `document.activeElement.className`); got != "skip" {
+		t.Errorf("the first stop is %q", got)
+	}
+	b.run(chromedp.KeyEvent("/"))
+	if got := eval[string](b, `document.activeElement.id`); got == "" || !strings.HasPrefix(got, "f-") {
+		t.Errorf("/ leads to %q", got)
+	}
+	if n := b.number(`[...document.querySelectorAll("input:not([type=hidden]), select")].filter(f => !f.closest("label")).length`); n != 0 {
+		t.Errorf("%d fields have no label", n)
+	}
+}
+
+// contrast lists the texts whose colour is too near their ground's.
+const contrast = `(() => {
+	const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+	const rgba = (color) => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1); return [...canvas.getImageData(0, 0, 1, 1).data]; };
+	const light = ([r, g, b]) => [r, g, b].map(v => v / 255).map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4).reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+	const ground = (e) => { for (; e; e = e.parentElement) { const c = rgba(getComputedStyle(e).backgroundColor); if (c[3] > 200) return c; } return [255, 255, 255]; };
+	const poor = new Set();
+	const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+	while (walk.nextNode()) {
+		const e = walk.currentNode.parentElement;
+		if (!walk.currentNode.data.trim() || !e.checkVisibility() || e.closest("svg, .skip, .hidden-label")) continue;
+		const [a, b] = [light(rgba(getComputedStyle(e).color)), light(ground(e))].sort((a, b) => b - a);
+		const ratio = (a + 0.05) / (b + 0.05);
+		if (ratio < 4.5) poor.add(e.className + " " + walk.currentNode.data.trim().slice(0, 40) + ": " + ratio.toFixed(2));
+	}
+	return [...poor];
+})()`
+
+// shoot keeps a picture, if pictures are asked for.
+func (b *browser) shoot(name string) {
+	b.t.Helper()
+	dir := os.Getenv(screenshots)
+	if dir == "" {
+		return
+	}
+	ctx, cancel := b.patient()
+	defer cancel()
+	picture, err := chromedp.Run(ctx, chromedp.CaptureScreenshot())
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, name+".png"), picture, 0o600)
+	}
+	if err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// TestBrowserWithoutScripts: all can be read, filtered and delivered again where
+// scripts are switched off.
+func TestBrowserWithoutScripts(t *testing.T) {
+	s := start(t, oneFailed(t))
+	b := s.browse()
+	ctx, cancel := b.patient()
+	defer cancel()
+	if _, err := chromedp.Call(ctx, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true}); err != nil {
+		t.Fatal(err)
+	}
+	b.open("")
+	if text := b.text("main"); !strings.Contains(text, "prediction.completed") || !strings.Contains(text, "1 h ago") {
+		t.Errorf("the overview has:\n%s", text)
+	}
+	b.open("deliveries")
+	b.run(chromedp.SetValue(chromedp.CSS("#f-state"), "failed"))
+	b.click("form[data-filter] button")
+	b.until(`new URLSearchParams(location.search).get("state") === "failed" && document.querySelectorAll("tr[id^=row-]").length === 1`)
+	b.click("tr[id^=row-] a")
+	b.until(`document.getElementById("redeliver") !== null`)
+	b.click("#redeliver")
+	b.until(`location.search.startsWith("?again=")`)
+}
+
+// TestEmptyStates: where there is nothing yet, the pages say what to do.
+func TestEmptyStates(t *testing.T) {
+	v := start(t, nil).visitor()
+	for path, want := range map[string]string{
+		"": "webhook_url", "deliveries": "replicate_predictions", "predictions": "webhook_url", "endpoints": "first attempt",
+		"deliveries?state=failed": "No delivery matches", "predictions?id=x": "No prediction matches",
+	} {
+		if body := v.page("/_webhooks/" + path); !strings.Contains(body, want) {
+			t.Errorf("%q does not say %s:\n%s", path, want, body)
+		}
+	}
+}
+
+// TestBadQueries: what can't be asked for is a page that says so.
+func TestBadQueries(t *testing.T) {
+	v := start(t, nil).visitor()
+	for path, status := range map[string]int{
+		"deliveries?state=bogus": 400, "deliveries?limit=0": 400, "deliveries?cursor=%00": 400, "deliveries?state=failed&state=failed": 400,
+		"deliveries?since=yesterday": 400, "deliveries?nonsense=1": 400, "deliveries?endpoint=ftp://x": 400, "predictions?status=x": 400,
+		"deliveries/none": 404, "deliveries/none?again=<script>": 404, "?range=9h": 200, "?range=%00": 200, "deliveries?a;b": 200, "endpoints?reset=" + url.QueryEscape("<b>"): 200,
+	} {
+		resp, body := v.do("GET", "/_webhooks/"+path, nil)
+		if resp.StatusCode != status || !strings.Contains(body, "<main") || strings.Contains(body, "<script>") {
+			t.Errorf("%s is %d, want %d:\n%s", path, resp.StatusCode, status, body)
+		}
+	}
+}
