@@ -93,10 +93,10 @@ func tiles(s operate.Status) []tile {
 	}
 	return []tile{
 		pending,
-		{ID: "delivered", Name: "Delivered", Class: "good", Path: "deliveries?state=delivered", Value: number(s.Deliveries.Delivered), Note: "and kept"},
+		{ID: "delivered", Name: "Delivered", Class: "good", Path: "deliveries?state=delivered", Value: number(s.Deliveries.Delivered), Note: "acknowledged"},
 		{ID: "failed", Name: "Failed", Class: warnIf(s.Deliveries.Failed, "bad"), Path: "deliveries?state=failed", Value: number(s.Deliveries.Failed), Note: "given up"},
-		{ID: "tracked", Name: "Running predictions", Path: "predictions?status=pending", Value: number(s.TrackedPredictions), Note: "their last event is to come"},
-		{ID: "open", Name: "Endpoints left alone", Class: warnIf(s.EndpointsOpen, "warn"), Path: "endpoints", Value: number(s.EndpointsOpen), Note: "by this process"},
-		{ID: "entries", Name: "Events remembered", Path: "./", Value: number(s.DedupEntries), Note: "so that none is accepted twice"},
+		{ID: "tracked", Name: "Running", Path: "predictions?status=pending", Value: number(s.TrackedPredictions), Note: "predictions"},
+		{ID: "open", Name: "Left alone", Class: warnIf(s.EndpointsOpen, "warn"), Path: "endpoints", Value: number(s.EndpointsOpen), Note: "endpoints that fail"},
+		{ID: "entries", Name: "Remembered", Path: "./", Value: number(s.DedupEntries), Note: "events that came in"},
 	}
 }

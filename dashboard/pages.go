@@ -169,15 +169,22 @@ type step struct {
 	Good       bool
 	StatusText string
 	Took       string
+	// Reason is the error, unless the status says as much.
+	Reason string
 	// Wait is the time since the attempt before, in words.
 	Wait string
+	// Open shows the answer from the start.
+	Open bool
 }
 
 func steps(log []operate.Attempt) []step {
 	all := make([]step, len(log))
 	for i, a := range log {
 		took := time.Duration(a.Seconds * float64(time.Second))
-		all[i] = step{Attempt: a, Good: a.OK(), StatusText: http.StatusText(a.Status), Took: span(took)}
+		all[i] = step{Attempt: a, Good: a.OK(), StatusText: http.StatusText(a.Status), Took: span(took), Open: !a.OK() && i == len(log)-1}
+		if a.Error != fmt.Sprint("status ", a.Status) {
+			all[i].Reason = a.Error
+		}
 		if i > 0 {
 			all[i].Wait = span(a.At.Sub(log[i-1].At))
 		}
