@@ -155,13 +155,13 @@ func (c *chart) bar(i int, values []int64) bar {
 	return b
 }
 
-// niceMax is the least of 1, 2, 4, 6, 8, 10, 20, 40 … that is not below n, 0 for 0.
+// niceMax is the least of 1, 2, 3, 4, 6, 8, 10, 20, 30 … that is not below n, 0 for 0.
 func niceMax(n int64) int64 {
 	if n <= 0 {
 		return 0
 	}
 	for scale := int64(1); ; scale *= 10 {
-		for _, m := range []int64{1, 2, 4, 6, 8} {
+		for _, m := range []int64{1, 2, 3, 4, 6, 8} {
 			if m*scale >= n {
 				return m * scale
 			}
@@ -182,7 +182,7 @@ func charts(samples []sample, to time.Time, step time.Duration) []*chart {
 			{Name: "without an answer", Class: "worse", of: counter(attUnanswered)},
 		},
 	}, {
-		ID: "chart-in", Title: "Webhooks received", Help: "What replicate_webhook made of what came in.",
+		ID: "chart-in", Title: "Webhooks received", Help: "What became of them at the edge.",
 		Series: []series{
 			{Name: "accepted", Class: "good", of: counter(reqAccepted)},
 			{Name: "duplicates stopped", Class: "neutral", of: counter(reqDuplicate)},

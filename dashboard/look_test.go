@@ -33,13 +33,13 @@ func anHour(t *testing.T) func(string) {
 			}
 			switch {
 			case i%23 == 11:
-				row.answers, row.response, row.err = []int{503, 503, 502, 503, 503, 503}, "upstream connect error or disconnect/reset before headers", "status 503"
+				row.answers, row.response = []int{503, 503, 502, 0, 503, 503}, "upstream connect error or disconnect/reset before headers"
 			case i%9 == 4:
-				row.answers, row.response, row.err = []int{500, 0, 200}, `{"error":"the database is restarting"}`, "status 500"
+				row.answers, row.response = []int{500, 0, 200}, `{"error":"the database is restarting"}`
 			case i%13 == 6:
 				row.event = store.Failed
 			case i >= 66 && i%2 == 0:
-				row.answers, row.pending, row.err = []int{429}, true, "status 429"
+				row.answers, row.pending = []int{429}, true
 			}
 			rows = append(rows, row)
 		}

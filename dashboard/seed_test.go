@@ -23,7 +23,7 @@ type seeded struct {
 	answers  []int
 	pending  bool
 	response string
-	err      string
+	err      string // default: what the status says
 }
 
 // seed fills a store.
@@ -77,6 +77,12 @@ func seed(t testing.TB, path string, rows []seeded) {
 					tries++
 					if o.Attempt.Status/100 != 2 {
 						o.Attempt.Response, o.Attempt.Error = row.response, row.err
+						switch {
+						case o.Attempt.Status == 0:
+							o.Attempt.Response, o.Attempt.Error = "", "connecting: connection refused"
+						case row.err == "":
+							o.Attempt.Error = fmt.Sprint("status ", o.Attempt.Status)
+						}
 						o.Verdict, o.Due = store.Retry, clock.Add(time.Second<<(tries-1))
 						switch {
 						case tries < len(row.answers):
