@@ -1,3 +1,5 @@
+//go:build unix
+
 package nodes_test
 
 import (
