@@ -40,12 +40,8 @@ ci: ## What CI runs; installs Debian packages, needs root
 docs: ## Write docs/json.md and the error texts of docs/caddyfile.md
 	go test ./e2e/docs -run 'JSONReference|CaddyfileErrors|Metrics' -update
 
-fuzz: ## Each fuzz test for FUZZTIME, 1m unless given
-	@for file in $$(git ls-files '*_test.go' | xargs grep -l '^func Fuzz'); do \
-		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' $$file); do \
-			go test ./$$(dirname $$file) -run '^$$' -fuzz "^$$target\$$" -fuzztime $${FUZZTIME:-1m} || exit 1; \
-		done; \
-	done
+fuzz: ## All fuzz tests, each for FUZZTIME, 1m unless given
+	go run ./scripts/fuzz -time $${FUZZTIME:-1m}
 
 bench: ## Measure; see bench/README.md
 	go run ./bench

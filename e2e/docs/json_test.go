@@ -260,6 +260,23 @@ func TestJSONReferenceIsCurrent(t *testing.T) {
 	}
 }
 
+// TestXcaddyPageListsAllModules: what a build must list is all that there is.
+func TestXcaddyPageListsAllModules(t *testing.T) {
+	_, after, found := strings.Cut(read(t, "xcaddy.md"), "must list these")
+	blocks := parseBlocks("xcaddy.md", after)
+	if !found || len(blocks) == 0 {
+		t.Fatal("xcaddy.md does not say what a build must list")
+	}
+	var want []string
+	for id := range ours(t) {
+		want = append(want, id)
+	}
+	slices.Sort(want)
+	if got := strings.Fields(blocks[0].text); !slices.Equal(got, want) {
+		t.Errorf("xcaddy.md lists\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
 // TestCaddyfileOptionsAreTheJSONFields: an option writes the field of its name,
 // and the two references give it one default.
 func TestCaddyfileOptionsAreTheJSONFields(t *testing.T) {
