@@ -1,5 +1,3 @@
-//go:build unix
-
 // Package pgtest runs a PostgreSQL for tests: a cluster of its own in a
 // temporary folder, on a loopback port of its own, made by the installed
 // server programs. fsync stays on, so that it loses and keeps what a real one
@@ -78,10 +76,8 @@ func StartIn(t TB, dir string, options ...string) *Server {
 		s.Kill()
 		_ = os.RemoveAll(dir)
 	})
-	if id := credential(); id != nil {
-		if err := os.Chown(dir, int(id.Uid), int(id.Gid)); err != nil {
-			t.Fatal(err)
-		}
+	if err := give(dir); err != nil {
+		t.Fatal(err)
 	}
 	s.args = []string{
 		"-D", s.data(), "-p", fmt.Sprint(s.port), "-k", dir,
@@ -137,9 +133,7 @@ func (s *Server) initdb() {
 func (s *Server) program(name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(filepath.Join(s.bin, name), args...)
 	cmd.Dir = s.dir
-	if id := credential(); id != nil {
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: id}
-	}
+	demote(cmd)
 	return cmd
 }
 

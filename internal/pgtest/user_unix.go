@@ -4,6 +4,7 @@ package pgtest
 
 import (
 	"os"
+	"os/exec"
 	"os/user"
 	"strconv"
 	"syscall"
@@ -27,4 +28,20 @@ func credential() *syscall.Credential {
 		}
 	}
 	return nil
+}
+
+// give makes a file the server's.
+func give(path string) error {
+	id := credential()
+	if id == nil {
+		return nil
+	}
+	return os.Chown(path, int(id.Uid), int(id.Gid))
+}
+
+// demote makes a command run as the server's user.
+func demote(cmd *exec.Cmd) {
+	if id := credential(); id != nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: id}
+	}
 }

@@ -62,7 +62,7 @@ func (s *Store) Claim(ctx context.Context, e store.Entry, wait time.Duration) (s
 		var settled <-chan struct{}
 		var again <-chan time.Time
 		if mine != nil {
-			err := s.askFor(ctx, mine, wait > 0)
+			err := s.askFor(ctx, mine)
 			if err == nil {
 				return mine, nil
 			}
@@ -143,11 +143,11 @@ func (s *Store) try(e store.Entry) (mine, other *claim, err error) {
 
 // askFor gets the claim from the database. The errors are those of Claim; the
 // claim is over then.
-func (s *Store) askFor(ctx context.Context, c *claim, patient bool) error {
+func (s *Store) askFor(ctx context.Context, c *claim) error {
 	if c.passed {
 		return nil
 	}
-	a := &ask{claim: c, patient: patient, done: make(chan error, 1)}
+	a := &ask{claim: c, done: make(chan error, 1)}
 	err := s.asks.add(ctx, a)
 	if err != nil {
 		s.dedup.refuse(c, err)

@@ -16,8 +16,6 @@ import (
 // ask is a claim to be had from the database.
 type ask struct {
 	claim *claim
-	// patient: the caller waits when another node holds the event.
-	patient bool
 	// won and gone are guarded by dedup.mu.
 	won, gone bool
 	done      chan error

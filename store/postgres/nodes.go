@@ -133,11 +133,12 @@ func (s *Store) beat() (gone []int64, err error) {
 		return nil, s.rebirth()
 	}
 	n.confirmed.Store(&sent)
-	return n.look(counts, time.Now()), nil
+	return n.look(counts, sent, time.Now()), nil
 }
 
-// look compares the counts with those seen before.
-func (n *nodes) look(counts map[int64]int64, now time.Time) (gone []int64) {
+// look compares counts, read between the two times, with those seen before. That
+// this node may have slept in between counts in the others' favour.
+func (n *nodes) look(counts map[int64]int64, sent, now time.Time) (gone []int64) {
 	seen := make(map[int64]sighting, len(counts))
 	for id, beat := range counts {
 		last, ok := n.seen[id]
@@ -145,7 +146,7 @@ func (n *nodes) look(counts map[int64]int64, now time.Time) (gone []int64) {
 			last = sighting{beat, now}
 		}
 		seen[id] = last
-		if id != n.id.Load() && now.Sub(last.at) >= n.lease {
+		if id != n.id.Load() && sent.Sub(last.at) >= n.lease {
 			gone = append(gone, id)
 		}
 	}

@@ -405,6 +405,32 @@ func TestNodes(t *testing.T) {
 	}
 }
 
+// TestLook: a node is gone when its count stands still for a lease, as seen by
+// one who looked all that time.
+func TestLook(t *testing.T) {
+	n := nodes{lease: 20 * time.Second}
+	n.id.Store(1)
+	start := time.Now()
+	look := func(sent, read int, counts map[int64]int64, want ...int64) {
+		t.Helper()
+		at := func(s int) time.Time { return start.Add(time.Duration(s) * time.Second) }
+		if gone := n.look(counts, at(sent), at(read)); !slices.Equal(gone, want) {
+			t.Errorf("at %d s: gone are %v, want %v", sent, gone, want)
+		}
+	}
+	look(0, 0, map[int64]int64{1: 1, 2: 7, 3: 9})
+	look(10, 10, map[int64]int64{1: 1, 2: 8, 3: 9})
+	look(19, 19, map[int64]int64{1: 1, 2: 8, 3: 9})
+	look(20, 20, map[int64]int64{1: 1, 2: 8, 3: 9}, 3)
+	look(29, 60, map[int64]int64{1: 1, 2: 8}) // this node slept after it had read
+	look(60, 60, map[int64]int64{1: 1, 2: 9, 4: 1})
+	look(79, 79, map[int64]int64{1: 1, 2: 9, 4: 1})
+	n.seen = nil // a beat failed: the others may have been cut off as well
+	look(100, 100, map[int64]int64{1: 1, 2: 9, 4: 1})
+	look(119, 119, map[int64]int64{1: 1, 2: 9, 4: 1})
+	look(120, 120, map[int64]int64{1: 1, 2: 9, 4: 2}, 2)
+}
+
 // TestOutage: while the database is away everything is refused quickly, and
 // what the app was given is remembered and committed when it is back.
 func TestOutage(t *testing.T) {

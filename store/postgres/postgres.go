@@ -244,8 +244,8 @@ func (s *Store) failed(err error) error {
 func (s *Store) recovered() {
 	if s.health.down.Swap(nil) != nil {
 		s.opts.Logger().Info("store takes writes again", zap.String("store", s.name))
-		s.resettle()
 	}
+	s.resettle()
 }
 
 // read runs a query with a connection.

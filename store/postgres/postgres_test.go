@@ -3,6 +3,7 @@
 package postgres
 
 import (
+	"flag"
 	"testing"
 	"time"
 
@@ -28,29 +29,51 @@ func resources(t *testing.T, wrap func(*Store) storetest.Opened) func(t *testing
 
 func plain(s *Store) storetest.Opened { return s }
 
-func TestConformance(t *testing.T) { storetest.Run(t, resources(t, plain)) }
-
-func TestOperatingConformance(t *testing.T) { storetest.RunOperating(t, resources(t, plain)) }
-
-// TestTrackingConformance is of a node that delivers: it takes ahead what it
-// commits itself.
-func TestTrackingConformance(t *testing.T) {
-	storetest.RunTracking(t, resources(t, func(s *Store) storetest.Opened {
-		_, stop := s.Changed()
-		return &subscribed{s, stop}
-	}))
+func TestConformance(t *testing.T) {
+	t.Parallel()
+	storetest.Run(t, resources(t, plain))
 }
 
-// TestTrackingWithoutLeases is of a node that takes what any node may take.
-func TestTrackingWithoutLeases(t *testing.T) { storetest.RunTracking(t, resources(t, plain)) }
+func TestOperatingConformance(t *testing.T) {
+	t.Parallel()
+	storetest.RunOperating(t, resources(t, plain))
+}
+
+var leases = flag.String("leases", "mixed", "whether the nodes of TestTrackingConformance take deliveries ahead: always, never, or mixed, each in every second test")
+
+// TestTrackingConformance is of nodes that deliver, which take ahead what they
+// commit themselves, and of nodes that do not, and take what any node may take.
+// To run all of it with the one and with the other:
+//
+//	go test ./store/postgres -run TestTrackingConformance -leases always
+//	go test ./store/postgres -run TestTrackingConformance -leases never
+func TestTrackingConformance(t *testing.T) {
+	t.Parallel()
+	fresh := resources(t, plain)
+	delivering := *leases == "always"
+	storetest.RunTracking(t, func(t *testing.T) storetest.Resource {
+		if *leases == "mixed" {
+			delivering = !delivering
+		}
+		resource, delivering := fresh(t), delivering
+		return func(t *testing.T, now func() time.Time) storetest.Opened {
+			s := resource(t, now)
+			if !delivering {
+				return s
+			}
+			_, stop := s.Changed()
+			return &subscribed{s, stop}
+		}
+	})
+}
 
 // subscribed is a store with somebody who comes for deliveries.
 type subscribed struct {
-	*Store
+	storetest.Opened
 	stop func()
 }
 
 func (s *subscribed) Close() error {
 	s.stop()
-	return s.Store.Close()
+	return s.Opened.Close()
 }

@@ -239,7 +239,9 @@ func (s *Store) Changed() (<-chan struct{}, func()) {
 		q.mu.Unlock()
 		// Nobody here comes for them any more.
 		for _, i := range stranded {
-			s.release(i)
+			if q.withdraw(i.n, i.lease) != nil {
+				s.release(i)
+			}
 		}
 	}
 }

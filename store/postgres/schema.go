@@ -143,7 +143,7 @@ func (s *Store) migrate(ctx context.Context, conn *pgx.Conn) error {
 		return errors.New("names no schema that is there: create the one in search_path, and grant the user USAGE and CREATE on it")
 	}
 	s.channel = fmt.Sprintf("webhook_%d", oid)
-	if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock(hashtext('webhook_schema'), $1::oid::int)", oid); err != nil {
+	if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock(hashtext('webhook_schema'), hashtext($1))", *schema); err != nil {
 		return err
 	}
 	version := 0
