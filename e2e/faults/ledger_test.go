@@ -38,7 +38,7 @@ type event struct {
 	unanswered int
 	// seen counts its requests that reached the app.
 	seen int
-	// generation of its 2xx, or of its last try.
+	// generation of its first 2xx.
 	generation int
 }
 
