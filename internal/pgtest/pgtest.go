@@ -66,23 +66,7 @@ func StartIn(t TB, dir string, options ...string) *Server {
 	if bin == "" {
 		t.Skip("PostgreSQL is not installed: its programs initdb and postgres are neither on the PATH nor under /usr/lib/postgresql; Debian's package is postgresql")
 	}
-	// Not t.TempDir, which the user that the server runs as may not enter.
-	dir, err := os.MkdirTemp(dir, "pgtest-*")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &Server{t: t, bin: bin, dir: dir, port: freePort(t)}
-	t.Cleanup(func() {
-		s.Kill()
-		_ = os.RemoveAll(dir)
-	})
-	if err := give(dir); err != nil {
-		t.Fatal(err)
-	}
-	s.args = []string{
-		"-D", s.data(), "-p", fmt.Sprint(s.port), "-k", dir,
-		"-c", "listen_addresses=127.0.0.1", "-c", "max_connections=200", "-c", "log_min_messages=fatal",
-	}
+	s := (&Server{bin: bin}).beside(t, dir)
 	for _, o := range options {
 		s.args = append(s.args, "-c", o)
 	}
@@ -91,12 +75,38 @@ func StartIn(t TB, dir string, options ...string) *Server {
 	return s
 }
 
+// beside prepares another cluster of the same programs.
+func (s *Server) beside(t TB, dir string) *Server {
+	t.Helper()
+	// Not t.TempDir, which the user that the server runs as may not enter.
+	dir, err := os.MkdirTemp(dir, "pgtest-*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &Server{t: t, bin: s.bin, dir: dir, port: freePort(t)}
+	t.Cleanup(func() {
+		n.Kill()
+		_ = os.RemoveAll(dir)
+	})
+	if err := give(dir); err != nil {
+		t.Fatal(err)
+	}
+	n.args = []string{
+		"-D", n.data(), "-p", fmt.Sprint(n.port), "-k", dir,
+		"-c", "listen_addresses=127.0.0.1", "-c", "max_connections=200", "-c", "log_min_messages=fatal",
+	}
+	return n
+}
+
 func (s *Server) data() string { return filepath.Join(s.dir, "data") }
 
 // programs is the folder of the newest installed server.
 func programs() string {
 	if path, err := exec.LookPath("initdb"); err == nil {
-		return filepath.Dir(path)
+		// A link leads to where all of them are.
+		if real, err := filepath.EvalSymlinks(path); err == nil {
+			return filepath.Dir(real)
+		}
 	}
 	var newest string
 	var version int
@@ -198,6 +208,18 @@ func (s *Server) end(signal syscall.Signal) {
 		s.t.Errorf("PostgreSQL did not stop: %s", s.log())
 	}
 	s.cmd = nil
+}
+
+// Replica starts a read replica of the server as it is now.
+func (s *Server) Replica(t TB) *Server {
+	t.Helper()
+	r := s.beside(t, "")
+	cmd := r.program("pg_basebackup", "-h", "127.0.0.1", "-p", fmt.Sprint(s.port), "-U", "postgres", "-D", r.data(), "-R", "--checkpoint=fast", "--no-sync")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("pg_basebackup: %v\n%s", err, out)
+	}
+	r.Restart()
+	return r
 }
 
 // DSN names the database and the schema in it that a store is to use.

@@ -515,6 +515,7 @@ func TestRefusals(t *testing.T) {
 	}
 	server.Exec(t, "UPDATE newer.webhook_schema SET version = 99; GRANT SELECT ON ALL TABLES IN SCHEMA ours TO poor")
 	good := server.DSN("ours")
+	replica := server.Replica(t)
 	for _, c := range []struct{ name, dsn, want string }{
 		{"no dsn at all", "postgres://user:" + pgtest.Password + "@host:port/db", "dsn can't be read"},
 		{"wrong password", server.DSNAs("poor", pgtest.Password+"x", "ours"), "check user and password"},
@@ -525,6 +526,7 @@ func TestRefusals(t *testing.T) {
 		{"no right to write", server.DSNAs("poor", pgtest.Password, "ours"), "grant SELECT, INSERT, UPDATE and DELETE"},
 		{"newer schema", server.DSN("newer"), "has schema version 99, newer than"},
 		{"takes no writes", good + "&default_transaction_read_only=on", "name the primary"},
+		{"read replica", replica.DSN("ours"), "name the primary"},
 		{"nobody there", strings.Replace(good, fmt.Sprint(":", server.Port()), ":1", 1), "can't be reached"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -538,6 +540,34 @@ func TestRefusals(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestPrimaryIsFound: of several servers the primary is used, also once it has
+// become another.
+func TestPrimaryIsFound(t *testing.T) {
+	primary := pgtest.Start(t)
+	dsn := primary.Fresh(t)
+	replica := primary.Replica(t)
+	both := strings.Replace(dsn, fmt.Sprintf("127.0.0.1:%d", primary.Port()), fmt.Sprintf("127.0.0.1:%d,127.0.0.1:%d", replica.Port(), primary.Port()), 1)
+	s := node(t, both)
+	c := mustClaim(t, s, event("x"))
+	if err := c.Commit(ctx); err != nil {
+		t.Fatal(err)
+	}
+	written := pgtest.Value[string](t, primary.DSN("public"), "SELECT pg_current_wal_lsn()::text")
+	eventually(t, "the replica to follow", func() bool {
+		return pgtest.Value[bool](t, replica.DSN("public"), "SELECT pg_last_wal_replay_lsn() >= '"+written+"'")
+	})
+	primary.Kill()
+	replica.Exec(t, "SELECT pg_promote()")
+	eventually(t, "a duplicate", func() bool {
+		_, err := s.Claim(ctx, event("x"), 0)
+		return errors.Is(err, store.ErrDuplicate)
+	})
+	eventually(t, "a commit", func() bool {
+		c, err := s.Claim(ctx, event("y"), 0)
+		return err == nil && c.Commit(ctx) == nil
+	})
 }
 
 // TestDurability: a database that would acknowledge what is not on disk is told
