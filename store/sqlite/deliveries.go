@@ -13,9 +13,16 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store/internal/rules"
 )
 
+// maxEndpoints is how many URLs loadQueue remembers at a time.
+const maxEndpoints = 4096
+
 // loadQueue reads what is pending. Payloads stay on disk.
 func (s *Store) loadQueue() error {
-	s.queue = newQueue()
+	var n int
+	if err := s.db.QueryRow("SELECT count(*) FROM deliveries INDEXED BY deliveries_pending WHERE state = 0").Scan(&n); err != nil {
+		return err
+	}
+	s.queue = newQueue(n)
 	rows, err := s.db.Query(`SELECT d.n, d.due, d.prediction, d.attempts, d.event, d.redelivery, p.events, p.happened, p.url
 		FROM deliveries d INDEXED BY deliveries_pending JOIN predictions p ON p.ref = d.prediction
 		WHERE d.state = 0 ORDER BY d.n`)
@@ -23,7 +30,7 @@ func (s *Store) loadQueue() error {
 		return err
 	}
 	defer rows.Close()
-	last, endpoint := "", store.EndpointOf("")
+	endpoints := make(map[string]string) // by URL
 	for rows.Next() {
 		i := new(item)
 		var p store.Prediction
@@ -32,10 +39,14 @@ func (s *Store) loadQueue() error {
 			return err
 		}
 		i.last = rules.IsLast(i.event, &p)
-		// Most that wait for long wait for one and the same receiver.
-		if string(url) != last {
-			last = string(url)
-			endpoint = store.EndpointOf(last)
+		// Those that wait for long wait for few receivers.
+		endpoint, known := endpoints[string(url)]
+		if !known {
+			if len(endpoints) >= maxEndpoints {
+				clear(endpoints)
+			}
+			endpoint = store.EndpointOf(string(url))
+			endpoints[string(url)] = endpoint
 		}
 		i.endpoint = endpoint
 		s.queue.add(i)

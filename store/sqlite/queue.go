@@ -70,9 +70,10 @@ type queue struct {
 	subscribers map[chan struct{}]bool
 }
 
-func newQueue() *queue {
+// newQueue makes one with room for n items.
+func newQueue(n int) *queue {
 	return &queue{
-		items:       make(map[int64]*item),
+		items:       make(map[int64]*item, n),
 		started:     make(map[int64]*item),
 		lanes:       make(map[string]*lane),
 		subscribers: make(map[chan struct{}]bool),
@@ -107,8 +108,11 @@ func (q *queue) push(i *item) {
 		q.lanes[i.endpoint] = l
 	}
 	i.lane, i.claimed = l, false
+	i.endpoint = l.endpoint // one string for all
 	heap.Push((*itemHeap)(l), i)
-	q.settle(l)
+	if l.where != laneWaiting || l.items[0] == i {
+		q.settle(l)
+	}
 }
 
 // settle puts a lane where its first item belongs.
