@@ -25,7 +25,7 @@ const (
 // site is a Caddy with a dashboard behind a login, before a prediction API.
 type site struct {
 	*caddyrun.Server
-	t *testing.T
+	t testing.TB
 	// receiver gets what is delivered.
 	receiver *caddyrun.App
 	upstream *caddyrun.App
@@ -33,7 +33,7 @@ type site struct {
 }
 
 // start runs a site. More of a store may be there before: see seed.
-func start(t *testing.T, before func(path string)) *site {
+func start(t testing.TB, before func(path string)) *site {
 	t.Helper()
 	t.Setenv("SIGNING_SECRET", signingSecret)
 	s := &site{t: t, receiver: caddyrun.NewApp(t), upstream: caddyrun.NewApp(t)}
