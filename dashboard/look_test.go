@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,10 +17,14 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
-// screenshots is where TestBrowserScreens puts what it sees, if it is set:
+// screenshots is where TestBrowserScreens puts the pictures that the README
+// shows, if it is set:
 //
 //	DASHBOARD_SCREENSHOTS=../docs/images go test ./dashboard -run TestBrowserScreens
 const screenshots = "DASHBOARD_SCREENSHOTS"
+
+// shown are the README's pictures.
+var shown = []string{"overview-light", "overview-dark", "delivery-light"}
 
 // anHour seeds what an hour of work may leave.
 func anHour(t *testing.T) func(string) {
@@ -133,7 +138,7 @@ const contrast = `(() => {
 func (b *browser) shoot(name string) {
 	b.t.Helper()
 	dir := os.Getenv(screenshots)
-	if dir == "" {
+	if dir == "" || !slices.Contains(shown, name) {
 		return
 	}
 	ctx, cancel := b.patient()
