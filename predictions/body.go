@@ -7,18 +7,28 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/budget"
+	"github.com/caddy-replicate/replicate-webhook/internal/webhook"
 )
 
-// Request bodies up to smallBody get a buffer of their own, which costs less
-// than the pool's; those up to pooledBody, and those of unknown length, one of
-// the pool.
+// A request body begins in a buffer of its own, of no more than smallBody: what
+// a header promises costs nothing until it arrives. When it does, the body moves
+// to a buffer of pooledBody out of a pool.
 const (
 	smallBody  = 4 << 10
 	pooledBody = 64 << 10
+)
+
+// A body may take readGrace and the time in which readRate, in bytes a second,
+// moves it. A sender that stops, or trickles, would otherwise keep its share of
+// the budget from others for as long as it likes.
+const (
+	readGrace = 30 * time.Second
+	readRate  = 64 << 10
 )
 
 var bodies = sync.Pool{New: func() any {
@@ -40,37 +50,63 @@ type buffered struct {
 }
 
 // readBody reads a request's body up to limit bytes. Of a longer one the rest
-// stays to be read from the buffered. Errors are *problem.
-func readBody(r *http.Request, limit int64, charge *budget.Charge) (*buffered, error) {
-	b := &buffered{charge: charge}
-	if r.ContentLength >= 0 && r.ContentLength < smallBody {
-		// One byte more than there is lets the last Read say so.
-		b.data = make([]byte, 0, r.ContentLength+1)
-	} else {
-		b.pooled = bodies.Get().(*[]byte)
-		b.data = (*b.pooled)[:0]
+// stays to be read from the buffered, at the pace of whoever reads it. Errors
+// are *problem.
+func readBody(w http.ResponseWriter, r *http.Request, limit int64, charge *budget.Charge) (*buffered, error) {
+	size := limit
+	if r.ContentLength >= 0 {
+		size = min(size, r.ContentLength)
 	}
+	return readBodyIn(w, r, limit, readGrace+time.Duration(size)*time.Second/readRate, charge)
+}
+
+func readBodyIn(w http.ResponseWriter, r *http.Request, limit int64, timeout time.Duration, charge *budget.Charge) (*buffered, error) {
+	b := &buffered{charge: charge}
+	size := int64(smallBody)
+	if r.ContentLength >= 0 {
+		// One byte more than there is lets the last Read say so.
+		size = min(size, r.ContentLength+1)
+	}
+	b.data = make([]byte, 0, size)
+	deadline := webhook.LimitRead(w, timeout)
 	for {
 		if len(b.data) == cap(b.data) {
-			b.data = slices.Grow(b.data, len(b.data))
+			b.grow()
 		}
 		n, err := r.Body.Read(b.data[len(b.data):cap(b.data)])
 		b.data = b.data[:len(b.data)+n]
 		switch {
+		case err == nil && !time.Now().Before(deadline):
+			// The deadline stays on the connection, whose unread rest
+			// net/http would wait for.
+			b.Close()
+			return nil, readProblem(os.ErrDeadlineExceeded)
 		case !charge.Take(n):
 			b.Close()
 			return nil, &problem{status: http.StatusServiceUnavailable, retry: budgetRetry, closing: true,
 				detail: "too many request bytes are being received at the moment"}
 		case err == io.EOF && int64(len(b.data)) <= limit:
+			webhook.UnlimitRead(w)
 			return b, nil
 		case err != nil && err != io.EOF:
 			b.Close()
 			return nil, readProblem(err)
 		case int64(len(b.data)) > limit:
+			webhook.UnlimitRead(w)
 			b.rest = r.Body
 			return b, nil
 		}
 	}
+}
+
+// grow makes room for more.
+func (b *buffered) grow() {
+	if b.pooled != nil || len(b.data) > pooledBody {
+		b.data = slices.Grow(b.data, len(b.data))
+		return
+	}
+	b.pooled = bodies.Get().(*[]byte)
+	b.data = append((*b.pooled)[:0], b.data...)
 }
 
 func readProblem(err error) *problem {

@@ -77,7 +77,7 @@ func (c *Callback) Provision(ctx caddy.Context) error {
 func (c *Callback) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
 	caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
 	status := http.StatusOK
-	err := c.take(r)
+	err := c.take(w, r)
 	if err == nil {
 		w.WriteHeader(status)
 	} else {
@@ -92,7 +92,7 @@ func (c *Callback) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp
 	return nil
 }
 
-func (c *Callback) take(r *http.Request) error {
+func (c *Callback) take(w http.ResponseWriter, r *http.Request) error {
 	if r.Method != http.MethodPost {
 		return &problem{status: http.StatusMethodNotAllowed, detail: "a callback is a POST", closing: true}
 	}
@@ -106,7 +106,7 @@ func (c *Callback) take(r *http.Request) error {
 	if r.Body == nil {
 		r.Body = http.NoBody
 	}
-	body, err := readBody(r, maxCallback, c.budget.For(webhook.ClientAddress(r)))
+	body, err := readBody(w, r, maxCallback, c.budget.For(webhook.ClientAddress(r)))
 	if err != nil {
 		return err
 	}

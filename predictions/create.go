@@ -23,7 +23,7 @@ func (h *Handler) create(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	if r.Body == nil || r.Body == http.NoBody || !isJSON(r.Header.Get("Content-Type"), true) || !identity(r.Header) {
 		return next.ServeHTTP(w, r)
 	}
-	body, err := readBody(r, h.maxBody, h.budget.For(webhook.ClientAddress(r)))
+	body, err := readBody(w, r, h.maxBody, h.budget.For(webhook.ClientAddress(r)))
 	if err != nil {
 		return h.fail(w, r, err)
 	}

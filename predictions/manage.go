@@ -27,7 +27,7 @@ func (h *Handler) update(w http.ResponseWriter, r *http.Request, rt route) error
 
 func (h *Handler) applyUpdate(w http.ResponseWriter, r *http.Request, rt route) error {
 	ctx := r.Context()
-	change, err := h.readUpdate(r)
+	change, err := h.readUpdate(w, r)
 	if err != nil {
 		return err
 	}
@@ -71,14 +71,14 @@ func (h *Handler) applyUpdate(w http.ResponseWriter, r *http.Request, rt route) 
 }
 
 // readUpdate reads the body of an update. Errors are *problem.
-func (h *Handler) readUpdate(r *http.Request) (patch, error) {
+func (h *Handler) readUpdate(w http.ResponseWriter, r *http.Request) (patch, error) {
 	if !isJSON(r.Header.Get("Content-Type"), true) || !identity(r.Header) {
 		return patch{}, &problem{status: http.StatusUnsupportedMediaType, detail: "the body must be JSON without a content encoding", closing: true}
 	}
 	if r.Body == nil {
 		r.Body = http.NoBody
 	}
-	body, err := readBody(r, maxPatch, h.budget.For(webhook.ClientAddress(r)))
+	body, err := readBody(w, r, maxPatch, h.budget.For(webhook.ClientAddress(r)))
 	if err != nil {
 		return patch{}, err
 	}

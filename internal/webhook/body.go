@@ -43,7 +43,7 @@ func ReadBody(w http.ResponseWriter, r *http.Request, limit int64, timeout time.
 			return nil, Busy()
 		case err == io.EOF:
 			// net/http watches the connection for its end while the app works.
-			_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
+			UnlimitRead(w)
 			return body, nil
 		case errors.Is(err, os.ErrDeadlineExceeded) || err == nil && !time.Now().Before(deadline):
 			return nil, &Refusal{http.StatusRequestTimeout, "read_timeout", errors.New("the body did not arrive in time"), Closing()}
@@ -58,6 +58,11 @@ func LimitRead(w http.ResponseWriter, timeout time.Duration) (deadline time.Time
 	deadline = time.Now().Add(timeout)
 	_ = http.NewResponseController(w).SetReadDeadline(deadline)
 	return deadline
+}
+
+// UnlimitRead takes the bound away.
+func UnlimitRead(w http.ResponseWriter) {
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 }
 
 // ClientAddress is the sender's address, as trusted_proxies have it.
