@@ -425,8 +425,9 @@ func (a *App) stopSender() {
 		_ = s.ref.Release()
 		return
 	}
+	// Cleanup comes after Stop: the reference is the engine's from here on.
 	engine, ref := s.engine, s.ref
-	s.engine = nil
+	s.engine, s.ref = nil, nil
 	s.running.Store(nil)
 	engine.Stop()
 	go func() {

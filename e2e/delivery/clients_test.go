@@ -7,7 +7,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/caddyrun"
 	"github.com/caddy-replicate/replicate-webhook/predictions/apitest"
+	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/sqlite"
 )
 
 // other is the token of a second client.
@@ -238,6 +241,30 @@ func TestReloadCutsNoAttemptOffAndDoublesNone(t *testing.T) {
 	}
 	if n := h.Count(); n != 12 {
 		t.Fatalf("the receiver got %d requests, want 12", n)
+	}
+}
+
+// TestReloadToAnotherStoreLetsAttemptsFinish: the store that is left stays open
+// for what is under way.
+func TestReloadToAnotherStoreLetsAttemptsFinish(t *testing.T) {
+	h := newHook(t)
+	release := make(chan struct{})
+	h.Answer(func(http.ResponseWriter, *caddyrun.Request) { <-release })
+	s := start(t, apitest.Options{}, config{ports: []string{portOf(h.Server)}})
+	s.create(h.URL, `"webhook_events":["completed"]`)
+	h.Wait(1)
+	s.server.Reload("{\n{$GLOBALS}\n}\n")
+	close(release)
+	var left *sqlite.Store
+	s.eventually("the store to be closed", func() (closed bool) {
+		var err error
+		left, err = sqlite.Open(sqlite.Options{Path: s.Path("webhook.db")})
+		return err == nil
+	})
+	defer func() { _ = left.Close() }()
+	counts, err := left.Counts(t.Context())
+	if err != nil || counts.Deliveries[store.DeliveryDelivered] != 1 {
+		t.Fatalf("the store has %v, %v; want 1 delivered", counts.Deliveries, err)
 	}
 }
 
