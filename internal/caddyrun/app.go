@@ -114,6 +114,13 @@ func (a *App) Seen() []*Request {
 // Count is the number of requests so far.
 func (a *App) Count() int { return len(a.Seen()) }
 
+// Forget drops the requests so far. Counting begins anew.
+func (a *App) Forget() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.seen = nil
+}
+
 // Last is the newest request.
 func (a *App) Last() *Request {
 	a.t.Helper()
