@@ -16,6 +16,7 @@ import (
 
 	"github.com/caddy-replicate/replicate-webhook/internal/caddyrun"
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
+	"github.com/caddy-replicate/replicate-webhook/internal/siterun"
 	"github.com/caddy-replicate/replicate-webhook/predictions/apitest"
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/sqlite"
@@ -47,7 +48,8 @@ func TestSlowSenders(t *testing.T) {
 	t.Setenv("EDGE_TEST_SECRET", whsec)
 	app := caddyrun.NewApp(t)
 	s := caddyrun.New(t)
-	text := "{\n{$GLOBALS}\n}\n" + edgeSite("PORT1", route, "read_timeout 10s", app.Addr()) + fmt.Sprintf(`http://127.0.0.1:{$PORT2} {
+	text := "{\n{$GLOBALS}\n}\n" + edgeSite("PORT1", route, "read_timeout 5m", app.Addr()) +
+		edgeSite("PORT3", route, "scope short\nread_timeout 1s", app.Addr()) + fmt.Sprintf(`http://127.0.0.1:{$PORT2} {
 	replicate_predictions {
 		api %s/v1
 	}
@@ -59,36 +61,41 @@ func TestSlowSenders(t *testing.T) {
 	e.quiet()
 	e.accepted(replicate(t, whsec, payload("p0", time.Now())))
 
-	const each = 500
-	before := memory()
 	var conns []net.Conn
 	defer func() {
 		for _, c := range conns {
 			_ = c.Close()
 		}
 	}()
-	for i := range 2 * each {
-		port, path, header := "PORT1", route, "X-Replicate-Signature: "+strings.Repeat("0", 64)
-		if i >= each {
-			port, path, header = "PORT2", "/v1/predictions", "Content-Type: application/json"
+	open := func(port string, n int) (opened []net.Conn) {
+		path, header := route, "X-Replicate-Signature: "+strings.Repeat("0", 64)
+		if port == "PORT2" {
+			path, header = "/v1/predictions", "Content-Type: application/json"
 		}
-		conn, err := net.Dial("tcp", e.Addr(port))
-		if err != nil {
-			t.Fatal(err)
+		for i := range n {
+			conn, err := net.Dial("tcp", e.Addr(port))
+			if err != nil {
+				t.Fatal(err)
+			}
+			conns = append(conns, conn)
+			framing := "Content-Length: 8000000"
+			if i%2 == 0 {
+				framing = "Transfer-Encoding: chunked"
+			}
+			_, err = fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: %s\r\n%s\r\n%s\r\n\r\n", path, e.Addr(port), header, framing)
+			if err == nil && i%4 == 1 {
+				_, err = io.WriteString(conn, `{"webhook_url":"`)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
 		}
-		conns = append(conns, conn)
-		framing := "Content-Length: 8000000"
-		if i%2 == 0 {
-			framing = "Transfer-Encoding: chunked"
-		}
-		_, err = fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: %s\r\n%s\r\n%s\r\n\r\n", path, e.Addr(port), header, framing)
-		if err == nil && i%4 == 1 {
-			_, err = io.WriteString(conn, `{"webhook_url":"`)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		return conns[len(conns)-n:]
 	}
+	const each = 500
+	before := memory()
+	open("PORT1", each)
+	open("PORT2", each)
 	eventually(t, "the senders to be served", func() bool { return goroutines("ReadBody", "readBodyIn") >= 2*each })
 	cost := (memory() - before) / (2 * each)
 	t.Logf("%d slow senders cost %d bytes each", 2*each, cost)
@@ -99,7 +106,7 @@ func TestSlowSenders(t *testing.T) {
 	if a, err := do(e.Client, must(http.NewRequest(http.MethodPost, e.URL("PORT2", "/v1/predictions"), strings.NewReader(`{"input":{}}`)))); err != nil || a.status != http.StatusOK {
 		t.Errorf("another create got %v, %v", a, err)
 	}
-	for i, conn := range conns[:each] {
+	for i, conn := range open("PORT3", 50) {
 		_ = conn.SetReadDeadline(time.Now().Add(4 * caddyrun.Patience))
 		got, err := io.ReadAll(conn)
 		if !strings.HasPrefix(string(got), "HTTP/1.1 408 ") {
@@ -373,8 +380,8 @@ func deliveries(t *testing.T, path string) int {
 // then the connection is closed.
 func TestEndlessReceiver(t *testing.T) {
 	sent := make(chan int64, 1)
-	receiver := caddyrun.NewApp(t)
-	receiver.Answer(func(w http.ResponseWriter, _ *caddyrun.Request) {
+	s := siterun.Start(t, siterun.Options{})
+	s.Hook.Answer(func(w http.ResponseWriter, _ *caddyrun.Request) {
 		var n int64
 		for block := make([]byte, 4<<10); ; {
 			m, err := w.Write(block)
@@ -388,42 +395,13 @@ func TestEndlessReceiver(t *testing.T) {
 			}
 		}
 	})
-	mock := apitest.New(apitest.Options{})
-	api := caddyrun.NewApp(t)
-	api.Answer(func(w http.ResponseWriter, r *caddyrun.Request) {
-		r.Body = io.NopCloser(strings.NewReader(string(r.Got)))
-		mock.ServeHTTP(w, r.Request)
-	})
-	s := caddyrun.Start(t, fmt.Sprintf(`{
-	{$GLOBALS}
-	replicate_webhook {
-		egress {
-			allow_http
-			ports %s
-			allow 127.0.0.0/8
-		}
-	}
-}
-http://127.0.0.1:{$PORT1} {
-	replicate_predictions {
-		api %s/v1
-	}
-	reverse_proxy %s
-}
-`, receiver.Addr()[strings.LastIndexByte(receiver.Addr(), ':')+1:], api.URL, api.URL))
 	before := memory()
-	r := must(http.NewRequest(http.MethodPost, s.URL("PORT1", "/v1/predictions"), strings.NewReader(fmt.Sprintf(`{"version":"v","input":{},"test_mode":true,"webhook_url":%q}`, receiver.URL))))
-	r.Header.Set("Authorization", "Bearer x")
-	r.Header.Set("Content-Type", "application/json")
-	if a, err := do(s.Client, r); err != nil || a.status != http.StatusCreated {
-		t.Fatalf("got %v, %v", a, err)
+	s.Create("/hook")
+	// The status has said it all: both events are delivered.
+	if st := s.Settled(2); st.Deliveries.Delivered != 2 {
+		t.Errorf("the deliveries are %+v", st.Deliveries)
 	}
-	select {
-	case n := <-sent:
-		t.Logf("the connection was closed after %d KiB had been sent, kernel buffers included", n>>10)
-	case <-time.After(4 * caddyrun.Patience):
-		t.Fatal("the answer is still being read")
-	}
+	t.Logf("the connection was closed after %d KiB had been sent, kernel buffers included", <-sent>>10)
 	if used := memory() - before; used > 32<<20 {
 		t.Errorf("%d MiB are in use", used>>20)
 	}

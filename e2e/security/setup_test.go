@@ -23,8 +23,8 @@ import (
 var (
 	forgeries = flag.Int("forgeries", 10_000, "mutated requests to send")
 	replays   = flag.Int("replays", 2_000, "replays to send")
-	ids       = flag.Int("ids", 20_000, "distinct predictions to post, signed and not")
-	queued    = flag.Int("queued", 20_000, "deliveries to queue")
+	ids       = flag.Int("ids", 8_000, "distinct predictions to post, signed and not")
+	queued    = flag.Int("queued", 5_000, "deliveries to queue")
 	seed      = flag.Uint64("seed", 1, "of the mutations")
 )
 

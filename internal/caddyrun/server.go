@@ -44,8 +44,7 @@ func New(t testing.TB, globals ...string) *Server {
 	t.Cleanup(func() {
 		s.Stop()
 		s.Client.CloseIdleConnections()
-		closeIdle(t)
-		if err := settled(base); err != nil {
+		if err := settled(base, func() { closeIdle(t) }); err != nil {
 			t.Errorf("after the server stopped: %v", err)
 		}
 		if t.Failed() && testing.Verbose() {
@@ -66,10 +65,13 @@ func withAdmin(globals []string) []string {
 
 // settled waits until only the goroutines of before are left, and one that Caddy
 // starts once in a process.
-func settled(base goleak.Option) error {
+func settled(base goleak.Option, closeIdle func()) error {
 	const once = "github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy.(*metricsUpstreamsHealthyUpdater).init.func1"
 	deadline := time.Now().Add(Patience)
 	for {
+		// A connection that was made and never used is idle to net/http only
+		// after some seconds.
+		closeIdle()
 		err := goleak.Find(base, goleak.IgnoreAnyFunction(once))
 		if err == nil || time.Now().After(deadline) {
 			return err
