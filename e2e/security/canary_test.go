@@ -171,7 +171,8 @@ http://127.0.0.1:{$PORT1} {
 	create := func(url, more string) answer {
 		return get(http.MethodPost, c.URL("PORT1", "/v1/predictions"), fmt.Sprintf(`{"version":"v","input":{},"webhook_url":%q%s}`, url, more), bearer...)
 	}
-	a := create(receiver.URL, "")
+	const path = "/a-secret-of-the-receiver"
+	a := create(receiver.URL+path, "")
 	if a.status != http.StatusCreated {
 		t.Fatalf("creating: got %v", a)
 	}
@@ -226,6 +227,9 @@ http://127.0.0.1:{$PORT1} {
 	}
 	c.Stop()
 	secrets.absent(t, "the log", []byte(c.Logs.String()))
+	if lines := c.Logs.Lines(path); len(lines) > 0 {
+		t.Errorf("the log holds the path of a webhook_url: %s", lines[0])
+	}
 	if len(c.Logs.Lines(`"level":"debug"`)) == 0 {
 		t.Error("the log is not at DEBUG")
 	}
