@@ -25,6 +25,7 @@ func TestEveryDependencyIsAccountedFor(t *testing.T) {
 		var first string
 		for _, m := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(row[1], -1) {
 			name := m[1]
+			// The second of a pair may be shortened.
 			if rest, short := strings.CutPrefix(name, "…"); short {
 				name = first[:strings.LastIndex(first, "/otel")] + rest
 			} else {
