@@ -1,5 +1,3 @@
-//go:build unix
-
 // Package nodes_test runs several Caddy processes on one PostgreSQL.
 //
 // TestDatabaseAway takes a few seconds; as long an outage as one likes is had by
