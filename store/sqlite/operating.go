@@ -12,7 +12,7 @@ import (
 
 // ListDeliveries implements store.Operating.
 func (s *Store) ListDeliveries(ctx context.Context, f store.DeliveryFilter) ([]store.DeliveryRow, int64, error) {
-	w := scan{number: "n", from: "deliveries", since: f.Since}
+	w := scan{number: "t.n", from: "deliveries t", since: f.Since}
 	and := func(condition string, args ...any) {
 		if w.where != "" {
 			w.where += " AND "
@@ -25,27 +25,28 @@ func (s *Store) ListDeliveries(ctx context.Context, f store.DeliveryFilter) ([]s
 		if err != nil || len(refs) == 0 {
 			return nil, 0, s.readError(err)
 		}
-		w.whole, w.from = true, "deliveries INDEXED BY deliveries_prediction"
-		and("prediction IN ("+marks(len(refs))+")", refs...)
+		w.whole, w.from = true, "deliveries t INDEXED BY deliveries_prediction"
+		and("t.prediction IN ("+marks(len(refs))+")", refs...)
 	}
 	if f.State != nil {
 		switch state := int(*f.State); {
 		case w.whole || state == stateDelivered:
-			and("state = ?", state)
+			and("t.state = ?", state)
 		case state == statePending:
-			w.from, w.index = "deliveries INDEXED BY deliveries_pending", "state = 0"
+			w.from, w.index = "deliveries t INDEXED BY deliveries_pending", "t.state = 0"
 		default:
-			w.from, w.index = "deliveries INDEXED BY deliveries_unsent", "state >= 2 AND state = "+strconv.Itoa(state)
+			w.from, w.index = "deliveries t INDEXED BY deliveries_unsent", "t.state >= 2 AND t.state = "+strconv.Itoa(state)
 		}
 	}
 	if f.Event != 0 && f.Event != store.AllEvents {
-		and("event & ? <> 0", f.Event)
+		and("t.event & ? <> 0", f.Event)
 	}
 	if f.Endpoint != "" {
-		url := "(SELECT url FROM predictions WHERE ref = prediction)"
-		// Most of the others are told by how their URL begins.
-		and(url+" LIKE ? ESCAPE '\\'", likeEscape.Replace(urlStart(f.Endpoint))+"%")
-		w.text, w.keep = url, func(url string) bool { return store.EndpointOf(url) == f.Endpoint }
+		// Most of the others are told by how their URL begins. A cross join is
+		// made in this order.
+		w.join = " CROSS JOIN predictions p ON p.ref = t.prediction"
+		and("p.url LIKE ? ESCAPE '\\'", likeEscape.Replace(urlStart(f.Endpoint))+"%")
+		w.text, w.keep = "p.url", func(url string) bool { return store.EndpointOf(url) == f.Endpoint }
 	}
 	numbers, next, err := w.run(ctx, s.db, f.Before, f.Limit)
 	if err != nil || len(numbers) == 0 {
@@ -146,7 +147,7 @@ func (s *Store) RedeliverDelivery(ctx context.Context, id string, payload func([
 
 // ListPredictions implements store.Operating.
 func (s *Store) ListPredictions(ctx context.Context, f store.PredictionFilter) ([]store.Prediction, int64, error) {
-	w := scan{number: "ref", from: "predictions"}
+	w := scan{number: "t.ref", from: "predictions t"}
 	if f.ID != "" {
 		refs, err := s.refs(ctx, f.ID)
 		if err != nil || len(refs) == 0 {
@@ -162,7 +163,7 @@ func (s *Store) ListPredictions(ctx context.Context, f store.PredictionFilter) (
 			w.where += " AND webhook = ?"
 			w.args = append(w.args, status)
 		default:
-			w.from, w.index = "predictions INDEXED BY predictions_unsent", "webhook >= 2 AND webhook = "+strconv.Itoa(status)
+			w.from, w.index = "predictions t INDEXED BY predictions_unsent", "t.webhook >= 2 AND t.webhook = "+strconv.Itoa(status)
 		}
 	}
 	refs, next, err := w.run(ctx, s.db, f.Before, f.Limit)

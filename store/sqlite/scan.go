@@ -10,9 +10,13 @@ import (
 )
 
 const (
-	// scanSpan is how many numbers one query of a list looks through, which
-	// takes a millisecond or two.
-	scanSpan = 5000
+	// firstSpan is how many numbers the first query of a list looks through.
+	// Each further one looks through more or less, as the time tells that
+	// the one before took.
+	firstSpan = 500
+	maxSpan   = 20_000
+	// spanTime is what a query should take.
+	spanTime = 2 * time.Millisecond
 	// scanTime is when a list stops looking for more rows and leaves the
 	// rest to the next page.
 	scanTime = 8 * time.Millisecond
@@ -23,7 +27,8 @@ const (
 // more than one with many.
 type scan struct {
 	number string // column
-	from   string // table and index
+	from   string // table, as t, and index
+	join   string // of what where needs
 	index  string // what the index is for, also where it finds the next span
 	where  string // what else rows must match
 	args   []any  // of index and where, in order; index has none
@@ -41,14 +46,15 @@ func (w *scan) run(ctx context.Context, db *sql.DB, before int64, limit int) (nu
 	if before <= 0 {
 		before = math.MaxInt64
 	}
+	span := int64(firstSpan)
 	for began := time.Now(); ; {
-		low := int64(0)
+		low, start := int64(0), time.Now()
 		if !w.whole {
 			top, created, err := w.top(ctx, db, before)
 			if err != nil || top == 0 || created < w.since.UnixMilli() && !w.since.IsZero() {
 				return numbers, 0, err
 			}
-			before, low = top+1, max(top-scanSpan, 0)
+			before, low = top+1, max(top-span, 0)
 		}
 		wanted := limit - len(numbers)
 		found, last, err := w.span(ctx, db, before, low, wanted)
@@ -58,6 +64,11 @@ func (w *scan) run(ctx context.Context, db *sql.DB, before int64, limit int) (nu
 		numbers = append(numbers, found...)
 		if before = low; last > 0 {
 			before = last
+		}
+		if took := time.Since(start); took < spanTime/2 {
+			span = min(2*span, maxSpan)
+		} else if took > spanTime {
+			span = max(span/2, firstSpan/10)
 		}
 		switch {
 		case before <= 1:
@@ -72,7 +83,7 @@ func (w *scan) run(ctx context.Context, db *sql.DB, before int64, limit int) (nu
 // forgotten.
 func (w *scan) top(ctx context.Context, db *sql.DB, before int64) (number, created int64, err error) {
 	var q strings.Builder
-	q.WriteString("SELECT " + w.number + ", created FROM " + w.from + " WHERE " + w.number + " < ?")
+	q.WriteString("SELECT " + w.number + ", t.created FROM " + w.from + " WHERE " + w.number + " < ?")
 	if w.index != "" {
 		q.WriteString(" AND " + w.index)
 	}
@@ -92,7 +103,7 @@ func (w *scan) span(ctx context.Context, db *sql.DB, before, low int64, limit in
 	if text == "" {
 		text = "''"
 	}
-	q.WriteString("SELECT " + w.number + ", " + text + " FROM " + w.from + " WHERE " + w.number + " < ? AND " + w.number + " >= ?")
+	q.WriteString("SELECT " + w.number + ", " + text + " FROM " + w.from + w.join + " WHERE " + w.number + " < ? AND " + w.number + " >= ?")
 	args := []any{before, low}
 	for _, condition := range []string{w.index, w.where} {
 		if condition != "" {
@@ -101,7 +112,7 @@ func (w *scan) span(ctx context.Context, db *sql.DB, before, low int64, limit in
 	}
 	args = append(args, w.args...)
 	if !w.since.IsZero() {
-		q.WriteString(" AND created >= ?")
+		q.WriteString(" AND t.created >= ?")
 		args = append(args, w.since.UnixMilli())
 	}
 	q.WriteString(" ORDER BY " + w.number + " DESC LIMIT ?")
