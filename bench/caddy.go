@@ -138,6 +138,9 @@ func (c *caddy) restart(ctx context.Context, addr string, request func() []byte,
 	err := c.poll(ctx, func() error {
 		cl := newClient(addr, time.Now().Add(5*time.Second))
 		defer cl.close()
+		if expect.mark != "" {
+			cl.mark = []byte(expect.mark)
+		}
 		a, err := cl.do(request())
 		if err != nil {
 			return err
