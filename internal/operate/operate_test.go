@@ -84,11 +84,22 @@ func (d *desk) attempt(v store.Verdict) {
 	}
 }
 
+// bulk calls until all is done.
 func (d *desk) bulk(q operate.DeliveryQuery, dry bool, want operate.Bulk) {
 	d.t.Helper()
-	got, err := d.RedeliverAll(d.t.Context(), q, dry)
-	if err != nil {
-		d.t.Fatal(err)
+	got := operate.Bulk{DryRun: dry}
+	for {
+		page, err := d.RedeliverAll(d.t.Context(), q, dry)
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		if q.Limit > 0 && page.Matched > q.Limit {
+			d.t.Fatalf("bulk did %+v in one call, the limit is %d", page, q.Limit)
+		}
+		got.Add(page)
+		if q.Cursor = page.Next; q.Cursor == "" {
+			break
+		}
 	}
 	if got != want {
 		d.t.Fatalf("bulk did %+v, want %+v", got, want)
@@ -106,7 +117,7 @@ func TestBulkRedeliversEachEventOnce(t *testing.T) {
 	if err := d.store.SetWebhook(t.Context(), gone.Ref, "", store.AllEvents); err != nil {
 		t.Fatal(err)
 	}
-	d.bulk(operate.DeliveryQuery{}, true, operate.Bulk{Matched: 50, Redelivered: 49, Disabled: 1, DryRun: true, Next: "m"})
+	d.bulk(operate.DeliveryQuery{Limit: 20}, true, operate.Bulk{Matched: 71, Redelivered: 70, Disabled: 1, DryRun: true})
 	d.bulk(operate.DeliveryQuery{Limit: 500}, true, operate.Bulk{Matched: 71, Redelivered: 70, Disabled: 1, DryRun: true})
 	d.bulk(operate.DeliveryQuery{Limit: 500}, false, operate.Bulk{Matched: 71, Redelivered: 70, Disabled: 1})
 	// What is on its way is not sent once more.
