@@ -138,11 +138,17 @@ func transact[J any](s *Store, jobs []J, work func(context.Context, *pgx.Conn, [
 	}
 }
 
-// use runs f with a connection. What can't have reached the server is tried
-// once more: connections break while nobody uses them.
+// use runs f with a connection, for what nobody waits for longer than the
+// database may take.
 func (s *Store) use(f func(context.Context, *pgx.Conn) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), groupTimeout)
 	defer cancel()
+	return s.with(ctx, f)
+}
+
+// with runs f with a connection. What can't have reached the server is tried
+// once more: connections break while nobody uses them.
+func (s *Store) with(ctx context.Context, f func(context.Context, *pgx.Conn) error) error {
 	for try := 0; ; try++ {
 		conn, err := s.pool.Acquire(ctx)
 		if err != nil {

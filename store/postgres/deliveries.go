@@ -125,9 +125,9 @@ func (s *Store) ClaimDeliveries(ctx context.Context, limit int, slots func(strin
 func (c *claiming) run(ctx context.Context) (next int64, err error) {
 	q := &c.s.queue
 	q.mu.Lock()
-	scan := c.now >= q.scanAt
+	scan := c.now >= q.scanAt || q.rescan
 	if scan {
-		q.scanAt = never
+		q.scanAt, q.rescan = never, false
 	}
 	q.mu.Unlock()
 	if scan {

@@ -150,7 +150,7 @@ func (s *Store) heard(payload string) {
 		}
 	case 'd': // something is due
 		if payload[1:] != strconv.FormatInt(s.nodes.id.Load(), 10) {
-			s.queue.look(0)
+			s.queue.lookAgain()
 		}
 	case 'n': // a node has left
 		signal(s.health.trouble)

@@ -190,7 +190,7 @@ func (s *Store) sweep(gone []int64) error {
 		return err
 	}
 	// What notifications did not tell.
-	s.queue.look(0)
+	s.queue.lookAgain()
 	return nil
 }
 

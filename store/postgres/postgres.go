@@ -264,11 +264,7 @@ func (s *Store) read(ctx context.Context, f func(context.Context, *pgx.Conn) err
 	}
 	within, cancel := context.WithTimeout(ctx, groupTimeout)
 	defer cancel()
-	conn, err := s.pool.Acquire(within)
-	if err == nil {
-		err = f(within, conn.Conn())
-		conn.Release()
-	}
+	err := s.with(within, f)
 	switch {
 	case err == nil, errors.Is(err, store.ErrNotFound), errors.Is(err, store.ErrDisabled):
 		return err

@@ -51,6 +51,8 @@ type queue struct {
 	claimed map[int64]*leased
 	// scanAt is when the database has to be looked at again.
 	scanAt int64
+	// rescan: other nodes may have left something there.
+	rescan bool
 	leases int64
 	// lost are leases of which it is not known whether they were committed.
 	lost        []int64
@@ -213,6 +215,15 @@ func (q *queue) look(due int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.scanAt = min(q.scanAt, due)
+	q.signal()
+}
+
+// lookAgain makes the database be looked at for what other nodes have left. It
+// does not change when something is known to be due.
+func (q *queue) lookAgain() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.rescan = true
 	q.signal()
 }
 
