@@ -132,7 +132,9 @@ func (Edge) CaddyModule() caddy.ModuleInfo {
 // Provision fills in the defaults, expands the secrets and joins the app.
 func (e *Edge) Provision(ctx caddy.Context) error {
 	e.logger = ctx.Logger()
-	e.now = time.Now
+	if e.now == nil {
+		e.now = time.Now
+	}
 	if err := e.setDefaults(); err != nil {
 		return err
 	}

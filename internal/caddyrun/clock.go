@@ -38,6 +38,9 @@ func NewClock(t testing.TB, path string) *Clock {
 // Ahead sets the clock to so long after now, or before it.
 func (c *Clock) Ahead(d time.Duration) { c.ahead.Store(int64(d)) }
 
+// Now is the time by the clock.
+func (c *Clock) Now() time.Time { return time.Now().Add(time.Duration(c.ahead.Load())) }
+
 // Purge has the store forget what its clock says is expired.
 func (c *Clock) Purge(t testing.TB) {
 	t.Helper()
@@ -78,9 +81,7 @@ func (c *clocked) SealKeyFile() string { return filepath.Join(filepath.Dir(c.Pat
 func (c *clocked) Open() (store.Closer, error) {
 	v, _ := clocks.LoadOrStore(c.Path, new(Clock))
 	clock := v.(*Clock)
-	s, err := sqlite.Open(sqlite.Options{Path: c.Path, PurgeEvery: time.Hour, Now: func() time.Time {
-		return time.Now().Add(time.Duration(clock.ahead.Load()))
-	}})
+	s, err := sqlite.Open(sqlite.Options{Path: c.Path, PurgeEvery: time.Hour, Now: clock.Now})
 	clock.mu.Lock()
 	defer clock.mu.Unlock()
 	clock.store = s
