@@ -89,7 +89,18 @@ func TestClockStepsFireNoRetryStorm(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if total == waiting*each && len(claimed) == 0 && next.After(now()) {
+			rows, _, err := s.ListDeliveries(context.Background(), store.DeliveryFilter{Limit: 2 * waiting})
+			if err != nil {
+				t.Fatal(err)
+			}
+			// An attempt under way would be timed by the next step's clock.
+			committed := 0
+			for _, row := range rows {
+				if row.Attempts == each {
+					committed++
+				}
+			}
+			if total == waiting*each && committed == waiting && len(claimed) == 0 && next.After(now()) {
 				return
 			}
 			if time.Now().After(deadline) {

@@ -67,7 +67,8 @@ func (w *world) cutUnderLoad(d *disk, round, writers int) {
 	}
 	w.kill()
 	close(stop)
-	wg.Wait()
+	wg.Wait() // also for answers that came before the kill
+	w.ledger.update(func() { w.ledger.dead = false })
 }
 
 // forgets makes sure that a cut loses what is not fsynced: otherwise these

@@ -267,10 +267,7 @@ func (w *world) do(path, port, body string, header ...string) answer {
 
 // crashed begins a new generation.
 func (w *world) crashed() {
-	w.ledger.update(func() {
-		w.ledger.generation++
-		w.ledger.dead = false
-	})
+	w.ledger.update(func() { w.ledger.generation++ })
 }
 
 // kill ends Caddy as a crash does. Requests that are under way see it.
