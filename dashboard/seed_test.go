@@ -3,6 +3,7 @@ package dashboard_test
 import (
 	"fmt"
 	"net/http"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,7 +32,14 @@ func seed(t testing.TB, path string, rows []seeded) {
 	t.Helper()
 	now := time.Now()
 	clock := now
-	s, err := sqlite.Open(sqlite.Options{Path: path, Now: func() time.Time { return clock }})
+	// The store asks for the time while it purges, too.
+	var shared atomic.Pointer[time.Time]
+	set := func(to time.Time) {
+		clock = to
+		shared.Store(&to)
+	}
+	set(now)
+	s, err := sqlite.Open(sqlite.Options{Path: path, Now: func() time.Time { return *shared.Load() }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,7 +50,7 @@ func seed(t testing.TB, path string, rows []seeded) {
 		}
 	}
 	for _, row := range rows {
-		clock = now.Add(-row.age)
+		set(now.Add(-row.age))
 		p := store.Prediction{API: "https://api.replicate.com/v1", ID: row.id, Client: "user alice", URL: row.url, Events: store.AllEvents, CreatedAt: clock}
 		payload := row.payload
 		if payload == "" {
@@ -60,7 +68,7 @@ func seed(t testing.TB, path string, rows []seeded) {
 				if next.IsZero() || !next.Before(now.Add(time.Hour/2)) {
 					break // what is left waits for later
 				}
-				clock = next
+				set(next)
 				continue
 			}
 			for _, d := range claimed {
@@ -93,7 +101,7 @@ func seed(t testing.TB, path string, rows []seeded) {
 						}
 					}
 				}
-				clock = clock.Add(120 * time.Millisecond)
+				set(clock.Add(120 * time.Millisecond))
 				fail(s.Complete(t.Context(), o))
 			}
 		}
