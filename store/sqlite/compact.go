@@ -19,6 +19,8 @@ const (
 // Compact merges the rows of a quiet time, which hold an entry each, so that a
 // million entries are a few thousand rows to read at opening.
 func (s *Store) Compact() error {
+	s.compacting.Lock()
+	defer s.compacting.Unlock()
 	for {
 		var last, highest int64
 		err := s.writer.do(context.Background(), &op{write: func(g *group) (err error) {

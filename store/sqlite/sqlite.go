@@ -48,8 +48,10 @@ type Store struct {
 	queue  *queue
 	polls  polling.Schedule
 
-	// compacted is the number up to which rows of dedup were merged.
-	compacted int64
+	// compacted is the number up to which rows of dedup were merged. It is
+	// guarded by compacting, which one call of Compact holds at a time.
+	compacting sync.Mutex
+	compacted  int64
 
 	stop     chan struct{}
 	working  sync.WaitGroup
