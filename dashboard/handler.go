@@ -26,7 +26,10 @@ const DefaultUser = "{http.auth.user.id}"
 // put basic_auth or forward_auth before it.
 //
 // Pages are complete without JavaScript. With it they follow what happens. They
-// load nothing from elsewhere, can't be framed, and show no secret.
+// load nothing from elsewhere, can't be framed, and show no secret. Below api/
+// the same is there as JSON, to read: status, predictions, predictions/{id},
+// deliveries, deliveries/{id} and endpoints, with the parameters and documents
+// of the admin API.
 type Handler struct {
 	// Prefix is the path below which the dashboard is, without a slash at
 	// its end. Default: the path of the directive's matcher, else none.
@@ -154,6 +157,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 		return nil
 	case pageLive:
 		return h.stream(w, r)
+	case pageAPI:
+		return h.api(w, r, rt)
 	}
 	return h.answer(w, r, rt, user)
 }

@@ -14,6 +14,7 @@ const (
 	pageEndpoints   = "endpoints"
 	pageLive        = "live"
 	pageAsset       = "asset"
+	pageAPI         = "api"
 	doRedeliver     = "redeliver"
 	doReset         = "reset"
 	toRoot          = "root" // the prefix without its slash
@@ -22,7 +23,9 @@ const (
 // route is what a request is for.
 type route struct {
 	page string
-	// name is the asset's name or the delivery's id.
+	// kind is what an API path names, see apiOf.
+	kind string
+	// name is the asset's name, or the id of a delivery or prediction.
 	name string
 	// up leads from the page to the dashboard's root.
 	up string
@@ -45,6 +48,10 @@ func routeOf(r *http.Request, prefix string) (route, bool) {
 	rt := route{up: strings.Repeat("../", len(segments)-1)}
 	if rt.up == "" {
 		rt.up = "./"
+	}
+	if segments[0] == pageAPI {
+		rt.page, rt.kind, rt.name = pageAPI, apiOf(segments[1:]), segments[len(segments)-1]
+		return rt, rt.kind != ""
 	}
 	switch len(segments) {
 	case 1:

@@ -1,0 +1,102 @@
+package dashboard
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/operate"
+)
+
+// The API answers with the documents that the pages are made of, which are those
+// of the admin API, for scripts that may sign in here and not there. It only
+// reads: what changes something takes a form of the page.
+//
+//	GET {prefix}/api/status
+//	GET {prefix}/api/predictions[?status=&id=&limit=&cursor=]
+//	GET {prefix}/api/predictions/{id}
+//	GET {prefix}/api/deliveries[?state=&endpoint=&event=&prediction=&since=&limit=&cursor=]
+//	GET {prefix}/api/deliveries/{id}
+//	GET {prefix}/api/endpoints
+//
+// Errors are {"error"} with the status that fits.
+
+// apiOf is what a path below api/ names, empty for nothing.
+func apiOf(segments []string) string {
+	switch {
+	case len(segments) == 1 && (segments[0] == pageDeliveries || segments[0] == pagePredictions || segments[0] == pageEndpoints || segments[0] == "status"):
+		return segments[0]
+	case len(segments) == 2 && (segments[0] == pageDeliveries || segments[0] == pagePredictions) && validID(segments[1]):
+		return segments[0] + "/"
+	}
+	return ""
+}
+
+// api answers with a document.
+func (h *Handler) api(w http.ResponseWriter, r *http.Request, rt route) error {
+	doc, err := h.document(r, rt)
+	status := http.StatusOK
+	if err != nil {
+		if r.Context().Err() != nil {
+			return err
+		}
+		status = apiStatus(err)
+		if status == http.StatusInternalServerError {
+			return caddyhttp.Error(status, err)
+		}
+		if status == http.StatusServiceUnavailable {
+			w.Header().Set("Retry-After", "5")
+		}
+		doc = map[string]string{"error": err.Error()}
+	}
+	body, err := json.Marshal(doc)
+	if err != nil {
+		return caddyhttp.Error(http.StatusInternalServerError, fmt.Errorf("writing %s: %w", rt.kind, err))
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	// What can't be written any more can't be reported either.
+	_, _ = w.Write(append(body, '\n'))
+	return nil
+}
+
+func (h *Handler) document(r *http.Request, rt route) (any, error) {
+	ctx, s, query := r.Context(), h.app.Operate(), r.URL.Query()
+	switch rt.kind {
+	case pagePredictions:
+		q, err := operate.ParsePredictionQuery(query)
+		if err != nil {
+			return nil, err
+		}
+		return s.Predictions(ctx, q)
+	case pageDeliveries:
+		q, err := operate.ParseDeliveryQuery(query)
+		if err != nil {
+			return nil, err
+		}
+		return s.Deliveries(ctx, q)
+	case pagePredictions + "/":
+		return s.Prediction(ctx, rt.name, "")
+	case pageDeliveries + "/":
+		return s.Delivery(ctx, rt.name)
+	case pageEndpoints:
+		return s.Endpoints(), nil
+	}
+	return s.Status(ctx)
+}
+
+func apiStatus(err error) int {
+	var invalid *operate.InvalidError
+	switch {
+	case errors.As(err, &invalid):
+		return http.StatusBadRequest
+	case errors.Is(err, operate.ErrNotFound):
+		return http.StatusNotFound
+	case errors.Is(err, operate.ErrUnavailable):
+		return http.StatusServiceUnavailable
+	}
+	return http.StatusInternalServerError
+}
