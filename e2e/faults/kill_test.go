@@ -49,7 +49,7 @@ func (w *world) surviveKills(rounds int) {
 	w.Start("PORT1")
 	w.check()
 	w.drain()
-	w.t.Logf("%d kills: %v", w.ledger.generation, w.ledger.audit(w.t))
+	w.t.Logf("%d kills: %v", w.ledger.crashes, w.ledger.audit(w.t))
 }
 
 // pause lets up to d pass: that moments are random is the point.

@@ -9,13 +9,16 @@ import (
 )
 
 // ledger is what was sent, what was promised in answer, and what arrived. A
-// generation is the time from one crash to the next.
+// generation is the time from one start or crash to the next.
 type ledger struct {
 	mu         sync.Mutex
 	generation int
-	events     map[string]*event
-	creates    map[string]bool // by prediction: the client has its 201
-	deliveries map[string][]receipt
+	// lived is the generation that the last crash ended, crashes is their
+	// number.
+	lived, crashes int
+	events         map[string]*event
+	creates        map[string]bool // by prediction: the client has its 201
+	deliveries     map[string][]receipt
 	// byPrediction has the deliveries' receipts of a prediction, in order.
 	byPrediction map[string][]receipt
 	faults       []string

@@ -265,9 +265,29 @@ func (w *world) do(path, port, body string, header ...string) answer {
 	return answer{resp.StatusCode, resp.Header.Get("X-Replicate-Duplicate") == "true", resp.Header, text, nil}
 }
 
-// crashed begins a new generation.
+// crashed ends a generation. What the process that died has sent may be read
+// after its death, so the time until the next one starts is a generation of its
+// own.
 func (w *world) crashed() {
+	w.ledger.update(func() {
+		w.ledger.crashes++
+		w.ledger.lived = w.ledger.generation
+		w.ledger.generation++
+	})
+}
+
+// Start runs Caddy, in a new generation.
+func (w *world) Start(port string) {
+	w.t.Helper()
 	w.ledger.update(func() { w.ledger.generation++ })
+	w.Child.Start(port)
+}
+
+// Launch is Start that does not wait until Caddy listens.
+func (w *world) Launch() {
+	w.t.Helper()
+	w.ledger.update(func() { w.ledger.generation++ })
+	w.Child.Launch()
 }
 
 // kill ends Caddy as a crash does. Requests that are under way see it.
@@ -365,9 +385,9 @@ func (w *world) check() {
 
 // remembers wants what was accepted before the last crash to be a duplicate.
 func (w *world) remembers() {
-	last := w.ledger.generation - 1
+	lived, now := w.ledger.lived, w.ledger.generation
 	together(w.ledger.selected(func(e *event) bool {
-		return e.accepted && e.generation == last && e.path == "/webhooks/replicate"
+		return e.accepted && e.generation >= lived && e.generation < now && e.path == "/webhooks/replicate"
 	}), func(e *event) {
 		if a := w.post(e); !a.duplicate {
 			w.ledger.fault("event %s was accepted before the crash and got %v after it", e.id, a)

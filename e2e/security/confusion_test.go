@@ -256,12 +256,13 @@ func TestHTTP2(t *testing.T) {
 	e := newEdge(t, "", "servers {\nprotocols h1 h2c\n}")
 	var p http.Protocols
 	p.SetUnencryptedHTTP2(true)
-	transport := &http.Transport{Protocols: &p}
-	defer transport.CloseIdleConnections()
-	client := &http.Client{Transport: transport, Timeout: 2 * caddyrun.Patience}
 	w := replicate(t, whsec, payload("p1", time.Now()))
 	send := func(w hook, trailer http.Header) answer {
 		t.Helper()
+		// A refusal ends its connection, so that each takes one of its own.
+		transport := &http.Transport{Protocols: &p}
+		defer transport.CloseIdleConnections()
+		client := &http.Client{Transport: transport, Timeout: 2 * caddyrun.Patience}
 		r, err := http.NewRequestWithContext(context.Background(), http.MethodPost, e.URL("PORT1", route), io.NopCloser(strings.NewReader(w.body)))
 		if err != nil {
 			t.Fatal(err)
