@@ -98,7 +98,7 @@ func fill(b *testing.B, s *Store, entries, size int) {
 	for n := 0; n < entries; {
 		err := s.writer.do(context.Background(), &op{write: func(tx *group) error {
 			for range 50_000 / size {
-				for range size {
+				for range min(size, entries-n) {
 					e := benchEntry(int64(n))
 					tx.add(&e)
 					n++
