@@ -76,11 +76,11 @@ type route struct {
 
 var routes = []route{
 	{method: http.MethodGet, path: "status", serve: func(r *request) (any, error) { return r.s.Status(r.ctx) }},
-	{method: http.MethodGet, path: "predictions", lists: true, serve: listPredictions},
+	{method: http.MethodGet, path: "predictions", lists: true, serve: func(r *request) (any, error) { return r.s.QueryPredictions(r.ctx, r.query) }},
 	{method: http.MethodGet, path: "predictions/{id}", params: []string{"api"}, serve: func(r *request) (any, error) {
 		return r.s.Prediction(r.ctx, r.id, r.query.Get("api"))
 	}},
-	{method: http.MethodGet, path: "deliveries", lists: true, serve: listDeliveries},
+	{method: http.MethodGet, path: "deliveries", lists: true, serve: func(r *request) (any, error) { return r.s.QueryDeliveries(r.ctx, r.query) }},
 	{method: http.MethodGet, path: "deliveries/{id}", serve: func(r *request) (any, error) { return r.s.Delivery(r.ctx, r.id) }},
 	{method: http.MethodPost, path: "deliveries/{id}/redeliver", serve: func(r *request) (any, error) { return r.s.Redeliver(r.ctx, r.id) }},
 	{method: http.MethodPost, path: "redeliver", lists: true, serve: redeliverAll},
@@ -91,22 +91,6 @@ var routes = []route{
 	{method: http.MethodGet, path: "secret", params: []string{"client"}, serve: func(r *request) (any, error) {
 		return r.s.Secret(r.ctx, r.query.Get("client"))
 	}},
-}
-
-func listPredictions(r *request) (any, error) {
-	q, err := operate.ParsePredictionQuery(r.query)
-	if err != nil {
-		return nil, err
-	}
-	return r.s.Predictions(r.ctx, q)
-}
-
-func listDeliveries(r *request) (any, error) {
-	q, err := operate.ParseDeliveryQuery(r.query)
-	if err != nil {
-		return nil, err
-	}
-	return r.s.Deliveries(r.ctx, q)
 }
 
 func redeliverAll(r *request) (any, error) {
@@ -146,7 +130,7 @@ func serve(w http.ResponseWriter, r *http.Request) error {
 	}
 	doc, err := found.serve(&request{ctx: r.Context(), s: app.Operate(), id: id, query: query})
 	if err != nil {
-		return caddy.APIError{HTTPStatus: statusOf(err), Err: err}
+		return caddy.APIError{HTTPStatus: operate.HTTPStatus(err), Err: err}
 	}
 	h.Set("Content-Type", "application/json")
 	e := json.NewEncoder(w)
@@ -220,21 +204,6 @@ func running() (App, error) {
 		return nil, caddy.APIError{HTTPStatus: http.StatusInternalServerError, Err: errors.New("app " + appName + " is of another plugin")}
 	}
 	return app, nil
-}
-
-func statusOf(err error) int {
-	var refused *operate.InvalidError
-	switch {
-	case errors.As(err, &refused):
-		return http.StatusBadRequest
-	case errors.Is(err, operate.ErrNotFound):
-		return http.StatusNotFound
-	case errors.Is(err, operate.ErrDisabled):
-		return http.StatusConflict
-	case errors.Is(err, operate.ErrUnavailable):
-		return http.StatusServiceUnavailable
-	}
-	return http.StatusInternalServerError
 }
 
 // Interface guards.

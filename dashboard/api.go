@@ -2,7 +2,6 @@ package dashboard
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 
@@ -43,7 +42,7 @@ func (h *Handler) api(w http.ResponseWriter, r *http.Request, rt route) error {
 		if r.Context().Err() != nil {
 			return err
 		}
-		status = apiStatus(err)
+		status = operate.HTTPStatus(err)
 		if status == http.StatusInternalServerError {
 			return caddyhttp.Error(status, err)
 		}
@@ -67,17 +66,9 @@ func (h *Handler) document(r *http.Request, rt route) (any, error) {
 	ctx, s, query := r.Context(), h.app.Operate(), r.URL.Query()
 	switch rt.kind {
 	case pagePredictions:
-		q, err := operate.ParsePredictionQuery(query)
-		if err != nil {
-			return nil, err
-		}
-		return s.Predictions(ctx, q)
+		return s.QueryPredictions(ctx, query)
 	case pageDeliveries:
-		q, err := operate.ParseDeliveryQuery(query)
-		if err != nil {
-			return nil, err
-		}
-		return s.Deliveries(ctx, q)
+		return s.QueryDeliveries(ctx, query)
 	case pagePredictions + "/":
 		return s.Prediction(ctx, rt.name, "")
 	case pageDeliveries + "/":
@@ -86,17 +77,4 @@ func (h *Handler) document(r *http.Request, rt route) (any, error) {
 		return s.Endpoints(), nil
 	}
 	return s.Status(ctx)
-}
-
-func apiStatus(err error) int {
-	var invalid *operate.InvalidError
-	switch {
-	case errors.As(err, &invalid):
-		return http.StatusBadRequest
-	case errors.Is(err, operate.ErrNotFound):
-		return http.StatusNotFound
-	case errors.Is(err, operate.ErrUnavailable):
-		return http.StatusServiceUnavailable
-	}
-	return http.StatusInternalServerError
 }

@@ -58,22 +58,23 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, rt route, user 
 // explain makes a page of an error that a user can do something about.
 func (v *visit) explain(err error) error {
 	var handled caddyhttp.HandlerError
-	var invalid *operate.InvalidError
-	switch {
-	case err == nil, errors.As(err, &handled), v.r.Context().Err() != nil:
+	if err == nil || errors.As(err, &handled) || v.r.Context().Err() != nil {
 		return err
-	case errors.As(err, &invalid):
-		return v.problem(http.StatusBadRequest, "That can't be asked for", "The "+invalid.Error()+".")
-	case errors.Is(err, operate.ErrNotFound):
-		return v.problem(http.StatusNotFound, "There is no such thing", "It never was, or it is forgotten by now: finished deliveries are kept for the time of retention, endpoints for five minutes.")
-	case errors.Is(err, operate.ErrDisabled):
-		return v.problem(http.StatusConflict, "The webhook is disabled", "The client has switched it off, or its receiver has said with a 410 that it is gone. There is nowhere to deliver to.")
-	case errors.Is(err, operate.ErrUnavailable):
+	}
+	status := operate.HTTPStatus(err)
+	switch status {
+	case http.StatusBadRequest:
+		return v.problem(status, "That can't be asked for", "The "+err.Error()+".")
+	case http.StatusNotFound:
+		return v.problem(status, "There is no such thing", "It never was, or it is forgotten by now: finished deliveries are kept for the time of retention, endpoints for five minutes.")
+	case http.StatusConflict:
+		return v.problem(status, "The webhook is disabled", "The client has switched it off, or its receiver has said with a 410 that it is gone. There is nowhere to deliver to.")
+	case http.StatusServiceUnavailable:
 		v.logger.Error("the dashboard can't ask the store", zap.Error(err))
 		v.w.Header().Set("Retry-After", "5")
-		return v.problem(http.StatusServiceUnavailable, "The store can't be asked now", "Nothing is lost by that. The log says why; this page can be loaded again when it is back.")
+		return v.problem(status, "The store can't be asked now", "Nothing is lost by that. The log says why; this page can be loaded again when it is back.")
 	}
-	return caddyhttp.Error(http.StatusInternalServerError, err)
+	return caddyhttp.Error(status, err)
 }
 
 // frame is what the page has around it.

@@ -58,6 +58,26 @@ func (p planted) absent(t *testing.T, where string, text []byte) {
 	}
 }
 
+// request makes a request and wants none of the secrets in its answer. Headers
+// are pairs.
+func (p planted) request(t *testing.T, client *http.Client, method, url, body string, header ...string) answer {
+	t.Helper()
+	r, err := http.NewRequest(method, url, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/json")
+	for i := 0; i+1 < len(header); i += 2 {
+		r.Header.Set(header[i], header[i+1])
+	}
+	a, err := do(client, r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.absent(t, "the answer to "+method+" "+url, fmt.Appendf(nil, "%v %s", a.header, a.body))
+	return a
+}
+
 // TestSecretsAppearNowhere gives every option that takes a secret a value to look
 // for, by environment and by file, and has a Caddy of its own do all it can do:
 // nothing that leaves it, and no file that it writes, holds any of them.
@@ -146,20 +166,7 @@ http://127.0.0.1:{$PORT1} {
 	c.Start("PORT1")
 	get := func(method, url, body string, header ...string) answer {
 		t.Helper()
-		r, err := http.NewRequest(method, url, strings.NewReader(body))
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.Header.Set("Content-Type", "application/json")
-		for i := 0; i+1 < len(header); i += 2 {
-			r.Header.Set(header[i], header[i+1])
-		}
-		a, err := do(c.Client, r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		secrets.absent(t, "the answer to "+method+" "+url, fmt.Appendf(nil, "%v %s", a.header, a.body))
-		return a
+		return secrets.request(t, c.Client, method, url, body, header...)
 	}
 	// The edge: genuine, twice; forged; not JSON.
 	w := replicate(t, secrets.value("the edge's secret"), payload("p1", time.Now()))

@@ -3,7 +3,6 @@ package security_test
 import (
 	"fmt"
 	"net/http"
-	"strings"
 	"testing"
 	"time"
 
@@ -43,26 +42,10 @@ http://127.0.0.1:{$PORT1} {
 	c.Configure(c.Expand(text)) // twice: the global options have a port, too
 	c.Environ = []string{"C_DSN=" + db.Fresh(t), "C_SEAL=a seal key, long enough", "C_EDGE=" + unknown}
 	c.Start("PORT1")
-	get := func(method, url, body string, header ...string) answer {
-		t.Helper()
-		r, err := http.NewRequest(method, url, strings.NewReader(body))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for i := 0; i+1 < len(header); i += 2 {
-			r.Header.Set(header[i], header[i+1])
-		}
-		a, err := do(c.Client, r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		secrets.absent(t, "the answer to "+method+" "+url, fmt.Appendf(nil, "%v %s", a.header, a.body))
-		return a
-	}
 	look := func() {
 		t.Helper()
 		for _, path := range []string{"/config/", "/metrics", "/debug/pprof/cmdline", "/replicate_webhook/status", "/replicate_webhook/deliveries"} {
-			get(http.MethodGet, c.URL("PORT_ADMIN", path), "")
+			secrets.request(t, c.Client, http.MethodGet, c.URL("PORT_ADMIN", path), "")
 		}
 		for _, args := range [][]string{
 			{"adapt", "--config", c.Path("Caddyfile")}, {"validate", "--config", c.Path("Caddyfile")},
@@ -78,7 +61,7 @@ http://127.0.0.1:{$PORT1} {
 	post := func(id string) answer {
 		t.Helper()
 		w := replicate(t, unknown, payload(id, time.Now()))
-		return get(http.MethodPost, c.URL("PORT1", route), w.body, "X-Replicate-Signature", w.header.Get("X-Replicate-Signature"))
+		return secrets.request(t, c.Client, http.MethodPost, c.URL("PORT1", route), w.body, "X-Replicate-Signature", w.header.Get("X-Replicate-Signature"))
 	}
 	if a := post("p1"); a.status != http.StatusOK {
 		t.Fatalf("got %v", a)

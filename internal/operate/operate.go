@@ -1,11 +1,13 @@
 // Package operate is what operators can see and do, in typed documents that
-// are the same in the admin API, on the command line and on the dashboard. It
-// knows nothing of HTTP.
+// are the same in the admin API, on the command line and on the dashboard. Of
+// HTTP it knows no more than which status fits an error.
 package operate
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/http"
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/delivery"
@@ -34,6 +36,23 @@ type InvalidError struct {
 }
 
 func (e *InvalidError) Error() string { return e.Option + " " + e.Problem }
+
+// HTTPStatus is the status that fits an error of Service: 500 for one that is
+// none of those it is known to answer.
+func HTTPStatus(err error) int {
+	var refused *InvalidError
+	switch {
+	case errors.As(err, &refused):
+		return http.StatusBadRequest
+	case errors.Is(err, ErrNotFound):
+		return http.StatusNotFound
+	case errors.Is(err, ErrDisabled):
+		return http.StatusConflict
+	case errors.Is(err, ErrUnavailable):
+		return http.StatusServiceUnavailable
+	}
+	return http.StatusInternalServerError
+}
 
 func invalid(option, format string, args ...any) error {
 	return &InvalidError{Option: option, Problem: fmt.Sprintf(format, args...)}

@@ -1,6 +1,7 @@
 package operate
 
 import (
+	"context"
 	"net/url"
 	"slices"
 	"strconv"
@@ -69,6 +70,24 @@ func ParseDeliveryQuery(v url.Values) (q DeliveryQuery, err error) {
 func ParsePredictionQuery(v url.Values) (q PredictionQuery, err error) {
 	err = parse(v, q.fields())
 	return q, err
+}
+
+// QueryDeliveries is Deliveries for a query as it stands in a URL.
+func (s *Service) QueryDeliveries(ctx context.Context, v url.Values) (DeliveryPage, error) {
+	q, err := ParseDeliveryQuery(v)
+	if err != nil {
+		return DeliveryPage{}, err
+	}
+	return s.Deliveries(ctx, q)
+}
+
+// QueryPredictions is Predictions for a query as it stands in a URL.
+func (s *Service) QueryPredictions(ctx context.Context, v url.Values) (PredictionPage, error) {
+	q, err := ParsePredictionQuery(v)
+	if err != nil {
+		return PredictionPage{}, err
+	}
+	return s.Predictions(ctx, q)
 }
 
 // Values writes the query as ParseDeliveryQuery reads it.

@@ -39,52 +39,36 @@ const maxPages = 1000
 // called.
 func (b *tracking) deliveries(f store.DeliveryFilter, between func()) []store.DeliveryRow {
 	b.t.Helper()
-	if f.Limit == 0 {
-		f.Limit = 2
-	}
-	var all []store.DeliveryRow
-	for range maxPages {
-		rows, next, err := b.s.ListDeliveries(ctx, f)
-		b.must(err)
-		if len(rows) > f.Limit {
-			b.t.Fatalf("%d rows, limit %d", len(rows), f.Limit)
-		}
-		all = append(all, rows...)
-		if next == 0 {
-			return all
-		}
-		if f.Before > 0 && next >= f.Before {
-			b.t.Fatalf("the list goes on at %d after %d", next, f.Before)
-		}
-		f.Before = next
-		if between != nil {
-			between()
-		}
-	}
-	b.t.Fatal("the list does not end")
-	return nil
+	return walk(b, &f.Limit, &f.Before, between, func() ([]store.DeliveryRow, int64, error) { return b.s.ListDeliveries(ctx, f) })
 }
 
+// predictionList is deliveries for predictions.
 func (b *tracking) predictionList(f store.PredictionFilter, between func()) []store.Prediction {
 	b.t.Helper()
-	if f.Limit == 0 {
-		f.Limit = 2
+	return walk(b, &f.Limit, &f.Before, between, func() ([]store.Prediction, int64, error) { return b.s.ListPredictions(ctx, f) })
+}
+
+// walk reads a list to its end. limit and before are those of the filter that
+// page asks with.
+func walk[R any](b *tracking, limit *int, before *int64, between func(), page func() ([]R, int64, error)) (all []R) {
+	b.t.Helper()
+	if *limit == 0 {
+		*limit = 2
 	}
-	var all []store.Prediction
 	for range maxPages {
-		rows, next, err := b.s.ListPredictions(ctx, f)
+		rows, next, err := page()
 		b.must(err)
-		if len(rows) > f.Limit {
-			b.t.Fatalf("%d rows, limit %d", len(rows), f.Limit)
+		if len(rows) > *limit {
+			b.t.Fatalf("%d rows, limit %d", len(rows), *limit)
 		}
 		all = append(all, rows...)
 		if next == 0 {
 			return all
 		}
-		if f.Before > 0 && next >= f.Before {
-			b.t.Fatalf("the list goes on at %d after %d", next, f.Before)
+		if *before > 0 && next >= *before {
+			b.t.Fatalf("the list goes on at %d after %d", next, *before)
 		}
-		f.Before = next
+		*before = next
 		if between != nil {
 			between()
 		}
