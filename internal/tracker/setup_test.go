@@ -105,7 +105,8 @@ func (a *imitation) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // RoundTrip answers without a connection. A handler that hangs does so until
-// the request is cancelled.
+// the request is cancelled; it is waited for, so that what is counted as open
+// is what the tracker waits for.
 func (a *imitation) RoundTrip(r *http.Request) (*http.Response, error) {
 	w := httptest.NewRecorder()
 	done := make(chan struct{})
@@ -117,6 +118,7 @@ func (a *imitation) RoundTrip(r *http.Request) (*http.Response, error) {
 	case <-done:
 		return w.Result(), nil
 	case <-r.Context().Done():
+		<-done
 		return nil, r.Context().Err()
 	}
 }
