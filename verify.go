@@ -414,15 +414,19 @@ func (e *Edge) exchange(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 	defer timer.Stop()
 
 	unlink := func() bool { return false }
-	x := exchange.NewWriter(w, func() error {
+	x := exchange.NewWriter(w, func(whole bool) error {
 		if claim != nil {
-			ctx, cancel := context.WithTimeout(ctx, commitTimeout)
+			// What the app has answered is committed whoever went away since.
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
 			defer cancel()
 			if err := claim.Commit(ctx); err != nil && e.OnStoreError != "pass" {
 				return err
 			} else if err != nil {
 				e.logger.Error("passing an answer on without a commit", zap.Error(err))
 			}
+		}
+		if whole {
+			return nil
 		}
 		// The answer belongs to the sender from here on: it may take as
 		// long as the sender stays.
@@ -439,10 +443,13 @@ func (e *Edge) exchange(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 	hook.Prepare(r)
 	returned := false
 	defer func() {
+		if returned {
+			return
+		}
 		// A panic is counted here, since ServeHTTP will not get to it: a
 		// proxy aborts that way, too, when an answer is cut short.
+		x.Finish(false)
 		switch {
-		case returned:
 		case x.Accepted():
 			metrics.CountRequest("accepted")
 		default:
@@ -451,9 +458,7 @@ func (e *Edge) exchange(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 	}()
 	err := next.ServeHTTP(x, r)
 	returned = true
-	if err == nil {
-		x.Finish()
-	}
+	x.Finish(err == nil)
 	switch {
 	case x.Err() != nil:
 		return "store", unavailable(x.Err())

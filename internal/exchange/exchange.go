@@ -7,25 +7,39 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
+// small is the longest answer that is held back until it is complete. It is
+// what net/http keeps to itself, too, until the handler returns, so that nobody
+// waits longer for one.
+const small = 2048
+
 // Writer is the ResponseWriter of one exchange. Nothing of a 2xx leaves before
 // accept has committed it; when that fails, nothing of it leaves at all.
-// Answers stream: nothing is buffered.
+//
+// A small answer is taken in whole before it is committed, so that a proxy has
+// its connection to the app back while the commit waits for the disk. Any other
+// is committed at its first byte and streams.
 type Writer struct {
 	*caddyhttp.ResponseWriterWrapper
-	accept   func() error
+	accept   func(whole bool) error
 	before   http.Header
 	decided  bool
 	accepted bool
+	ended    bool
 	refused  http.Header // what is added to an answer that does not leave
 	err      error
+
+	status int // of the answer that is held back, or 0
+	held   []byte
 }
 
-// NewWriter wraps w. accept is called once, at the first sign of a 2xx.
-func NewWriter(w http.ResponseWriter, accept func() error) *Writer {
+// NewWriter wraps w. accept is called once, when a 2xx is about to leave, and is
+// told whether the handler has ended, so that the whole answer is here.
+func NewWriter(w http.ResponseWriter, accept func(whole bool) error) *Writer {
 	return &Writer{
 		ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
 		accept:                accept,
@@ -33,15 +47,48 @@ func NewWriter(w http.ResponseWriter, accept func() error) *Writer {
 	}
 }
 
-// Finish is told that the handler returned without an error: net/http answers
-// 200 for one that wrote nothing.
-func (x *Writer) Finish() { x.decide(http.StatusOK) }
+// Finish is told that the handler returned, and whether without an error:
+// net/http answers 200 for one that wrote nothing.
+func (x *Writer) Finish(ok bool) {
+	x.ended = true
+	if ok || x.status != 0 {
+		x.settle(http.StatusOK)
+	}
+}
 
 // Accepted reports a 2xx that was committed.
 func (x *Writer) Accepted() bool { return x.accepted }
 
 // Err is why a 2xx could not be committed, and so did not leave.
 func (x *Writer) Err() error { return x.err }
+
+// hold reports whether an answer with this status is to be held back.
+func (x *Writer) hold(status int) bool {
+	if x.decided || status < 200 || status > 299 {
+		return false
+	}
+	length, err := strconv.ParseUint(x.Header().Get("Content-Length"), 10, 63)
+	return err == nil && length <= small
+}
+
+// settle decides, and lets go of what was held back. The status is that of an
+// answer which has none yet.
+func (x *Writer) settle(status int) {
+	if x.status == 0 {
+		x.decide(status)
+		return
+	}
+	status, x.status = x.status, 0
+	x.decide(status)
+	if x.err != nil {
+		return
+	}
+	x.ResponseWriterWrapper.WriteHeader(status)
+	if len(x.held) > 0 {
+		// An error shows again at the next write, or as an answer cut short.
+		_, _ = x.ResponseWriterWrapper.Write(x.held)
+	}
+}
 
 func (x *Writer) decide(status int) {
 	if x.decided {
@@ -51,7 +98,7 @@ func (x *Writer) decide(status int) {
 	if status < 200 || status > 299 {
 		return
 	}
-	if x.err = x.accept(); x.err == nil {
+	if x.err = x.accept(x.ended); x.err == nil {
 		x.accepted = true
 		return
 	}
@@ -73,20 +120,28 @@ func (x *Writer) Header() http.Header {
 	return x.ResponseWriterWrapper.Header()
 }
 
-// WriteHeader decides on the first final status. Informational ones pass.
+// WriteHeader takes the first final status. Informational ones pass.
 func (x *Writer) WriteHeader(status int) {
-	if status < 200 && status != http.StatusSwitchingProtocols {
+	switch {
+	case status < 200 && status != http.StatusSwitchingProtocols:
 		x.ResponseWriterWrapper.WriteHeader(status)
-		return
-	}
-	x.decide(status)
-	if x.err == nil {
-		x.ResponseWriterWrapper.WriteHeader(status)
+	case x.status != 0:
+	case x.hold(status):
+		x.status = status
+	default:
+		x.decide(status)
+		if x.err == nil {
+			x.ResponseWriterWrapper.WriteHeader(status)
+		}
 	}
 }
 
 func (x *Writer) Write(p []byte) (int, error) {
-	x.decide(http.StatusOK)
+	if x.status != 0 && len(x.held)+len(p) <= small {
+		x.held = append(x.held, p...)
+		return len(p), nil
+	}
+	x.settle(http.StatusOK)
 	if x.err != nil {
 		return len(p), nil
 	}
@@ -95,7 +150,10 @@ func (x *Writer) Write(p []byte) (int, error) {
 
 // ReadFrom keeps the fast path of copying an answer's body.
 func (x *Writer) ReadFrom(r io.Reader) (int64, error) {
-	x.decide(http.StatusOK)
+	if x.status != 0 {
+		return io.Copy(struct{ io.Writer }{x}, r)
+	}
+	x.settle(http.StatusOK)
 	if x.err != nil {
 		return io.Copy(io.Discard, r)
 	}
@@ -104,7 +162,7 @@ func (x *Writer) ReadFrom(r io.Reader) (int64, error) {
 
 // FlushError keeps a flush from sending the header before the decision.
 func (x *Writer) FlushError() error {
-	x.decide(http.StatusOK)
+	x.settle(http.StatusOK)
 	if x.err != nil {
 		return nil
 	}
@@ -113,7 +171,7 @@ func (x *Writer) FlushError() error {
 
 // Hijack takes the connection away, which is no 2xx.
 func (x *Writer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	x.decide(http.StatusSwitchingProtocols)
+	x.settle(http.StatusSwitchingProtocols)
 	return http.NewResponseController(x.ResponseWriter).Hijack()
 }
 

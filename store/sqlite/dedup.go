@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
@@ -22,6 +23,8 @@ type dedup struct {
 	// held has the claims that are open, and those that were passed on but
 	// could not be committed.
 	held map[store.Key]*claim
+	// open counts the claims that have not ended.
+	open atomic.Int64
 	// purged is the newest signed time purged from a scope, in Unix
 	// milliseconds.
 	purged map[string]int64
@@ -106,6 +109,7 @@ func (s *Store) try(e store.Entry) (mine, other *claim, err error) {
 	for _, k := range mine.entry.Keys {
 		d.held[k] = mine
 	}
+	d.open.Add(1)
 	return mine, nil, nil
 }
 
@@ -175,6 +179,7 @@ func (c *claim) Release() {
 func (c *claim) end() {
 	if !c.ended {
 		c.ended = true
+		c.s.dedup.open.Add(-1)
 		close(c.settled)
 	}
 }

@@ -112,7 +112,7 @@ func (s *Store) open() error {
 	if err := t.load(s.db); err != nil {
 		return recoverable(err)
 	}
-	s.writer, err = newWriter(s.opts, s.queue, t)
+	s.writer, err = newWriter(s.opts, s.queue, t, &s.dedup.open)
 	return recoverable(err)
 }
 

@@ -45,6 +45,11 @@ type writer struct {
 	closed  chan struct{}
 	stopped chan struct{}
 
+	// expected is how many claims are open, each of which may become an op.
+	expected *atomic.Int64
+	resting  atomic.Bool
+	wake     chan struct{}
+
 	db    *sql.DB
 	conn  *sql.Conn
 	stmts map[string]*sql.Stmt
@@ -63,14 +68,16 @@ type writer struct {
 	commits atomic.Int64
 }
 
-func newWriter(opts Options, q *queue, t totals) (*writer, error) {
+func newWriter(opts Options, q *queue, t totals, expected *atomic.Int64) (*writer, error) {
 	w := &writer{
-		opts:    opts,
-		queue:   q,
-		totals:  t,
-		ops:     make(chan *op, maxGroup),
-		closed:  make(chan struct{}),
-		stopped: make(chan struct{}),
+		expected: expected,
+		wake:     make(chan struct{}, 1),
+		opts:     opts,
+		queue:    q,
+		totals:   t,
+		ops:      make(chan *op, maxGroup),
+		closed:   make(chan struct{}),
+		stopped:  make(chan struct{}),
 	}
 	if err := w.connect(); err != nil {
 		return nil, err
@@ -109,6 +116,12 @@ func (w *writer) do(ctx context.Context, o *op) error {
 		return ctx.Err()
 	case <-w.closed:
 		return errClosed
+	}
+	if w.resting.Load() && w.worthwhile() {
+		select {
+		case w.wake <- struct{}{}:
+		default:
+		}
 	}
 	select {
 	case err := <-o.done:
@@ -151,9 +164,7 @@ func (w *writer) loop() {
 			ops := w.gather(o)
 			began := time.Now()
 			w.commit(ops)
-			if len(ops) > 1 {
-				w.rest(began)
-			}
+			w.rest(began, len(ops))
 		case <-retry.C:
 			if w.available() != nil {
 				w.commit(nil)
@@ -171,20 +182,40 @@ func (w *writer) loop() {
 	}
 }
 
-// pace is the least time from one busy group to the next. A commit costs as
-// much for one op as for ten, so a busy store does better with fewer.
-const pace = time.Millisecond
+// A commit costs as much for one op as for ten, so a busy store does better with
+// fewer. After a group of n ops the next one begins n times restPerOp later, at
+// most longestRest: a store that commits ops one by one hardly waits, however
+// many they are.
+const (
+	restPerOp   = 250 * time.Microsecond
+	longestRest = 5 * time.Millisecond
+)
 
-// rest lets the next group fill. A store that commits ops one by one never
-// comes here, so that a single client does not wait.
-func (w *writer) rest(began time.Time) {
-	for len(w.ops) < maxGroup/4 {
-		left := pace - time.Since(began)
-		if left <= 0 {
+// rest lets the next group fill, counted from when the last one of n ops began.
+func (w *writer) rest(began time.Time, n int) {
+	left := min(time.Duration(n)*restPerOp, longestRest) - time.Since(began)
+	if n < 2 || left <= 0 {
+		return
+	}
+	w.resting.Store(true)
+	defer w.resting.Store(false)
+	timer := time.NewTimer(left)
+	defer timer.Stop()
+	for !w.worthwhile() {
+		select {
+		case <-w.wake:
+		case <-timer.C:
 			return
 		}
-		time.Sleep(left)
 	}
+}
+
+// worthwhile reports whether the ops that wait should wait no longer: they fill
+// a group, or they are all that is to be expected.
+func (w *writer) worthwhile() bool {
+	n := int64(len(w.ops))
+	open := w.expected.Load()
+	return n >= maxGroup/4 || open > 0 && n >= open
 }
 
 // gather takes along what else is waiting.

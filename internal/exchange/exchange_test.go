@@ -1,0 +1,160 @@
+package exchange
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// TestCommitBeforeAnythingLeaves runs handlers to their end and lists, in
+// order, what became of their answers: "commit", "whole" where the commit was
+// told that the answer is complete, "header <status>", "body <bytes>", "flush".
+func TestCommitBeforeAnythingLeaves(t *testing.T) {
+	long := strings.Repeat("x", small+1)
+	length := func(w http.ResponseWriter, n int) { w.Header().Set("Content-Length", strconv.Itoa(n)) }
+	for name, c := range map[string]struct {
+		answer func(http.ResponseWriter) bool
+		want   []string
+	}{
+		"small": {func(w http.ResponseWriter) bool {
+			length(w, 4)
+			w.WriteHeader(201)
+			_, _ = io.WriteString(w, "ab")
+			_, _ = io.WriteString(w, "cd")
+			return true
+		}, []string{"commit whole", "header 201", "body 4"}},
+		"small, copied": {func(w http.ResponseWriter) bool {
+			length(w, 4)
+			w.WriteHeader(200)
+			_, _ = io.Copy(w, strings.NewReader("abcd"))
+			return true
+		}, []string{"commit whole", "header 200", "body 4"}},
+		"empty": {func(w http.ResponseWriter) bool {
+			length(w, 0)
+			w.WriteHeader(204)
+			return true
+		}, []string{"commit whole", "header 204"}},
+		"second header": {func(w http.ResponseWriter) bool {
+			length(w, 1)
+			w.WriteHeader(200)
+			w.WriteHeader(500)
+			_, _ = io.WriteString(w, "a")
+			return true
+		}, []string{"commit whole", "header 200", "body 1"}},
+		"small, flushed": {func(w http.ResponseWriter) bool {
+			length(w, 4)
+			w.WriteHeader(200)
+			_, _ = io.WriteString(w, "ab")
+			_ = http.NewResponseController(w).Flush()
+			_, _ = io.WriteString(w, "cd")
+			return true
+		}, []string{"commit", "header 200", "body 2", "flush", "body 2"}},
+		"longer than it says": {func(w http.ResponseWriter) bool {
+			length(w, 4)
+			w.WriteHeader(200)
+			_, _ = io.WriteString(w, "ab")
+			_, _ = io.WriteString(w, long)
+			return true
+		}, []string{"commit", "header 200", "body 2", "body 2049"}},
+		"long": {func(w http.ResponseWriter) bool {
+			length(w, len(long))
+			w.WriteHeader(200)
+			_, _ = io.WriteString(w, long)
+			return true
+		}, []string{"commit", "header 200", "body 2049"}},
+		"of unknown length": {func(w http.ResponseWriter) bool {
+			w.WriteHeader(200)
+			_, _ = io.WriteString(w, "ab")
+			return true
+		}, []string{"commit", "header 200", "body 2"}},
+		"without a header": {func(w http.ResponseWriter) bool {
+			_, _ = io.WriteString(w, "ab")
+			return true
+		}, []string{"commit", "body 2"}},
+		"nothing":            {func(http.ResponseWriter) bool { return true }, []string{"commit whole"}},
+		"nothing, but error": {func(http.ResponseWriter) bool { return false }, nil},
+		"small, then error": {func(w http.ResponseWriter) bool {
+			length(w, 4)
+			w.WriteHeader(200)
+			return false
+		}, []string{"commit whole", "header 200"}},
+		"refusal": {func(w http.ResponseWriter) bool {
+			length(w, 2)
+			w.WriteHeader(500)
+			_, _ = io.WriteString(w, "no")
+			return true
+		}, []string{"header 500", "body 2"}},
+		"early hints": {func(w http.ResponseWriter) bool {
+			w.WriteHeader(103)
+			length(w, 2)
+			w.WriteHeader(200)
+			_, _ = io.WriteString(w, "ok")
+			return true
+		}, []string{"header 103", "commit whole", "header 200", "body 2"}},
+		"length that is none": {func(w http.ResponseWriter) bool {
+			w.Header().Set("Content-Length", "-1")
+			w.WriteHeader(200)
+			return true
+		}, []string{"commit", "header 200"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var out record
+			x := NewWriter(&out, func(whole bool) error {
+				if whole {
+					out.add("commit whole")
+				} else {
+					out.add("commit")
+				}
+				return nil
+			})
+			x.Finish(c.answer(x))
+			if !slices.Equal(out.did, c.want) {
+				t.Errorf("got %q, want %q", out.did, c.want)
+			}
+			if commits := slices.ContainsFunc(c.want, func(s string) bool { return strings.HasPrefix(s, "commit") }); x.Accepted() != commits {
+				t.Errorf("accepted: %v", x.Accepted())
+			}
+		})
+
+		t.Run(name+", not committed", func(t *testing.T) {
+			out := record{}
+			out.Header().Set("Date", "before")
+			x := NewWriter(&out, func(bool) error { return errors.New("disk full") })
+			x.Finish(c.answer(x))
+			if len(c.want) == 0 || c.want[0] == "header 500" {
+				return
+			}
+			if x.Accepted() || x.Err() == nil {
+				t.Errorf("accepted: %v, error: %v", x.Accepted(), x.Err())
+			}
+			if left := slices.DeleteFunc(out.did, func(s string) bool { return s == "header 103" }); len(left) > 0 {
+				t.Errorf("%q left", left)
+			}
+			if h := out.Header(); len(h) != 1 || h.Get("Date") != "before" {
+				t.Errorf("the header that the 503 gets is %v", h)
+			}
+		})
+	}
+}
+
+// record is a ResponseWriter that lists what is asked of it.
+type record struct {
+	httptest.ResponseRecorder
+	did []string
+}
+
+func (r *record) add(s string) { r.did = append(r.did, s) }
+
+func (r *record) WriteHeader(status int) { r.add("header " + strconv.Itoa(status)) }
+
+func (r *record) Write(p []byte) (int, error) {
+	r.add("body " + strconv.Itoa(len(p)))
+	return len(p), nil
+}
+
+func (r *record) Flush() { r.add("flush") }
