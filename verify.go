@@ -416,9 +416,17 @@ func (e *Edge) exchange(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 	unlink := func() bool { return false }
 	x := exchange.NewWriter(w, func(whole bool) error {
 		if claim != nil {
-			// What the app has answered is committed whoever went away since.
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
-			defer cancel()
+			// What the app has answered in time is committed even if the
+			// time ends meanwhile. Nothing else hangs on the context of an
+			// answer that is here.
+			ctx := ctx
+			if whole && timer.Stop() {
+				timer.Reset(commitTimeout)
+			} else {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
+				defer cancel()
+			}
 			if err := claim.Commit(ctx); err != nil && e.OnStoreError != "pass" {
 				return err
 			} else if err != nil {

@@ -5,31 +5,46 @@ import "sync"
 const (
 	chunkBits = 10
 	chunkLen  = 1 << chunkBits
+	// firstLen is what a list begins with. Most stay within it.
+	firstLen = 16
 )
 
-// chunks is a list that grows without copying: a hostile text can make a list
-// larger than itself, and the copies an ordinary slice leaves behind while it
-// grows would multiply that.
+// chunks is a list that grows without copying once it is long: a hostile text
+// can make a list larger than itself, and the copies an ordinary slice leaves
+// behind while it grows would multiply that.
 type chunks[T any] struct {
-	list []*[chunkLen]T
+	list [][]T // all of chunkLen but the first, which grows to it
 	n    int
 }
 
 func (c *chunks[T]) at(i int) *T { return &c.list[i>>chunkBits][i&(chunkLen-1)] }
 
 func (c *chunks[T]) push(v T) {
-	if c.n>>chunkBits == len(c.list) {
-		c.list = append(c.list, new([chunkLen]T))
+	if k := c.n >> chunkBits; k == len(c.list) || c.n&(chunkLen-1) == len(c.list[k]) {
+		c.grow()
 	}
 	*c.at(c.n) = v
 	c.n++
+}
+
+func (c *chunks[T]) grow() {
+	switch {
+	case c.n == 0:
+		c.list = append(c.list, make([]T, firstLen))
+	case c.n < chunkLen:
+		first := make([]T, min(4*c.n, chunkLen))
+		copy(first, c.list[0])
+		c.list[0] = first
+	default:
+		c.list = append(c.list, make([]T, chunkLen))
+	}
 }
 
 // shrink empties the list and keeps one chunk for the next text.
 func (c *chunks[T]) shrink() {
 	c.n = 0
 	if len(c.list) > 1 {
-		c.list = append([]*[chunkLen]T(nil), c.list[0])
+		c.list = append([][]T(nil), c.list[0])
 	}
 }
 

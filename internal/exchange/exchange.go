@@ -5,6 +5,7 @@ package exchange
 import (
 	"bufio"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"strconv"
@@ -43,7 +44,7 @@ func NewWriter(w http.ResponseWriter, accept func(whole bool) error) *Writer {
 	return &Writer{
 		ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
 		accept:                accept,
-		before:                w.Header().Clone(),
+		before:                maps.Clone(w.Header()),
 	}
 }
 

@@ -220,14 +220,17 @@ func (s *Store) Complete(ctx context.Context, o store.Outcome) error {
 		return s.closed()
 	}
 	var end *ending
-	return s.commit(ctx, func(g *group) error {
-		var err error
-		end, err = g.complete(i, &o)
-		return err
-	}, func(err error) {
-		if err == nil && end != nil {
-			s.queue.completed(i, end)
-		}
+	return s.run(ctx, op{
+		begun: true,
+		write: func(g *group) (err error) {
+			end, err = g.complete(i, &o)
+			return err
+		},
+		after: func(err error) {
+			if err == nil && end != nil {
+				s.queue.completed(i, end)
+			}
+		},
 	})
 }
 

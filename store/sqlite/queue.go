@@ -3,6 +3,7 @@ package sqlite
 import (
 	"container/heap"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/store"
@@ -66,6 +67,7 @@ type queue struct {
 	ready   []*lane
 	waiting laneHeap
 	fresh   int
+	claimed atomic.Int64 // items with an attempt under way
 
 	subscribers map[chan struct{}]bool
 }
@@ -181,6 +183,7 @@ func (q *queue) unclaim(i *item) {
 	q.resume(i.lane.endpoint)
 	q.signal()
 	i.claimed, i.lane = false, nil
+	q.claimed.Add(-1)
 }
 
 func (q *queue) dropFresh(i *item) {
@@ -213,6 +216,7 @@ func (q *queue) take(now int64, limit int, slots func(string) int) (taken []*ite
 		for ; free > 0 && len(taken) < limit && l.due(now); free-- {
 			i := heap.Pop((*itemHeap)(l)).(*item)
 			i.claimed = true
+			q.claimed.Add(1)
 			taken = append(taken, i)
 		}
 		if l.due(now) && free > 0 {

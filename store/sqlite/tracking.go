@@ -45,27 +45,32 @@ func (s *Store) Ready() error {
 	return s.writer.available()
 }
 
-// commit runs an op of tracking. What write refuses it refuses before it has
-// written anything, so that the others of its transaction are not troubled.
+// commit runs an op of tracking.
 func (s *Store) commit(ctx context.Context, write func(*group) error, after func(error)) error {
+	return s.run(ctx, op{write: write, after: after})
+}
+
+// run commits an op. What its write refuses it refuses before it has written
+// anything, so that the others of its transaction are not troubled.
+func (s *Store) run(ctx context.Context, o op) error {
 	var refused error
-	err := s.writer.do(ctx, &op{
-		write: func(g *group) error {
-			refused = write(g)
-			if errors.Is(refused, store.ErrNotFound) || errors.Is(refused, store.ErrDisabled) {
-				return nil
-			}
-			return refused
-		},
-		after: func(err error) {
-			if err == nil {
-				err = refused
-			}
-			if after != nil {
-				after(err)
-			}
-		},
-	})
+	write, after := o.write, o.after
+	o.write = func(g *group) error {
+		refused = write(g)
+		if errors.Is(refused, store.ErrNotFound) || errors.Is(refused, store.ErrDisabled) {
+			return nil
+		}
+		return refused
+	}
+	o.after = func(err error) {
+		if err == nil {
+			err = refused
+		}
+		if after != nil {
+			after(err)
+		}
+	}
+	err := s.writer.do(ctx, &o)
 	switch {
 	case err == nil:
 		return refused

@@ -34,6 +34,8 @@ type op struct {
 	write func(*group) error
 	// after runs when the outcome is known, before the caller hears of it.
 	after func(error)
+	// begun: it ends a claim, of an event or of a delivery.
+	begun bool
 	done  chan error
 }
 
@@ -45,10 +47,12 @@ type writer struct {
 	closed  chan struct{}
 	stopped chan struct{}
 
-	// expected is how many claims are open, each of which may become an op.
-	expected *atomic.Int64
-	resting  atomic.Bool
-	wake     chan struct{}
+	// claims counts the open claims of dedup. Each of them, and each claimed
+	// delivery, may become an op; waiting counts those that have.
+	claims  *atomic.Int64
+	waiting atomic.Int64
+	resting atomic.Bool
+	wake    chan struct{}
 
 	db    *sql.DB
 	conn  *sql.Conn
@@ -68,29 +72,29 @@ type writer struct {
 	commits atomic.Int64
 }
 
-func newWriter(opts Options, q *queue, t totals, expected *atomic.Int64) (*writer, error) {
+func newWriter(opts Options, q *queue, t totals, claims *atomic.Int64) (*writer, error) {
 	w := &writer{
-		expected: expected,
-		wake:     make(chan struct{}, 1),
-		opts:     opts,
-		queue:    q,
-		totals:   t,
-		ops:      make(chan *op, maxGroup),
-		closed:   make(chan struct{}),
-		stopped:  make(chan struct{}),
+		claims:  claims,
+		wake:    make(chan struct{}, 1),
+		opts:    opts,
+		queue:   q,
+		totals:  t,
+		ops:     make(chan *op, maxGroup),
+		closed:  make(chan struct{}),
+		stopped: make(chan struct{}),
 	}
 	if err := w.connect(); err != nil {
 		return nil, err
 	}
-	if err := w.count(); err != nil {
+	if err := w.restore(); err != nil {
 		return nil, errors.Join(err, w.disconnect())
 	}
 	go w.loop()
 	return w, nil
 }
 
-// count finds the highest numbers in use.
-func (w *writer) count() error {
+// restore finds the highest numbers in use.
+func (w *writer) restore() error {
 	highest := func(dst *int64, column, table string) error {
 		return w.conn.QueryRowContext(context.Background(), "SELECT coalesce(max("+column+"), 0) FROM "+table).Scan(dst)
 	}
@@ -110,11 +114,14 @@ func (w *writer) do(ctx context.Context, o *op) error {
 		return errClosed
 	default:
 	}
+	w.count(o, 1)
 	select {
 	case w.ops <- o:
 	case <-ctx.Done():
+		w.count(o, -1)
 		return ctx.Err()
 	case <-w.closed:
+		w.count(o, -1)
 		return errClosed
 	}
 	if w.resting.Load() && w.worthwhile() {
@@ -136,6 +143,13 @@ func (w *writer) do(ctx context.Context, o *op) error {
 		default:
 			return errClosed
 		}
+	}
+}
+
+// count keeps account of the ops that wait to end what was begun.
+func (w *writer) count(o *op, by int64) {
+	if o.begun {
+		w.waiting.Add(by)
 	}
 }
 
@@ -184,38 +198,52 @@ func (w *writer) loop() {
 
 // A commit costs as much for one op as for ten, so a busy store does better with
 // fewer. After a group of n ops the next one begins n times restPerOp later, at
-// most longestRest: a store that commits ops one by one hardly waits, however
-// many they are.
+// most longestRest, and sooner when nobody is left to wait for. A store that
+// commits ops one by one hardly waits, however many they are.
 const (
 	restPerOp   = 250 * time.Microsecond
-	longestRest = 5 * time.Millisecond
+	longestRest = 10 * time.Millisecond
+	// quiet is how long no op comes when nobody is left of those that are
+	// not known beforehand.
+	quiet = 500 * time.Microsecond
 )
 
 // rest lets the next group fill, counted from when the last one of n ops began.
 func (w *writer) rest(began time.Time, n int) {
-	left := min(time.Duration(n)*restPerOp, longestRest) - time.Since(began)
-	if n < 2 || left <= 0 {
+	end := began.Add(min(time.Duration(n)*restPerOp, longestRest))
+	if n < 2 || time.Until(end) <= 0 {
 		return
 	}
 	w.resting.Store(true)
 	defer w.resting.Store(false)
-	timer := time.NewTimer(left)
+	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for !w.worthwhile() {
+	for seen := -1; !w.worthwhile(); {
+		left := time.Until(end)
+		if w.begun() == 0 {
+			if seen == len(w.ops) && seen > 0 {
+				return
+			}
+			seen, left = len(w.ops), min(left, quiet)
+		}
+		if left <= 0 {
+			return
+		}
+		timer.Reset(left)
 		select {
 		case <-w.wake:
 		case <-timer.C:
-			return
 		}
 	}
 }
 
-// worthwhile reports whether the ops that wait should wait no longer: they fill
-// a group, or they are all that is to be expected.
+// begun is how many ops will come, unless what they belong to fails.
+func (w *writer) begun() int64 { return w.claims.Load() + w.queue.claimed.Load() }
+
+// worthwhile reports whether the ops that wait should wait no longer.
 func (w *writer) worthwhile() bool {
-	n := int64(len(w.ops))
-	open := w.expected.Load()
-	return n >= maxGroup/4 || open > 0 && n >= open
+	begun := w.begun()
+	return len(w.ops) >= maxGroup/4 || begun > 0 && w.waiting.Load() >= begun
 }
 
 // gather takes along what else is waiting.
@@ -260,6 +288,7 @@ func (w *writer) commit(ops []*op) {
 		if o.after != nil {
 			o.after(err)
 		}
+		w.count(o, -1)
 		o.done <- err
 	}
 }
