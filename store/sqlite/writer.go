@@ -202,7 +202,7 @@ func (w *writer) loop() {
 // commits ops one by one hardly waits, however many they are.
 const (
 	restPerOp   = 250 * time.Microsecond
-	longestRest = 10 * time.Millisecond
+	longestRest = 5 * time.Millisecond
 	// quiet is how long no op comes when nobody is left of those that are
 	// not known beforehand.
 	quiet = 500 * time.Microsecond
