@@ -48,8 +48,7 @@ func (s *Store) loadQueue() error {
 			endpoint = store.EndpointOf(string(url))
 			endpoints[string(url)] = endpoint
 		}
-		i.endpoint = endpoint
-		s.queue.add(i)
+		s.queue.add(i, endpoint)
 	}
 	return rows.Err()
 }
@@ -101,8 +100,8 @@ func (q *queue) fetch(taken []*item) (fresh map[*item]*store.Delivery, stored []
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, i := range taken {
-		if i.fresh != nil && !i.canceled {
-			set(&fresh, i, i.fresh)
+		if d := i.fresh(); d != nil && !i.canceled {
+			set(&fresh, i, d)
 		} else {
 			stored = append(stored, i)
 		}
@@ -122,7 +121,7 @@ func (q *queue) holds(i *item, url string) bool {
 	if !i.canceled && endpoint == i.lane.endpoint {
 		return true
 	}
-	i.endpoint = endpoint
+	i.sendTo(endpoint)
 	q.requeue(i)
 	return false
 }

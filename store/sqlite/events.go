@@ -96,7 +96,7 @@ func (g *group) deliver(c *change, p *store.Prediction, wanted []store.Happening
 		if err != nil {
 			return err
 		}
-		i.endpoint = endpoint
+		i.sendTo(endpoint)
 		if h.Event.Has(store.Terminal) {
 			set(&g.written.terminal, p.Ref, i)
 		}
@@ -127,6 +127,7 @@ func (g *group) supersede(c *change, prediction int64) error {
 		q.mu.Unlock()
 		return nil
 	default:
+		first.sendTo(first.endpoint())
 		q.unlane(first)
 		q.mu.Unlock()
 		c.superseded = append(c.superseded, first)
@@ -154,7 +155,7 @@ func (g *group) insertDelivery(p *store.Prediction, event store.EventSet, payloa
 	created := d.CreatedAt.UnixMilli()
 	g.totals.deliveries[statePending]++
 	return &item{
-			n: d.N, due: created, prediction: p.Ref, event: event, redelivery: redelivery, fresh: d, last: rules.IsLast(event, p),
+			n: d.N, due: created, prediction: p.Ref, event: event, redelivery: redelivery, aside: &aside{fresh: d}, last: rules.IsLast(event, p),
 		}, g.exec("INSERT INTO deliveries (n, nonce, prediction, event, redelivery, state, attempts, due, created) VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?)",
 			d.N, nonce, p.Ref, event, redelivery, statePending, created, created)
 }
@@ -205,7 +206,7 @@ func (c *change) undo(q *queue) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, i := range c.superseded {
-		q.push(i)
+		q.push(i, i.endpoint())
 	}
 	c.superseded = nil
 }
@@ -231,7 +232,7 @@ func (s *Store) apply(c *change, err error) {
 		first.last = rules.IsLast(first.event, &c.prediction)
 	}
 	for _, i := range c.added {
-		q.add(i)
+		q.add(i, i.endpoint())
 	}
 	if polling || len(c.added) > 0 || len(c.redirected) > 0 {
 		q.signal()
@@ -255,10 +256,12 @@ func (q *queue) redirect(numbers []int64, p *store.Prediction) {
 			continue
 		}
 		q.dropFresh(i)
-		i.endpoint, i.last = endpoint, rules.IsLast(i.event, p)
+		i.last = rules.IsLast(i.event, p)
 		if i.lane != nil && !i.claimed {
 			q.unlane(i)
-			q.push(i)
+			q.push(i, endpoint)
+		} else {
+			i.sendTo(endpoint)
 		}
 	}
 }

@@ -74,8 +74,8 @@ func (s *Store) redeliver(ctx context.Context, payload func([]byte) []byte, quer
 		if err != nil {
 			return err
 		}
-		i.endpoint = store.EndpointOf(p.URL)
-		id, c.prediction, c.added = i.fresh.ID, p, []*item{i}
+		i.sendTo(store.EndpointOf(p.URL))
+		id, c.prediction, c.added = i.fresh().ID, p, []*item{i}
 		return nil
 	}, func(err error) { s.apply(c, err) })
 	if err != nil {

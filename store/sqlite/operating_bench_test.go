@@ -51,7 +51,7 @@ func fillOperating(b *testing.B, path string, n int64) {
 				case i > n-300:
 					continue
 				}
-				d := c.added[0].fresh
+				d := c.added[0].fresh()
 				if err := g.writeEnding(c.added[0], &store.Outcome{Delivery: *d, Attempt: store.Attempt{
 					URL: p.URL, Status: 200, Number: 1, At: time.Now(), Took: time.Millisecond, Response: "ok",
 				}}, &ending{state: state, attempts: 1}, true); err != nil {

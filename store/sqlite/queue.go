@@ -17,11 +17,9 @@ const freshBytes = 32 << 20
 type item struct {
 	n, due     int64
 	prediction int64
-	// endpoint it goes to next.
-	endpoint string
-	attempts int32
-	pos      int32 // in its lane
-	event    store.EventSet
+	attempts   int32
+	pos        int32 // in its lane
+	event      store.EventSet
 	// redelivery: apart from the order of events.
 	redelivery bool
 	// last: its outcome is the webhook status.
@@ -34,8 +32,45 @@ type item struct {
 	// the started event, has an outcome.
 	next *item
 	// lane it is in, or was claimed from. An item that is held back has none.
-	lane  *lane
+	lane *lane
+	// aside is what most have not: those that wait for a retry are many, and
+	// kept small.
+	aside *aside
+}
+
+// aside is what an item has besides, for a time.
+type aside struct {
+	// endpoint it goes to next, if that is not its lane's.
+	endpoint string
+	// fresh is the delivery until its first attempt, if there is room.
 	fresh *store.Delivery
+}
+
+// endpoint is where the item goes next.
+func (i *item) endpoint() string {
+	switch {
+	case i.aside != nil && i.aside.endpoint != "":
+		return i.aside.endpoint
+	case i.lane != nil:
+		return i.lane.endpoint
+	}
+	return ""
+}
+
+// sendTo notes where an item goes that is in no lane, or on its way.
+func (i *item) sendTo(endpoint string) {
+	if i.aside == nil {
+		i.aside = new(aside)
+	}
+	i.aside.endpoint = endpoint
+}
+
+// fresh is the delivery, if it is in memory still.
+func (i *item) fresh() *store.Delivery {
+	if i.aside == nil {
+		return nil
+	}
+	return i.aside.fresh
 }
 
 // lane holds the deliveries to one endpoint, those due first in front.
@@ -84,11 +119,11 @@ func newQueue(n int) *queue {
 
 // add takes a delivery in. One that has to wait for its prediction's started
 // event is held back.
-func (q *queue) add(i *item) {
+func (q *queue) add(i *item, endpoint string) {
 	q.items[i.n] = i
-	if i.fresh != nil {
-		if size := len(i.fresh.Payload); q.fresh+size > freshBytes {
-			i.fresh = nil
+	if d := i.fresh(); d != nil {
+		if size := len(d.Payload); q.fresh+size > freshBytes {
+			i.aside.fresh = nil
 		} else {
 			q.fresh += size
 		}
@@ -97,20 +132,25 @@ func (q *queue) add(i *item) {
 		q.started[i.prediction] = i
 	} else if first := q.started[i.prediction]; first != nil && !i.redelivery {
 		first.next = i
+		i.sendTo(endpoint)
 		return
 	}
-	q.push(i)
+	q.push(i, endpoint)
 }
 
-// push makes an item wait in its endpoint's lane.
-func (q *queue) push(i *item) {
-	l := q.lanes[i.endpoint]
+// push makes an item wait in an endpoint's lane.
+func (q *queue) push(i *item, endpoint string) {
+	l := q.lanes[endpoint]
 	if l == nil {
-		l = &lane{endpoint: i.endpoint}
-		q.lanes[i.endpoint] = l
+		l = &lane{endpoint: endpoint}
+		q.lanes[endpoint] = l
 	}
 	i.lane, i.claimed = l, false
-	i.endpoint = l.endpoint // one string for all
+	if i.fresh() == nil {
+		i.aside = nil
+	} else {
+		i.aside.endpoint = ""
+	}
 	heap.Push((*itemHeap)(l), i)
 	if l.where != laneWaiting || l.items[0] == i {
 		q.settle(l)
@@ -143,7 +183,7 @@ func (q *queue) remove(i *item) {
 	q.dropFresh(i)
 	q.unlane(i)
 	if next := i.next; next != nil && q.items[next.n] == next {
-		q.push(next)
+		q.push(next, next.endpoint())
 	}
 	i.next = nil
 }
@@ -170,11 +210,12 @@ func (q *queue) cancel(i *item) {
 
 // requeue puts a claimed item back, or drops one that was canceled meanwhile.
 func (q *queue) requeue(i *item) {
+	endpoint := i.endpoint()
 	q.unclaim(i)
 	if i.canceled {
 		q.remove(i)
 	} else {
-		q.push(i)
+		q.push(i, endpoint)
 	}
 }
 
@@ -187,9 +228,9 @@ func (q *queue) unclaim(i *item) {
 }
 
 func (q *queue) dropFresh(i *item) {
-	if i.fresh != nil {
-		q.fresh -= len(i.fresh.Payload)
-		i.fresh = nil
+	if d := i.fresh(); d != nil {
+		q.fresh -= len(d.Payload)
+		i.aside.fresh = nil
 	}
 }
 
