@@ -106,6 +106,7 @@ func lookForSecrets(t *testing.T, shared bool) {
 	})
 	app, receiver := caddyrun.NewApp(t), caddyrun.NewApp(t)
 	receiver.AnswerStatus(http.StatusInternalServerError)
+	collector := caddyrun.NewApp(t) // of OpenTelemetry spans
 
 	options, handler := "signing per_client", ""
 	if shared {
@@ -132,6 +133,9 @@ func lookForSecrets(t *testing.T, shared bool) {
 }
 http://127.0.0.1:{$PORT1} {
 	log
+	tracing {
+		span canary
+	}
 	replicate_dashboard /_webhooks/* {
 		public
 	}
@@ -154,6 +158,7 @@ http://127.0.0.1:{$PORT1} {
 	c.Configure(c.Expand(text)) // twice: the global options have a port, too
 	c.Environ = []string{
 		"C_EDGE=" + secrets.value("the edge's secret"), "C_SIGN=" + secrets.value("signing_secret"), "C_SEAL_OLD=" + secrets.value("the older seal_key"),
+		"OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf", "OTEL_EXPORTER_OTLP_ENDPOINT=" + collector.URL, "OTEL_BSP_SCHEDULE_DELAY=20",
 	}
 	if err := os.MkdirAll(c.Path("secrets"), 0o700); err != nil {
 		t.Fatal(err)
@@ -239,6 +244,19 @@ http://127.0.0.1:{$PORT1} {
 	}
 	if len(c.Logs.Lines(`"level":"debug"`)) == 0 {
 		t.Error("the log is not at DEBUG")
+	}
+	var spans []byte
+	for _, r := range collector.Seen() {
+		spans = append(spans, r.Got...)
+	}
+	secrets.absent(t, "a trace", spans)
+	if bytes.Contains(spans, []byte(path)) {
+		t.Error("a trace holds the path of a webhook_url")
+	}
+	for _, want := range []string{"canary", "deliver "} {
+		if !bytes.Contains(spans, []byte(want)) {
+			t.Errorf("there is no span %q to look into", want)
+		}
 	}
 	files := c.Files()
 	for path, text := range files {
