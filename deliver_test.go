@@ -122,6 +122,22 @@ func TestReleasedUnlessTheAppAccepts(t *testing.T) {
 	close(release)
 }
 
+// TestSmallAnswerThatStalls: a 2xx whose few bytes do not come is cut short. The
+// event is the app's all the same.
+func TestSmallAnswerThatStalls(t *testing.T) {
+	e := newEdge(t, "upstream_timeout 150ms")
+	e.app.Answer(func(w http.ResponseWriter, r *caddyrun.Request) {
+		w.Header().Set("Content-Length", "10")
+		_, _ = io.WriteString(w, "a part")
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	})
+	if a, err := post(e.Client, e.URL("PORT1", route), completed("p1")); err == nil {
+		t.Fatalf("got %v of an answer that stalled", a)
+	}
+	e.isDuplicate(completed("p1"))
+}
+
 // TestReleasedWhenTheAppCannotBeReached: a dial error is no answer.
 func TestReleasedWhenTheAppCannotBeReached(t *testing.T) {
 	e := newEdge(t, "")

@@ -105,8 +105,10 @@ type Edge struct {
 	// ReadTimeout is the time for the whole body to arrive. Default: 10s.
 	ReadTimeout caddy.Duration `json:"read_timeout,omitempty"`
 
-	// UpstreamTimeout is how long the app may take until its answer begins.
-	// A sender that disconnects does not cut it short. Default: 60s.
+	// UpstreamTimeout is how long the app may take until its answer begins. A
+	// 2xx of up to 2048 bytes by its Content-Length must be whole by then, else
+	// it is cut short, and the event counts as accepted. A sender that
+	// disconnects does not cut it short. Default: 60s.
 	UpstreamTimeout caddy.Duration `json:"upstream_timeout,omitempty"`
 
 	// OnStoreError is reject, for 503 when the store can't be asked, or
