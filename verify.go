@@ -417,31 +417,26 @@ func (e *Edge) exchange(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 
 	unlink := func() bool { return false }
 	x := exchange.NewWriter(w, func(whole bool) error {
+		// The app's time ends with its answer, whose commit has its own.
+		inTime := timer.Stop()
 		if claim != nil {
-			// What the app has answered in time is committed even if the
-			// time ends meanwhile. Nothing else hangs on the context of an
-			// answer that is here.
-			ctx := ctx
-			if whole && timer.Stop() {
-				timer.Reset(commitTimeout)
-			} else {
-				var cancel context.CancelFunc
-				ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
-				defer cancel()
-			}
-			if err := claim.Commit(ctx); err != nil && e.OnStoreError != "pass" {
+			commit, done := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
+			defer done()
+			if err := claim.Commit(commit); err != nil && e.OnStoreError != "pass" {
+				if inTime {
+					// What is left of the answer is read, and dropped.
+					timer.Reset(time.Duration(e.UpstreamTimeout))
+				}
 				return err
 			} else if err != nil {
 				e.logger.Error("passing an answer on without a commit", zap.Error(err))
 			}
 		}
-		if whole {
-			return nil
+		if !whole {
+			// The answer belongs to the sender from here on: it may take
+			// as long as the sender stays.
+			unlink = context.AfterFunc(sender, func() { cancel(context.Cause(sender)) })
 		}
-		// The answer belongs to the sender from here on: it may take as
-		// long as the sender stays.
-		timer.Stop()
-		unlink = context.AfterFunc(sender, func() { cancel(context.Cause(sender)) })
 		return nil
 	})
 	defer func() { unlink() }()

@@ -5,7 +5,6 @@ package exchange
 import (
 	"bufio"
 	"io"
-	"maps"
 	"net"
 	"net/http"
 	"strconv"
@@ -34,7 +33,11 @@ type Writer struct {
 	refused  http.Header // what is added to an answer that does not leave
 	err      error
 
-	status int // of the answer that is held back, or 0
+	// status is that of the answer that is held back, or 0, and length what
+	// it says of its body. Its header is not copied: handlers must not change
+	// it once they have written it.
+	status int
+	length int
 	held   []byte
 }
 
@@ -44,7 +47,7 @@ func NewWriter(w http.ResponseWriter, accept func(whole bool) error) *Writer {
 	return &Writer{
 		ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
 		accept:                accept,
-		before:                maps.Clone(w.Header()),
+		before:                w.Header().Clone(),
 	}
 }
 
@@ -69,6 +72,7 @@ func (x *Writer) hold(status int) bool {
 		return false
 	}
 	length, err := strconv.ParseUint(x.Header().Get("Content-Length"), 10, 63)
+	x.length = int(min(length, small))
 	return err == nil && length <= small
 }
 
@@ -124,9 +128,10 @@ func (x *Writer) Header() http.Header {
 // WriteHeader takes the first final status. Informational ones pass.
 func (x *Writer) WriteHeader(status int) {
 	switch {
+	case x.status != 0:
+		// There is one final status.
 	case status < 200 && status != http.StatusSwitchingProtocols:
 		x.ResponseWriterWrapper.WriteHeader(status)
-	case x.status != 0:
 	case x.hold(status):
 		x.status = status
 	default:
@@ -138,7 +143,7 @@ func (x *Writer) WriteHeader(status int) {
 }
 
 func (x *Writer) Write(p []byte) (int, error) {
-	if x.status != 0 && len(x.held)+len(p) <= small {
+	if x.status != 0 && len(x.held)+len(p) <= x.length {
 		x.held = append(x.held, p...)
 		return len(p), nil
 	}

@@ -57,10 +57,10 @@ func TestCommitBeforeAnythingLeaves(t *testing.T) {
 		"longer than it says": {func(w http.ResponseWriter) bool {
 			length(w, 4)
 			w.WriteHeader(200)
-			_, _ = io.WriteString(w, "ab")
-			_, _ = io.WriteString(w, long)
+			_, _ = io.WriteString(w, "abcd")
+			_, _ = io.WriteString(w, "\n")
 			return true
-		}, []string{"commit", "header 200", "body 2", "body 2049"}},
+		}, []string{"commit", "header 200", "body 4", "body 1"}},
 		"long": {func(w http.ResponseWriter) bool {
 			length(w, len(long))
 			w.WriteHeader(200)

@@ -127,7 +127,7 @@ func (g *group) supersede(c *change, prediction int64) error {
 		q.mu.Unlock()
 		return nil
 	default:
-		first.sendTo(first.endpoint())
+		first.sendTo(first.endpoint()) // for undo: it leaves its lane
 		q.unlane(first)
 		q.mu.Unlock()
 		c.superseded = append(c.superseded, first)

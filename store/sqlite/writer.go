@@ -198,7 +198,7 @@ func (w *writer) loop() {
 
 // A commit costs as much for one op as for ten, so a busy store does better with
 // fewer. After a group of n ops the next one begins n times restPerOp later, at
-// most longestRest, and sooner when nobody is left to wait for. A store that
+// most longestRest, and sooner when what comes last finds all others waiting. A store that
 // commits ops one by one hardly waits, however many they are.
 const (
 	restPerOp   = 250 * time.Microsecond
@@ -213,6 +213,10 @@ func (w *writer) rest(began time.Time, n int) {
 	end := began.Add(min(time.Duration(n)*restPerOp, longestRest))
 	if n < 2 || time.Until(end) <= 0 {
 		return
+	}
+	select {
+	case <-w.wake: // of an earlier rest
+	default:
 	}
 	w.resting.Store(true)
 	defer w.resting.Store(false)
