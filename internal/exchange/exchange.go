@@ -33,11 +33,10 @@ type Writer struct {
 	refused  http.Header // what is added to an answer that does not leave
 	err      error
 
-	// status is that of the answer that is held back, or 0, and length what
-	// it says of its body. Its header is not copied: handlers must not change
-	// it once they have written it.
+	// status is that of the answer that is held back, or 0, and held what
+	// came of its body, with room for what it says of its length. Its header
+	// is not copied: handlers must not change it once they have written it.
 	status int
-	length int
 	held   []byte
 }
 
@@ -66,14 +65,17 @@ func (x *Writer) Accepted() bool { return x.accepted }
 // Err is why a 2xx could not be committed, and so did not leave.
 func (x *Writer) Err() error { return x.err }
 
-// hold reports whether an answer with this status is to be held back.
+// hold begins to hold an answer back, and reports false if it is not one to be.
 func (x *Writer) hold(status int) bool {
 	if x.decided || status < 200 || status > 299 {
 		return false
 	}
 	length, err := strconv.ParseUint(x.Header().Get("Content-Length"), 10, 63)
-	x.length = int(min(length, small))
-	return err == nil && length <= small
+	if err != nil || length > small {
+		return false
+	}
+	x.status, x.held = status, make([]byte, 0, length)
+	return true
 }
 
 // settle decides, and lets go of what was held back. The status is that of an
@@ -133,7 +135,6 @@ func (x *Writer) WriteHeader(status int) {
 	case status < 200 && status != http.StatusSwitchingProtocols:
 		x.ResponseWriterWrapper.WriteHeader(status)
 	case x.hold(status):
-		x.status = status
 	default:
 		x.decide(status)
 		if x.err == nil {
@@ -143,7 +144,7 @@ func (x *Writer) WriteHeader(status int) {
 }
 
 func (x *Writer) Write(p []byte) (int, error) {
-	if x.status != 0 && len(x.held)+len(p) <= x.length {
+	if x.status != 0 && len(x.held)+len(p) <= cap(x.held) {
 		x.held = append(x.held, p...)
 		return len(p), nil
 	}

@@ -16,57 +16,42 @@ import (
 // told that the answer is complete, "header <status>", "body <bytes>", "flush".
 func TestCommitBeforeAnythingLeaves(t *testing.T) {
 	long := strings.Repeat("x", small+1)
-	length := func(w http.ResponseWriter, n int) { w.Header().Set("Content-Length", strconv.Itoa(n)) }
+	// declared answers with a length and the parts of a body.
+	declared := func(length string, status int, parts ...string) func(http.ResponseWriter) bool {
+		return func(w http.ResponseWriter) bool {
+			w.Header().Set("Content-Length", length)
+			w.WriteHeader(status)
+			for _, part := range parts {
+				_, _ = io.WriteString(w, part)
+			}
+			return true
+		}
+	}
 	for name, c := range map[string]struct {
 		answer func(http.ResponseWriter) bool
 		want   []string
 	}{
-		"small": {func(w http.ResponseWriter) bool {
-			length(w, 4)
-			w.WriteHeader(201)
-			_, _ = io.WriteString(w, "ab")
-			_, _ = io.WriteString(w, "cd")
-			return true
-		}, []string{"commit whole", "header 201", "body 4"}},
+		"small": {declared("4", 201, "ab", "cd"), []string{"commit whole", "header 201", "body 4"}},
 		"small, copied": {func(w http.ResponseWriter) bool {
-			length(w, 4)
-			w.WriteHeader(200)
+			declared("4", 200)(w)
 			_, _ = io.Copy(w, strings.NewReader("abcd"))
 			return true
 		}, []string{"commit whole", "header 200", "body 4"}},
-		"empty": {func(w http.ResponseWriter) bool {
-			length(w, 0)
-			w.WriteHeader(204)
-			return true
-		}, []string{"commit whole", "header 204"}},
+		"empty": {declared("0", 204), []string{"commit whole", "header 204"}},
 		"second header": {func(w http.ResponseWriter) bool {
-			length(w, 1)
-			w.WriteHeader(200)
+			declared("1", 200)(w)
 			w.WriteHeader(500)
 			_, _ = io.WriteString(w, "a")
 			return true
 		}, []string{"commit whole", "header 200", "body 1"}},
 		"small, flushed": {func(w http.ResponseWriter) bool {
-			length(w, 4)
-			w.WriteHeader(200)
-			_, _ = io.WriteString(w, "ab")
+			declared("4", 200, "ab")(w)
 			_ = http.NewResponseController(w).Flush()
 			_, _ = io.WriteString(w, "cd")
 			return true
 		}, []string{"commit", "header 200", "body 2", "flush", "body 2"}},
-		"longer than it says": {func(w http.ResponseWriter) bool {
-			length(w, 4)
-			w.WriteHeader(200)
-			_, _ = io.WriteString(w, "abcd")
-			_, _ = io.WriteString(w, "\n")
-			return true
-		}, []string{"commit", "header 200", "body 4", "body 1"}},
-		"long": {func(w http.ResponseWriter) bool {
-			length(w, len(long))
-			w.WriteHeader(200)
-			_, _ = io.WriteString(w, long)
-			return true
-		}, []string{"commit", "header 200", "body 2049"}},
+		"longer than it says": {declared("4", 200, "abcd", "\n"), []string{"commit", "header 200", "body 4", "body 1"}},
+		"long":                {declared(strconv.Itoa(len(long)), 200, long), []string{"commit", "header 200", "body 2049"}},
 		"of unknown length": {func(w http.ResponseWriter) bool {
 			w.WriteHeader(200)
 			_, _ = io.WriteString(w, "ab")
@@ -79,28 +64,15 @@ func TestCommitBeforeAnythingLeaves(t *testing.T) {
 		"nothing":            {func(http.ResponseWriter) bool { return true }, []string{"commit whole"}},
 		"nothing, but error": {func(http.ResponseWriter) bool { return false }, nil},
 		"small, then error": {func(w http.ResponseWriter) bool {
-			length(w, 4)
-			w.WriteHeader(200)
+			declared("4", 200)(w)
 			return false
 		}, []string{"commit whole", "header 200"}},
-		"refusal": {func(w http.ResponseWriter) bool {
-			length(w, 2)
-			w.WriteHeader(500)
-			_, _ = io.WriteString(w, "no")
-			return true
-		}, []string{"header 500", "body 2"}},
+		"refusal": {declared("2", 500, "no"), []string{"header 500", "body 2"}},
 		"early hints": {func(w http.ResponseWriter) bool {
 			w.WriteHeader(103)
-			length(w, 2)
-			w.WriteHeader(200)
-			_, _ = io.WriteString(w, "ok")
-			return true
+			return declared("2", 200, "ok")(w)
 		}, []string{"header 103", "commit whole", "header 200", "body 2"}},
-		"length that is none": {func(w http.ResponseWriter) bool {
-			w.Header().Set("Content-Length", "-1")
-			w.WriteHeader(200)
-			return true
-		}, []string{"commit", "header 200"}},
+		"length that is none": {declared("-1", 200), []string{"commit", "header 200"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var out record
