@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/caddyrun"
 )
@@ -71,6 +72,36 @@ func TestFailedCommitIs503AndTheAppIsNotCalledAgain(t *testing.T) {
 		t.Fatalf("the app got %d requests, want 1", n)
 	}
 	e.isDuplicate(w)
+}
+
+// TestSlowCommitIsNotTheAppsTime: an answer that began in time is not cut short
+// because the disk took long to commit it.
+func TestSlowCommitIsNotTheAppsTime(t *testing.T) {
+	const timeout = 150 * time.Millisecond
+	e := newEdge(t, "upstream_timeout "+timeout.String())
+	db, err := sql.Open("sqlite", filepath.Join(storeDir(e.Env), "webhook.db")+"?_txlock=immediate&_pragma=busy_timeout(5000)")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	busy, err := db.Begin() // nobody else can commit
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.app.Answer(func(w http.ResponseWriter, r *caddyrun.Request) {
+		_, _ = io.WriteString(w, "a part, ")
+		_ = http.NewResponseController(w).Flush()
+		select {
+		case <-time.After(3 * timeout):
+		case <-r.Context().Done():
+		}
+		_ = busy.Rollback()
+		_, _ = io.WriteString(w, "the rest")
+	})
+	if a := e.send(completed("p1")); a.status != http.StatusOK || a.body != "a part, the rest" {
+		t.Fatalf("got %v", a)
+	}
+	e.isDuplicate(completed("p1"))
 }
 
 // cutOff takes the store's folder away, so that its file can't be opened, and
