@@ -128,7 +128,7 @@ func (c *claim) Commit(ctx context.Context) error {
 	err := c.s.writer.do(ctx, &op{
 		write: func(g *group) error { g.add(&c.entry); return nil },
 		after: c.committed,
-		begun: true,
+		ends:  true,
 	})
 	if err == nil {
 		return nil

@@ -220,7 +220,7 @@ func (s *Store) Complete(ctx context.Context, o store.Outcome) error {
 	}
 	var end *ending
 	return s.run(ctx, op{
-		begun: true,
+		ends: true,
 		write: func(g *group) (err error) {
 			end, err = g.complete(i, &o)
 			return err

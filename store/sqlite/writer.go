@@ -34,9 +34,9 @@ type op struct {
 	write func(*group) error
 	// after runs when the outcome is known, before the caller hears of it.
 	after func(error)
-	// begun: it ends a claim, of an event or of a delivery.
-	begun bool
-	done  chan error
+	// ends: it ends a claim, of an event or of a delivery.
+	ends bool
+	done chan error
 }
 
 // writer commits everything that is waiting as one transaction.
@@ -74,14 +74,14 @@ type writer struct {
 
 func newWriter(opts Options, q *queue, t totals, claims *atomic.Int64) (*writer, error) {
 	w := &writer{
-		claims:  claims,
-		wake:    make(chan struct{}, 1),
 		opts:    opts,
 		queue:   q,
+		claims:  claims,
 		totals:  t,
 		ops:     make(chan *op, maxGroup),
 		closed:  make(chan struct{}),
 		stopped: make(chan struct{}),
+		wake:    make(chan struct{}, 1),
 	}
 	if err := w.connect(); err != nil {
 		return nil, err
@@ -114,14 +114,14 @@ func (w *writer) do(ctx context.Context, o *op) error {
 		return errClosed
 	default:
 	}
-	w.count(o, 1)
+	w.account(o, 1)
 	select {
 	case w.ops <- o:
 	case <-ctx.Done():
-		w.count(o, -1)
+		w.account(o, -1)
 		return ctx.Err()
 	case <-w.closed:
-		w.count(o, -1)
+		w.account(o, -1)
 		return errClosed
 	}
 	if w.resting.Load() && w.worthwhile() {
@@ -146,9 +146,9 @@ func (w *writer) do(ctx context.Context, o *op) error {
 	}
 }
 
-// count keeps account of the ops that wait to end what was begun.
-func (w *writer) count(o *op, by int64) {
-	if o.begun {
+// account counts the ops that wait to end claims.
+func (w *writer) account(o *op, by int64) {
+	if o.ends {
 		w.waiting.Add(by)
 	}
 }
@@ -198,13 +198,13 @@ func (w *writer) loop() {
 
 // A commit costs as much for one op as for ten, so a busy store does better with
 // fewer. After a group of n ops the next one begins n times restPerOp later, at
-// most longestRest, and sooner when what comes last finds all others waiting. A store that
-// commits ops one by one hardly waits, however many they are.
+// most longestRest, and sooner when what comes last finds all others waiting. A
+// store that commits ops one by one hardly waits, however many they are.
 const (
 	restPerOp   = 250 * time.Microsecond
 	longestRest = 5 * time.Millisecond
-	// quiet is how long no op comes when nobody is left of those that are
-	// not known beforehand.
+	// quiet is how long nothing has come when nothing is thought to come
+	// any more, where nothing is expected.
 	quiet = 500 * time.Microsecond
 )
 
@@ -224,7 +224,8 @@ func (w *writer) rest(began time.Time, n int) {
 	defer timer.Stop()
 	for seen := -1; !w.worthwhile(); {
 		left := time.Until(end)
-		if w.begun() == 0 {
+		if w.expected() == 0 {
+			// Only what comes can tell whether more will.
 			if seen == len(w.ops) && seen > 0 {
 				return
 			}
@@ -241,13 +242,13 @@ func (w *writer) rest(began time.Time, n int) {
 	}
 }
 
-// begun is how many ops will come, unless what they belong to fails.
-func (w *writer) begun() int64 { return w.claims.Load() + w.queue.claimed.Load() }
+// expected is how many ops will end claims, unless what they belong to fails.
+func (w *writer) expected() int64 { return w.claims.Load() + w.queue.claimed.Load() }
 
 // worthwhile reports whether the ops that wait should wait no longer.
 func (w *writer) worthwhile() bool {
-	begun := w.begun()
-	return len(w.ops) >= maxGroup/4 || begun > 0 && w.waiting.Load() >= begun
+	expected := w.expected()
+	return len(w.ops) >= maxGroup/4 || expected > 0 && w.waiting.Load() >= expected
 }
 
 // gather takes along what else is waiting.
@@ -292,7 +293,7 @@ func (w *writer) commit(ops []*op) {
 		if o.after != nil {
 			o.after(err)
 		}
-		w.count(o, -1)
+		w.account(o, -1)
 		o.done <- err
 	}
 }

@@ -18,23 +18,23 @@ func TestRest(t *testing.T) {
 		taken  int64 // deliveries under way
 		ready  int   // ops that wait from the start
 		come   []time.Duration
-		begun  bool // what comes ends a claim
+		ends   bool // what comes ends claims
 		took   time.Duration
 		want   time.Duration
 	}{
-		"after one op":                        {n: 1, claims: 9},
-		"by its size":                         {n: 4, claims: 9, want: 4 * restPerOp},
-		"at most":                             {n: maxGroup, claims: 9, want: longestRest},
-		"the commit's time counts":            {n: 4, claims: 9, took: 3 * restPerOp, want: restPerOp},
-		"the commit took longer":              {n: 4, claims: 9, took: time.Second},
-		"all claims wait":                     {n: 100, claims: 2, come: []time.Duration{1, time.Millisecond}, begun: true, want: time.Millisecond},
-		"one claim does not":                  {n: 100, claims: 3, come: []time.Duration{1, time.Millisecond}, begun: true, want: longestRest},
-		"all claims and deliveries wait":      {n: 100, claims: 1, taken: 1, come: []time.Duration{1, time.Millisecond}, begun: true, want: time.Millisecond},
-		"others than those who have begun":    {n: 100, taken: 1, come: []time.Duration{1, time.Millisecond}, want: longestRest},
-		"nobody has begun, and all is quiet":  {n: 100, come: []time.Duration{1}, want: 2 * quiet},
-		"nobody has begun, and more comes":    {n: 100, come: every(quiet/2, 2*longestRest), want: longestRest},
-		"nobody has begun, and nothing comes": {n: 100, want: longestRest},
-		"a full group":                        {n: 100, claims: maxGroup, ready: maxGroup / 4},
+		"after one op":                           {n: 1, claims: 9},
+		"by its size":                            {n: 4, claims: 9, want: 4 * restPerOp},
+		"at most":                                {n: maxGroup, claims: 9, want: longestRest},
+		"the commit's time counts":               {n: 4, claims: 9, took: 3 * restPerOp, want: restPerOp},
+		"the commit took longer":                 {n: 4, claims: 9, took: time.Second},
+		"all claims wait":                        {n: 100, claims: 2, come: []time.Duration{1, time.Millisecond}, ends: true, want: time.Millisecond},
+		"one claim does not":                     {n: 100, claims: 3, come: []time.Duration{1, time.Millisecond}, ends: true, want: longestRest},
+		"all claims and deliveries wait":         {n: 100, claims: 1, taken: 1, come: []time.Duration{1, time.Millisecond}, ends: true, want: time.Millisecond},
+		"others than those expected":             {n: 100, taken: 1, come: []time.Duration{1, time.Millisecond}, want: longestRest},
+		"nothing is expected, and all is quiet":  {n: 100, come: []time.Duration{1}, want: 2 * quiet},
+		"nothing is expected, and more comes":    {n: 100, come: every(quiet/2, 2*longestRest), want: longestRest},
+		"nothing is expected, and nothing comes": {n: 100, want: longestRest},
+		"a full group":                           {n: 100, claims: maxGroup, ready: maxGroup / 4},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -51,7 +51,7 @@ func TestRest(t *testing.T) {
 					ops.Go(func() {
 						select {
 						case <-time.After(at):
-							_ = w.do(ctx, &op{begun: c.begun})
+							_ = w.do(ctx, &op{ends: c.ends})
 						case <-ctx.Done():
 						}
 					})
