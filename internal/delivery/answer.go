@@ -11,6 +11,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/retryafter"
 )
 
 const (
@@ -86,7 +88,7 @@ func (a *answer) read(ctx context.Context, resp *http.Response, now time.Time, t
 	default:
 		a.text = "status " + strconv.Itoa(a.status)
 	}
-	a.retryAfter = retryAfter(resp.Header.Get("Retry-After"), now)
+	a.retryAfter, _ = retryafter.Wait(resp.Header, now)
 }
 
 var buffers = sync.Pool{New: func() any { return new([maxKept]byte) }}

@@ -1,21 +1,11 @@
 package delivery
 
 import (
-	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
 
 	"github.com/caddy-replicate/replicate-webhook/store"
-)
-
-const (
-	// maxRetryAfter is the longest wait a receiver can ask for.
-	maxRetryAfter = time.Hour
-	// maxRetryAfterDigits is where a number of seconds stops being a wish:
-	// ten digits are three centuries.
-	maxRetryAfterDigits = 10
 )
 
 // delay is the wait after the failure of an attempt, numbered from 1. The
@@ -54,25 +44,4 @@ func (r *Retry) verdict(a *answer, attempt int, end time.Time) (store.Verdict, t
 		return store.Exhausted, time.Time{}
 	}
 	return store.Retry, end.Add(max(r.delay(attempt), a.retryAfter))
-}
-
-// retryAfter reads a Retry-After header (RFC 9110, section 10.2.3): seconds or
-// an HTTP date, at most an hour from now. It is 0 for what is in the past or
-// can't be meant.
-func retryAfter(value string, now time.Time) time.Duration {
-	if value == "" {
-		return 0
-	}
-	if value[0] >= '0' && value[0] <= '9' {
-		n, err := strconv.ParseUint(value, 10, 64)
-		if err != nil || len(value) > maxRetryAfterDigits {
-			return 0
-		}
-		return time.Duration(min(n, uint64(maxRetryAfter/time.Second))) * time.Second
-	}
-	t, err := http.ParseTime(value)
-	if err != nil {
-		return 0
-	}
-	return min(max(t.Sub(now), 0), maxRetryAfter)
 }

@@ -44,36 +44,6 @@ func TestJitterStaysInRange(t *testing.T) {
 	}
 }
 
-func TestRetryAfter(t *testing.T) {
-	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
-	for value, want := range map[string]time.Duration{
-		"":                               0,
-		"0":                              0,
-		"7":                              7 * time.Second,
-		"007":                            7 * time.Second,
-		"3600":                           time.Hour,
-		"86400":                          time.Hour,
-		"9999999999":                     time.Hour,
-		"99999999999":                    0,
-		"18446744073709551616":           0,
-		"-5":                             0,
-		"+5":                             0,
-		"5s":                             0,
-		"1.5":                            0,
-		" 5":                             0,
-		"soon":                           0,
-		"Sun, 01 Mar 2026 12:00:30 GMT":  30 * time.Second,
-		"Sun, 01 Mar 2026 11:00:00 GMT":  0,
-		"Mon, 02 Mar 2026 12:00:00 GMT":  time.Hour,
-		"Sunday, 01-Mar-26 12:01:00 GMT": time.Minute,
-		"Fri, 31 Dec 9999 23:59:59 GMT":  time.Hour,
-	} {
-		if got := retryAfter(value, now); got != want {
-			t.Errorf("Retry-After %q means %v, want %v", value, got, want)
-		}
-	}
-}
-
 func TestExhausted(t *testing.T) {
 	for _, c := range []struct {
 		max, attempt int

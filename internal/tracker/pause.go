@@ -2,14 +2,15 @@ package tracker
 
 import (
 	"net/http"
-	"strconv"
 	"sync"
 	"time"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/retryafter"
 )
 
 const (
 	// maxPause is the longest that an API's Retry-After holds polls up.
-	maxPause = time.Hour
+	maxPause = retryafter.Max
 	// defaultPause follows a 429 without Retry-After.
 	defaultPause = 10 * time.Second
 	// failuresToPause is how many polls of one API, of whatever
@@ -113,22 +114,14 @@ func (a *apis) state(api string) *apiState {
 	return s
 }
 
-// retryAfter reads a Retry-After (RFC 9110 section 10.2.3): seconds or a date.
-// It is 0 when there is none that can be read, else 1 s to 1 h.
+// retryAfter returns the wait that a response's Retry-After asks for, at least
+// 1 s, or 0 if it asks for none.
 func retryAfter(h http.Header, now time.Time) time.Duration {
-	v := h.Get("Retry-After")
-	if v == "" {
+	wait, asked := retryafter.Wait(h, now)
+	if !asked {
 		return 0
 	}
-	d := time.Duration(0)
-	if n, err := strconv.ParseUint(v, 10, 31); err == nil {
-		d = time.Duration(n) * time.Second
-	} else if at, err := http.ParseTime(v); err == nil {
-		d = at.Sub(now)
-	} else {
-		return 0
-	}
-	return min(max(d, time.Second), maxPause)
+	return max(wait, time.Second)
 }
 
 // quiet keeps a log readable when thousands of predictions meet one trouble:

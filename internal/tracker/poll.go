@@ -122,6 +122,16 @@ func (t *Tracker) interval(p *store.Prediction, now time.Time) time.Duration {
 	return d
 }
 
+// untilGiveUp returns when p is due after a wait of d from now. Giving up is not
+// put off by a long wait.
+func (t *Tracker) untilGiveUp(p *store.Prediction, now time.Time, d time.Duration) time.Time {
+	due := now.Add(d)
+	if end := p.CreatedAt.Add(t.polling.GiveUp); end.After(now) && end.Before(due) {
+		return end
+	}
+	return due
+}
+
 // forgetEvery is the time between two looks at what is old enough to go.
 const forgetEvery = time.Minute
 

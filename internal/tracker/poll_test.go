@@ -127,6 +127,38 @@ func TestCallbackMakesPollingASafetyNet(t *testing.T) {
 	})
 }
 
+func TestGiveUpIsNotPutOffByTheFirstPoll(t *testing.T) {
+	for name, change := range map[string]func(*Config){
+		"callback":         func(c *Config) { c.Callback = "https://hooks.test/callback/" },
+		"initial interval": func(c *Config) { c.Poll.Initial, c.Poll.Max = time.Hour, time.Hour },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, func(c *Config) {
+					c.Poll.GiveUp = 5 * time.Second
+					change(c)
+				})
+				w.start()
+				defer w.end()
+				c := &Capture{Upstream: up, Caller: client, URL: hook}
+				if name == "callback" {
+					if _, err := w.Reserve(t.Context(), c); err != nil {
+						t.Fatal(err)
+					}
+				}
+				w.api.set(path, body("p", "processing"))
+				if _, err := w.Created(t.Context(), c, snapshot(t, "p", "starting")); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(4 * time.Second)
+				w.wantEvents("p", nil)
+				time.Sleep(2 * time.Second)
+				w.wantEvents("p", failed)
+			})
+		})
+	}
+}
+
 func TestClockStepsMakeNoStorm(t *testing.T) {
 	for _, step := range []time.Duration{-10 * time.Minute, 10 * time.Minute} {
 		t.Run(step.String(), func(t *testing.T) {

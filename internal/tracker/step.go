@@ -81,12 +81,7 @@ func (t *Tracker) nextPoll(p *store.Prediction, r *result, now time.Time) time.T
 	case refused, unreadable:
 		d = max(d, min(t.net<<(n-1), max(t.net, maxRefused)))
 	}
-	due := now.Add(d)
-	// Giving up is not put off by a long interval.
-	if end := p.CreatedAt.Add(t.polling.GiveUp); end.After(now) && end.Before(due) {
-		due = end
-	}
-	return due
+	return t.untilGiveUp(p, now, d)
 }
 
 // note counts and logs what a poll found, and pauses its API where that is
