@@ -85,6 +85,7 @@ type stand struct{ l *lab }
 type ended string
 
 func (s stand) Helper()                   {}
+func (s stand) Name() string              { return "bench" }
 func (s stand) Cleanup(f func())          { s.l.onClose(f) }
 func (s stand) Skip(args ...any)          { panic(ended(fmt.Sprint(args...))) }
 func (s stand) Fatal(args ...any)         { panic(ended(fmt.Sprint(args...))) }

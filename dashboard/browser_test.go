@@ -16,6 +16,8 @@ import (
 	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/testenv"
 )
 
 // browserPatience is how long a page may take on a busy machine.
@@ -43,7 +45,7 @@ func (s *site) browse() *browser {
 		}
 	}
 	if path == "" {
-		s.t.Skip("there is no Chromium: install the package chromium")
+		testenv.Skip(s.t, "Chromium", "apt-get install chromium")
 	}
 	allocator, cancel := chromedp.NewExecAllocator(s.t.Context(),
 		chromedp.ExecPath(path), chromedp.UserDataDir(s.t.TempDir()), chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU,

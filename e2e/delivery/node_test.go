@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/caddyrun"
+	"github.com/caddy-replicate/replicate-webhook/internal/testenv"
 )
 
 // child is a script that runs on Node.js. It ends when its input does.
@@ -30,13 +31,7 @@ type child struct {
 // startNode runs a script with more environment.
 func startNode(t *testing.T, script string, environ ...string) *child {
 	t.Helper()
-	if _, err := os.Stat("node_modules"); err != nil {
-		needs(t)
-	}
-	if _, err := exec.LookPath("node"); err != nil {
-		needs(t)
-	}
-	cmd := exec.Command("node", script)
+	cmd := exec.Command(testenv.NeedNode(t, "."), script)
 	cmd.Env = append(os.Environ(), environ...)
 	cmd.Env = append(cmd.Env, "NODE_ENV=production")
 	var errs strings.Builder
@@ -70,15 +65,6 @@ func startNode(t *testing.T, script string, environ ...string) *child {
 		}
 	})
 	return c
-}
-
-func needs(t *testing.T) {
-	t.Helper()
-	const what = "needs Node.js and `npm ci` in e2e/delivery"
-	if os.Getenv("CI") != "" {
-		t.Fatal(what)
-	}
-	t.Skip(what)
 }
 
 func (c *child) read(out io.Reader) {

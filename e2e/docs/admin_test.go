@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/caddyrun"
+	"github.com/caddy-replicate/replicate-webhook/internal/testenv"
 )
 
 const adminPage = "docs/admin.md"
@@ -95,7 +96,8 @@ http://127.0.0.1:{$PORT1} {
 			}
 			ctx, cancel := context.WithTimeout(context.Background(), 4*caddyrun.Patience)
 			defer cancel()
-			cmd := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c",
+			testenv.Need(t, "curl", "apt-get install curl")
+			cmd := exec.CommandContext(ctx, testenv.Need(t, "bash", "apt-get install bash"), "-euo", "pipefail", "-c",
 				"caddy() { '"+caddyrun.Binary(t)+"' \"$@\""+address+"; }\n"+script)
 			cmd.Dir, cmd.Env = t.TempDir(), append(os.Environ(), "HOME="+c.Dir())
 			out, err := cmd.CombinedOutput()

@@ -10,6 +10,9 @@ import (
 	"testing"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/caddyrun"
+	"github.com/caddy-replicate/replicate-webhook/internal/testenv"
 )
 
 func read(t *testing.T, path string) string {
@@ -136,12 +139,7 @@ func TestReleaseTakesFilesThatExist(t *testing.T) {
 
 // TestSystemdUnit has systemd read the unit and judge how far it is shut off.
 func TestSystemdUnit(t *testing.T) {
-	if _, err := exec.LookPath("systemd-analyze"); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal("needs systemd-analyze")
-		}
-		t.Skip("needs systemd-analyze")
-	}
+	testenv.Need(t, "systemd-analyze", "apt-get install systemd")
 	const name = "caddy-replicate-webhook.service"
 	unit := read(t, "packaging/"+name)
 	binary, err := exec.LookPath("true") // must be there for the check
@@ -169,12 +167,7 @@ func TestSystemdUnit(t *testing.T) {
 // TestMakefile: help lists every target, each of them can be made up, and those
 // that documents name exist.
 func TestMakefile(t *testing.T) {
-	if _, err := exec.LookPath("make"); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal("needs make")
-		}
-		t.Skip("needs make")
-	}
+	testenv.Need(t, "make", "apt-get install make")
 	text := read(t, "Makefile")
 	m := regexp.MustCompile(`(?m)^\.PHONY: (.*)$`).FindStringSubmatch(text)
 	if m == nil {
@@ -199,5 +192,35 @@ func TestMakefile(t *testing.T) {
 				t.Errorf("%s names make %s, which is no target", file, m[1])
 			}
 		}
+	}
+}
+
+// TestTheExampleLeavesTheCheckoutClean runs Caddyfile.example: git must ignore
+// all files that it makes in the current directory.
+func TestTheExampleLeavesTheCheckoutClean(t *testing.T) {
+	c := caddyrun.NewChild(t, strings.NewReplacer("localhost:8080", "127.0.0.1:{$PORT1}", "localhost:8081", "127.0.0.1:{$PORT2}",
+		"localhost:3000", "127.0.0.1:{$PORT3}").Replace(read(t, "Caddyfile.example")))
+	c.Environ = []string{"WEBHOOK_SECRET=" + secret}
+	before := c.Files()
+	c.Start("PORT1")
+	patterns := strings.Fields(read(t, ".gitignore"))
+	made := 0
+	check := func() {
+		for name := range c.Files() {
+			name = strings.TrimPrefix(name, "/")
+			if _, ok := before["/"+name]; ok || strings.HasPrefix(name, "config/") || strings.HasPrefix(name, "data/") {
+				continue
+			}
+			made++
+			if !slices.ContainsFunc(patterns, func(p string) bool { ok, _ := filepath.Match(p, name); return ok }) {
+				t.Errorf("it makes %s, which .gitignore does not have", name)
+			}
+		}
+	}
+	check() // as after a crash
+	c.Stop()
+	check()
+	if made < 4 {
+		t.Errorf("it made only %d files", made)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/caddyrun"
+	"github.com/caddy-replicate/replicate-webhook/internal/testenv"
 )
 
 // startup is how long a program may take until it listens. A compiler may have
@@ -23,52 +24,49 @@ type program struct {
 	output *caddyrun.Logs
 }
 
-// runtimes make the command that runs a program's file, by its ending. They give
-// what is missing where the command can't run.
-var runtimes = map[string]func(dir, file, port string) (cmd *exec.Cmd, missing string){
-	".mjs": func(dir, file, _ string) (*exec.Cmd, string) {
-		modules, err := filepath.Abs(filepath.Join(root, "e2e", "delivery", "node_modules"))
-		if err == nil {
-			_, err = os.Stat(modules)
-		}
+// runtimes returns the command that runs a program's file, by its extension, or
+// skips the test where it can't run.
+var runtimes = map[string]func(t *testing.T, dir, file, port string) *exec.Cmd{
+	".mjs": func(t *testing.T, dir, file, _ string) *exec.Cmd {
+		delivery := filepath.Join(root, "e2e", "delivery")
+		node := testenv.NeedNode(t, delivery)
+		modules, err := filepath.Abs(filepath.Join(delivery, "node_modules"))
 		if err == nil {
 			err = os.Symlink(modules, filepath.Join(dir, "node_modules"))
 		}
 		if err != nil {
-			return nil, "`npm ci` in e2e/delivery"
+			t.Fatal(err)
 		}
-		return found("node", file)
+		return exec.Command(node, file)
 	},
-	".py": func(_, file, _ string) (*exec.Cmd, string) {
+	".py": func(t *testing.T, _, file, _ string) *exec.Cmd {
 		for _, python := range []string{"python3", "/usr/bin/python3"} {
 			if exec.Command(python, "-c", "import flask").Run() == nil {
-				return exec.Command(python, file), ""
+				return exec.Command(python, file)
 			}
 		}
-		return nil, "Python with Flask"
+		testenv.Skip(t, "Python with Flask", "apt-get install python3-flask")
+		return nil
 	},
-	".go": func(dir, file, _ string) (*exec.Cmd, string) {
+	".go": func(t *testing.T, dir, file, _ string) *exec.Cmd {
 		binary := filepath.Join(dir, "program")
 		if out, err := exec.Command("go", "build", "-o", binary, file).CombinedOutput(); err != nil {
-			return nil, fmt.Sprintf("a program that builds: %v\n%s", err, out)
+			t.Fatalf("building it: %v\n%s", err, out)
 		}
-		return exec.Command(binary), ""
+		return exec.Command(binary)
 	},
-	".rb": func(_, file, _ string) (*exec.Cmd, string) {
+	".rb": func(t *testing.T, _, file, _ string) *exec.Cmd {
 		if exec.Command("ruby", "-e", `require "sinatra/base"; require "webrick"`).Run() != nil {
-			return nil, "Ruby with Sinatra and WEBrick"
+			testenv.Skip(t, "Ruby with Sinatra and WEBrick", "apt-get install ruby-sinatra ruby-webrick")
 		}
-		return found("ruby", file)
+		return exec.Command("ruby", file)
 	},
-	".php":  func(_, file, port string) (*exec.Cmd, string) { return found("php", "-S", "127.0.0.1:"+port, file) },
-	".java": func(_, file, _ string) (*exec.Cmd, string) { return found("java", file) },
-}
-
-func found(name string, args ...string) (*exec.Cmd, string) {
-	if _, err := exec.LookPath(name); err != nil {
-		return nil, name
-	}
-	return exec.Command(name, args...), ""
+	".php": func(t *testing.T, _, file, port string) *exec.Cmd {
+		return exec.Command(testenv.Need(t, "php", "apt-get install php-cli"), "-S", "127.0.0.1:"+port, file)
+	},
+	".java": func(t *testing.T, _, file, _ string) *exec.Cmd {
+		return exec.Command(testenv.Need(t, "java", "apt-get install default-jdk-headless"), file)
+	},
 }
 
 // run writes a documented program to a file, runs it on a port of the test, and
@@ -85,13 +83,7 @@ func run(t *testing.T, env *caddyrun.Env, b block, file, port string) *program {
 		t.Fatalf("nothing runs %s", file)
 	}
 	number := fmt.Sprint(env.Port(port))
-	cmd, missing := runtime(dir, path, number)
-	if missing != "" {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("%s needs %s", file, missing)
-		}
-		t.Skipf("%s needs %s", file, missing)
-	}
+	cmd := runtime(t, dir, path, number)
 	p := &program{addr: env.Addr(port), output: caddyrun.NewLogs()}
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "PORT="+number, "WEBHOOK_SECRET="+secret, "NODE_ENV=production", "APP_ENV=production")

@@ -2,7 +2,9 @@ package faults_test
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -15,6 +17,7 @@ import (
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/caddyrun"
+	"github.com/caddy-replicate/replicate-webhook/internal/testenv"
 )
 
 // ailing posts new events and creates while the disk is ill, until enough of
@@ -96,10 +99,10 @@ func (w *world) outlive(between func()) {
 
 // TestDiskFull fills the disk under a running Caddy and empties it again.
 func TestDiskFull(t *testing.T) {
-	needRoot(t)
+	testenv.NeedRoot(t)
 	dir := t.TempDir()
 	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", dir).CombinedOutput(); err != nil {
-		t.Skipf("SKIPPED: no tmpfs can be mounted here: %v %s", err, out)
+		testenv.Skip(t, "the right to mount file systems", fmt.Sprintf("run it on a host or in a privileged container (mount: %v %s)", err, bytes.TrimSpace(out)))
 	}
 	t.Cleanup(func() { run(t, "umount", dir) })
 	w := newWorld(t, "sqlite "+filepath.Join(dir, "store", "webhook.db"))
@@ -153,7 +156,7 @@ func TestFailingCalls(t *testing.T) {
 		{"write EROFS", "pwrite64:error=EROFS"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			needRoot(t)
+			testenv.NeedRoot(t)
 			w := newWorld(t, "sqlite {$DIR}/store/webhook.db")
 			w.Start("PORT1")
 			w.warmUp()
@@ -177,9 +180,7 @@ type tracer struct {
 
 func (w *world) inject(fault string) *tracer {
 	w.t.Helper()
-	if _, err := exec.LookPath("strace"); err != nil {
-		w.t.Skip("SKIPPED: this test needs strace")
-	}
+	testenv.Need(w.t, "strace", "apt-get install strace")
 	tr := &tracer{t: w.t, out: filepath.Join(w.t.TempDir(), "calls")}
 	tr.cmd = exec.Command("strace", "-f", "-y", "-o", tr.out,
 		"-e", "trace=fsync,fdatasync,pwrite64,close", "-e", "inject="+fault, "-p", strconv.Itoa(w.PID()))
@@ -194,7 +195,7 @@ func (w *world) inject(fault string) *tracer {
 	for lines.Scan() && !strings.Contains(lines.Text(), "attached") {
 		if strings.Contains(lines.Text(), "not permitted") {
 			_ = tr.cmd.Wait()
-			w.t.Skipf("SKIPPED: no process can be traced here: %s", lines.Text())
+			testenv.Skip(w.t, "the right to trace processes", "run it on a host or in a container with CAP_SYS_PTRACE (strace: "+lines.Text()+")")
 		}
 	}
 	go func() { _, _ = io.Copy(io.Discard, stderr) }()

@@ -1,6 +1,8 @@
 package faults_test
 
 import (
+	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -8,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/testenv"
 )
 
 // disk is an ext4 file system in a file, mounted over a loop device.
@@ -21,11 +25,9 @@ type disk struct {
 
 func newDisk(t *testing.T) *disk {
 	t.Helper()
-	needRoot(t)
+	testenv.NeedRoot(t)
 	for _, tool := range []string{"mkfs.ext4", "losetup", "mount", "umount"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("SKIPPED: this test needs %s", tool)
-		}
+		testenv.Need(t, tool, "apt-get install e2fsprogs mount")
 	}
 	// Not t.TempDir, which the user that PostgreSQL runs as may not enter.
 	dir, err := os.MkdirTemp("", "faults-*")
@@ -45,7 +47,7 @@ func newDisk(t *testing.T) *disk {
 	// of what was cached of it.
 	out, err := exec.Command("losetup", "--find", "--show", d.image).CombinedOutput()
 	if err != nil {
-		t.Skipf("SKIPPED: there is no loop device here: %v %s", err, out)
+		testenv.Skip(t, "a loop device", fmt.Sprintf("run it on a host or in a privileged container (losetup: %v %s)", err, bytes.TrimSpace(out)))
 	}
 	d.device = strings.TrimSpace(string(out))
 	t.Cleanup(func() { run(t, "losetup", "--detach", d.device) })

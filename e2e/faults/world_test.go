@@ -10,7 +10,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -430,13 +429,5 @@ func (w *world) drain() {
 		case <-deadline.C:
 			return // the audit says what is missing
 		}
-	}
-}
-
-// needRoot skips where the test can't have what it needs.
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("SKIPPED: this test mounts file systems or traces a process, and needs root")
 	}
 }

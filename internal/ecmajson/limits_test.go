@@ -5,6 +5,8 @@ import (
 	"math"
 	"strings"
 	"testing"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/testenv"
 )
 
 func TestLimits(t *testing.T) {
@@ -51,7 +53,7 @@ func TestLimits(t *testing.T) {
 	}
 	t.Run("size", func(t *testing.T) {
 		if testing.Short() || math.MaxInt == math.MaxInt32 {
-			t.Skip("needs a gigabyte of address space")
+			testenv.Skip(t, "a gigabyte of address space", "run it on a 64-bit machine without -short")
 		}
 		// Never written to nor read, so that it takes no memory.
 		if _, err := Parse(make([]byte, maxSize+1), Limits{}, nil); !errors.Is(err, ErrSize) {

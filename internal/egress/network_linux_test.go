@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/testenv"
 )
 
 // insideEnv is set in the process that runs in a network of its own.
@@ -36,11 +38,9 @@ func TestNothingForbiddenIsReached(t *testing.T) {
 	for _, resolver := range []string{"go", "cgo"} {
 		t.Run(resolver, func(t *testing.T) {
 			if resolver == "cgo" && !withCgo {
-				t.Skip("this test is built without cgo: set CGO_ENABLED=1")
+				testenv.Skip(t, "cgo, for the C library's resolver", "apt-get install gcc libc6-dev, and set CGO_ENABLED=1")
 			}
-			if _, err := exec.LookPath("ip"); err != nil {
-				t.Skip("there is no ip command: install iproute2")
-			}
+			testenv.Need(t, "ip", "apt-get install iproute2")
 			cmd := exec.Command(os.Args[0], "-test.run=^TestNothingForbiddenIsReached$", "-test.v", "-test.timeout=5m")
 			cmd.Env = append(os.Environ(), insideEnv+"="+resolver, "GODEBUG=netdns="+resolver,
 				"HTTP_PROXY=http://10.99.0.1:3128", "HTTPS_PROXY=http://10.99.0.1:3128", "ALL_PROXY=socks5://10.99.0.1:3128",
@@ -53,7 +53,7 @@ func TestNothingForbiddenIsReached(t *testing.T) {
 			}
 			out, err := cmd.CombinedOutput()
 			if errors.Is(err, syscall.EPERM) {
-				t.Skipf("can't make a network namespace without more rights: %v", err)
+				testenv.Skip(t, "the right to make a network namespace", "run it as root on a host or in a privileged container")
 			}
 			if err != nil {
 				t.Fatalf("%v\n%s", err, out)

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/testenv"
 )
 
 // Password is that of the superuser, who is called postgres. Tests look for it
@@ -29,10 +31,8 @@ const patience = time.Minute
 
 // TB is what is needed of a testing.TB.
 type TB interface {
-	Helper()
+	testenv.TB
 	Cleanup(func())
-	Skip(args ...any)
-	Fatal(args ...any)
 	Fatalf(format string, args ...any)
 	Errorf(format string, args ...any)
 }
@@ -64,7 +64,7 @@ func StartIn(t TB, dir string, options ...string) *Server {
 	t.Helper()
 	bin := programs()
 	if bin == "" {
-		t.Skip("PostgreSQL is not installed: its programs initdb and postgres are neither on the PATH nor under /usr/lib/postgresql; Debian's package is postgresql")
+		testenv.Skip(t, "PostgreSQL (initdb and postgres on the PATH or under /usr/lib/postgresql)", "apt-get install postgresql")
 	}
 	s := (&Server{bin: bin}).beside(t, dir)
 	for _, o := range options {

@@ -4,15 +4,14 @@ import (
 	"bytes"
 	"encoding/json"
 	"net/http"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
+	"github.com/caddy-replicate/replicate-webhook/internal/testenv"
 )
 
 const npmFolder = "testdata/npm"
@@ -41,22 +40,10 @@ type reply struct {
 	Replicate        *opinion `json:"replicate"`
 }
 
-// askNode hands the questions to crosscheck.mjs. Without Node.js or without
-// the packages it skips the test; in CI that is a failure, so that the
-// comparison cannot be lost without notice.
+// askNode hands the questions to crosscheck.mjs.
 func askNode(t *testing.T, questions []question) []reply {
 	t.Helper()
-	unavailable := t.Skip
-	if os.Getenv("CI") != "" {
-		unavailable = t.Fatal
-	}
-	node, err := exec.LookPath("node")
-	if err != nil {
-		unavailable("comparing with other implementations needs Node.js, which is not installed")
-	}
-	if _, err := os.Stat(filepath.Join(npmFolder, "node_modules")); err != nil {
-		unavailable("comparing with other implementations needs `npm ci` in internal/signature/" + npmFolder)
-	}
+	node := testenv.NeedNode(t, npmFolder)
 	var in, stderr bytes.Buffer
 	enc := json.NewEncoder(&in)
 	for _, q := range questions {
