@@ -31,8 +31,10 @@
 //
 // # Cost
 //
-// Time is linear in the input but for the sort of array-index keys that arrive
-// out of order. Parsing is iterative. Text that is already in its ECMAScript
-// form is not copied at all. For any other text the memory is at most about six
-// times the input, whatever the input (see [Limits] for what is not counted).
+// Time is linear in the input, with a factor of the same size for any bytes: no
+// number is slow to convert. Only array-index keys that arrive out of order take
+// more, since they have to be sorted. Parsing is iterative. Text that is already
+// in its ECMAScript form is not copied at all. For any other text the memory is
+// at most about six times the input, whatever the input (see [Limits] for what is
+// not counted).
 package ecmajson

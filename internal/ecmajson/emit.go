@@ -115,10 +115,9 @@ func (e *emitter) copy(a, b int) {
 		}
 		from, to := e.literal(a+k, b)
 		e.piece(to, b, e.in[to:b])
-		var tmp, lit [40]byte
-		s := append(lit[:0], e.in[from:to]...)
-		s[a+k-from] = 'e'
-		e.piece(from, to, appendLiteral(tmp[:0], s))
+		var tmp [formLen]byte
+		d := readShort(e.in[from:to])
+		e.piece(from, to, d.append(tmp[:0]))
 		b = from
 	}
 	e.piece(a, b, e.in[a:b])
@@ -127,10 +126,10 @@ func (e *emitter) copy(a, b int) {
 // literal gives the extent of the number around the mark at in[k].
 func (e *emitter) literal(k, b int) (from, to int) {
 	from, to = k, k+1
-	for from > 0 && (isDigit(e.in[from-1]) || e.in[from-1] == '.' || e.in[from-1] == '-') {
+	for from > 0 && (isDigit(e.in[from-1]) || e.in[from-1] == '-') {
 		from--
 	}
-	for to < b && (isDigit(e.in[to]) || e.in[to] == '+' || e.in[to] == '-') {
+	for to < b && (isDigit(e.in[to]) || e.in[to] == '-') {
 		to++
 	}
 	return from, to
