@@ -227,7 +227,7 @@ func (a *App) provisionSender(ctx caddy.Context) error {
 		return err
 	}
 	a.fill()
-	secrets, err := a.expand("signing_secret", a.SigningSecret)
+	secrets, err := a.signingSecrets()
 	if err != nil {
 		return err
 	}
@@ -317,21 +317,25 @@ func (a *App) endpointClosed(r delivery.EndpointReport) {
 	a.emit("replicate_webhook_endpoint_closed", map[string]any{"endpoint": r.Endpoint})
 }
 
-// expand reads an option's secrets.
-func (a *App) expand(option string, configured []string) ([]string, error) {
-	var values []string
-	for i, c := range configured {
-		value, literal, err := secret.Expand(c)
-		if err == nil && option == "signing_secret" {
-			_, err = signature.ParseSecret(value)
-		}
+// signingSecrets reads the configured signing secrets. One that changes in its
+// file later is handed to the tracker, which has to be there then.
+func (a *App) signingSecrets() ([]string, error) {
+	values := make([]string, len(a.SigningSecret))
+	for i, c := range a.SigningSecret {
+		name := fmt.Sprintf("signing_secret %d", i+1)
+		err := a.secrets.Use("signing_secret", name+" of "+appName, c, func(value string) error {
+			if _, err := signature.ParseSecret(value); err != nil {
+				return err
+			}
+			values[i] = value
+			if a.sender.tracker == nil {
+				return nil
+			}
+			return a.sender.tracker.SetSigningSecrets(values)
+		})
 		if err != nil {
-			return nil, fmt.Errorf("%s %d: %w", option, i+1, err)
+			return nil, fmt.Errorf("%s: %w", name, err)
 		}
-		if literal {
-			a.logger.Warn(secret.Warning(fmt.Sprintf("%s %d of %s", option, i+1, appName)))
-		}
-		values = append(values, value)
 	}
 	return values, nil
 }
@@ -353,17 +357,22 @@ type keyFiler interface{ SealKeyFile() string }
 // sealRing makes the key ring: of the configured keys, or of the key file when
 // it is first needed.
 func (a *App) sealRing() (*seal.Ring, error) {
-	configured, err := a.expand("seal_key", a.SealKey)
-	if err != nil {
-		return nil, err
-	}
 	var keys []seal.Key
-	for i, c := range configured {
-		k, err := seal.FromSecret(c)
+	for i, c := range a.SealKey {
+		name := fmt.Sprintf("seal_key %d", i+1)
+		err := a.secrets.Use("seal_key", name+" of "+appName, c, func(value string) error {
+			if i < len(keys) {
+				return errors.New("a sealing key that has changed takes a reload: caddy reload --force")
+			}
+			k, err := seal.FromSecret(value)
+			if err == nil {
+				keys = append(keys, k)
+			}
+			return err
+		})
 		if err != nil {
-			return nil, fmt.Errorf("seal_key %d: %w", i+1, err)
+			return nil, fmt.Errorf("%s: %w", name, err)
 		}
-		keys = append(keys, k)
 	}
 	if len(keys) > 0 {
 		return seal.NewRing(keys[0], keys[1:]...)
@@ -451,6 +460,9 @@ const exitWait = 2 * time.Second
 
 // Tracker is what handlers of predictions work with.
 func (a *App) Tracker() *tracker.Tracker { return a.sender.tracker }
+
+// Secrets reads the configuration's secrets.
+func (a *App) Secrets() *secret.Watcher { return a.secrets }
 
 // Budget bounds the request bytes that handlers buffer.
 func (a *App) Budget() *budget.Budget { return a.budget }

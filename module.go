@@ -25,6 +25,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/internal/budget"
 	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
 	"github.com/caddy-replicate/replicate-webhook/internal/operate"
+	"github.com/caddy-replicate/replicate-webhook/internal/secret"
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
 	"github.com/caddy-replicate/replicate-webhook/internal/spans"
 	"github.com/caddy-replicate/replicate-webhook/internal/webhook"
@@ -61,9 +62,11 @@ type App struct {
 	logger *zap.Logger
 	opener store.Opener
 	budget *budget.Budget
-	ref    *store.Ref
-	edges  []*Edge
-	sender sender
+	// secrets reads those of the app and of its handlers.
+	secrets *secret.Watcher
+	ref     *store.Ref
+	edges   []*Edge
+	sender  sender
 
 	operate  *operate.Service
 	ctx      caddy.Context
@@ -82,6 +85,7 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 // validated beside a server that is running.
 func (a *App) Provision(ctx caddy.Context) error {
 	a.logger = ctx.Logger()
+	a.secrets = secret.NewWatcher(a.logger)
 	if err := a.provisionNotices(ctx); err != nil {
 		return err
 	}
@@ -106,7 +110,10 @@ func (a *App) Provision(ctx caddy.Context) error {
 		return err
 	}
 	a.provisionOperate()
-	return metrics.Register(ctx.GetMetricsRegistry(), a.held)
+	return errors.Join(
+		metrics.Register(ctx.GetMetricsRegistry(), a.held),
+		metrics.RegisterSecrets(ctx.GetMetricsRegistry(), a.secrets.Ages),
+	)
 }
 
 // provisionNotices prepares what tells others of what happens.
@@ -191,13 +198,18 @@ func (a *App) Start() error {
 	if a.ref, err = a.acquire(); err != nil {
 		return err
 	}
-	return a.startSender()
+	if err := a.startSender(); err != nil {
+		return err
+	}
+	a.secrets.Start()
+	return nil
 }
 
 // Stop ends polling and delivery. On a reload the attempts that are under way
 // go on by themselves; on exit they are waited for.
 func (a *App) Stop() error {
 	a.stopSender()
+	a.secrets.Stop()
 	return nil
 }
 
@@ -205,6 +217,7 @@ func (a *App) Stop() error {
 // running hold their own.
 func (a *App) Cleanup() error {
 	a.stopSender()
+	a.secrets.Stop()
 	if a.refusals != nil {
 		a.refusals.Close()
 	}
@@ -256,20 +269,16 @@ func (e *Edge) differsFrom(o *Edge) string {
 }
 
 func (e *Edge) sharesSecret(o *Edge) bool {
-	return slices.ContainsFunc(e.secrets, func(s signature.Secret) bool { return slices.ContainsFunc(o.secrets, s.Equal) })
+	others := o.secrets.Values()
+	return slices.ContainsFunc(e.secrets.Values(), func(s signature.Secret) bool { return slices.ContainsFunc(others, s.Equal) })
 }
 
 func sameSecrets(e, o *Edge) bool {
-	if len(e.secrets) != len(o.secrets) {
-		return false
+	if e.secrets == nil {
+		// Before provisioning there are only the configured texts.
+		return slices.Equal(e.Secret, o.Secret)
 	}
-	for i := range e.secrets {
-		if !e.secrets[i].Equal(o.secrets[i]) {
-			return false
-		}
-	}
-	// Before provisioning there are only the configured texts.
-	return len(e.secrets) > 0 || slices.Equal(e.Secret, o.Secret)
+	return slices.EqualFunc(e.secrets.Values(), o.secrets.Values(), signature.Secret.Equal)
 }
 
 // version is the plugin's, as Go modules have it.

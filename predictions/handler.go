@@ -40,11 +40,13 @@ const appName = "replicate_webhook"
 type App interface {
 	Tracker() *tracker.Tracker
 	Budget() *budget.Budget
+	Secrets() *secret.Watcher
 }
 
 // following is what the handlers ask of a tracker.
 type following interface {
 	Join(up tracker.Upstream) error
+	Renew(up tracker.Upstream)
 	Ready(ctx context.Context) error
 	CheckURL(raw string) error
 	Caller(ctx context.Context, up tracker.Upstream, h http.Header) (tracker.Caller, error)
@@ -147,21 +149,30 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if h.upstream.API, err = parseAPI(api); err != nil {
 		return err
 	}
-	if h.APIToken != "" {
-		token, literal, err := secret.Expand(h.APIToken)
-		if err != nil {
-			return fmt.Errorf("api_token: %w", err)
-		}
-		if literal {
-			h.logger.Warn(secret.Warning("api_token"))
-		}
-		h.upstream.Token = token
-	}
 	app, err := sharedApp(ctx)
 	if err != nil {
 		return err
 	}
+	if h.APIToken != "" {
+		if err := app.Secrets().Use("api_token", "api_token", h.APIToken, h.useToken(app.Tracker())); err != nil {
+			return fmt.Errorf("api_token: %w", err)
+		}
+	}
 	return h.join(app.Tracker(), app.Budget())
+}
+
+// useToken returns what takes the operator's token at first, and what it was
+// replaced by later.
+func (h *Handler) useToken(t following) func(string) error {
+	return func(token string) error {
+		if h.upstream.Token == "" {
+			// Requests only ask whether there is one: it is not set again.
+			h.upstream.Token = token
+		} else {
+			t.Renew(tracker.Upstream{API: h.upstream.API, Token: token})
+		}
+		return nil
+	}
 }
 
 func (h *Handler) join(t following, b *budget.Budget) error {

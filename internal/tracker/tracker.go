@@ -25,7 +25,6 @@ import (
 
 	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
 	"github.com/caddy-replicate/replicate-webhook/internal/seal"
-	"github.com/caddy-replicate/replicate-webhook/internal/signature"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -189,16 +188,9 @@ func New(c Config) (*Tracker, error) {
 		done:      make(chan struct{}),
 	}
 	t.keys.perClient = c.PerClient
-	if !c.PerClient {
-		for i, s := range c.SigningSecrets {
-			secret, err := signature.ParseSecret(s)
-			if err != nil {
-				return nil, fmt.Errorf("reading signing secret %d: %w", i+1, err)
-			}
-			t.keys.configured = append(t.keys.configured, secret)
-		}
-		if len(c.SigningSecrets) > 0 {
-			t.keys.newest = c.SigningSecrets[0]
+	if !c.PerClient && len(c.SigningSecrets) > 0 {
+		if err := t.SetSigningSecrets(c.SigningSecrets); err != nil {
+			return nil, err
 		}
 	}
 	t.ctx, t.stop = context.WithCancel(context.Background())
@@ -224,7 +216,8 @@ func checkCallback(base string) error {
 // Join makes an API and its operator's token known, before Start. Polls find
 // the token of a prediction's API here: it is not kept in the store.
 //
-// Two different tokens for one API are an error.
+// Two different tokens for one API are an error. A token that is replaced while
+// the tracker runs is set by Renew.
 func (t *Tracker) Join(up Upstream) error {
 	if up.Token == "" {
 		return nil
@@ -239,6 +232,16 @@ func (t *Tracker) Join(up Upstream) error {
 	}
 	t.tokens[up.API] = up.Token
 	return nil
+}
+
+// Renew replaces the token of an API that has joined, because the operator has
+// replaced it.
+func (t *Tracker) Renew(up Upstream) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.tokens[up.API] != "" {
+		t.tokens[up.API] = up.Token
+	}
 }
 
 // Start begins to poll and to forget what is old. It fails when the store
