@@ -80,7 +80,7 @@ type following interface {
 // `GET /predictions/{id}`, `/trainings/{id}`; `POST …/cancel` | the API's answer, with the three members added if the prediction is tracked
 // `PATCH /predictions/{id}` | answered here: changes `webhook_url` (null disables) and `webhook_events`
 // `GET /predictions/{id}/webhook_deliveries` | answered here: the delivery log, newest first
-// `POST /predictions/{id}/webhook_deliveries/{row}/redeliver` | answered here: 202 and a new delivery
+// `POST /predictions/{id}/webhook_deliveries/{row}/redeliver` | answered here: 202 and a new delivery of the same payload, up to 60 a minute for each caller
 // `GET /webhooks/default/secret` | with ServeSigningSecret, the key is replaced by the caller's own signing secret
 //
 // Everything else passes untouched, and so do these requests when the body is
@@ -126,6 +126,8 @@ type Handler struct {
 	tracker  following
 	budget   *budget.Budget
 	logger   *zap.Logger
+	// redeliveries is shared by the copies of a handler.
+	redeliveries *limiters
 }
 
 // CaddyModule returns the Caddy module information.
@@ -176,7 +178,7 @@ func (h *Handler) useToken(t following) func(string) error {
 }
 
 func (h *Handler) join(t following, b *budget.Budget) error {
-	h.tracker, h.budget = t, b
+	h.tracker, h.budget, h.redeliveries = t, b, new(limiters)
 	if h.ServeSigningSecret && !t.PerClient() {
 		return errors.New("serve_signing_secret needs signing per_client: a shared secret given to one client would let it sign for all")
 	}

@@ -102,5 +102,5 @@ type Operating interface {
 	// RedeliverDelivery commits a new delivery of the same event, as
 	// Tracking.Redeliver does, whether or not the old one was ever tried.
 	// ErrNotFound, ErrDisabled.
-	RedeliverDelivery(ctx context.Context, id string, payload func(old []byte) []byte) (string, error)
+	RedeliverDelivery(ctx context.Context, id string) (string, error)
 }

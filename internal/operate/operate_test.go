@@ -131,7 +131,7 @@ func TestBulkRedeliversEachEventOnce(t *testing.T) {
 	d.bulk(operate.DeliveryQuery{Prediction: "p1"}, false, operate.Bulk{Matched: 2, Redelivered: 1, Overtaken: 1})
 }
 
-func TestRedeliveryHasAFreshTimestamp(t *testing.T) {
+func TestRedeliverySharesThePayload(t *testing.T) {
 	d := newDesk(t)
 	d.track("https://api.example.com", "p", store.Completed)
 	d.attempt(store.Exhausted)
@@ -147,7 +147,7 @@ func TestRedeliveryHasAFreshTimestamp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if string(got.Payload) == string(payload("p")) || len(got.Payload) != len(payload("p")) || !got.Redelivery || got.State != "pending" || got.Due.IsZero() || !got.Ended.IsZero() {
+	if string(got.Payload) != string(payload("p")) || !got.Redelivery || got.State != "pending" || got.Due.IsZero() || !got.Ended.IsZero() {
 		t.Fatalf("redelivery is %+v with payload %s", got, got.Payload)
 	}
 	old, err := d.Delivery(t.Context(), again.Of)

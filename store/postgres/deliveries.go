@@ -37,10 +37,10 @@ const takeReady = `WITH picked AS (
 	) d
 ), taken AS (
 	UPDATE webhook_deliveries d SET owner = $4, lease = $5 FROM picked WHERE d.n = picked.n RETURNING d.*
-) SELECT ` + handedOut + ` FROM taken d LEFT JOIN webhook_predictions p ON p.ref = d.prediction LEFT JOIN webhook_payloads b ON b.n = d.n`
+) SELECT ` + handedOut + ` FROM taken d LEFT JOIN webhook_predictions p ON p.ref = d.prediction LEFT JOIN webhook_payloads b ON b.n = ` + payloadNumber
 
 const readTaken = "SELECT " + handedOut + ` FROM webhook_deliveries d LEFT JOIN webhook_predictions p ON p.ref = d.prediction
-	LEFT JOIN webhook_payloads b ON b.n = d.n WHERE d.n = ANY($1)`
+	LEFT JOIN webhook_payloads b ON b.n = ` + payloadNumber + ` WHERE d.n = ANY($1)`
 
 // handed is a delivery read for its attempt.
 type handed struct {

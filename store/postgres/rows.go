@@ -158,13 +158,13 @@ const (
 	insertPredictions = `INSERT INTO webhook_predictions (ref, key, api, id, client, url, events, poll_path, credential, token, traceparent, test, body, created, happened, webhook, poller)
 		SELECT * FROM unnest($1::bigint[], $2::bytea[], $3::bytea[], $4::bytea[], $5::bytea[], $6::bytea[], $7::smallint[], $8::bytea[], $9::bytea[], $10::bytea[],
 			$11::bytea[], $12::boolean[], $13::bytea[], $14::bigint[], $15::smallint[], $16::smallint[], $17::bigint[])`
-	insertDeliveries = `INSERT INTO webhook_deliveries (n, nonce, prediction, event, redelivery, state, attempts, due, created, endpoint, held, owner, lease)
+	insertDeliveries = `INSERT INTO webhook_deliveries (n, nonce, prediction, event, redelivery, state, attempts, due, created, endpoint, held, owner, lease, payload)
 		SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::smallint[], $5::boolean[], $6::smallint[], $7::integer[], $8::bigint[], $9::bigint[],
-			$10::bytea[], $11::boolean[], $12::bigint[], $13::bigint[])`
+			$10::bytea[], $11::boolean[], $12::bigint[], $13::bigint[], $14::bigint[])`
 	updateDeliveries = `UPDATE webhook_deliveries d SET state = j.state, attempts = j.attempts, due = j.due, endpoint = j.endpoint, held = j.held, owner = j.owner, lease = j.lease
 		FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::smallint[], $5::boolean[], $6::smallint[], $7::integer[], $8::bigint[], $9::bigint[],
-			$10::bytea[], $11::boolean[], $12::bigint[], $13::bigint[])
-			AS j (n, nonce, prediction, event, redelivery, state, attempts, due, created, endpoint, held, owner, lease)
+			$10::bytea[], $11::boolean[], $12::bigint[], $13::bigint[], $14::bigint[])
+			AS j (n, nonce, prediction, event, redelivery, state, attempts, due, created, endpoint, held, owner, lease, payload)
 		WHERE d.n = j.n`
 	insertPayloads = "INSERT INTO webhook_payloads (n, body) SELECT * FROM unnest($1::bigint[], $2::bytea[])"
 	insertAttempts = `INSERT INTO webhook_attempts (id, delivery, prediction, event, url, status, number, at, took, response, error, exception)
@@ -208,11 +208,11 @@ func (r *predictionRows) queue(b *pgx.Batch, sql string) {
 
 // deliveryRows are deliveries by column.
 type deliveryRows struct {
-	n, nonce, prediction, due, created, owner, lease []int64
-	event, state                                     []int16
-	redelivery, held                                 []bool
-	attempts                                         []int32
-	endpoint                                         [][]byte
+	n, nonce, prediction, due, created, owner, lease, payload []int64
+	event, state                                              []int16
+	redelivery, held                                          []bool
+	attempts                                                  []int32
+	endpoint                                                  [][]byte
 }
 
 func (r *deliveryRows) add(d *delivery) {
@@ -229,11 +229,12 @@ func (r *deliveryRows) add(d *delivery) {
 	r.held = append(r.held, d.held)
 	r.owner = append(r.owner, d.owner)
 	r.lease = append(r.lease, d.lease)
+	r.payload = append(r.payload, d.shared)
 }
 
 func (r *deliveryRows) queue(b *pgx.Batch, sql string) {
 	if len(r.n) > 0 {
-		b.Queue(sql, r.n, r.nonce, r.prediction, r.event, r.redelivery, r.state, r.attempts, r.due, r.created, r.endpoint, r.held, r.owner, r.lease)
+		b.Queue(sql, r.n, r.nonce, r.prediction, r.event, r.redelivery, r.state, r.attempts, r.due, r.created, r.endpoint, r.held, r.owner, r.lease, r.payload)
 	}
 }
 
@@ -278,8 +279,10 @@ func (u *unit) queueDeliveries(b *pgx.Batch) {
 			switch {
 			case d.fresh:
 				fresh.add(d)
-				numbers = append(numbers, d.n)
-				payloads = append(payloads, orEmpty(d.payload))
+				if d.shared == 0 {
+					numbers = append(numbers, d.n)
+					payloads = append(payloads, orEmpty(d.payload))
+				}
 			case d.dirty:
 				dirty.add(d)
 			}

@@ -251,7 +251,7 @@ func (u *unit) deliver(t *tracked, wanted []store.Happening) error {
 		if h.Event.Has(store.Terminal) {
 			u.supersede(t)
 		}
-		if _, err := u.insert(t, h.Event, h.Payload, false); err != nil {
+		if _, err := u.insert(t, h.Event, h.Payload, 0); err != nil {
 			return err
 		}
 	}

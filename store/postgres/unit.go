@@ -61,6 +61,9 @@ type delivery struct {
 	// idle: nobody had it when it was read.
 	idle    bool
 	payload []byte
+	// shared is the number of the payload that a redelivery shares, 0 for
+	// its own.
+	shared int64
 }
 
 // unit is a group's transaction.
@@ -311,14 +314,15 @@ func (u *unit) settle(t *tracked) {
 	}
 }
 
-// insert adds a delivery.
-func (u *unit) insert(t *tracked, event store.EventSet, payload []byte, redelivery bool) (*delivery, error) {
+// insert adds a delivery. It is a redelivery if it shares a payload that is
+// there.
+func (u *unit) insert(t *tracked, event store.EventSet, payload []byte, shared int64) (*delivery, error) {
 	n, err := u.number()
 	if err != nil {
 		return nil, err
 	}
 	d := &delivery{
-		n: n, nonce: int64(rand.Uint64()), prediction: t.Ref, event: event, redelivery: redelivery,
+		n: n, nonce: int64(rand.Uint64()), prediction: t.Ref, event: event, redelivery: shared != 0, shared: shared,
 		due: u.now, created: u.now, endpoint: store.EndpointOf(t.URL), fresh: true, payload: payload,
 	}
 	t.deliveries = append(t.deliveries, d)
