@@ -18,7 +18,7 @@ func statusCommand() *cobra.Command {
 Shows what is stored, what is under way, and whether the store takes commits; if
 it does not, the exit code is 4.`,
 		Example: "  caddy replicate-webhook status",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE:    run(asking(showStatus)),
 	}
 	addAdmin(cmd)
