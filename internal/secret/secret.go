@@ -40,7 +40,9 @@ func expand(configured string) (value string, files bool, err error) {
 		}
 		content, regular, err := readFile(path)
 		files = files || regular
-		failed = errors.Join(failed, err)
+		if err != nil {
+			failed = errors.Join(failed, fmt.Errorf("{%s}: %w", key, err))
+		}
 		return content, true
 	})
 	value, err = repl.ReplaceOrErr(configured, true, true)
