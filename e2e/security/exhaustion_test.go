@@ -284,7 +284,7 @@ func TestManyPredictions(t *testing.T) {
 // difference is judged, so that nothing else that Caddy needs hides what a
 // delivery costs.
 func TestQueuedDeliveries(t *testing.T) {
-	const few = 100 // more than may be attempted at once
+	const few = 100       // more than may be attempted at once
 	memoryOfQueue(t, few) // what is allocated once a process
 	little, much := memoryOfQueue(t, few), memoryOfQueue(t, few+*queued)
 	each := (much - little) / int64(*queued)
@@ -340,7 +340,7 @@ http://127.0.0.1:{$PORT1} {
 	e := &edge{s, t, api, text}
 	e.quiet()
 	const concurrency = 16 // of an endpoint, by default
-	receiver.Wait(1) // it hangs, so that there may be no second
+	receiver.Wait(1)       // it hangs, so that there may be no second
 	r := must(http.NewRequest(http.MethodPost, e.URL("PORT1", "/v1/predictions"), strings.NewReader(fmt.Sprintf(`{"version":"v","input":{},"webhook_url":%q}`, receiver.URL))))
 	r.Header.Set("Authorization", "Bearer x")
 	r.Header.Set("Content-Type", "application/json")
