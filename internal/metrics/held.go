@@ -63,3 +63,13 @@ func (h held) Collect(ch chan<- prometheus.Metric) {
 	gauge(oldestPending, age)
 	gauge(trackedPredictions, float64(c.Tracked))
 }
+
+// clockOffset has no sample unless the store is one that several nodes share.
+var clockOffset = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+	Namespace: namespace, Subsystem: subsystem, Name: "clock_offset_seconds",
+	Help: "How far this node's clock is ahead of the database's, with store postgres.",
+}, nil)
+
+// SetClockOffset records how far the clock of this process is ahead of the
+// database's.
+func SetClockOffset(ahead time.Duration) { clockOffset.WithLabelValues().Set(ahead.Seconds()) }

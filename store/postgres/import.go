@@ -7,7 +7,6 @@ import (
 	"iter"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/zap"
 
 	"github.com/caddy-replicate/replicate-webhook/store"
@@ -19,21 +18,23 @@ import (
 // nothing. It sets the database up where that was not done yet. The errors are
 // those of Open, and those of the source.
 func Import(ctx context.Context, dsn string, from move.Source) (report move.Report, err error) {
-	conf, err := parseDSN(dsn)
+	c, err := newConnector(dsn)
 	if err != nil {
 		return report, fmt.Errorf("store postgres: %w", err)
 	}
-	s := &Store{opts: Options{Logger: zap.NewNop}, name: place(conf.ConnConfig)}
-	if s.pool, err = pgxpool.NewWithConfig(ctx, conf); err == nil {
-		defer s.pool.Close()
-		err = s.pool.AcquireFunc(ctx, func(c *pgxpool.Conn) error {
-			if err := s.prepare(ctx, c.Conn()); err != nil {
+	s := &Store{opts: Options{Logger: zap.NewNop}, name: place(c.conf)}
+	conn, err := c.connect(ctx)
+	if err == nil {
+		defer disconnect(conn)
+		err = s.prepare(ctx, conn)
+	}
+	if err == nil {
+		err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) (err error) {
+			if _, err = tx.Exec(ctx, durable); err != nil {
 				return err
 			}
-			return pgx.BeginFunc(ctx, c.Conn(), func(tx pgx.Tx) (err error) {
-				report, err = fill(ctx, tx, from)
-				return err
-			})
+			report, err = fill(ctx, tx, from)
+			return err
 		})
 	}
 	if err != nil {

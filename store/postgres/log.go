@@ -58,7 +58,13 @@ const payloadNumber = "CASE d.payload WHEN 0 THEN d.n ELSE d.payload END"
 func (s *Store) redeliver(ctx context.Context, ref int64, where string, args ...any) (string, error) {
 	query := "SELECT d.event, b.n FROM webhook_deliveries d JOIN webhook_payloads b ON b.n = " + payloadNumber + " WHERE " + where + " FOR KEY SHARE OF b"
 	var id string
+	var made *delivery
 	err := s.commit(ctx, &job{refs: []int64{ref}, do: func(u *unit) error {
+		if made != nil {
+			if done, err := u.committed(made); err != nil || done {
+				return err
+			}
+		}
 		var event int16
 		var payload int64
 		switch err := u.conn.QueryRow(u.ctx, query, args...).Scan(&event, &payload); {
@@ -78,6 +84,7 @@ func (s *Store) redeliver(ctx context.Context, ref int64, where string, args ...
 		if err != nil {
 			return err
 		}
+		made = d
 		u.settle(t)
 		id = rules.DeliveryID(d.n, d.nonce)
 		return nil
@@ -88,11 +95,18 @@ func (s *Store) redeliver(ctx context.Context, ref int64, where string, args ...
 	return id, nil
 }
 
+// committed reports whether an earlier run has committed a delivery after all.
+func (u *unit) committed(d *delivery) (done bool, err error) {
+	err = u.conn.QueryRow(u.ctx, "SELECT EXISTS (SELECT 1 FROM webhook_deliveries WHERE n = $1 AND nonce = $2)", d.n, d.nonce).Scan(&done)
+	return done, err
+}
+
 // Forget implements store.Tracking. All nodes may do so at once.
 func (s *Store) Forget(ctx context.Context, deliveries, predictions time.Time) error {
-	if err := s.closed(); err != nil {
-		return err
+	if err := s.closed(); err != nil || s.clock.wrong.Load() {
+		return err // a wrong clock is in the log and the status
 	}
+	deliveries, predictions = s.toDatabase(deliveries), s.toDatabase(predictions)
 	return errors.Join(
 		s.forgetRows(ctx, deliveries, "deliveries", "n", "r.state <> 0 AND r.owner = 0 AND r.due < $2",
 			"DELETE FROM webhook_attempts a USING webhook_deliveries d WHERE d.n = ANY($1) AND a.prediction = d.prediction AND a.delivery = d.n",
@@ -153,7 +167,9 @@ func (s *Store) forgetRows(ctx context.Context, before time.Time, table, number,
 				}
 				return nil
 			})
-			from = last
+			if err == nil {
+				from = last
+			}
 			return err
 		})
 		if err != nil {

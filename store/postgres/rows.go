@@ -15,11 +15,13 @@ const (
 
 	// lockPredictions locks in the order of refs, so that nodes never wait
 	// for each other in a circle.
-	lockPredictions = "SELECT " + predictionColumns + " FROM webhook_predictions p WHERE p.ref = ANY($1) OR p.key = ANY($2) ORDER BY p.ref FOR UPDATE"
+	lockPredictions = "SELECT " + predictionColumns + " FROM webhook_predictions p WHERE p.ref = ANY(" + jobRefs + ") ORDER BY p.ref FOR UPDATE"
+	// jobRefs are the predictions that jobs name by ref and by key.
+	jobRefs = "$1::bigint[] || ARRAY(SELECT ref FROM webhook_predictions WHERE key = ANY($2::bytea[]))"
 	// lockDeliveries is a statement of its own, that sees what was committed
 	// before the predictions could be locked.
 	lockDeliveries = "SELECT " + deliveryColumns + ` FROM webhook_deliveries d
-		WHERE d.prediction IN (SELECT ref FROM webhook_predictions WHERE ref = ANY($1) OR key = ANY($2))
+		WHERE d.prediction = ANY(` + jobRefs + `)
 		AND (d.state = 0 OR d.owner <> 0 OR d.event = 1 AND NOT d.redelivery) ORDER BY d.n FOR UPDATE`
 	// nextNumbers comes after the locks: a prediction's rows are numbered in
 	// the order in which they are committed.
@@ -39,6 +41,12 @@ func scanPrediction(row pgx.Row) (p store.Prediction, poller int64, err error) {
 	p.Events, p.Happened, p.Webhook = store.EventSet(events), store.EventSet(happened), store.WebhookStatus(webhook)
 	p.CreatedAt = timeOf(created)
 	return p, poller, err
+}
+
+// scanOnlyPrediction reads predictionColumns for those who need no poller.
+func scanOnlyPrediction(row pgx.CollectableRow) (store.Prediction, error) {
+	p, _, err := scanPrediction(row)
+	return p, err
 }
 
 // scanDelivery reads deliveryColumns.
@@ -78,6 +86,7 @@ func (u *unit) load(refs []int64, keys [][]byte, numbers int, begin bool) error 
 	var b pgx.Batch
 	if begin {
 		b.Queue("BEGIN")
+		b.Queue(settings)
 	}
 	b.Queue(lockPredictions, refs, keys)
 	b.Queue(lockDeliveries, refs, keys)
@@ -90,8 +99,10 @@ func (u *unit) load(refs []int64, keys [][]byte, numbers int, begin bool) error 
 
 func (u *unit) receive(res pgx.BatchResults, keys [][]byte, numbers int, begin bool) error {
 	if begin {
-		if _, err := res.Exec(); err != nil {
-			return err
+		for range 2 {
+			if _, err := res.Exec(); err != nil {
+				return err
+			}
 		}
 	}
 	rows, err := res.Query()

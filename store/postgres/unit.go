@@ -19,8 +19,9 @@ type job struct {
 	// refs and keys name the predictions it is about.
 	refs []int64
 	keys [][]byte
-	// do may run more than once, each time from the beginning. It refuses
-	// with ErrNotFound or ErrDisabled before it has changed anything.
+	// do may run more than once, each time from the beginning, also after a
+	// commit whose outcome nobody heard: then it finds its own work done. It
+	// refuses with ErrNotFound or ErrDisabled before it has changed anything.
 	do func(*unit) error
 	// after runs when it is committed.
 	after   func()
@@ -98,7 +99,7 @@ type attemptRow struct {
 
 // runJobs runs a group.
 func (s *Store) runJobs(jobs []*job) {
-	transact(s, jobs, s.runUnit, func(j *job, err error) {
+	transact(s, jobs, outageWait, s.runUnit, func(j *job, err error) {
 		if err == nil {
 			if j.after != nil && j.refused == nil {
 				j.after()
@@ -114,13 +115,10 @@ func (s *Store) commit(ctx context.Context, j *job) error {
 	if err := s.closed(); err != nil {
 		return err
 	}
-	if err := s.available(); err != nil {
+	// What a job is about was begun before.
+	if err := s.await(ctx, outageWait); err != nil {
 		return err
 	}
-	return s.commitAnyway(ctx, j)
-}
-
-func (s *Store) commitAnyway(ctx context.Context, j *job) error {
 	j.done = make(chan error, 1)
 	err := s.jobs.add(ctx, j)
 	if err == nil {
@@ -136,7 +134,7 @@ func (s *Store) commitAnyway(ctx context.Context, j *job) error {
 // runUnit is one transaction of jobs.
 func (s *Store) runUnit(ctx context.Context, conn *pgx.Conn, jobs []*job) (err error) {
 	u := &unit{
-		s: s, ctx: ctx, conn: conn, me: s.nodes.id.Load(), lease: s.queue.newLease(), now: s.opts.Now().UnixMilli(),
+		s: s, ctx: ctx, conn: conn, me: s.nodes.id.Load(), lease: s.queue.newLease(), now: s.now().UnixMilli(),
 		byRef: make(map[int64]*tracked), byKey: make(map[string]*tracked), taken: make(map[string]int),
 	}
 	defer func() {
