@@ -71,6 +71,14 @@ func (t *terminal) status(s *operate.Status) {
 		{"endpoints", endpoints},
 		{"dedup", cell{text: fmt.Sprint(s.DedupEntries) + " events remembered"}},
 	}
+	if s.Store.ClockWrong {
+		ahead := time.Duration(s.Store.ClockAhead) * time.Millisecond
+		side := "ahead of"
+		if ahead < 0 {
+			side = "behind"
+		}
+		facts = append(facts, fact{"clock", cell{fmt.Sprintf("%v %s the database's: nothing is forgotten here, and genuine webhooks may be refused", ahead.Abs().Round(time.Second), side), red}})
+	}
 	if s.Unreadable > 0 {
 		facts = append(facts, fact{"unreadable", cell{fmt.Sprint(s.Unreadable) + " sealed values: seal_key is not the one they were sealed with", red}})
 	}

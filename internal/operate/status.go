@@ -44,6 +44,12 @@ type StoreStatus struct {
 	Ready bool `json:"ready"`
 	// Error says why not.
 	Error string `json:"error,omitempty"`
+	// ClockAhead is how far the clock of this process is ahead of the
+	// database's, in milliseconds, with store postgres.
+	ClockAhead int64 `json:"clock_ahead_ms,omitempty"`
+	// ClockWrong: that is more than half the tolerance of a handler, and this
+	// process forgets nothing.
+	ClockWrong bool `json:"clock_wrong,omitempty"`
 }
 
 // DeliveryCounts are numbers of deliveries by state.
@@ -78,6 +84,10 @@ func (s *Service) Status(ctx context.Context) (Status, error) {
 	}
 	var c store.Counts
 	err := s.use(func(o store.Store) (err error) {
+		if clocked, ok := o.(store.Clocked); ok {
+			ahead, wrong := clocked.ClockOffset()
+			out.Store.ClockAhead, out.Store.ClockWrong = ahead.Milliseconds(), wrong
+		}
 		if err := o.Ready(); err != nil {
 			return err
 		}

@@ -22,6 +22,7 @@ const readClock = "SELECT clock_timestamp()"
 // clock is what is known of the database's clock.
 type clock struct {
 	reading atomic.Pointer[reading]
+	most atomic.Int64
 	// wrong is set while the node's clock is too far off.
 	wrong atomic.Bool
 }
@@ -44,17 +45,28 @@ func (s *Store) checkClock(sent, received, database time.Time) {
 	r := &reading{database: database, at: at, ahead: node.Sub(database)}
 	s.clock.reading.Store(r)
 	metrics.SetClockOffset(r.ahead)
-	wrong := r.ahead.Abs() > s.opts.MaxClockError
+	wrong := r.ahead.Abs() > s.clock.max()
 	if s.clock.wrong.Swap(wrong) == wrong {
 		return
 	}
 	if wrong {
 		s.opts.Logger().Error("the clock of this node is wrong, or the database's is: it forgets nothing until they agree, and refuses genuine webhooks that its clock takes for old ones",
-			zap.String("store", s.name), zap.Duration("ahead_of_database", r.ahead.Round(time.Millisecond)), zap.Duration("most", s.opts.MaxClockError))
+			zap.String("store", s.name), zap.Duration("ahead_of_database", r.ahead.Round(time.Millisecond)), zap.Duration("most", s.clock.max()))
 	} else {
 		s.opts.Logger().Info("the clocks of this node and of the database agree again", zap.String("store", s.name))
 	}
 }
+
+// max is how far the clocks may be apart.
+func (c *clock) max() time.Duration {
+	if d := time.Duration(c.most.Load()); d > 0 {
+		return d
+	}
+	return DefaultMaxClockError
+}
+
+// SetMaxClockError implements store.Clocked.
+func (s *Store) SetMaxClockError(d time.Duration) { s.clock.most.Store(int64(d)) }
 
 // ClockOffset implements store.Clocked.
 func (s *Store) ClockOffset() (ahead time.Duration, wrong bool) {

@@ -51,9 +51,6 @@ type Options struct {
 	// DatabaseNow stands in for the clock of the database. Default: the
 	// database is asked.
 	DatabaseNow func() time.Time
-	// MaxClockError is how far the node's clock may be from the database's
-	// before the node stops purging. Default DefaultMaxClockError.
-	MaxClockError time.Duration
 	// PurgeEvery is how often expired entries are looked for. Default 10s.
 	PurgeEvery time.Duration
 	// Lease is how long a node that does not answer keeps what it holds.
@@ -111,9 +108,6 @@ func Open(opts Options) (*Store, error) {
 	}
 	if opts.MaxConns <= 0 {
 		opts.MaxConns = DefaultMaxConns
-	}
-	if opts.MaxClockError <= 0 {
-		opts.MaxClockError = DefaultMaxClockError
 	}
 	c, err := newConnector(opts.DSN)
 	if err != nil {
@@ -231,8 +225,11 @@ func (s *Store) Close() error {
 	return s.closeErr
 }
 
-// Interface guard.
-var _ store.Closer = (*Store)(nil)
+// Interface guards.
+var (
+	_ store.Closer  = (*Store)(nil)
+	_ store.Clocked = (*Store)(nil)
+)
 
 var errClosed = errors.New("closed")
 
