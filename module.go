@@ -14,6 +14,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
@@ -198,11 +199,26 @@ func (a *App) Start() error {
 	if a.ref, err = a.acquire(); err != nil {
 		return err
 	}
+	if clocked, ok := a.ref.Store.(store.Clocked); ok {
+		clocked.SetMaxClockError(a.maxClockError())
+	}
 	if err := a.startSender(); err != nil {
 		return err
 	}
 	a.secrets.Start()
 	return nil
+}
+
+// maxClockError is half the smallest tolerance of the app's edges, 0 where none
+// has any.
+func (a *App) maxClockError() time.Duration {
+	var least time.Duration
+	for _, e := range a.edges {
+		if t := time.Duration(e.Tolerance); e.Tolerance != off && (least == 0 || t < least) {
+			least = t
+		}
+	}
+	return least / 2
 }
 
 // Stop ends polling and delivery. On a reload the attempts that are under way
@@ -214,14 +230,25 @@ func (a *App) Stop() error {
 }
 
 // Cleanup gives the app's reference to the store back. Requests that are still
-// running hold their own.
+// running hold their own. On exit the store is waited for: closing makes the last
+// commits durable, and tells other nodes that this one is gone.
 func (a *App) Cleanup() error {
 	a.stopSender()
 	a.secrets.Stop()
 	if a.refusals != nil {
 		a.refusals.Close()
 	}
-	return a.ref.Release()
+	if err := a.ref.Release(); err != nil || !caddy.Exiting() {
+		return err
+	}
+	within := time.NewTimer(time.Duration(a.Timeout))
+	defer within.Stop()
+	select {
+	case <-a.ref.Closed():
+	case <-within.C:
+		a.logger.Warn("ending while requests or attempts still use the store: what they hold goes on once this process is missed")
+	}
+	return nil
 }
 
 // acquire takes a reference to the store, opening it if need be: requests may

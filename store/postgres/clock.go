@@ -22,7 +22,7 @@ const readClock = "SELECT clock_timestamp()"
 // clock is what is known of the database's clock.
 type clock struct {
 	reading atomic.Pointer[reading]
-	most atomic.Int64
+	most    atomic.Int64
 	// wrong is set while the node's clock is too far off.
 	wrong atomic.Bool
 }
