@@ -186,6 +186,7 @@ func (a *App) provisionOperate() {
 			return nil
 		},
 		Tracker: a.sender.tracker,
+		Sealing: a.sender.keeper,
 	})
 }
 

@@ -83,5 +83,15 @@ func (t *terminal) status(s *operate.Status) {
 	if s.Unreadable > 0 {
 		facts = append(facts, fact{"unreadable", cell{fmt.Sprint(s.Unreadable) + " sealed values: seal_key is not the one they were sealed with", red}})
 	}
+	if !s.Sealing.Ready {
+		facts = append(facts, fact{"sealing key", cell{s.Sealing.Error, red}})
+	}
+	for _, k := range s.Sealing.Keys {
+		text := fmt.Sprintf("%d values are sealed with it", k.Values)
+		if k.Number > 1 && k.Values == 0 {
+			text = "no longer needed by this node"
+		}
+		facts = append(facts, fact{fmt.Sprintf("seal_key %d", k.Number), cell{text: text}})
+	}
 	t.facts(facts)
 }

@@ -252,8 +252,8 @@ type Tracking interface {
 	// sooner than ClaimDeliveries or ClaimPolls said. Every subscriber is.
 	Changed() (signal <-chan struct{}, unsubscribe func())
 
-	// Secret gives the sealed secret of the name, committing the one that
-	// make gives if there is none yet.
+	// Secret returns the sealed secret of the name, committing the one that
+	// make returns if there is none yet. An error of make is returned as it is.
 	Secret(ctx context.Context, name string, make func() ([]byte, error)) ([]byte, error)
 
 	// Forget deletes deliveries finished before the one time, and of the

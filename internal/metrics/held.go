@@ -24,10 +24,24 @@ var (
 		Namespace: namespace, Subsystem: subsystem, Name: "unreadable_total",
 		Help: "Sealed values of the store that no sealing key opened.",
 	})
+
+	sealingReady = prometheus.NewGauge(prometheus.GaugeOpts{
+		Namespace: namespace, Subsystem: subsystem, Name: "sealing_ready",
+		Help: "1 while the sealing key is there and opens what signs, else 0.",
+	})
 )
 
 // CountUnreadable counts a sealed value that no key opens.
 func CountUnreadable() { unreadable.Inc() }
+
+// SetSealingReady records whether the sealing key can be relied on.
+func SetSealingReady(ready bool) {
+	v := 0.0
+	if ready {
+		v = 1
+	}
+	sealingReady.Set(v)
+}
 
 // held collects what the store holds when it is scraped.
 type held struct {

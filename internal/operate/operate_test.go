@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/operate"
+	"github.com/caddy-replicate/replicate-webhook/internal/sealing"
 	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/sqlite"
@@ -53,7 +54,7 @@ func newDesk(t *testing.T) *desk {
 	})
 	return &desk{t: t, store: ref, Service: operate.New(operate.Config{
 		Version: "v1", Store: "sqlite", Acquire: func() (*store.Ref, error) { return store.Acquire(o) },
-		Engine: func() operate.Engine { return nil }, Tracker: untracked{perClient: true},
+		Engine: func() operate.Engine { return nil }, Tracker: untracked{perClient: true}, Sealing: unsealed{},
 	})}
 }
 
@@ -183,7 +184,7 @@ func TestStatusWithoutStore(t *testing.T) {
 	broken := errors.New("disk is gone")
 	s := operate.New(operate.Config{
 		Acquire: func() (*store.Ref, error) { return nil, fmt.Errorf("%w: %w", store.ErrUnavailable, broken) },
-		Engine:  func() operate.Engine { return nil }, Tracker: untracked{},
+		Engine:  func() operate.Engine { return nil }, Tracker: untracked{}, Sealing: unsealed{},
 	})
 	got, err := s.Status(t.Context())
 	if err != nil || got.Store.Ready || got.Store.Error == "" || got.API != operate.APIVersion {
@@ -249,4 +250,11 @@ func TestSecretOfWhom(t *testing.T) {
 	if _, err := own.Secret(t.Context(), ""); !errors.As(err, &refused) {
 		t.Errorf("own, of nobody: %v", err)
 	}
+}
+
+// unsealed is sealing without trouble.
+type unsealed struct{}
+
+func (unsealed) Status(context.Context, store.Sealed) (sealing.Status, error) {
+	return sealing.Status{Ready: true}, nil
 }

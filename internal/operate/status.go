@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/delivery"
+	"github.com/caddy-replicate/replicate-webhook/internal/sealing"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -34,6 +35,8 @@ type Status struct {
 	// Unreadable counts the sealed values that this configuration could not
 	// open.
 	Unreadable uint64 `json:"unreadable"`
+	// Sealing is how sealed values are.
+	Sealing sealing.Status `json:"sealing"`
 }
 
 // StoreStatus is how the store is.
@@ -82,6 +85,7 @@ func (s *Service) Status(ctx context.Context) (Status, error) {
 			}
 		}
 	}
+	out.Sealing, _ = s.conf.Sealing.Status(ctx, nil) // what can be told without a store
 	var c store.Counts
 	err := s.use(func(o store.Store) (err error) {
 		if clocked, ok := o.(store.Clocked); ok {
@@ -91,7 +95,10 @@ func (s *Service) Status(ctx context.Context) (Status, error) {
 		if err := o.Ready(); err != nil {
 			return err
 		}
-		c, err = o.Counts(ctx)
+		if c, err = o.Counts(ctx); err != nil {
+			return err
+		}
+		out.Sealing, err = s.conf.Sealing.Status(ctx, o)
 		return err
 	})
 	if err != nil {

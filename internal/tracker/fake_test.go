@@ -304,3 +304,15 @@ func (f *fakeStore) writeCount() int {
 	defer f.mu.Unlock()
 	return f.writes
 }
+
+// damage flips a bit in a prediction's credential.
+func (f *fakeStore) damage(id string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, p := range f.rows {
+		if p.ID == id {
+			p.Credential = bytes.Clone(p.Credential)
+			p.Credential[len(p.Credential)-1] ^= 1
+		}
+	}
+}

@@ -70,6 +70,18 @@ type clientKey struct {
 	parsed []signature.Secret
 }
 
+// GeneratedSecret returns the name of the stored secret that nothing can be
+// signed without, empty where the signing secrets are configured.
+func (t *Tracker) GeneratedSecret() string {
+	switch {
+	case t.keys.configured.Load() != nil:
+		return ""
+	case t.keys.perClient:
+		return masterName
+	}
+	return sharedName
+}
+
 // PerClient reports whether every client has a signing secret of its own.
 func (t *Tracker) PerClient() bool { return t.keys.perClient }
 

@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/lifecycle"
+	"github.com/caddy-replicate/replicate-webhook/internal/seal"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -36,7 +37,9 @@ func (t *Tracker) poll(ctx context.Context, st store.Store, p store.Prediction, 
 	}
 	now := t.now()
 	t.note(&p, &r, who, now)
-	overdue := now.Sub(p.CreatedAt) >= t.polling.GiveUp
+	// Without its key a credential says nothing of the prediction: it is polled
+	// when the key is back.
+	overdue := now.Sub(p.CreatedAt) >= t.polling.GiveUp && !errors.Is(r.err, seal.ErrMissingKey)
 	over := r.found == seen && lifecycle.Terminal(r.s.Status)
 
 	commit, cancel := context.WithTimeout(context.Background(), commitTimeout)
@@ -78,7 +81,10 @@ func (t *Tracker) nextPoll(p *store.Prediction, r *result, now time.Time) time.T
 		if p.PollFailures > patience {
 			d = max(d, t.net)
 		}
-	case refused, unreadable:
+	case unreadable:
+		// Soon after the key is back; a damaged credential costs little.
+		d = max(d, t.net)
+	case refused:
 		d = max(d, min(t.net<<(n-1), max(t.net, maxRefused)))
 	}
 	return t.untilGiveUp(p, now, d)

@@ -72,6 +72,9 @@ type Config struct {
 	SigningSecrets []string
 	// Seal seals the clients' tokens and the generated secrets.
 	Seal *seal.Ring
+	// SealReady reports, as store.ErrUnavailable, that what is sealed can't
+	// be relied on. Default: it always can.
+	SealReady func() error
 	// CheckURL judges a webhook_url. Default: everything is accepted.
 	CheckURL func(string) error
 	// HTTP makes the requests to the operator's APIs. Redirects are never
@@ -106,6 +109,7 @@ type Tracker struct {
 	net       time.Duration // between polls where there is a callback too
 	callback  string
 	seal      *seal.Ring
+	sealReady func() error
 	checkURL  func(string) error
 	http      *http.Client
 	retention Retention
@@ -157,6 +161,9 @@ func New(c Config) (*Tracker, error) {
 	if c.CheckURL == nil {
 		c.CheckURL = func(string) error { return nil }
 	}
+	if c.SealReady == nil {
+		c.SealReady = func() error { return nil }
+	}
 	if c.Traced == nil {
 		c.Traced = func(context.Context) {}
 	}
@@ -175,6 +182,7 @@ func New(c Config) (*Tracker, error) {
 		net:       max(c.Poll.Max, safetyNet),
 		callback:  strings.TrimRight(c.Callback, "/"),
 		seal:      c.Seal,
+		sealReady: c.SealReady,
 		checkURL:  c.CheckURL,
 		http:      upstreamClient(c.HTTP),
 		retention: c.Retention,
@@ -288,9 +296,12 @@ func (t *Tracker) Stop() {
 // the store is given back.
 func (t *Tracker) Done() <-chan struct{} { return t.done }
 
-// Ready reports, as store.ErrUnavailable, that nothing could be committed now.
-// It is asked before the API is charged.
+// Ready reports, as store.ErrUnavailable, that nothing could be committed or
+// kept sealed now. It is asked before the API is charged.
 func (t *Tracker) Ready(context.Context) error {
+	if err := t.sealReady(); err != nil {
+		return err
+	}
 	return t.use(func(s store.Store) error { return s.Ready() })
 }
 
