@@ -25,6 +25,17 @@ func ownCPU() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
+// threadCPU is the CPU time of the calling thread, which is that of a goroutine
+// as long as it is locked to it.
+func threadCPU() time.Duration {
+	const rusageThread = 1 // RUSAGE_THREAD, which package syscall does not name
+	var u syscall.Rusage
+	if err := syscall.Getrusage(rusageThread, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
 // contain keeps a child from outliving the bench, even one that is killed, and
 // from hearing the terminal's Ctrl-C: the bench stops its children in order. A
 // command with a context takes its own children along when that ends.

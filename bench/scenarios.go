@@ -18,6 +18,7 @@ func scenarios() []scenario {
 		{"latency", (*lab).runLatency},
 		{"duplicates", (*lab).runDuplicates},
 		{"forged", (*lab).runForged},
+		{"hostile", (*lab).runHostile},
 		{"million", (*lab).runMillion},
 		{"drain", (*lab).runDrain},
 		{"create", (*lab).runCreate},

@@ -16,7 +16,7 @@ func endpointsCommand() *cobra.Command {
 		Long: `
 Lists the endpoints (scheme, host and port) that the running process delivered
 to lately, those whose breaker is open first.`,
-		Args: noArgs,
+		Args: cobra.NoArgs,
 		RunE: run(asking(listEndpoints)),
 	}
 	addAdmin(cmd)

@@ -3,8 +3,6 @@ package command
 import (
 	"strings"
 	"unicode/utf8"
-
-	"github.com/caddy-replicate/replicate-webhook/internal/textwrap"
 )
 
 // column is one of a table's.
@@ -143,14 +141,34 @@ func (t *terminal) facts(list []fact) {
 		indent = max(indent, utf8.RuneCountInString(f.name)+gap)
 	}
 	for _, f := range list {
-		room := 0
+		rest := []rune(clean(f.value.text))
+		room := len(rest)
 		if t.width > 0 {
 			room = max(t.width-indent, 10)
 		}
 		lead := t.paint(dim, f.name) + strings.Repeat(" ", indent-utf8.RuneCountInString(f.name))
-		for _, line := range textwrap.Lines(clean(f.value.text), room) {
-			t.printf("%s%s\n", lead, t.paint(f.value.colour, line))
+		for {
+			n := breakAt(rest, room)
+			t.printf("%s%s\n", lead, t.paint(f.value.colour, strings.TrimRight(string(rest[:n]), " ")))
+			rest = rest[n:]
+			if len(rest) == 0 {
+				break
+			}
 			lead = strings.Repeat(" ", indent)
 		}
 	}
+}
+
+// breakAt is where a line of at most room characters ends: behind a space, if
+// there is one.
+func breakAt(s []rune, room int) int {
+	if len(s) <= room {
+		return len(s)
+	}
+	for n := room; n > 0; n-- {
+		if s[n] == ' ' {
+			return n + 1
+		}
+	}
+	return room
 }

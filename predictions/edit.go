@@ -27,11 +27,19 @@ const (
 // withMembers asks the parser for where the members are.
 var withMembers = ecmajson.Limits{Members: true}
 
+// split are the names of our members, cut before the underscore that each has.
+var split = func() (cut [3]struct{ start, rest []byte }) {
+	for i, name := range []string{memberURL, memberEvents, memberTest} {
+		at := strings.IndexByte(name, '_')
+		cut[i].start, cut[i].rest = []byte(name[:at]), []byte(name[at:])
+	}
+	return cut
+}()
+
 // mentions reports whether a body could hold a member of ours, without parsing
 // it. A key may be spelled with escapes.
 //
-// Each name has one underscore, and one byte is what large bodies are searched
-// for fastest.
+// One byte is what large bodies are searched for fastest.
 func mentions(body []byte) bool {
 	for at := 0; ; at++ {
 		i := bytes.IndexByte(body[at:], '_')
@@ -39,9 +47,8 @@ func mentions(body []byte) bool {
 			break
 		}
 		at += i
-		for _, name := range []string{memberURL, memberTest, memberEvents} {
-			from := at - strings.IndexByte(name, '_')
-			if from >= 0 && from+len(name) <= len(body) && string(body[from:from+len(name)]) == name {
+		for i := range split {
+			if bytes.HasPrefix(body[at:], split[i].rest) && bytes.HasSuffix(body[:at], split[i].start) {
 				return true
 			}
 		}

@@ -17,7 +17,6 @@ import (
 type Store interface {
 	Dedup
 	Tracking
-	Sealed
 	Operating
 }
 

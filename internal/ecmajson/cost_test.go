@@ -45,6 +45,8 @@ func costlyTexts(size int) map[string]string {
 		"one key":                    same("{", `"":0`, "}"),
 		"names":                      format("{", `"a%06d":0`, "}"),
 		"indices":                    format("{", `"%d":0`, "}"),
+		"names that repeat":          fill("{", func() string { return fmt.Sprintf(`"%05d":1e9`, r.IntN(100_000)) }, "}"),
+		"keys and objects":           fill("{", func() string { return fmt.Sprintf(`"%06d":{"a":0,"a":0},"ea":0`, r.IntN(1_000_000)) }, "}"),
 		"indices, long numbers":      format("{", `"%d":1e9`, "}"),
 		"small objects":              same("[", `{"b":0,"1":0}`, "]"),
 		"nested objects":             same("[", strings.Repeat(`{"b":0,"1":`, 1000)+"0"+strings.Repeat("}", 1000), "]"),

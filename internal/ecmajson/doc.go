@@ -32,9 +32,8 @@
 // # Cost
 //
 // Time is linear in the input, with a factor of the same size for any bytes: no
-// number is slow to convert. Only array-index keys that arrive out of order take
-// more, since they have to be sorted. Parsing is iterative. Text that is already
-// in its ECMAScript form is not copied at all. For any other text the memory is
-// at most about six times the input, whatever the input (see [Limits] for what is
-// not counted).
+// number is slow to convert, and no keys are slow to put into order. Parsing is
+// iterative. Text that is already in its ECMAScript form is not copied at all.
+// For any other text the memory is at most about six times the input, whatever
+// the input (see [Limits] for what is not counted).
 package ecmajson

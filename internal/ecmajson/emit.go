@@ -2,20 +2,23 @@ package ecmajson
 
 import (
 	"bytes"
-	"sort"
+	"slices"
 )
 
 // emitter writes the ECMAScript form out of the scanned form and the plans, each
 // byte once, from the back to the front: plans are in the order in which their
-// objects end, so the last plan before some point is the outermost one there,
-// and no other index is needed.
+// objects end, so the last plan before some point is the outermost one there.
 type emitter struct {
 	*parser
 	in    []byte
 	out   []byte
 	pos   int // everything from out[pos:] on is written
 	stack []region
-	moved []slot // the final extents of the selected values
+	moved []slot   // the final extents of the selected values
+	ends  []uint32 // see index
+	// bounds are where selected values start and end in the scanned form, in
+	// ascending order.
+	bounds []int
 
 	pieces, copied int // the work done
 }
@@ -35,7 +38,14 @@ func (e *emitter) emit() []byte {
 	e.pos = len(e.out)
 	if len(e.vals) > 0 {
 		e.moved = append(e.moved, e.vals...)
+		for _, v := range e.vals {
+			if v.kind != Missing {
+				e.bounds = append(e.bounds, v.start, v.end)
+			}
+		}
+		slices.Sort(e.bounds)
 	}
+	e.index()
 	e.stack = append(e.stack, region{plan: -1, hi: len(e.in), next: e.plans.n - 1})
 	for len(e.stack) > 0 {
 		r := &e.stack[len(e.stack)-1]
@@ -95,10 +105,39 @@ func (e *emitter) enter(r *region, pl *plan) {
 	r.lo, r.hi = x.start(), x.end()
 	// Plans end in ascending order; the last one that ends within the member
 	// either lies in it or before it.
-	first := int(pl.first)
-	r.next = first - 1 + sort.Search(r.plan-first, func(k int) bool {
-		return int(e.plans.at(first+k).end) > r.hi
-	})
+	r.next = e.lastBefore(r.hi, int(pl.first), r.plan)
+}
+
+// endsShift is the size of a piece of the scanned form in the index of plans, as
+// a power of two. The shortest object that needs a plan has 11 bytes, so a piece
+// has a few ends of plans at most.
+const endsShift = 6
+
+// index notes how many plans end before each piece of the scanned form. Members
+// may be written in any order, and a search for their plans among all there are
+// would take longer with each.
+func (e *emitter) index() {
+	if e.plans.n == 0 {
+		return
+	}
+	e.ends = make([]uint32, len(e.in)>>endsShift+1)
+	k := 0
+	for piece := range e.ends {
+		for k < e.plans.n && int(e.plans.at(k).end) <= piece<<endsShift {
+			k++
+		}
+		e.ends[piece] = uint32(k)
+	}
+}
+
+// lastBefore returns the last of the plans from first to before limit that ends
+// at or before the offset at, first-1 if there is none.
+func (e *emitter) lastBefore(at, first, limit int) int {
+	k := max(int(e.ends[at>>endsShift]), first)
+	for k < limit && int(e.plans.at(k).end) <= at {
+		k++
+	}
+	return min(k, limit) - 1
 }
 
 func (e *emitter) put(c byte) {
@@ -143,6 +182,9 @@ func (e *emitter) piece(a, b int, form []byte) {
 	copy(e.out[e.pos:], form)
 	e.pieces++
 	e.copied += len(form)
+	if k, _ := slices.BinarySearch(e.bounds, a); k == len(e.bounds) || e.bounds[k] > b {
+		return
+	}
 	for i := range e.vals {
 		v := &e.vals[i]
 		if v.start >= a && v.start < b {

@@ -3,6 +3,7 @@ package ecmajson
 import (
 	"bytes"
 	"hash/maphash"
+	"math/bits"
 	"slices"
 )
 
@@ -109,7 +110,10 @@ func (p *parser) repeatsSmall(text []byte, base, k int) bool {
 }
 
 // repeatsLarge looks for repeated keys with a hash table of one and a half
-// cells for each member. A cell is the index of a member after base, plus one.
+// cells for each member. A cell is the index of a member after base, plus one,
+// in its low bits, and as much of the hash of its key as there is room for above
+// these: nearly all keys that differ are told apart without a look at them, which
+// in a large text is not in any cache.
 func (p *parser) repeatsLarge(text []byte, base int) (found bool) {
 	count := p.members.n - base
 	size := count + count/2
@@ -118,27 +122,59 @@ func (p *parser) repeatsLarge(text []byte, base int) (found bool) {
 	}
 	table := p.table[:size]
 	clear(table)
-	for k := base; k < base+count; k++ {
-		m := *p.members.at(k)
-		key := text[m.key:m.end]
-		c := int((maphash.Bytes(seed, key) >> 32) * uint64(size) >> 32)
-		for {
-			if table[c] == 0 {
-				table[c] = uint32(k-base) + 1
-				break
+	indexMask := uint32(1)<<bits.Len(uint(count)) - 1
+	var ahead [lookahead]struct {
+		cell int
+		tag  uint32
+	}
+	for from := base; from < base+count; from += lookahead {
+		to := min(from+lookahead, base+count)
+		for k := from; k < to; k++ {
+			m := p.members.at(k)
+			hash := maphash.Bytes(seed, text[m.key:m.end])
+			a := &ahead[k-from]
+			a.cell, a.tag = int((hash>>32)*uint64(size)>>32), uint32(hash)&^indexMask
+		}
+		for i := range to - from {
+			if cell := table[ahead[i].cell]; cell != 0 && cell&^indexMask == ahead[i].tag {
+				p.touched += p.key(text, base, base+int(cell&indexMask)-1)[0]
 			}
-			f := base + int(table[c]) - 1
-			if bytes.Equal(p.key(text, base, f), key) {
-				p.repeat(base, f, k)
+		}
+		for k := from; k < to; k++ {
+			if p.enter(text, table, base, k, ahead[k-from].cell, ahead[k-from].tag, indexMask) {
 				found = true
-				break
-			}
-			if c++; c == size {
-				c = 0
 			}
 		}
 	}
 	return found
+}
+
+// lookahead is how many keys are looked up in a table at once: what is not in a
+// cache is then fetched for all of them at the same time.
+const lookahead = 32
+
+// enter puts member k into the table, from cell c on, and reports whether its key
+// is there already.
+func (p *parser) enter(text []byte, table []uint32, base, k, c int, tag, indexMask uint32) bool {
+	m := *p.members.at(k)
+	key := text[m.key:m.end]
+	for {
+		cell := table[c]
+		if cell == 0 {
+			table[c] = tag | uint32(k-base+1)
+			return false
+		}
+		if cell&^indexMask == tag {
+			f := base + int(cell&indexMask) - 1
+			if bytes.Equal(p.key(text, base, f), key) {
+				p.repeat(base, f, k)
+				return true
+			}
+		}
+		if c++; c == len(table) {
+			c = 0
+		}
+	}
 }
 
 // last is the member whose key and value stand in the place of member f.
@@ -201,7 +237,7 @@ func (p *parser) plan(text []byte, base, brace int) {
 			}
 		}
 	}
-	slices.Sort(out[:w])
+	sortByIndex(out[:w])
 	for j, e := range out[:w] {
 		out[j] = p.extent(e.end(), brace)
 	}
@@ -215,6 +251,43 @@ func (p *parser) plan(text []byte, base, brace int) {
 		}
 	}
 	p.plans.push(pl)
+}
+
+// sortByIndex sorts cells of index<<32 | member.
+func sortByIndex(cells []extent) {
+	const (
+		digit = 11 // bits
+		few   = 1 << 10
+	)
+	if len(cells) <= few {
+		slices.Sort(cells)
+		return
+	}
+	// Comparing takes longer for each cell the more there are. Distributing by
+	// the digits of the index, the least significant first, does not.
+	from, to := cells, make([]extent, len(cells))
+	for shift := 32; shift < 64; shift += digit {
+		var at [1 << digit]int
+		for _, c := range from {
+			at[c>>shift&(1<<digit-1)]++
+		}
+		if at[from[0]>>shift&(1<<digit-1)] == len(from) {
+			continue // they all have this digit
+		}
+		sum := 0
+		for d, n := range at {
+			at[d], sum = sum, sum+n
+		}
+		for _, c := range from {
+			d := c >> shift & (1<<digit - 1)
+			to[at[d]] = c
+			at[d]++
+		}
+		from, to = to, from
+	}
+	if &from[0] != &cells[0] {
+		copy(cells, from)
+	}
 }
 
 // extent is what member k of the object on top takes in the scanned form, key

@@ -101,17 +101,18 @@ func locate(src []byte, lim Limits, at int) int {
 // offset in the scanned form of the byte at src[i] is i-delta throughout.
 type parser struct {
 	*scratch
-	src   []byte
-	buf   []byte // nil until something differs from src[lead:]
-	from  int
-	delta int
-	lead  int // white space before the value
-	grow  int // bytes the numbers left short have to grow by
-	lim   Limits
-	err   error
-	depth int
-	dup   int
-	stop  int // offset in the scanned form of a key to stop at, or -1
+	src     []byte
+	buf     []byte // nil until something differs from src[lead:]
+	from    int
+	delta   int
+	lead    int // white space before the value
+	grow    int // bytes the numbers left short have to grow by
+	lim     Limits
+	err     error
+	depth   int
+	dup     int
+	touched byte // keeps the compiler from dropping loads, see repeatsLarge
+	stop    int  // offset in the scanned form of a key to stop at, or -1
 
 	sel    *Selector
 	vals   []slot

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -16,11 +17,11 @@ type Redelivery struct {
 }
 
 // Redeliver commits a new delivery of the event of an old one, whatever has
-// become of that. It shares the old one's payload.
+// become of that. Its payload is the old one's with a fresh timestamp.
 // ErrNotFound, ErrDisabled, ErrUnavailable.
 func (s *Service) Redeliver(ctx context.Context, id string) (out Redelivery, err error) {
 	err = s.use(func(o store.Store) error {
-		again, err := o.RedeliverDelivery(ctx, id)
+		again, err := o.RedeliverDelivery(ctx, id, s.retime)
 		out = Redelivery{ID: again, Of: id}
 		return err
 	})
@@ -29,6 +30,8 @@ func (s *Service) Redeliver(ctx context.Context, id string) (out Redelivery, err
 	}
 	return out, nil
 }
+
+func (s *Service) retime(old []byte) []byte { return prediction.Retime(old, s.conf.Now()) }
 
 // Bulk says what a call of RedeliverAll did with one page of deliveries.
 type Bulk struct {
@@ -157,6 +160,6 @@ func (s *Service) redeliverRow(ctx context.Context, o store.Store, r *store.Deli
 	if dry {
 		return true, nil
 	}
-	_, err = o.RedeliverDelivery(ctx, r.ID)
+	_, err = o.RedeliverDelivery(ctx, r.ID, s.retime)
 	return err == nil, err
 }

@@ -1,7 +1,6 @@
 package tracker
 
 import (
-	"bytes"
 	"fmt"
 	"io"
 	"net/http"
@@ -12,7 +11,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/seal"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -195,53 +193,22 @@ func TestClockStepsMakeNoStorm(t *testing.T) {
 	}
 }
 
-// TestMissingKeyEndsNoPrediction: without the key of its credential a prediction
-// is neither polled nor given up, however long that takes, and polled again soon
-// after the key is back.
-func TestMissingKeyEndsNoPrediction(t *testing.T) {
+func TestCredentialThatCannotBeRead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
 		w.track("p", "starting")
-		other := ring(t, 2)
-		w.renew(func(c *Config) { c.Seal = other })
+		w.renew(func(c *Config) { c.Seal = ring(t, 2) })
 		w.start()
 		defer w.end()
-		time.Sleep(48 * time.Hour)
+		time.Sleep(time.Hour)
 		if n := len(w.api.requests()); n != 0 {
 			t.Errorf("%d polls without the token", n)
 		}
 		if w.Stats().Unreadable == 0 || w.logs.FilterLevelExact(2).Len() == 0 {
 			t.Errorf("counted %+v, logged %v", w.Stats(), w.logs.All())
 		}
-		w.wantEvents("p", nil)
-		w.api.set("/v1/predictions/p", body("p", "succeeded"))
-		first, err := seal.KeyFromBytes(bytes.Repeat([]byte{1}, seal.KeySize))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := other.Set(first); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(2 * time.Minute)
-		w.wantEvents("p", both)
-	})
-}
-
-// TestDamagedCredentialIsGivenUpAlone: nothing can bring it back.
-func TestDamagedCredentialIsGivenUpAlone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, nil)
-		w.track("damaged", "starting")
-		w.track("whole", "starting")
-		w.st.damage("damaged")
-		w.api.set("/v1/predictions/whole", body("whole", "succeeded"))
-		w.start()
-		defer w.end()
-		time.Sleep(time.Hour)
-		w.wantEvents("whole", both)
-		w.wantEvents("damaged", nil)
 		time.Sleep(24 * time.Hour)
-		w.wantEvents("damaged", failed)
+		w.wantEvents("p", failed)
 	})
 }
 

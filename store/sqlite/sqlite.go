@@ -92,9 +92,6 @@ func (s *Store) open() error {
 	if err := prepareFile(s.opts.Path); err != nil {
 		return err
 	}
-	if err := migrate(s.opts.Path); err != nil {
-		return recoverable(err)
-	}
 	if s.db, err = openDB(s.opts.Path); err != nil {
 		return recoverable(err)
 	}
