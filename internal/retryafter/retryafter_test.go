@@ -45,6 +45,9 @@ func TestWait(t *testing.T) {
 		"Mon, 02 Mar 2026 12:00:00 GMT":   time.Hour,
 		"Sunday, 01-Mar-26 12:01:00 GMT":  time.Minute,
 		"Sun Mar  1 12:01:00 2026":        time.Minute,
+		"Sun, 01 Mar 2026 12:59:59 GMT":   time.Hour - time.Second,
+		"Sun, 01 Mar 2026 13:00:01 GMT":   time.Hour,
+		"2026-03-01T13:30:00Z":            time.Hour,
 		"Fri, 31 Dec 9999 23:59:59 GMT":   time.Hour,
 	} {
 		wait, asked := Wait(http.Header{"Retry-After": {value}}, now)
