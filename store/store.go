@@ -66,8 +66,24 @@ type Entry struct {
 	// does not judge it. Times at or before the newest one ever purged from
 	// the scope are refused with ErrReplayed.
 	SignedAt time.Time
+	// SignedUntil is the newest signed time by which the event could come
+	// again under other keys or another signature: purging the entry counts
+	// as purging this time. Default: SignedAt.
+	SignedUntil time.Time
 	// Expires is when the entry may be forgotten.
 	Expires time.Time
+}
+
+// PurgeMark returns the signed time that is purged with the entry, in Unix
+// milliseconds, or 0 where the handler does not judge it.
+func (e *Entry) PurgeMark() int64 {
+	switch {
+	case e.SignedAt.IsZero():
+		return 0
+	case e.SignedUntil.After(e.SignedAt):
+		return e.SignedUntil.UnixMilli()
+	}
+	return e.SignedAt.UnixMilli()
 }
 
 // Key is the first half of a SHA-256. Two events with one key would have to

@@ -25,6 +25,8 @@ type Event struct {
 	Status string
 	// Timestamp is the body's own time, zero when absent or unreadable.
 	Timestamp time.Time
+	// TimestampFault is why Timestamp is zero, "" when it is not.
+	TimestampFault TimestampFault
 	// Bare is true for Replicate's own body, which is the prediction
 	// itself, false for the guide's {event, prediction, timestamp}.
 	Bare bool
@@ -70,11 +72,7 @@ func Of(d *ecmajson.Document) Event {
 	if e.Name == "" {
 		e.Name = ForStatus(e.Status)
 	}
-	// RFC 3339 is what the guide's payload and ECMAScript's toISOString
-	// write.
-	if t, err := time.Parse(time.RFC3339, text(pathTimestamp)); err == nil {
-		e.Timestamp = t
-	}
+	e.Timestamp, e.TimestampFault = parseTimestamp(d.Value(pathTimestamp))
 	return e
 }
 

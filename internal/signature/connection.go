@@ -51,6 +51,16 @@ func IsProtected(name string) bool {
 	return false
 }
 
+// reservedPrefix is what the names of all headers begin with that this plugin
+// sets, on what it passes on and on what it delivers.
+const reservedPrefix = "x-replicate-"
+
+// IsReserved reports whether name begins with X-Replicate-, in any spelling of
+// [IsProtected].
+func IsReserved(name string) bool {
+	return len(name) >= len(reservedPrefix) && foldsTo(name[:len(reservedPrefix)], reservedPrefix)
+}
+
 // foldsTo reports whether name, folded byte by byte, is want. Both have the
 // same length.
 func foldsTo(name, want string) bool {

@@ -15,6 +15,7 @@ import (
 const (
 	MaxIDBytes                 = 256
 	MaxTimestampDigits         = 12
+	MaxTimestampBytes          = 64 // of a webhook-timestamp that is refused with its own reason
 	MaxSignatureBytes          = 4096
 	MaxSignatureEntries        = 32 // entries in one webhook-signature
 	MaxReplicateSignatureBytes = 128
@@ -31,24 +32,31 @@ const (
 
 // The labels that [HeaderError.Reason] gives.
 const (
-	ReasonMissing    = "missing"    // no signature header of an accepted scheme
-	ReasonMalformed  = "malformed"  // a header, or one of the standard three, is not as specified
-	ReasonDuplicated = "duplicated" // a header is there more than once
-	ReasonOversized  = "oversized"  // a header is over its limit
-	ReasonConnection = "connection" // Connection names a protected header
+	ReasonMissing      = "missing"      // no signature header
+	ReasonScheme       = "scheme"       // signature headers of a scheme that is not accepted, and no others
+	ReasonMalformed    = "malformed"    // a header, or one of the standard three, is not as specified
+	ReasonDuplicated   = "duplicated"   // a header is there more than once
+	ReasonOversized    = "oversized"    // a header is over its limit
+	ReasonConnection   = "connection"   // Connection names a protected header
+	ReasonTimestamp    = "timestamp"    // webhook-timestamp is not decimal digits
+	ReasonMilliseconds = "milliseconds" // webhook-timestamp has more digits than Unix seconds have
 )
 
 // Reasons lists every label that [HeaderError.Reason] can give, so that a
 // metric can be set up with all its series.
 func Reasons() []string {
-	return []string{ReasonMissing, ReasonMalformed, ReasonDuplicated, ReasonOversized, ReasonConnection}
+	return []string{
+		ReasonMissing, ReasonScheme, ReasonMalformed, ReasonDuplicated, ReasonOversized, ReasonConnection,
+		ReasonTimestamp, ReasonMilliseconds,
+	}
 }
 
 // HeaderError says why the signature headers of a request were refused. It
 // holds nothing that the sender wrote, so it may be logged and sent back.
 type HeaderError struct {
 	// Header is the canonical name of the header at fault, "" when the
-	// reason is [ReasonMissing].
+	// reason is [ReasonMissing]. When it is [ReasonScheme], it is a header of
+	// the scheme that the request is signed by.
 	Header string
 	reason string
 }
@@ -61,6 +69,12 @@ func (e *HeaderError) Error() string {
 	switch e.reason {
 	case ReasonMissing:
 		return "reading signature headers: no accepted signature is present"
+	case ReasonScheme:
+		return "reading signature headers: " + e.Header + " is present, but its scheme is not accepted"
+	case ReasonTimestamp:
+		return "reading signature headers: " + e.Header + " is not Unix time in decimal digits"
+	case ReasonMilliseconds:
+		return "reading signature headers: " + e.Header + " is in milliseconds or finer, where Unix seconds are due"
 	case ReasonConnection:
 		return "reading signature headers: Connection names " + e.Header
 	default:
@@ -98,8 +112,9 @@ func (c *Claim) SignedAt() time.Time { return c.signedAt }
 // need of the body. Accept only schemes for which there is a secret: a claim
 // that no secret can check does not verify.
 //
-// Headers of a scheme that is not accepted are ignored. Each other header must
-// be there at most once. Any one of webhook-id, webhook-timestamp and
+// Headers of a scheme that is not accepted are ignored; a request that has no
+// others is refused with [ReasonScheme]. Each other header must be there at most
+// once. Any one of webhook-id, webhook-timestamp and
 // webhook-signature claims the standard scheme, which takes all three:
 // otherwise a signature could be taken off a request to have it judged by the
 // other scheme alone. The forms are
@@ -107,7 +122,8 @@ func (c *Claim) SignedAt() time.Time { return c.signedAt }
 //	X-Replicate-Signature  64 lower-case hexadecimal digits, "sha256=" before
 //	                       them or not; at most 128 bytes
 //	webhook-id             1 to 256 bytes of printable ASCII, no space
-//	webhook-timestamp      1 to 12 decimal digits, Unix seconds
+//	webhook-timestamp      1 to 12 decimal digits, Unix seconds; others, up to
+//	                       64 bytes, are refused with reasons of their own
 //	webhook-signature      entries "v1,<base64 of 32 bytes>" separated by
 //	                       spaces, at most 32 and 4096 bytes; entries of other
 //	                       versions or forms are skipped, one must remain
@@ -128,7 +144,7 @@ func ParseHeaders(h http.Header, accept Scheme) (*Claim, error) {
 		c.schemes |= Standard
 	}
 	if c.schemes == 0 {
-		return nil, &HeaderError{reason: ReasonMissing}
+		return nil, unaccepted(h)
 	}
 	if c.schemes.Has(Replicate) {
 		if err := c.readReplicate(h); err != nil {
@@ -141,6 +157,16 @@ func ParseHeaders(h http.Header, accept Scheme) (*Claim, error) {
 		}
 	}
 	return c, nil
+}
+
+// unaccepted returns the error for a request without an accepted signature.
+func unaccepted(h http.Header) *HeaderError {
+	for _, name := range [...]string{HeaderReplicateSignature, HeaderSignature} {
+		if len(h[name]) > 0 {
+			return &HeaderError{Header: name, reason: ReasonScheme}
+		}
+	}
+	return &HeaderError{reason: ReasonMissing}
 }
 
 // single gives the one value of a header that a claimed scheme needs.
@@ -195,7 +221,7 @@ func (c *Claim) readStandard(h http.Header) error {
 	if c.id, herr = single(h, HeaderID, MaxIDBytes); herr != nil {
 		return herr
 	}
-	if c.timestamp, herr = single(h, HeaderTimestamp, MaxTimestampDigits); herr != nil {
+	if c.timestamp, herr = single(h, HeaderTimestamp, MaxTimestampBytes); herr != nil {
 		return herr
 	}
 	list, herr := single(h, HeaderSignature, MaxSignatureBytes)
@@ -205,9 +231,9 @@ func (c *Claim) readStandard(h http.Header) error {
 	if !isID(c.id) {
 		return &HeaderError{Header: HeaderID, reason: ReasonMalformed}
 	}
-	seconds, ok := parseSeconds(c.timestamp)
-	if !ok {
-		return &HeaderError{Header: HeaderTimestamp, reason: ReasonMalformed}
+	seconds, herr := parseSeconds(c.timestamp)
+	if herr != nil {
+		return herr
 	}
 	c.signedAt = time.Unix(seconds, 0).UTC()
 	if strings.Count(list, " ") >= MaxSignatureEntries {
@@ -230,15 +256,22 @@ func isID(id string) bool {
 	return true
 }
 
-// parseSeconds reads decimal digits alone: strconv would let a sign through.
-func parseSeconds(text string) (int64, bool) {
+// parseSeconds reads the digits of webhook-timestamp alone: strconv would let a
+// sign through.
+func parseSeconds(text string) (int64, *HeaderError) {
 	for i := range len(text) {
 		if text[i] < '0' || text[i] > '9' {
-			return 0, false
+			return 0, &HeaderError{Header: HeaderTimestamp, reason: ReasonTimestamp}
 		}
 	}
+	if len(text) > MaxTimestampDigits {
+		return 0, &HeaderError{Header: HeaderTimestamp, reason: ReasonMilliseconds}
+	}
 	n, err := strconv.ParseInt(text, 10, 64)
-	return n, err == nil
+	if err != nil {
+		return 0, &HeaderError{Header: HeaderTimestamp, reason: ReasonTimestamp}
+	}
+	return n, nil
 }
 
 // strictBase64 refuses what the published libraries refuse by comparing

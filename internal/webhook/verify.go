@@ -23,6 +23,9 @@ type Webhook struct {
 	// JudgedAt is the signed time that its freshness was judged by, zero
 	// where it was not.
 	JudgedAt time.Time
+	// SignedUntil is the newest signed time by which it could come again with
+	// another signature. Zero: JudgedAt.
+	SignedUntil time.Time
 	// Duplicate is set when it turns out to have been accepted before.
 	Duplicate bool
 	// alone are the bodies that X-Replicate-Signature may have signed beside
@@ -63,8 +66,10 @@ func (v *Verifier) Verify(claim *signature.Claim, raw []byte, now time.Time) (*W
 	}
 	if parse(); syntax != nil {
 		// Freshness comes first, where it can be told without the body.
-		if v.Tolerance > 0 && result.Schemes.Has(signature.Standard) && !signature.Fresh(result.SignedAt, now, v.Tolerance) {
-			return nil, stale(result.SignedAt, now)
+		if v.Tolerance > 0 && result.Schemes.Has(signature.Standard) {
+			if refused := v.judgeFreshness(result.SignedAt, now); refused != nil {
+				return nil, refused
+			}
 		}
 		return nil, Invalid("json", syntax)
 	}
@@ -73,11 +78,11 @@ func (v *Verifier) Verify(claim *signature.Claim, raw []byte, now time.Time) (*W
 		if refused := v.judgeTime(hook, now); refused != nil {
 			return nil, refused
 		}
-		if v.Accept.Has(signature.Replicate) && !result.Schemes.Has(signature.Replicate) && !hook.Timestamp.IsZero() {
-			hook.alone = [][]byte{raw}
-			if !doc.Canonical() {
-				hook.alone = append(hook.alone, doc.Bytes())
-			}
+	}
+	if v.acceptsAlone(hook) {
+		hook.alone = [][]byte{raw}
+		if !doc.Canonical() {
+			hook.alone = append(hook.alone, doc.Bytes())
 		}
 	}
 	if key, offset, found := doc.DuplicateKey(); found {
@@ -95,34 +100,63 @@ func (v *Verifier) Verify(claim *signature.Claim, raw []byte, now time.Time) (*W
 	return hook, nil
 }
 
-// judgeTime refuses a webhook whose signed time is not near now. Where there is
-// a standard signature its timestamp counts, since it is fresh on every retry;
-// otherwise the body's own.
+// acceptsAlone reports whether the body of a webhook that came with the standard
+// signature alone could come again with X-Replicate-Signature alone, which may
+// have been taken off it.
+func (v *Verifier) acceptsAlone(hook *Webhook) bool {
+	return v.Accept.Has(signature.Replicate) && !hook.Schemes.Has(signature.Replicate) &&
+		(v.Tolerance == 0 || hook.TimestampFault == "")
+}
+
+// judgeTime refuses a webhook whose signed time is not near now. Where the
+// standard signature verified, its timestamp decides, since it is fresh on every
+// retry; otherwise the body's own does.
+//
+// JudgedAt becomes the later of both times: whoever takes the standard signature
+// off has the same body judged by the body's time, so what is remembered must
+// cover that time too. A body whose time is further ahead than the tolerance is
+// refused, because it would become acceptable by X-Replicate-Signature alone when
+// nothing is remembered of it any more.
 func (v *Verifier) judgeTime(hook *Webhook, now time.Time) *Refusal {
+	if !hook.Schemes.Has(signature.Standard) {
+		if hook.TimestampFault != "" {
+			return Unauthorized("timestamp_"+string(hook.TimestampFault), fmt.Errorf("nothing signed says when: the body's timestamp %s", hook.TimestampFault))
+		}
+		hook.JudgedAt = hook.Timestamp
+		if v.Accept.Has(signature.Standard) {
+			// A standard signature may have been taken off. Its time is not
+			// known, but it was made before now.
+			hook.SignedUntil = now
+		}
+		return v.judgeFreshness(hook.JudgedAt, now)
+	}
 	hook.JudgedAt = hook.Result.SignedAt
-	standard := hook.Schemes.Has(signature.Standard)
-	if !standard {
-		hook.JudgedAt = hook.Timestamp
+	if refused := v.judgeFreshness(hook.JudgedAt, now); refused != nil {
+		return refused
 	}
-	if hook.JudgedAt.IsZero() {
-		return Unauthorized("timestamp_missing", errors.New("nothing signed says when: the body has no RFC 3339 timestamp"))
+	if !hook.Timestamp.After(hook.JudgedAt) {
+		return nil
 	}
-	if !signature.Fresh(hook.JudgedAt, now, v.Tolerance) {
-		return stale(hook.JudgedAt, now)
+	if !signature.Fresh(hook.Timestamp, now, v.Tolerance) {
+		return Unauthorized("timestamp_future", fmt.Errorf("webhook-timestamp is fresh, but the body's timestamp is %s ahead of this clock", offset(hook.Timestamp, now)))
 	}
-	// Where both are accepted, the body's signature could be taken alone for
-	// a replay that is judged by the body's time, also when it has been taken
-	// off here: what is remembered covers both.
-	if standard && v.Accept.Has(signature.Replicate) &&
-		hook.Timestamp.After(hook.JudgedAt) && !hook.Timestamp.After(now.Add(v.Tolerance)) {
-		hook.JudgedAt = hook.Timestamp
-	}
+	hook.JudgedAt = hook.Timestamp
 	return nil
 }
 
-func stale(signedAt, now time.Time) *Refusal {
-	return Unauthorized("timestamp", fmt.Errorf("the signed time is %s away from now", now.Sub(signedAt).Round(time.Second)))
+// judgeFreshness refuses a signed time that is not within the tolerance.
+func (v *Verifier) judgeFreshness(signedAt, now time.Time) *Refusal {
+	switch {
+	case signature.Fresh(signedAt, now, v.Tolerance):
+		return nil
+	case signedAt.After(now):
+		return Unauthorized("timestamp", fmt.Errorf("the signed time is %s ahead of this clock", offset(signedAt, now)))
+	}
+	return Unauthorized("timestamp", fmt.Errorf("the signed time is %s behind this clock", offset(signedAt, now)))
 }
+
+// offset returns how far two times are apart, to the second.
+func offset(a, b time.Time) time.Duration { return a.Sub(b).Abs().Round(time.Second) }
 
 // Keys identify the event to dedup. They are made of signed material only.
 func (h *Webhook) Keys(scope, dedupKey string) []store.Key {

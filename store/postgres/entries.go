@@ -245,10 +245,7 @@ func (r *entryRows) collect(group []*settlement) (committed int) {
 		}
 		committed++
 		e := &x.claim.entry
-		var signed int64
-		if !e.SignedAt.IsZero() {
-			signed = e.SignedAt.UnixMilli()
-		}
+		signed := e.PurgeMark()
 		for _, k := range e.Keys {
 			i, ok := at[k]
 			if !ok {

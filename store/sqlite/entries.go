@@ -33,9 +33,7 @@ func (g *group) add(e *store.Entry) {
 	}
 	expires := e.Expires.UnixMilli()
 	row.expires = max(row.expires, expires)
-	if !e.SignedAt.IsZero() {
-		row.signed = max(row.signed, e.SignedAt.UnixMilli())
-	}
+	row.signed = max(row.signed, e.PurgeMark())
 	for _, k := range e.Keys {
 		row.entries = append(row.entries, k[:]...)
 		row.entries = binary.BigEndian.AppendUint64(row.entries, uint64(expires))

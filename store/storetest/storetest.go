@@ -46,6 +46,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Resource) {
 		{"expired is free", expiredIsFree},
 		{"purged signed times are refused", purgedIsRefused},
 		{"purged signed times are refused after reopening", purgedSurvives},
+		{"purging covers the time until which an entry is signed", purgeCoversSignedUntil},
 		{"purged signed times are refused after the clock stepped back", purgedClockBack},
 		{"unpurged entry lives again when the clock steps back", unpurgedClockBack},
 		{"purging spares what is live", purgeSparesLive},
@@ -313,6 +314,31 @@ func purgedIsRefused(t *testing.T, b *bench) {
 	unjudged := b.entry("unjudged")
 	unjudged.SignedAt = time.Time{}
 	b.commit(unjudged)
+}
+
+func purgeCoversSignedUntil(t *testing.T, b *bench) {
+	old := b.entry("a")
+	old.SignedUntil = old.SignedAt.Add(5 * time.Minute)
+	b.commit(old)
+	b.advance(time.Hour)
+	b.purge()
+	for range 2 {
+		other := b.entry("b")
+		other.SignedAt = old.SignedUntil
+		b.refused(other, store.ErrReplayed)
+		// The claim's own time is what is judged, not what it covers.
+		other.SignedUntil = b.now()
+		b.refused(other, store.ErrReplayed)
+		other.SignedAt = old.SignedUntil.Add(time.Millisecond)
+		b.claim(other).Release()
+		b.reopen()
+	}
+	earlier := b.entry("c")
+	earlier.SignedUntil = earlier.SignedAt.Add(-time.Minute)
+	b.commit(earlier)
+	b.advance(time.Hour)
+	b.purge()
+	b.refused(earlier, store.ErrReplayed)
 }
 
 func purgedSurvives(t *testing.T, b *bench) {
