@@ -209,3 +209,26 @@ func TestLiteralSecretsAreWarnedOf(t *testing.T) {
 		t.Errorf("a placeholder is warned of: %s", lines)
 	}
 }
+
+// TestDedupKeyPredictionIsWarnedOf where it would take the first event of each
+// prediction for all of them.
+func TestDedupKeyPredictionIsWarnedOf(t *testing.T) {
+	e := newEdge(t, "")
+	for _, c := range []struct {
+		options string
+		warned  bool
+	}{
+		{"", false},
+		{"dedup_key message", false},
+		{"dedup_key prediction", true},
+		{"dedup_key prediction\nevents completed failed", true},
+		{"dedup_key prediction\nevents completed", false},
+		{"dedup_key prediction\nevents completed prediction.completed", false},
+	} {
+		before := len(e.Logs.Lines("warn", "dedup_key prediction"))
+		e.reload(c.options)
+		if warned := len(e.Logs.Lines("warn", "dedup_key prediction")) > before; warned != c.warned {
+			t.Errorf("%q: warned is %v", c.options, warned)
+		}
+	}
+}

@@ -50,7 +50,8 @@ const off = caddy.Duration(-1)
 // X-Replicate-Prediction-Id | the prediction's id
 //
 // Bytes of an event or id that are not visible ASCII are percent-encoded in the
-// headers.
+// headers. A header whose value would be over 256 bytes is left out, and the log
+// says so.
 //
 // Placeholders, also in the access log as fields of replicate_webhook:
 //
@@ -61,7 +62,7 @@ const off = caddy.Duration(-1)
 // {http.replicate_webhook.status} | the prediction's status
 // {http.replicate_webhook.scheme} | replicate or standard
 // {http.replicate_webhook.message_id} | the signed webhook-id, empty without the standard scheme
-// {http.replicate_webhook.Duplicate} | true when the event was accepted before
+// {http.replicate_webhook.duplicate} | true when the event was accepted before
 type Edge struct {
 	// Secret holds the signing secrets, any of which may have signed. At
 	// least one, each of at least 16 bytes. Placeholders are expanded when
@@ -154,6 +155,7 @@ func (e *Edge) Provision(ctx caddy.Context) error {
 		}
 		e.secrets = append(e.secrets, s)
 	}
+	e.warn()
 	e.accept = signature.Replicate
 	if e.Scheme != "replicate" && slices.ContainsFunc(e.secrets, signature.Secret.Standard) {
 		e.accept |= signature.Standard
@@ -229,6 +231,16 @@ func (e *Edge) setDefaults() error {
 	)
 }
 
+// warn logs what is allowed and rarely meant.
+func (e *Edge) warn() {
+	names := slices.Clone(e.Events)
+	slices.Sort(names)
+	if e.DedupKey == "prediction" && len(slices.Compact(names)) != 1 {
+		e.logger.Warn("dedup_key prediction counts all events of a prediction as one, so that only the first of them reaches the app: name a single event in events, or leave dedup_key at event",
+			zap.String("scope", e.Scope))
+	}
+}
+
 func oneOf(option, value string, allowed ...string) error {
 	if slices.Contains(allowed, value) {
 		return nil
@@ -250,6 +262,11 @@ func (e *Edge) parseSecret(value string) (signature.Secret, error) {
 func (e *Edge) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	outcome, err := e.serve(w, r, next)
 	metrics.CountRequest(outcome)
+	if err == nil {
+		return nil
+	}
+	// Error routes get this request.
+	webhook.Discard(r)
 	var refused *webhook.Refusal
 	if !errors.As(err, &refused) {
 		return err
@@ -258,14 +275,17 @@ func (e *Edge) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.
 		c.Write(zap.String("reason", refused.Reason), zap.Int("status", refused.Status),
 			zap.String("client", webhook.ClientAddress(r)), zap.Error(refused.Cause))
 	}
-	if refused.Status != statusClientGone {
+	if refused.Status != webhook.StatusClientGone {
 		e.app.refusals.Add(refused, webhook.ClientAddress(r))
 	}
 	h := w.Header()
 	for name, value := range refused.Header {
 		h.Set(name, value)
 	}
-	return caddyhttp.Error(refused.Status, refused.Cause)
+	// The cause may be another handler's error, with a status of its own.
+	he := caddyhttp.Error(refused.Status, refused.Cause)
+	he.StatusCode = refused.Status
+	return he
 }
 
 func (e *Edge) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (string, error) {
@@ -273,7 +293,7 @@ func (e *Edge) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.Hand
 	fail := func(f *webhook.Refusal) (string, error) { return f.Reason, f }
 	claim, refused := e.admit(r)
 	if refused != nil {
-		webhook.LimitRead(w, time.Duration(e.ReadTimeout))
+		webhook.Abandon(w, r)
 		return fail(refused)
 	}
 	charge := e.app.budget.For(webhook.ClientAddress(r))
@@ -301,23 +321,18 @@ func (e *Edge) admit(r *http.Request) (*signature.Claim, *webhook.Refusal) {
 	if r.Method != http.MethodPost {
 		return nil, &webhook.Refusal{
 			Status: http.StatusMethodNotAllowed, Reason: "method", Cause: fmt.Errorf("method %s", r.Method),
-			Header: map[string]string{"Allow": http.MethodPost, "Connection": "close"},
+			Header: map[string]string{"Allow": http.MethodPost},
 		}
 	}
 	claim, err := signature.ParseHeaders(r.Header, e.accept)
 	if err != nil {
-		reason := "headers"
-		var he *signature.HeaderError
-		if errors.As(err, &he) {
-			reason = "headers_" + he.Reason()
-		}
-		return nil, webhook.Unauthorized(reason, err)
+		return nil, e.badHeaders(err)
 	}
 	for _, encoding := range r.Header["Content-Encoding"] {
 		if encoding != "" && !strings.EqualFold(encoding, "identity") {
 			return nil, &webhook.Refusal{
 				Status: http.StatusUnsupportedMediaType, Reason: "encoding",
-				Cause: errors.New("the body has a content encoding"), Header: webhook.Closing(),
+				Cause: errors.New("the body has a content encoding"),
 			}
 		}
 	}
@@ -325,6 +340,21 @@ func (e *Edge) admit(r *http.Request) (*signature.Claim, *webhook.Refusal) {
 		return nil, webhook.TooLarge(e.MaxBody)
 	}
 	return claim, nil
+}
+
+// badHeaders returns the refusal of a request whose signature headers can't be
+// used.
+func (e *Edge) badHeaders(err error) *webhook.Refusal {
+	var he *signature.HeaderError
+	if !errors.As(err, &he) {
+		return webhook.Unauthorized("headers", err)
+	}
+	if he.Reason() == signature.ReasonScheme && e.Scheme == "" {
+		// Without the option, a scheme is left out for want of a secret.
+		return webhook.Unauthorized("headers_secret",
+			fmt.Errorf("%s is present, but no secret can check it: Standard Webhooks takes one that begins with whsec_", he.Header))
+	}
+	return webhook.Unauthorized("headers_"+he.Reason(), err)
 }
 
 // commitTimeout bounds the wait for a commit. A disk that takes longer answers
@@ -345,8 +375,8 @@ func (e *Edge) deliver(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 	claim, err := ref.Claim(r.Context(), store.Entry{
 		Scope:    e.Scope,
 		Keys:     hook.Keys(e.Scope, e.DedupKey),
-		SignedAt: hook.JudgedAt,
-		Expires:  e.now().Add(time.Duration(e.Dedup)),
+		SignedAt: hook.JudgedAt, SignedUntil: hook.SignedUntil,
+		Expires: e.now().Add(time.Duration(e.Dedup)),
 	}, time.Duration(e.InFlightWait))
 	switch {
 	case err == nil:
@@ -360,7 +390,7 @@ func (e *Edge) deliver(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 			Header: map[string]string{"Retry-After": "1"},
 		}
 	case r.Context().Err() != nil:
-		return "client_gone", &webhook.Refusal{Status: statusClientGone, Reason: "client_gone", Cause: err, Header: webhook.Closing()}
+		return "client_gone", webhook.ClientGone(err)
 	default:
 		return e.storeFailed(w, r, next, hook, err)
 	}
@@ -375,9 +405,6 @@ func (e *Edge) deliver(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 	}
 	return duplicate(w, hook)
 }
-
-// statusClientGone is what Caddy logs for a request whose client went away.
-const statusClientGone = 499
 
 func duplicate(w http.ResponseWriter, hook *webhook.Webhook) (string, error) {
 	hook.Duplicate = true
@@ -445,7 +472,9 @@ func (e *Edge) exchange(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 		defer claim.Release()
 	}
 	r = r.WithContext(ctx)
-	hook.Prepare(r)
+	if omitted := hook.Prepare(r); len(omitted) > 0 {
+		e.logger.Warn("passing an event on without headers whose values are over 256 bytes", zap.Strings("headers", omitted))
+	}
 	returned := false
 	defer func() {
 		if returned {
@@ -464,13 +493,16 @@ func (e *Edge) exchange(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 	err := next.ServeHTTP(x, r)
 	returned = true
 	x.Finish(err == nil)
+	noStatus := errors.Is(x.Err(), exchange.ErrNoStatus)
 	switch {
-	case x.Err() != nil:
+	case x.Err() != nil && !noStatus:
 		return "store", unavailable(x.Err())
 	case x.Accepted():
 		return "accepted", err
-	case err != nil && errors.Is(context.Cause(ctx), errUpstreamTimeout):
+	case (err != nil || noStatus) && errors.Is(context.Cause(ctx), errUpstreamTimeout):
 		return "upstream_timeout", caddyhttp.Error(http.StatusGatewayTimeout, errUpstreamTimeout)
+	case noStatus:
+		return "upstream_no_status", caddyhttp.Error(http.StatusBadGateway, x.Err())
 	default:
 		return "upstream_refused", err
 	}

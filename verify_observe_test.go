@@ -114,29 +114,56 @@ func (e *edge) metric(series string) float64 {
 	return v
 }
 
-// outcomes are what requests_total may say: a bounded set.
-var outcomes = map[string]func(*edge){
-	"accepted":           func(e *edge) { e.accepted(completed("p1")) },
-	"duplicate":          func(e *edge) { e.isDuplicate(completed("p1")) },
-	"filtered":           func(e *edge) { e.refused(replicate(whsec, guideBody("p1", "prediction.started")), 200) },
-	"method":             func(e *edge) { _, _ = e.Client.Get(e.URL("PORT1", route)) },
-	"headers_missing":    func(e *edge) { e.refused(completed("p1").without("X-Replicate-Signature"), 401) },
-	"headers_malformed":  func(e *edge) { e.refused(standard(whsec, "m", "{}").without("Webhook-Id"), 401) },
-	"headers_duplicated": func(e *edge) { e.refused(completed("p1").with("X-Replicate-Signature", "x"), 401) },
-	"headers_oversized":  func(e *edge) { e.refused(standard(whsec, strings.Repeat("m", 300), "{}"), 401) },
-	"headers_connection": func(e *edge) { e.refused(completed("p1").with("Connection", "webhook-id"), 401) },
-	"encoding":           func(e *edge) { e.refused(completed("p1").with("Content-Encoding", "gzip"), 415) },
-	"too_large":          func(e *edge) { e.refused(replicate(whsec, strings.Repeat(" ", 5000)), 413) },
-	"signature":          func(e *edge) { e.refused(replicate(older, "{}"), 401) },
-	"timestamp":          func(e *edge) { e.refused(standardAt(whsec, "m", "{}", time.Unix(1, 0)), 401) },
-	"timestamp_missing":  func(e *edge) { e.refused(replicate(whsec, "{}"), 401) },
-	"json":               func(e *edge) { e.refused(standard(whsec, "m", "{"), 400) },
-	"duplicate_key":      func(e *edge) { e.refused(standard(whsec, "m", `{"a":1,"a":1}`), 400) },
-	"folded_key":         func(e *edge) { e.refused(standard(whsec, "m", `{"ID":"p"}`), 400) },
-	"depth":              func(e *edge) { e.refused(standard(whsec, "m", strings.Repeat("[", 600)+strings.Repeat("]", 600)), 400) },
-	"prediction_id":      func(e *edge) { e.refused(standard(whsec, "m", "{}"), 400) },
-	"upstream_refused":   func(e *edge) { e.sendWhile(http.StatusBadGateway, completed("p2")) },
-	"panicked":           func(e *edge) { _, _ = post(e.Client, e.URL("PORT1", route), completed("p3").with("X-Test", "panic")) },
+// at is a webhook signed by X-Replicate-Signature whose body has the JSON value as
+// its timestamp.
+func at(timestamp string) webhook {
+	return replicate(whsec, `{"id":"p","status":"succeeded","timestamp":`+timestamp+`}`)
+}
+
+// withTimestamp is a webhook signed as Standard Webhooks has it, but for its
+// webhook-timestamp.
+func withTimestamp(value string) webhook {
+	return standard(whsec, "m", "{}").without("Webhook-Timestamp").with("Webhook-Timestamp", value)
+}
+
+// outcomes are what requests_total may say: a bounded set. Those that are missing
+// take more than one request, and are counted elsewhere.
+var outcomes = []struct {
+	outcome string
+	send    func(*edge)
+}{
+	{"accepted", func(e *edge) { e.accepted(completed("p1")) }},
+	{"duplicate", func(e *edge) { e.isDuplicate(completed("p1")) }},
+	{"filtered", func(e *edge) { e.refused(replicate(whsec, guideBody("p1", "prediction.started")), 200) }},
+	{"method", func(e *edge) { _, _ = e.Client.Get(e.URL("PORT1", route)) }},
+	{"headers_missing", func(e *edge) { e.refused(completed("p1").without("X-Replicate-Signature"), 401) }},
+	{"headers_malformed", func(e *edge) { e.refused(standard(whsec, "m", "{}").without("Webhook-Id"), 401) }},
+	{"headers_duplicated", func(e *edge) { e.refused(completed("p1").with("X-Replicate-Signature", "x"), 401) }},
+	{"headers_oversized", func(e *edge) { e.refused(standard(whsec, strings.Repeat("m", 300), "{}"), 401) }},
+	{"headers_connection", func(e *edge) { e.refused(completed("p1").with("Connection", "webhook-id"), 401) }},
+	{"headers_timestamp", func(e *edge) { e.refused(withTimestamp("2026-11-24T12:00:00Z"), 401) }},
+	{"headers_milliseconds", func(e *edge) { e.refused(withTimestamp(fmt.Sprint(time.Now().UnixMilli())), 401) }},
+	{"encoding", func(e *edge) { e.refused(completed("p1").with("Content-Encoding", "gzip"), 415) }},
+	{"too_large", func(e *edge) { e.refused(replicate(whsec, strings.Repeat(" ", 5000)), 413) }},
+	{"signature", func(e *edge) { e.refused(replicate(older, "{}"), 401) }},
+	{"timestamp", func(e *edge) { e.refused(standardAt(whsec, "m", "{}", time.Unix(1, 0)), 401) }},
+	{"timestamp_future", func(e *edge) {
+		e.refused(standard(whsec, "m", guideBodyAt("p", "prediction.completed", time.Now().Add(time.Hour))), 401)
+	}},
+	{"timestamp_missing", func(e *edge) { e.refused(replicate(whsec, "{}"), 401) }},
+	{"timestamp_type", func(e *edge) { e.refused(at("null"), 401) }},
+	{"timestamp_number", func(e *edge) { e.refused(at(fmt.Sprint(time.Now().Unix())), 401) }},
+	{"timestamp_milliseconds", func(e *edge) { e.refused(at(fmt.Sprint(time.Now().UnixMilli())), 401) }},
+	{"timestamp_zone", func(e *edge) { e.refused(at(time.Now().UTC().Format(`"2006-01-02T15:04:05.000000"`)), 401) }},
+	{"timestamp_case", func(e *edge) { e.refused(at(time.Now().UTC().Format(`"2006-01-02t15:04:05z"`)), 401) }},
+	{"timestamp_format", func(e *edge) { e.refused(at(time.Now().UTC().Format(`"2006-01-02 15:04:05Z"`)), 401) }},
+	{"json", func(e *edge) { e.refused(standard(whsec, "m", "{"), 400) }},
+	{"duplicate_key", func(e *edge) { e.refused(standard(whsec, "m", `{"a":1,"a":1}`), 400) }},
+	{"folded_key", func(e *edge) { e.refused(standard(whsec, "m", `{"ID":"p"}`), 400) }},
+	{"depth", func(e *edge) { e.refused(standard(whsec, "m", strings.Repeat("[", 600)+strings.Repeat("]", 600)), 400) }},
+	{"prediction_id", func(e *edge) { e.refused(standard(whsec, "m", "{}"), 400) }},
+	{"upstream_refused", func(e *edge) { e.sendWhile(http.StatusBadGateway, completed("p2")) }},
+	{"panicked", func(e *edge) { _, _ = post(e.Client, e.URL("PORT1", route), completed("p3").with("X-Test", "panic")) }},
 }
 
 // sendWhile sends while the app answers with a status.
@@ -151,16 +178,42 @@ func TestRequestsAreCountedByOutcome(t *testing.T) {
 	e := newEdge(t, "")
 	const options = "events completed failed\nmax_body 4KiB"
 	e.Reload(withMetrics(site(withSecret(options), e.app.Addr(), "misbehave")))
-	series := func(outcome string) string { return fmt.Sprintf("requests_total{outcome=%q}", outcome) }
-	for _, outcome := range []string{
-		"accepted", "duplicate", "filtered", "method", "headers_missing", "headers_malformed", "headers_duplicated",
-		"headers_oversized", "headers_connection", "encoding", "too_large", "signature", "timestamp", "timestamp_missing",
-		"json", "duplicate_key", "folded_key", "depth", "prediction_id", "upstream_refused", "panicked",
+	for _, o := range outcomes {
+		t.Run(o.outcome, func(t *testing.T) {
+			series := fmt.Sprintf("requests_total{outcome=%q}", o.outcome)
+			before := e.metric(series)
+			o.send(e)
+			if got := e.metric(series) - before; got != 1 {
+				t.Errorf("counted %v times, want once", got)
+			}
+		})
+	}
+}
+
+// TestSignaturesNobodyCanCheckHaveTheirReason: that a webhook came signed, but not
+// in a way that the route's secrets can check, is told from one without a
+// signature.
+func TestSignaturesNobodyCanCheckHaveTheirReason(t *testing.T) {
+	plain := strconv.Quote(shared)
+	for _, c := range []struct {
+		options, reason string
+		hook            webhook
+	}{
+		{"secret " + plain, "headers_secret", standard(whsec, "m", bareBody("p1", "succeeded"))},
+		{"secret " + plain + "\nscheme replicate", "headers_scheme", standard(whsec, "m", bareBody("p1", "succeeded"))},
+		{"scheme replicate", "headers_scheme", standard(whsec, "m", bareBody("p1", "succeeded"))},
+		{"scheme standard", "headers_scheme", completed("p1")},
+		{"", "headers_missing", webhook{completed("p1").body, http.Header{}}},
+		{"secret " + plain, "headers_missing", webhook{completed("p1").body, http.Header{}}},
 	} {
-		t.Run(outcome, func(t *testing.T) {
-			before := e.metric(series(outcome))
-			outcomes[outcome](e)
-			if got := e.metric(series(outcome)) - before; got != 1 {
+		t.Run(c.options, func(t *testing.T) {
+			e := newEdge(t, c.options)
+			e.Reload(withMetrics(site(withSecret(c.options), e.app.Addr())))
+			series := fmt.Sprintf("requests_total{outcome=%q}", c.reason)
+			before := e.metric(series)
+			e.refused(c.hook, http.StatusUnauthorized)
+			e.Logs.Wait(t, "webhook refused", fmt.Sprintf(`"reason":%q`, c.reason))
+			if got := e.metric(series) - before; got != 1 {
 				t.Errorf("counted %v times, want once", got)
 			}
 		})

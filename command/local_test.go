@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -88,6 +89,11 @@ func TestVerifyExplains(t *testing.T) {
 		{"decoded", hmacHeader(string(raw), body), "", []string{"the bytes that the secret's base64 stands for"}},
 		{"no time", hmacHeader(right, `{"id":"p1"}`), `{"id":"p1"}`, []string{"timestamp_missing", "nothing signed says when"}},
 		{"no prediction", hmacHeader(right, `{"timestamp":"`+time.Now().UTC().Format(time.RFC3339)+`"}`), `{"timestamp":"` + time.Now().UTC().Format(time.RFC3339) + `"}`, []string{"prediction_id", "no webhook"}},
+		{"no zone", hmacHeader(right, `{"id":"p1","timestamp":"2026-11-25T12:00:00.123456"}`), `{"id":"p1","timestamp":"2026-11-25T12:00:00.123456"}`, []string{"timestamp_zone", "has no time zone", "isoformat()"}},
+		{"seconds", hmacHeader(right, `{"id":"p1","timestamp":1764072000}`), `{"id":"p1","timestamp":1764072000}`, []string{"timestamp_number", "is a number", "RFC 3339"}},
+		{"milliseconds", hmacHeader(right, `{"id":"p1","timestamp":1764072000000}`), `{"id":"p1","timestamp":1764072000000}`, []string{"timestamp_milliseconds"}},
+		{"lower case", hmacHeader(right, `{"id":"p1","timestamp":"2026-11-25t12:00:00z"}`), `{"id":"p1","timestamp":"2026-11-25t12:00:00z"}`, []string{"timestamp_case", "lower-case"}},
+		{"no time at all", hmacHeader(right, `{"id":"p1","timestamp":null}`), `{"id":"p1","timestamp":null}`, []string{"timestamp_type", "is not a string"}},
 		{"digits", "X-Replicate-Signature: XYZ", "", []string{"headers_malformed", "64 lower-case"}},
 		{"nothing", "Content-Type: application/json", "", []string{"headers_missing", "A proxy on the way"}},
 		{"upper case", strings.ToUpper(hmacHeader(right, body)), "", []string{"headers_malformed"}},
@@ -102,11 +108,18 @@ func TestVerifyExplains(t *testing.T) {
 		}
 		r.says(r.out, append(c.want, "not valid", "advice")...)
 	}
-	old := sh.file("headers", sh.pipe(body, "sign", "--timestamp", "2020-01-01T00:00:00Z").ok().out)
-	r := sh.pipe(body, "verify", "--headers", old)
+	for _, c := range []struct{ at, reason string }{
+		{"1764072000000", "headers_milliseconds"}, {"2026-11-25T12:00:00Z", "headers_timestamp"},
+	} {
+		r := sh.pipe(body, "verify", "--header", "webhook-id: m", "--header", "webhook-timestamp: "+c.at, "--header", "webhook-signature: v1,x")
+		r.says(r.out, c.reason, "in seconds")
+	}
+	at2020 := regexp.MustCompile(`"timestamp":"[^"]*"`).ReplaceAllString(body, `"timestamp":"2020-01-01T00:00:00.000Z"`)
+	old := sh.file("headers", sh.pipe(at2020, "sign", "--timestamp", "2020-01-01T00:00:00Z").ok().out)
+	r := sh.pipe(at2020, "verify", "--headers", old)
 	r.says(r.out, "reason     timestamp", "the signature is right, but the signed time is", "clocks")
-	sh.pipe(body, "verify", "--headers", old, "--tolerance", "off").ok("valid")
-	sh.pipe(body, "verify", "--headers", old, "--at", "2020-01-01T00:01:00Z").ok("valid")
+	sh.pipe(at2020, "verify", "--headers", old, "--tolerance", "off").ok("valid")
+	sh.pipe(at2020, "verify", "--headers", old, "--at", "2020-01-01T00:01:00Z").ok("valid")
 }
 
 // TestSecretsAreNoArguments, and no error repeats what may be one.

@@ -148,7 +148,7 @@ func judge(h http.Header, body []byte, texts []string, secrets []signature.Secre
 	}
 	claim, err := signature.ParseHeaders(h, accept)
 	if err != nil {
-		return headerVerdict(err, h, accept)
+		return headerVerdict(err)
 	}
 	verifier := webhook.Verifier{Secrets: secrets, Accept: accept, Selector: event.NewSelector(), Tolerance: tolerance}
 	hook, refused := verifier.Verify(claim, body, now)
@@ -168,6 +168,12 @@ func judge(h http.Header, body []byte, texts []string, secrets []signature.Secre
 	case "timestamp_missing":
 		out.Why = "the signature is right, but " + refused.Error()
 		out.Advice = "X-Replicate-Signature alone says nothing about the time. Send payload.timestamp, or sign by Standard Webhooks; the edge takes it with tolerance off."
+	case "timestamp_future":
+		out.Why = "the signature is right, but " + refused.Error()
+		out.Advice = "payload.timestamp is the time of the event, which is not ahead. Correct the clock that it is made by, or its time zone."
+	case "timestamp_type", "timestamp_number", "timestamp_milliseconds", "timestamp_zone", "timestamp_case", "timestamp_format":
+		out.Why = "the signature is right, but " + refused.Error()
+		out.Advice = "Write payload.timestamp like 2026-11-25T12:00:00Z (RFC 3339, with a time zone), as JavaScript's toISOString() and Python's datetime.now(timezone.utc).isoformat() do, or sign by Standard Webhooks."
 	default:
 		out.Why = "the signature is right, but " + refused.Error()
 		out.Advice = "The edge answers 400: what was signed is no webhook."
@@ -175,7 +181,7 @@ func judge(h http.Header, body []byte, texts []string, secrets []signature.Secre
 	return out
 }
 
-func headerVerdict(err error, h http.Header, accept signature.Scheme) verdict {
+func headerVerdict(err error) verdict {
 	out := verdict{Reason: "headers", Why: err.Error()}
 	var he *signature.HeaderError
 	if !errors.As(err, &he) {
@@ -185,10 +191,15 @@ func headerVerdict(err error, h http.Header, accept signature.Scheme) verdict {
 	switch he.Reason() {
 	case signature.ReasonMissing:
 		out.Advice = "A webhook has X-Replicate-Signature, or webhook-id, webhook-timestamp and webhook-signature. A proxy on the way may have dropped them."
-		if !accept.Has(signature.Standard) && len(h[signature.HeaderSignature]) > 0 {
-			out.Why = "there is a Standard Webhooks signature, but no secret that can check it"
-			out.Advice = "Standard Webhooks take a secret that begins with whsec_."
-		}
+	case signature.ReasonScheme:
+		// No option excludes a scheme here, so it is for want of a secret.
+		out.Reason = "headers_secret"
+		out.Why = "there is a Standard Webhooks signature, but no secret that can check it"
+		out.Advice = "Standard Webhooks take a secret that begins with whsec_."
+	case signature.ReasonTimestamp, signature.ReasonMilliseconds:
+		out.Advice = "webhook-timestamp is the Unix time in seconds, in decimal digits, such as 1764072000."
+	case signature.ReasonOversized:
+		out.Advice = "No sender's header is that long. Something on the way has joined several into one, or added to it."
 	case signature.ReasonMalformed:
 		out.Advice = "X-Replicate-Signature is 64 lower-case hexadecimal digits. The three webhook- headers come together: webhook-timestamp in Unix seconds, webhook-signature as v1,<base64>."
 	case signature.ReasonDuplicated:

@@ -49,6 +49,57 @@ func TestNoWayRoundTheEdge(t *testing.T) {
 	}
 }
 
+// TestErrorRoutesAreNoWayRoundTheEdge gives every documented configuration that
+// has the edge an error route to an app, and posts what the edge refuses. What
+// reaches the app has no body and no header that a webhook is known by.
+func TestErrorRoutesAreNoWayRoundTheEdge(t *testing.T) {
+	for _, c := range configs(t) {
+		places := edges(t, c.adapt(t))
+		if len(places) == 0 {
+			continue
+		}
+		t.Run(c.name, func(t *testing.T) {
+			app, fallback := caddyrun.NewApp(t), caddyrun.NewApp(t)
+			s := caddyrun.New(t)
+			if err := s.LoadJSON(errorRoutes(t, local(t, s, c.adapt(t), app.Addr()), fallback.Addr())); err != nil {
+				t.Fatal(err)
+			}
+			body := `{"id":"p1","status":"succeeded"}`
+			for _, g := range places {
+				addr, before := s.Addr("PORT"+strings.ToUpper(g.server)), fallback.Count()
+				for _, signature := range []string{"", "x", strings.Repeat("0", 64)} {
+					for _, method := range []string{"POST", "PUT"} {
+						send(t, addr, method, g.host, g.path, signature, body)
+					}
+				}
+				if fallback.Count() == before {
+					t.Errorf("%s: the error route was not used", g.path)
+				}
+			}
+			for _, r := range fallback.Seen() {
+				if len(r.Got) > 0 || r.ContentLength != 0 || r.Header.Get("X-Replicate-Signature") != "" || r.Header.Get("Content-Type") != "" {
+					t.Errorf("%s %s reached the app by an error route with %q and %v", r.Method, r.URL, r.Got, r.Header)
+				}
+			}
+			if seen := app.Seen(); len(seen) > 0 {
+				t.Errorf("%s %s reached the app", seen[0].Method, seen[0].URL)
+			}
+		})
+	}
+}
+
+// errorRoutes leads the errors of every server to an app.
+func errorRoutes(t *testing.T, config []byte, app string) []byte {
+	t.Helper()
+	return edit(t, config, func(c map[string]any) {
+		for _, server := range c["apps"].(map[string]any)["http"].(map[string]any)["servers"].(map[string]any) {
+			server.(map[string]any)["errors"] = map[string]any{"routes": []any{map[string]any{"handle": []any{
+				map[string]any{"handler": "reverse_proxy", "upstreams": []any{map[string]any{"dial": app}}},
+			}}}}
+		}
+	})
+}
+
 // TestAWayRoundIsFound, where one is: the matcher of a directive leaves the
 // paths that it does not match to the proxy.
 func TestAWayRoundIsFound(t *testing.T) {

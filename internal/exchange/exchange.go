@@ -4,6 +4,7 @@ package exchange
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -11,6 +12,9 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
+
+// ErrNoStatus says that no final status came, which every response of an app has.
+var ErrNoStatus = errors.New("the handlers behind replicate_webhook gave no final status: there is none such as reverse_proxy, or the app answered 101")
 
 // small is the longest answer that is held back until it is complete. It is
 // what net/http keeps to itself, too, until the handler returns, so that nobody
@@ -50,19 +54,24 @@ func NewWriter(w http.ResponseWriter, accept func(whole bool) error) *Writer {
 	}
 }
 
-// Finish is told that the handler returned, and whether without an error:
-// net/http answers 200 for one that wrote nothing.
+// Finish is told that the handler returned, and whether without an error. One
+// that wrote nothing gave no final status: net/http would make a 200 of that, and
+// an event would count as accepted that no app has seen.
 func (x *Writer) Finish(ok bool) {
 	x.ended = true
-	if ok || x.status != 0 {
+	switch {
+	case x.status != 0:
 		x.settle(http.StatusOK)
+	case ok && !x.decided:
+		x.refuse(ErrNoStatus)
 	}
 }
 
 // Accepted reports a 2xx that was committed.
 func (x *Writer) Accepted() bool { return x.accepted }
 
-// Err is why a 2xx could not be committed, and so did not leave.
+// Err is why a response did not leave: a 2xx that could not be committed, or
+// ErrNoStatus.
 func (x *Writer) Err() error { return x.err }
 
 // hold begins to hold an answer back, and reports false if it is not one to be.
@@ -105,12 +114,18 @@ func (x *Writer) decide(status int) {
 	if status < 200 || status > 299 {
 		return
 	}
-	if x.err = x.accept(x.ended); x.err == nil {
-		x.accepted = true
+	if err := x.accept(x.ended); err != nil {
+		x.refuse(err)
 		return
 	}
-	// The app's headers do not belong to the 503 that takes its place, nor do
-	// the trailers that a proxy adds after the body.
+	x.accepted = true
+}
+
+// refuse drops the response, and what may still come of it. The app's headers do
+// not belong to the response that takes its place, nor do the trailers that a
+// proxy adds after the body.
+func (x *Writer) refuse(err error) {
+	x.decided, x.err = true, err
 	h := x.Header()
 	clear(h)
 	for name, values := range x.before {
@@ -127,12 +142,15 @@ func (x *Writer) Header() http.Header {
 	return x.ResponseWriterWrapper.Header()
 }
 
-// WriteHeader takes the first final status. Informational ones pass.
+// WriteHeader takes the first final status. Informational ones pass, except that
+// protocols are not switched: a tunnel would lead round the edge.
 func (x *Writer) WriteHeader(status int) {
 	switch {
-	case x.status != 0:
+	case x.status != 0 || x.err != nil:
 		// There is one final status.
-	case status < 200 && status != http.StatusSwitchingProtocols:
+	case status == http.StatusSwitchingProtocols && !x.decided:
+		x.refuse(ErrNoStatus)
+	case status < 200:
 		x.ResponseWriterWrapper.WriteHeader(status)
 	case x.hold(status):
 	default:
@@ -176,10 +194,10 @@ func (x *Writer) FlushError() error {
 	return http.NewResponseController(x.ResponseWriter).Flush()
 }
 
-// Hijack takes the connection away, which is no 2xx.
+// Hijack refuses to give the connection away: what is sent on it afterwards is not
+// verified.
 func (x *Writer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	x.settle(http.StatusSwitchingProtocols)
-	return http.NewResponseController(x.ResponseWriter).Hijack()
+	return nil, nil, http.ErrNotSupported
 }
 
 // Interface guards.

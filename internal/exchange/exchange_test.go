@@ -61,7 +61,7 @@ func TestCommitBeforeAnythingLeaves(t *testing.T) {
 			_, _ = io.WriteString(w, "ab")
 			return true
 		}, []string{"commit", "body 2"}},
-		"nothing":            {func(http.ResponseWriter) bool { return true }, []string{"commit whole"}},
+		"nothing":            {func(http.ResponseWriter) bool { return true }, nil},
 		"nothing, but error": {func(http.ResponseWriter) bool { return false }, nil},
 		"small, then error": {func(w http.ResponseWriter) bool {
 			declared("4", 200)(w)
@@ -99,7 +99,7 @@ func TestCommitBeforeAnythingLeaves(t *testing.T) {
 			x := NewWriter(&out, func(bool) error { return errors.New("disk full") })
 			x.Finish(c.answer(x))
 			if len(c.want) == 0 || c.want[0] == "header 500" {
-				return
+				return // nothing is committed
 			}
 			if x.Accepted() || x.Err() == nil {
 				t.Errorf("accepted: %v, error: %v", x.Accepted(), x.Err())
@@ -130,3 +130,44 @@ func (r *record) Write(p []byte) (int, error) {
 }
 
 func (r *record) Flush() { r.add("flush") }
+
+// TestOnlyAFinalStatusIsAResponse: what ends without one, or switches protocols, is
+// refused; nothing of it leaves, also not what is written afterwards, and nobody
+// gets the connection.
+func TestOnlyAFinalStatusIsAResponse(t *testing.T) {
+	for name, handle := range map[string]func(http.ResponseWriter){
+		"nothing":     func(http.ResponseWriter) {},
+		"a header":    func(w http.ResponseWriter) { w.Header().Set("X-App", "1") },
+		"early hints": func(w http.ResponseWriter) { w.WriteHeader(103) },
+		"101":         func(w http.ResponseWriter) { w.Header().Set("Upgrade", "x"); w.WriteHeader(101) },
+		"101 and more": func(w http.ResponseWriter) {
+			w.WriteHeader(101)
+			w.WriteHeader(200)
+			_, _ = io.WriteString(w, "a tunnel")
+			_, _ = io.Copy(w, strings.NewReader("a tunnel"))
+			_ = http.NewResponseController(w).Flush()
+		},
+		"hijacked": func(w http.ResponseWriter) {
+			if _, _, err := http.NewResponseController(w).Hijack(); !errors.Is(err, http.ErrNotSupported) {
+				t.Errorf("hijacking: %v", err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var out record
+			out.Header().Set("Date", "before")
+			x := NewWriter(&out, func(bool) error { t.Error("committed"); return nil })
+			handle(x)
+			x.Finish(true)
+			if x.Accepted() || !errors.Is(x.Err(), ErrNoStatus) {
+				t.Errorf("accepted: %v, error: %v", x.Accepted(), x.Err())
+			}
+			if left := slices.DeleteFunc(out.did, func(s string) bool { return s == "header 103" }); len(left) > 0 {
+				t.Errorf("%q left", left)
+			}
+			if h := out.Header(); len(h) != 1 || h.Get("Date") != "before" {
+				t.Errorf("the header that the 502 gets is %v", h)
+			}
+		})
+	}
+}

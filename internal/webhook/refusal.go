@@ -8,7 +8,10 @@ import (
 	"net/http"
 )
 
-// Refusal is an answer that is given in place of passing a request on.
+// StatusClientGone is what Caddy logs for a request whose client went away.
+const StatusClientGone = 499
+
+// Refusal is a response that is given in place of passing a request on.
 type Refusal struct {
 	Status int
 	// Reason is a short label, one of a bounded set.
@@ -21,14 +24,10 @@ func (f *Refusal) Error() string { return f.Cause.Error() }
 
 func (f *Refusal) Unwrap() error { return f.Cause }
 
-// Closing ends the connection, since part of the body may be unread: net/http
-// would otherwise read on before it answers. All 401s have it, so that they
-// look the same.
-func Closing() map[string]string { return map[string]string{"Connection": "close"} }
-
-// Unauthorized is a 401. They all look the same to the sender.
+// Unauthorized is a 401. They all look the same to the sender, except that those
+// given before the body was read end the connection.
 func Unauthorized(reason string, cause error) *Refusal {
-	return &Refusal{http.StatusUnauthorized, reason, cause, Closing()}
+	return &Refusal{http.StatusUnauthorized, reason, cause, nil}
 }
 
 // Invalid is a 400: signed, but not a webhook.
@@ -38,11 +37,16 @@ func Invalid(reason string, cause error) *Refusal {
 
 // TooLarge is a 413.
 func TooLarge(limit int64) *Refusal {
-	return &Refusal{http.StatusRequestEntityTooLarge, "too_large", fmt.Errorf("the body is over %d bytes", limit), Closing()}
+	return &Refusal{http.StatusRequestEntityTooLarge, "too_large", fmt.Errorf("the body is over %d bytes: see max_body", limit), nil}
 }
 
 // Busy is a 503 for want of buffer space.
 func Busy() *Refusal {
 	return &Refusal{http.StatusServiceUnavailable, "budget", errors.New("too many request bytes are buffered: see body_budget"),
-		map[string]string{"Retry-After": "1", "Connection": "close"}}
+		map[string]string{"Retry-After": "1"}}
+}
+
+// ClientGone is for a sender that no longer waits for a response.
+func ClientGone(cause error) *Refusal {
+	return &Refusal{StatusClientGone, "client_gone", cause, nil}
 }

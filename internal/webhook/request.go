@@ -16,6 +16,9 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
 )
 
+// digestHeaders are digests of the bytes of a body.
+var digestHeaders = [...]string{"Content-Digest", "Repr-Digest", "Digest", "Content-Md5"}
+
 // Scrub removes what only the edge may say, and spellings that a server behind
 // it could take for a protected header.
 func Scrub(h http.Header) {
@@ -67,41 +70,63 @@ func (h *Webhook) placeholder(name string) (any, bool) {
 	return nil, false
 }
 
-// MarshalLogObject writes the access log's fields.
+// loggable returns signed text as a log line has room for it.
+func loggable(s string) string {
+	if len(s) <= MaxHeaderValue {
+		return s
+	}
+	return strings.ToValidUTF8(s[:MaxHeaderValue], "") + "…"
+}
+
+// MarshalLogObject writes the access log's fields, each at most MaxHeaderValue
+// bytes of what was signed.
 func (h *Webhook) MarshalLogObject(enc zapcore.ObjectEncoder) error {
-	enc.AddString("event", h.Name)
-	enc.AddString("prediction_id", h.Event.ID)
-	enc.AddString("status", h.Status)
+	enc.AddString("event", loggable(h.Name))
+	enc.AddString("prediction_id", loggable(h.Event.ID))
+	enc.AddString("status", loggable(h.Status))
 	enc.AddString("scheme", h.Scheme())
 	enc.AddString("message_id", h.Result.ID)
 	enc.AddBool("duplicate", h.Duplicate)
 	return nil
 }
 
-// Prepare makes the request the one to pass on.
-func (h *Webhook) Prepare(r *http.Request) {
+// MaxHeaderValue is the longest value, in bytes, of a header that the edge sets.
+// Servers refuse requests with long headers, and would refuse the event's retries
+// too.
+const MaxHeaderValue = 256
+
+// Prepare makes the request the one to pass on. It returns the names of the
+// headers that it left out because their values are over MaxHeaderValue.
+func (h *Webhook) Prepare(r *http.Request) (omitted []string) {
 	r.Body = io.NopCloser(bytes.NewReader(h.Body))
 	r.ContentLength = int64(len(h.Body))
 	r.TransferEncoding = nil
 	r.Trailer = nil
 	r.Header.Set("Content-Length", strconv.Itoa(len(h.Body)))
-	// The body is here in full: there is nothing to wait for, and what came
-	// after it was not signed.
-	r.Header.Del("Expect")
-	r.Header.Del("Trailer")
+	stripConnection(r.Header)
 	if h.Canonicalised {
-		for _, name := range []string{"Content-Digest", "Repr-Digest", "Digest", "Content-MD5"} {
-			r.Header.Del(name)
+		for _, name := range digestHeaders {
+			delete(r.Header, name)
 		}
 	}
 	r.Header.Set("X-Replicate-Verified", h.Scheme())
-	r.Header.Set("X-Replicate-Prediction-Id", headerValue(h.Event.ID))
-	if h.Name != "" {
-		r.Header.Set("X-Replicate-Event", headerValue(h.Name))
+	for _, set := range [...]struct{ name, value string }{
+		{"X-Replicate-Prediction-Id", h.Event.ID},
+		{"X-Replicate-Event", h.Name},
+	} {
+		value := headerValue(set.value)
+		switch {
+		case value == "":
+		case len(value) > MaxHeaderValue:
+			omitted = append(omitted, set.name)
+		default:
+			r.Header.Set(set.name, value)
+		}
 	}
+	return omitted
 }
 
-// headerValue is signed text as a header can carry it.
+// headerValue returns signed text as a header can carry it.
 func headerValue(s string) string {
 	plain := func(c byte) bool { return c > ' ' && c < 0x7f && c != '%' }
 	for i := range len(s) {

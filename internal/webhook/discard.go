@@ -1,0 +1,95 @@
+package webhook
+
+import (
+	"net/http"
+	"net/textproto"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/signature"
+)
+
+// connectionHeaders belong to one connection and not to the request. Those that
+// ask for another protocol would have a proxy open a tunnel, and nothing on a
+// tunnel is verified. The last one is how an extended CONNECT of HTTP/2 (RFC
+// 8441) names its protocol.
+var connectionHeaders = [...]string{
+	"Connection", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Http2-Settings", "Expect",
+	":protocol",
+}
+
+// stripConnection removes the headers that belong to the connection, and those
+// that Connection names.
+func stripConnection(h http.Header) {
+	for _, value := range h["Connection"] {
+		for token := range strings.SplitSeq(value, ",") {
+			delete(h, textproto.CanonicalMIMEHeaderKey(strings.TrimSpace(token)))
+		}
+	}
+	for _, name := range connectionHeaders {
+		delete(h, name)
+	}
+}
+
+// Discard takes from a request that was not accepted everything by which an error
+// route could pass it on as a webhook: the body with its length and encoding, the
+// signatures, what the edge says of a verified one, and what asks for a tunnel.
+//
+// A handler before the edge may hold a copy of the request. It has the same
+// headers and trailers, and its body is at its end or was given up by Abandon.
+func Discard(r *http.Request) {
+	clear(r.Trailer)
+	r.Body, r.ContentLength, r.TransferEncoding, r.Trailer = http.NoBody, 0, nil, nil
+	if r.ProtoMajor == 3 {
+		r.Proto = "HTTP/3.0" // an extended CONNECT has its protocol here (RFC 9220)
+	}
+	stripConnection(r.Header)
+	for name := range r.Header {
+		if signature.IsProtected(name) || signature.IsReserved(name) {
+			delete(r.Header, name)
+		}
+	}
+	for _, name := range digestHeaders {
+		delete(r.Header, name)
+	}
+}
+
+// abandonedRead is how long the rest of an abandoned body is read. A connection
+// that is closed while bytes of the sender are unread is reset, and the reset may
+// overtake the response; this is the time for a body that was sent with the
+// headers to arrive.
+const abandonedRead = 250 * time.Millisecond
+
+// Abandon gives up a body that is not at its end, and with it the connection: the
+// response says Connection: close, and the connection ends right after it. Left
+// alone, net/http would first read up to 256 KiB of the body, for as long as the
+// sender likes.
+func Abandon(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Connection", "close")
+	if r.Body == nil || r.ContentLength == 0 {
+		return
+	}
+	LimitRead(w, abandonedRead)
+	// In HTTP/1, net/http closes the body after the response. To close it here
+	// could fail, which would cancel the context of error routes.
+	if (r.ProtoMajor != 1 || isCopy(r)) && r.Body.Close() == nil {
+		UnlimitRead(w)
+	}
+}
+
+// isCopy reports whether a handler before the edge passed a copy of the server's
+// request on, as tracing does, so that error routes get another request, which
+// shares its body. The placeholders are those of the server's own.
+func isCopy(r *http.Request) bool {
+	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if !ok {
+		return true
+	}
+	method := r.Method
+	defer func() { r.Method = method }()
+	r.Method = "a method that no request has"
+	seen, _ := repl.GetString("http.request.method")
+	return seen != r.Method
+}
