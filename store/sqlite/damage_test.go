@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -124,20 +125,47 @@ func TestOneProcessAtATime(t *testing.T) {
 	}
 }
 
+// TestFileModes: nobody but the owner has a right on a file of the store, or on
+// a directory that it made, whatever the umask is and whatever was there.
 func TestFileModes(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "state", "webhook.db")
-	s, err := Open(Options{Path: path})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	for name, want := range map[string]os.FileMode{path: 0o600, filepath.Dir(path): 0o700} {
-		info, err := os.Stat(name)
-		if err != nil {
-			t.Fatal(err)
+	defer syscall.Umask(syscall.Umask(0))
+	for _, umask := range []int{0, 0o022, 0o277} {
+		path := filepath.Join(t.TempDir(), "state", "webhook.db")
+		if umask == 0o277 {
+			must(t, os.Mkdir(filepath.Dir(path), 0o700)) // nobody can work with one of mode 0500
 		}
-		if got := info.Mode().Perm(); got != want {
-			t.Errorf("%s has mode %o, want %o", filepath.Base(name), got, want)
+		opened := func(when string, entry int64) {
+			t.Helper()
+			syscall.Umask(umask)
+			defer syscall.Umask(0)
+			s, err := Open(Options{Path: path})
+			if err != nil {
+				t.Fatalf("umask %o, %s: %v", umask, when, err)
+			}
+			defer s.Close()
+			must(t, commitOne(t, s, entry))
+			for _, name := range append([]string{filepath.Dir(path)}, path, path+"-wal", path+"-shm", path+".lock") {
+				info, err := os.Stat(name)
+				if err != nil {
+					t.Fatal(err)
+				}
+				want := os.FileMode(0o600)
+				if info.IsDir() {
+					want = 0o700
+				}
+				// A lock that its owner may not write locks as well.
+				if got := info.Mode().Perm(); got != want && (name != path+".lock" || got != 0o400) {
+					t.Errorf("umask %o, %s: %s has mode %o, want %o", umask, when, filepath.Base(name), got, want)
+				}
+			}
 		}
+		opened("when it is new", 1)
+		// A crash leaves the log and its index behind, and somebody opens all
+		// of it up.
+		must(t, os.WriteFile(path+"-wal", nil, 0o600), os.WriteFile(path+"-shm", nil, 0o600))
+		for _, suffix := range companions {
+			must(t, os.Chmod(path+suffix, 0o666))
+		}
+		opened("when others had rights", 2)
 	}
 }

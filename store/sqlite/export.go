@@ -25,12 +25,17 @@ type Export struct {
 func OpenExport(path string) (*Export, error) {
 	x := new(Export)
 	err := func() (err error) {
-		if info, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		path, err := locate(path)
+		if err != nil {
+			return err
+		}
+		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 			return errors.New("is not there: name the file, which Caddy keeps as replicate_webhook/webhook.db in its data directory unless told otherwise")
-		} else if err == nil && info.Size() == 0 {
-			return fmt.Errorf("is empty: %s", recovery)
 		}
 		if x.lock, err = lockFile(path); err != nil {
+			return err
+		}
+		if err := prepareFile(path); err != nil {
 			return err
 		}
 		x.db, err = openDB(path)

@@ -1,10 +1,13 @@
 package sqlite
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/url"
 	"os"
@@ -57,7 +60,7 @@ CREATE TABLE purged (
 // SQLite's own locks.
 func lockFile(path string) (*flock.Flock, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, fmt.Errorf("can't have its folder: %w", err)
+		return nil, fmt.Errorf("can't have its directory: %w", err)
 	}
 	l := flock.New(path+".lock", flock.SetPermissions(0o600))
 	ctx, cancel := context.WithTimeout(context.Background(), lockWait)
@@ -78,19 +81,62 @@ func lockFile(path string) (*flock.Flock, error) {
 // prepareFile makes the database if there is none, and refuses what would
 // otherwise become a silent start from nothing.
 func prepareFile(path string) error {
-	info, err := os.Stat(path)
-	switch {
-	case err == nil && info.IsDir():
-		return errors.New("is a folder; name a file in it")
-	case err == nil && info.Size() == 0:
-		return fmt.Errorf("is empty, which this plugin never leaves behind: %s", recovery)
-	case err == nil:
-		return os.Chmod(path, info.Mode().Perm()&0o600)
-	case !errors.Is(err, fs.ErrNotExist):
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		if err := createFile(path); err != nil {
+			return err
+		}
+	} else if err := checkHeader(path); err != nil {
 		return err
 	}
-	if _, err := os.Stat(path + "-wal"); err == nil {
-		return fmt.Errorf("is missing but its log %s-wal is there: restore the database from a backup, or move the log aside to start from nothing", filepath.Base(path))
+	for _, suffix := range companions {
+		if err := restrict(path + suffix); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// restrict takes the rights on a file from everybody but its owner.
+func restrict(name string) error {
+	info, err := os.Lstat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil || info.Mode().Perm()&0o077 == 0 {
+		return err
+	}
+	return os.Chmod(name, info.Mode().Perm()&0o600)
+}
+
+// checkHeader refuses a file that SQLite must not open, because opening it can
+// change it. It runs before SQLite has the file open: see lockFile.
+func checkHeader(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	header := make([]byte, 100) // see "The Database Header" of SQLite's file format
+	n, err := io.ReadFull(f, header)
+	switch {
+	case n == 0:
+		return fmt.Errorf("is empty, which this plugin never leaves behind: %s", recovery)
+	case err != nil && !errors.Is(err, io.ErrUnexpectedEOF):
+		return err
+	case n == len(header) && bytes.HasPrefix(header, []byte("SQLite format 3\x00")) && binary.BigEndian.Uint32(header[68:]) != applicationID:
+		return errForeign
+	}
+	return nil
+}
+
+var errForeign = errors.New("is a SQLite database of something else; name another file")
+
+// createFile makes an empty store, which gets its name when it is complete.
+func createFile(path string) error {
+	for _, suffix := range []string{"-wal", "-journal"} {
+		if _, err := os.Lstat(path + suffix); err == nil {
+			return fmt.Errorf("is missing but its log %s is there: restore the database from a backup, or move the log aside to start from nothing", filepath.Base(path)+suffix)
+		}
 	}
 	fresh := path + ".new"
 	for _, name := range []string{fresh, fresh + "-wal", fresh + "-shm", fresh + "-journal"} {
@@ -99,11 +145,13 @@ func prepareFile(path string) error {
 		}
 	}
 	f, err := os.OpenFile(fresh, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return fmt.Errorf("can't be created: %w", err)
+	if err == nil {
+		err = errors.Join(f.Chmod(0o600), f.Close()) // whatever the umask
 	}
-	_ = f.Close()
-	if err := writeSchema(fresh); err != nil {
+	if err == nil {
+		err = writeSchema(fresh)
+	}
+	if err != nil {
 		return fmt.Errorf("can't be created: %w", err)
 	}
 	if err := os.Rename(fresh, path); err != nil {
@@ -138,16 +186,13 @@ func syncDir(dir string) error {
 	return d.Sync()
 }
 
-// openDB opens the file for reading and checkpoints and checks that it is one
-// of ours. SQLite refuses a file shorter than its header says at this first
-// read.
+// openDB opens the file under its name and checks that it is one of ours. SQLite
+// refuses a file shorter than its header says at this first read.
 func openDB(path string) (*sql.DB, error) {
-	// Four connections: reads are rare, each has a page cache of its own.
 	db, err := sql.Open("sqlite", dsn(path, connPragmas...))
 	if err != nil {
 		return nil, err
 	}
-	db.SetMaxOpenConns(4)
 	var app, version int
 	if err := errors.Join(
 		db.QueryRow("PRAGMA application_id").Scan(&app),
@@ -157,9 +202,11 @@ func openDB(path string) (*sql.DB, error) {
 	}
 	switch {
 	case app != applicationID:
-		err = errors.New("is a SQLite database of something else; name another file")
+		err = errForeign
 	case version > schemaVersion:
 		err = fmt.Errorf("has schema version %d, newer than the %d this build knows: run the newer build, or restore a backup made before the upgrade", version, schemaVersion)
+	default:
+		err = useLog(db)
 	}
 	if err != nil {
 		_ = db.Close()
@@ -168,20 +215,33 @@ func openDB(path string) (*sql.DB, error) {
 	return db, nil
 }
 
+// useLog puts the database into WAL mode, which lasts, and opens its log.
+func useLog(db *sql.DB) error {
+	var mode string
+	if err := db.QueryRow("PRAGMA journal_mode=WAL").Scan(&mode); err != nil {
+		return err
+	}
+	if mode != "wal" {
+		return fmt.Errorf("has no write-ahead log but journal mode %s: put it on a local disk", mode)
+	}
+	var version int // any read opens the log
+	return db.QueryRow("PRAGMA schema_version").Scan(&version)
+}
+
 // connPragmas hold for every connection. synchronous=FULL is the promise: in
 // WAL mode a commit returns after the log is fsynced. Checkpoints have their
 // own loop; the automatic one at 16 MB of log is a backstop.
 var connPragmas = []string{
 	"busy_timeout(5000)",
-	"journal_mode(WAL)",
 	"synchronous(FULL)",
 	"wal_autocheckpoint(4096)",
 	"journal_size_limit(33554432)",
-	"cache_size(-2000)",
+	"cache_size(-2000)", // reads the schema, and so opens the log as well
 }
 
+// dsn names a file that is there: with mode=rw SQLite creates none.
 func dsn(path string, pragmas ...string) string {
-	q := url.Values{"_pragma": pragmas, "_txlock": {"immediate"}}
+	q := url.Values{"_pragma": pragmas, "_txlock": {"immediate"}, "mode": {"rw"}}
 	u := url.URL{Scheme: "file", Opaque: (&url.URL{Path: filepath.ToSlash(path)}).EscapedPath(), RawQuery: q.Encode()}
 	return u.String()
 }

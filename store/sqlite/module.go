@@ -3,6 +3,7 @@ package sqlite
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 
 	"github.com/caddyserver/caddy/v2"
@@ -35,7 +36,8 @@ func (Module) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision works out which file it is. It does not touch it.
+// Provision works out which file it is, and refuses what can't be one. It does
+// not touch it.
 func (m *Module) Provision(caddy.Context) error {
 	path := filepath.Join(caddy.AppDataDir(), "replicate_webhook", "webhook.db")
 	if m.Path != "" {
@@ -44,18 +46,15 @@ func (m *Module) Provision(caddy.Context) error {
 			return fmt.Errorf("path: %w", err)
 		}
 	}
-	path, err := filepath.Abs(path)
+	located, err := locate(path)
+	if errors.Is(err, fs.ErrPermission) {
+		// Who validates a configuration need not be who runs it.
+		located, err = filepath.Abs(path)
+	}
 	if err != nil {
-		return fmt.Errorf("path: %w", err)
+		return fmt.Errorf("store %s %w", path, err)
 	}
-	// Two names of one file must be one resource.
-	if dir, err := filepath.EvalSymlinks(filepath.Dir(path)); err == nil {
-		path = filepath.Join(dir, filepath.Base(path))
-	}
-	if file, err := filepath.EvalSymlinks(path); err == nil {
-		path = file
-	}
-	m.path = path
+	m.path = located
 	return nil
 }
 

@@ -14,6 +14,7 @@ import (
 	sqldriver "database/sql/driver"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"time"
 
@@ -26,7 +27,7 @@ import (
 
 // Options say how a file is opened.
 type Options struct {
-	// Path of the database file. Its folder is made if it is missing.
+	// Path of the database file. Its directory is made if it is missing.
 	Path string
 	// Logger is asked for at each use, so that a store which outlives a
 	// configuration follows the logging of the next. Default: none.
@@ -39,8 +40,14 @@ type Options struct {
 
 // Store is an open database file. It implements store.Closer.
 type Store struct {
-	opts   Options
-	lock   *flock.Flock
+	opts     Options
+	lock     *flock.Flock
+	presence presence
+	// keeper is a connection that neither writes nor checkpoints, and closes
+	// last. SQLite checkpoints when the last connection closes, so that without
+	// it giving up a connection whose fsync failed would fsync the same
+	// descriptor again.
+	keeper *sql.DB
 	db     *sql.DB   // reads and checkpoints; the writer has its own
 	reader *sql.Stmt // of claimed deliveries: see selectDeliveries
 	writer *writer
@@ -85,14 +92,18 @@ func Open(opts Options) (*Store, error) {
 }
 
 func (s *Store) open() error {
-	var err error
-	if s.lock, err = lockFile(s.opts.Path); err != nil {
+	path, err := locate(s.opts.Path)
+	if err != nil {
 		return err
 	}
-	if err := prepareFile(s.opts.Path); err != nil {
+	s.opts.Path = path
+	if s.lock, err = lockFile(path); err != nil {
 		return err
 	}
-	if s.db, err = openDB(s.opts.Path); err != nil {
+	if err := prepareFile(path); err != nil {
+		return err
+	}
+	if err := s.connect(); err != nil {
 		return recoverable(err)
 	}
 	if err := s.dedup.load(s.db); err != nil {
@@ -112,8 +123,31 @@ func (s *Store) open() error {
 	if err := t.load(s.db); err != nil {
 		return recoverable(err)
 	}
-	s.writer, err = newWriter(s.opts, s.queue, t, &s.dedup.open)
+	s.writer, err = newWriter(s.opts, &s.presence, s.queue, t, &s.dedup.open)
 	return recoverable(err)
+}
+
+// connect opens the file and records which one it is. From then on connections
+// are made to that one alone.
+func (s *Store) connect() error {
+	s.presence.path = s.opts.Path
+	before, err := os.Lstat(s.opts.Path)
+	if err != nil {
+		return err
+	}
+	if s.keeper, err = openDB(s.opts.Path); err != nil {
+		return err
+	}
+	s.keeper.SetMaxOpenConns(1)
+	if err := s.presence.record(before); err != nil {
+		return err
+	}
+	if s.db, err = s.presence.connect(); err != nil {
+		return err
+	}
+	// Four connections: reads are rare, each has a page cache of its own.
+	s.db.SetMaxOpenConns(4)
+	return nil
 }
 
 // Close commits what is waiting, empties the write-ahead log and unlocks the
@@ -138,6 +172,9 @@ func (s *Store) free() error {
 	}
 	if s.db != nil {
 		errs = append(errs, s.db.Close())
+	}
+	if s.keeper != nil {
+		errs = append(errs, s.keeper.Close())
 	}
 	if s.lock != nil {
 		errs = append(errs, s.lock.Close())
@@ -215,6 +252,9 @@ func (s *Store) checkpointLoop() {
 			continue
 		}
 		seen = commits
+		if s.presence.check() != nil {
+			continue // the writer sees to it
+		}
 		if err := s.checkpoint(); err != nil {
 			s.opts.Logger().Warn("copying the write-ahead log", zap.String("store", s.opts.Path), zap.Error(err))
 		}
@@ -222,7 +262,8 @@ func (s *Store) checkpointLoop() {
 }
 
 // checkpoint copies the log once. A connection whose checkpoint failed is given
-// up, as the writer's are: the fsync that failed must not be tried again on it.
+// up, as the writer's are. The next checkpoint writes all that the failed one
+// wrote again before it fsyncs.
 func (s *Store) checkpoint() error {
 	ctx := context.Background()
 	conn, err := s.db.Conn(ctx)

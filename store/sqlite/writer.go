@@ -41,11 +41,12 @@ type op struct {
 
 // writer commits everything that is waiting as one transaction.
 type writer struct {
-	opts    Options
-	queue   *queue
-	ops     chan *op
-	closed  chan struct{}
-	stopped chan struct{}
+	opts     Options
+	presence *presence
+	queue    *queue
+	ops      chan *op
+	closed   chan struct{}
+	stopped  chan struct{}
 
 	// claims counts the open claims of dedup. Each of them, and each claimed
 	// delivery, may become an op; waiting counts those that have.
@@ -68,20 +69,23 @@ type writer struct {
 
 	// down holds why the last commit failed, nil while the disk takes
 	// writes.
-	down    atomic.Pointer[error]
-	commits atomic.Int64
+	down atomic.Pointer[error]
+	// logEmpty: the log was emptied since a file was missed.
+	logEmpty bool
+	commits  atomic.Int64
 }
 
-func newWriter(opts Options, q *queue, t totals, claims *atomic.Int64) (*writer, error) {
+func newWriter(opts Options, p *presence, q *queue, t totals, claims *atomic.Int64) (*writer, error) {
 	w := &writer{
-		opts:    opts,
-		queue:   q,
-		claims:  claims,
-		totals:  t,
-		ops:     make(chan *op, maxGroup),
-		closed:  make(chan struct{}),
-		stopped: make(chan struct{}),
-		wake:    make(chan struct{}, 1),
+		opts:     opts,
+		presence: p,
+		queue:    q,
+		claims:   claims,
+		totals:   t,
+		ops:      make(chan *op, maxGroup),
+		closed:   make(chan struct{}),
+		stopped:  make(chan struct{}),
+		wake:     make(chan struct{}, 1),
 	}
 	if err := w.connect(); err != nil {
 		return nil, err
@@ -180,9 +184,7 @@ func (w *writer) loop() {
 			w.commit(ops)
 			w.rest(began, len(ops))
 		case <-retry.C:
-			if w.available() != nil {
-				w.commit(nil)
-			}
+			w.look()
 		case <-w.closed:
 			for {
 				select {
@@ -284,10 +286,7 @@ func (w *writer) commit(ops []*op) {
 		}
 		return
 	case w.broken(err):
-		err = fmt.Errorf("%w: committing to %s: %w", store.ErrUnavailable, w.opts.Path, err)
-		if w.down.Swap(&err) == nil {
-			w.opts.Logger().Error("store takes no writes", zap.Error(err))
-		}
+		err = w.fail(err)
 	}
 	for _, o := range ops {
 		if o.after != nil {
@@ -298,17 +297,63 @@ func (w *writer) commit(ops []*op) {
 	}
 }
 
+// fail notes that nothing can be committed, and why.
+func (w *writer) fail(err error) error {
+	if isMoved(err) {
+		w.emptyLog(err)
+	}
+	err = fmt.Errorf("%w: committing to %s: %w", store.ErrUnavailable, w.opts.Path, err)
+	if before := w.down.Swap(&err); before == nil || isMoved(err) && !isMoved(*before) {
+		w.opts.Logger().Error("store takes no writes", zap.Error(err))
+	}
+	return err
+}
+
+// look finds out whether the files are still in their places, and whether a
+// writer that failed can write again.
+func (w *writer) look() {
+	if err := w.presence.check(); err != nil {
+		_ = w.fail(err)
+		return
+	}
+	w.logEmpty = false
+	if w.available() != nil {
+		w.commit(nil)
+	}
+}
+
+// emptyLog copies the log into the database that is open, wherever its name has
+// gone, and empties it, before anybody hears of the loss. What was acknowledged
+// is then whole in that file. And SQLite has nothing to copy, at the next start,
+// into a database that was put in its place.
+func (w *writer) emptyLog(cause error) {
+	if w.logEmpty || w.conn == nil || errors.Is(cause, errEmptied) {
+		return
+	}
+	var busy, frames, copied int
+	err := w.conn.QueryRowContext(context.Background(), "PRAGMA wal_checkpoint(TRUNCATE)").Scan(&busy, &frames, &copied)
+	if err != nil {
+		w.opts.Logger().Error("emptying the write-ahead log", zap.String("store", w.opts.Path), zap.Error(err))
+		_ = w.disconnect()
+	}
+	w.logEmpty = err == nil && busy == 0
+}
+
 // transact runs the ops in one transaction. After any failure of the database
-// the connection is given up: what a failed fsync left in memory and on disk
-// can't be known, and only a new connection, which recovers from the log, can
-// be trusted.
+// the connection is given up: what a failed fsync left of the transaction in the
+// log can't be known. The next one writes over it before it fsyncs.
 func (w *writer) transact(ops []*op) (err error) {
+	if w.available() != nil {
+		if err := w.presence.check(); err != nil {
+			return err
+		}
+	}
 	if err := w.connect(); err != nil {
 		return err
 	}
 	g := &group{w: w}
 	defer func() {
-		if err != nil && (w.broken(err) || g.exec("ROLLBACK") != nil) {
+		if err != nil && !isMoved(err) && (w.broken(err) || g.exec("ROLLBACK") != nil) {
 			_ = w.disconnect()
 		}
 	}()
@@ -331,6 +376,10 @@ func (w *writer) transact(ops []*op) (err error) {
 	if err := g.exec("COMMIT"); err != nil {
 		return err
 	}
+	// It is durable, and of no use in a file that nobody will find.
+	if err := w.presence.check(); err != nil {
+		return err
+	}
 	w.totalsMu.Lock()
 	defer w.totalsMu.Unlock()
 	w.totals.add(&g.totals)
@@ -347,14 +396,14 @@ func (w *writer) counted() totals {
 // broken tells an error of the database from one an op raised itself.
 func (w *writer) broken(err error) bool {
 	var e *driver.Error
-	return errors.As(err, &e) || errors.Is(err, sqldriver.ErrBadConn) || errors.Is(err, sql.ErrConnDone) || w.conn == nil
+	return errors.As(err, &e) || isMoved(err) || errors.Is(err, sqldriver.ErrBadConn) || errors.Is(err, sql.ErrConnDone) || w.conn == nil
 }
 
 func (w *writer) connect() error {
 	if w.conn != nil {
 		return nil
 	}
-	db, err := sql.Open("sqlite", dsn(w.opts.Path, connPragmas...))
+	db, err := w.presence.connect()
 	if err != nil {
 		return err
 	}
