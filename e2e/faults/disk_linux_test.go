@@ -234,28 +234,40 @@ func (tr *tracer) stop() string {
 	return tr.calls()
 }
 
-var failingCall = regexp.MustCompile(`^\d+ +(fsync|fdatasync|close)\((\d+)<`)
+var tracedCall = regexp.MustCompile(`^(\d+) +(?:(fsync|fdatasync|pwrite64|close)\((\d+)<|<\.\.\. \w+ resumed>)`)
 
-// notRetriedInPlace wants every file to be closed before it is fsynced again:
-// where an fsync has failed the kernel may have dropped what it could not write,
-// and call the next one a success.
+// notRetriedInPlace wants every file to be closed or written before it is fsynced
+// again: where an fsync has failed the kernel may have dropped what it could not
+// write, and call the next one a success. A call that another thread interrupts
+// takes two lines, of which the second has its result.
 func notRetriedInPlace(t *testing.T, calls string) {
 	t.Helper()
-	failed := make(map[string]string)
+	type call struct{ name, file string }
+	begun := make(map[string]call)    // by thread
+	failed := make(map[string]string) // the fsync, by file
 	for line := range strings.Lines(calls) {
-		m := failingCall.FindStringSubmatch(line)
+		m := tracedCall.FindStringSubmatch(line)
 		if m == nil {
 			continue
 		}
-		if m[1] == "close" {
-			delete(failed, m[2])
-			continue
+		c := call{m[2], m[3]}
+		if c.name == "" {
+			c = begun[m[1]]
+		} else {
+			begun[m[1]] = c
+			switch {
+			case c.name == "close":
+				delete(failed, c.file)
+			case strings.HasSuffix(c.name, "sync") && failed[c.file] != "":
+				t.Errorf("fsync was tried again in place:\n%s%s", failed[c.file], line)
+			}
 		}
-		if before := failed[m[2]]; before != "" {
-			t.Errorf("fsync was tried again in place:\n%s%s", before, line)
-		}
-		if strings.Contains(line, "INJECTED") || strings.Contains(line, "unfinished") {
-			failed[m[2]] = line
+		switch ended := !strings.Contains(line, "<unfinished ...>"); {
+		case !ended:
+		case strings.HasSuffix(c.name, "sync") && strings.Contains(line, " = -1 "):
+			failed[c.file] = line
+		case c.name == "pwrite64" && !strings.Contains(line, " = -1 "):
+			delete(failed, c.file)
 		}
 	}
 }

@@ -19,7 +19,16 @@ import (
 )
 
 var (
-	kills   = flag.Int("kills", 20, "how often TestKill kills Caddy; TestPostgres a quarter as often")
-	cuts    = flag.Int("cuts", 5, "how often TestPowerCut cuts the power; TestPostgres a fifth as often")
-	reloads = flag.Int("reloads", 10, "how often TestReload reloads")
+	kills   = flag.Int("kills", 0, "how often TestKill and TestPostgres kill Caddy, each; a few times unless given")
+	cuts    = flag.Int("cuts", 0, "how often TestPowerCut and TestPostgres cut the power, each; a few times unless given")
+	reloads = flag.Int("reloads", 0, "how often TestReload reloads; a few times unless given")
 )
+
+// count returns the number that was asked for, or the few that a test does
+// without being asked.
+func count(asked *int, few int) int {
+	if *asked > 0 {
+		return *asked
+	}
+	return few
+}

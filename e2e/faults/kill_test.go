@@ -13,13 +13,14 @@ import (
 // load and during reloads, and holds what it promised against what is there
 // afterwards.
 func TestKill(t *testing.T) {
-	newWorld(t, "sqlite {$DIR}/store/webhook.db").withKeyFile().surviveKills(*kills)
+	newWorld(t, "sqlite {$DIR}/store/webhook.db").withKeyFile().surviveKills(count(kills, 20))
 }
 
-func (w *world) surviveKills(rounds int) {
-	for round := range rounds {
-		if round%5 == 4 {
-			// In the middle of recovering from the last crash.
+// surviveKills kills Caddy so many times, also in the middle of recovering from
+// the last crash.
+func (w *world) surviveKills(kills int) {
+	for round := 0; w.ledger.crashes < kills; round++ {
+		if round%5 == 4 && w.ledger.crashes+1 < kills {
 			w.Launch()
 			pause(200 * time.Millisecond)
 			w.kill()
@@ -31,8 +32,11 @@ func (w *world) surviveKills(rounds int) {
 			w.remembers() // the rest once, since it takes a lease
 		}
 		stop := make(chan struct{})
-		wg := w.load(stop, 8, 3)
+		wg := w.load(stop, 8, 3, 0)
 		pause(400 * time.Millisecond)
+		if round%2 == 0 {
+			w.settle() // other rounds leave nothing but chance
+		}
 		reloaded := make(chan struct{})
 		go func() {
 			defer close(reloaded)
@@ -46,10 +50,20 @@ func (w *world) surviveKills(rounds int) {
 		wg.Wait()
 		<-reloaded
 	}
+	if w.ledger.crashes != kills {
+		w.t.Errorf("there were %d kills, want %d", w.ledger.crashes, kills)
+	}
+	w.endure("kills")
+}
+
+// endure starts Caddy a last time and holds it to all it has promised.
+func (w *world) endure(what string) {
+	w.t.Helper()
 	w.Start("PORT1")
 	w.check()
 	w.drain()
-	w.t.Logf("%d kills: %v", w.ledger.crashes, w.ledger.audit(w.t))
+	w.settle()
+	w.t.Logf("%d %s: %v", w.ledger.crashes, what, w.ledger.audit(w.t))
 }
 
 // pause lets up to d pass: that moments are random is the point.

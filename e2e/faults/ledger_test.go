@@ -13,12 +13,13 @@ import (
 type ledger struct {
 	mu         sync.Mutex
 	generation int
-	// lived is the generation that the last crash ended, crashes is their
-	// number.
-	lived, crashes int
-	events         map[string]*event
-	creates        map[string]bool // by prediction: the client has its 201
-	deliveries     map[string][]receipt
+	crashes    int
+	events     map[string]*event
+	creates    map[string]bool // by prediction: the client has its 201
+	deliveries map[string][]receipt
+	// settled has, of deliveries whose outcome is known to be committed, how
+	// many receipts there were then. There may be no more.
+	settled map[string]int
 	// byPrediction has the deliveries' receipts of a prediction, in order.
 	byPrediction map[string][]receipt
 	faults       []string
@@ -43,6 +44,8 @@ type event struct {
 	seen int
 	// generation of its first 2xx.
 	generation int
+	// asked: it was sent again after a start since, and was a duplicate.
+	asked bool
 }
 
 // receipt is one request that reached the receiver of deliveries.
@@ -51,12 +54,15 @@ type receipt struct {
 	generation      int
 	attempt         string
 	ok              bool // answered 200
+	// late: the power is off already, so that a real machine may not have
+	// sent it.
+	late bool
 }
 
 func newLedger() *ledger {
 	return &ledger{
 		events: make(map[string]*event), creates: make(map[string]bool),
-		deliveries: make(map[string][]receipt), byPrediction: make(map[string][]receipt),
+		deliveries: make(map[string][]receipt), settled: make(map[string]int), byPrediction: make(map[string][]receipt),
 	}
 }
 
@@ -101,7 +107,7 @@ func (l *ledger) received(prediction string, r receipt) (first bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	first = len(l.deliveries[r.delivery]) == 0
-	r.generation = l.generation
+	r.generation, r.late = l.generation, l.dead
 	l.deliveries[r.delivery] = append(l.deliveries[r.delivery], r)
 	l.byPrediction[prediction] = append(l.byPrediction[prediction], r)
 	return first
@@ -118,6 +124,28 @@ func (l *ledger) accepted(prediction, delivery string) {
 				break
 			}
 		}
+	}
+}
+
+// acceptedNow returns the deliveries that were accepted from the process that
+// runs and are not settled.
+func (l *ledger) acceptedNow() (ids []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for id, receipts := range l.deliveries {
+		if _, settled := l.settled[id]; !settled && slices.ContainsFunc(receipts, func(r receipt) bool { return r.ok && r.generation == l.generation }) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// settle notes that the outcomes of deliveries are committed.
+func (l *ledger) settle(ids []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, id := range ids {
+		l.settled[id] = len(l.deliveries[id])
 	}
 }
 
@@ -152,13 +180,13 @@ func (l *ledger) arrived(prediction, event string) bool {
 
 // totals are what a test reports.
 type totals struct {
-	events, creates, deliveries                     int
+	events, creates, deliveries, settled, asked     int
 	doubledEvents, doubledDeliveries, doubledAtOnce int
 }
 
 func (c totals) String() string {
-	return fmt.Sprintf("%d events accepted, %d of them seen twice by the app; %d creates, %d deliveries, %d of them received twice, at most %d after one crash",
-		c.events, c.doubledEvents, c.creates, c.deliveries, c.doubledDeliveries, c.doubledAtOnce)
+	return fmt.Sprintf("%d events accepted, %d asked for again, %d seen twice by the app; %d creates, %d deliveries, %d settled, %d received twice, at most %d after one crash",
+		c.events, c.asked, c.doubledEvents, c.creates, c.deliveries, c.settled, c.doubledDeliveries, c.doubledAtOnce)
 }
 
 // audit holds the whole ledger against the promises.
@@ -171,6 +199,9 @@ func (l *ledger) audit(t *testing.T) (sum totals) {
 	for _, e := range l.events {
 		if e.accepted {
 			sum.events++
+			if e.asked {
+				sum.asked++
+			}
 			if e.seen == 0 {
 				fault("event %s was accepted and never reached the app", e.id)
 			}
@@ -192,6 +223,12 @@ func (l *ledger) audit(t *testing.T) (sum totals) {
 	perCrash := make(map[int]int)
 	for id, receipts := range l.deliveries {
 		sum.deliveries++
+		if n, settled := l.settled[id]; settled {
+			sum.settled++
+			if len(receipts) > n {
+				fault("delivery %s was made again after its outcome was committed: %v", id, receipts)
+			}
+		}
 		receipts = slices.DeleteFunc(slices.Clone(receipts), func(r receipt) bool { return !r.ok })
 		for i := 1; i < len(receipts); i++ {
 			if receipts[i].generation == receipts[i-1].generation {
@@ -211,7 +248,7 @@ func (l *ledger) audit(t *testing.T) (sum totals) {
 				fault("prediction %s: started came after the terminal event: %v", id, receipts)
 				break
 			}
-			ended = ended || r.event != "prediction.started"
+			ended = ended || r.event != "prediction.started" && !r.late
 		}
 	}
 	for i, f := range faults {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -13,6 +14,39 @@ import (
 
 	"github.com/caddy-replicate/replicate-webhook/internal/testenv"
 )
+
+// ownMounts is set in a process that has its mounts to itself.
+const ownMounts = "FAULTS_OWN_MOUNTS"
+
+// TestMain gives root a mount namespace of its own. A namespace that is made
+// elsewhere takes a copy of all mounts along, and a file system ends with its last
+// mount alone: one that was shut down would still be there when it is mounted
+// anew. It also leaves no mount behind, however the process ends.
+func TestMain(m *testing.M) {
+	if os.Geteuid() == 0 && os.Getenv(ownMounts) == "" {
+		if err := unshareMounts(); err != nil {
+			fmt.Fprintln(os.Stderr, "making a mount namespace:", err)
+		}
+	}
+	os.Exit(m.Run())
+}
+
+// unshareMounts begins the program anew in a mount namespace. It returns only
+// what went wrong.
+func unshareMounts() error {
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return err
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	return unix.Exec(self, os.Args, append(os.Environ(), ownMounts+"=1"))
+}
 
 // disk is an ext4 file system in a file, mounted over a loop device.
 type disk struct {
@@ -80,6 +114,21 @@ func (d *disk) mount() {
 // path is a path on the disk.
 func (d *disk) path(elem ...string) string {
 	return filepath.Join(append([]string{d.dir}, elem...)...)
+}
+
+// TestDisksAreSeenNowhereElse: what is mounted here has no copy in the namespace
+// that these tests were started from, nor in any that is made there.
+func TestDisksAreSeenNowhereElse(t *testing.T) {
+	d := newDisk(t)
+	for process, want := range map[string]bool{"self": true, fmt.Sprint(os.Getppid()): false} {
+		mounts, err := os.ReadFile("/proc/" + process + "/mountinfo")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(string(mounts), d.dir); got != want {
+			t.Errorf("process %s has the disk mounted: %v, want %v", process, got, want)
+		}
+	}
 }
 
 // The request of linux/fs/ext4/ext4.h that ends a file system at once, and the

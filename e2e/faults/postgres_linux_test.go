@@ -15,7 +15,7 @@ import (
 func TestPostgres(t *testing.T) {
 	t.Run("kills", func(t *testing.T) {
 		t.Parallel()
-		newPostgresWorld(t, pgtest.Start(t)).surviveKills((*kills + 3) / 4)
+		newPostgresWorld(t, pgtest.Start(t)).surviveKills(count(kills, 5))
 	})
 	t.Run("power cuts", func(t *testing.T) {
 		t.Parallel()
@@ -24,7 +24,7 @@ func TestPostgres(t *testing.T) {
 		server := pgtest.StartIn(t, d.dir)
 		w := newPostgresWorld(t, server)
 		unix.Sync() // the cluster was made without fsync
-		w.surviveCuts(d, (*cuts+4)/5, 10, func(restore func()) {
+		w.surviveCuts(d, count(cuts, 1), 10, func(restore func()) {
 			server.Kill()
 			restore()
 			server.Restart()

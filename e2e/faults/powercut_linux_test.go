@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -20,7 +21,7 @@ func TestPowerCut(t *testing.T) {
 			d := newDisk(t)
 			d.forgets()
 			w := newWorld(t, "sqlite "+d.path("store", "webhook.db")).withKeyFile()
-			w.surviveCuts(d, (*cuts+2-i)/3, writers, func(restore func()) { restore() })
+			w.surviveCuts(d, (count(cuts, 5)+2-i)/3, writers, func(restore func()) { restore() })
 		})
 	}
 }
@@ -39,10 +40,7 @@ func (w *world) surviveCuts(d *disk, rounds, writers int, again func(restore fun
 		w.cutUnderLoad(d, round, writers)
 		again(d.restore)
 	}
-	w.Start("PORT1")
-	w.check()
-	w.drain()
-	w.t.Logf("%d cuts: %v", rounds, w.ledger.audit(w.t))
+	w.endure("cuts")
 }
 
 // cutUnderLoad cuts the power the moment that the chosen acknowledgement is
@@ -53,9 +51,21 @@ func (w *world) cutUnderLoad(d *disk, round, writers int) {
 	if round > 0 || w.lease > 0 {
 		target = rand.IntN(20*writers) + 1
 	}
+	senders, creators, both := writers*3/4, writers-writers*3/4, 0
+	if writers == 1 {
+		senders, creators, both = 0, 0, 1
+	}
 	stop, reached := make(chan struct{}), make(chan struct{})
-	w.ledger.update(func() { w.ledger.onAnswer(target, func() { close(reached) }) })
-	wg := w.load(stop, max(1, writers*3/4), writers/4)
+	cutAt := func() { w.ledger.update(func() { w.ledger.onAnswer(target, func() { close(reached) }) }) }
+	var wg *sync.WaitGroup
+	if round%2 == 1 {
+		wg = w.load(stop, senders, creators, both)
+		w.settle()
+		cutAt()
+	} else {
+		cutAt()
+		wg = w.load(stop, senders, creators, both)
+	}
 	select {
 	case <-reached:
 	case <-time.After(8 * caddyrun.Patience):

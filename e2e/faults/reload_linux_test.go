@@ -23,6 +23,7 @@ const (
 // TestReload reloads under load: what reaches a handler is answered, nothing is
 // passed on or delivered twice, and no goroutine or descriptor stays behind.
 func TestReload(t *testing.T) {
+	reloads := count(reloads, 10)
 	w := newWorld(t, "sqlite {$DIR}/store/webhook.db")
 	w.Start("PORT1")
 	// The base is what the same load leaves without reloads.
@@ -36,7 +37,7 @@ func TestReload(t *testing.T) {
 	rest = w.steadyLoad()
 	pace := time.NewTicker(200 * time.Millisecond)
 	defer pace.Stop()
-	for range *reloads {
+	for range reloads {
 		w.mustReload()
 		<-pace.C
 	}
@@ -54,7 +55,7 @@ func TestReload(t *testing.T) {
 		t.Errorf("before there were %d goroutines and %d descriptors, and afterwards %d and %d", goroutines, files, after, filesAfter)
 	}
 	t.Logf("%d reloads: %v; %d connections ended before a handler had their request; %d goroutines and %d descriptors before, %d and %d after",
-		*reloads, sum, w.broken.Load(), goroutines, files, after, filesAfter)
+		reloads, sum, w.broken.Load(), goroutines, files, after, filesAfter)
 }
 
 // idleReader is how many descriptors the store's reading connections may differ

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -270,7 +271,6 @@ func (w *world) do(path, port, body string, header ...string) answer {
 func (w *world) crashed() {
 	w.ledger.update(func() {
 		w.ledger.crashes++
-		w.ledger.lived = w.ledger.generation
 		w.ledger.generation++
 	})
 }
@@ -295,8 +295,9 @@ func (w *world) kill() {
 	w.crashed()
 }
 
-// load runs senders and creators until stop is closed.
-func (w *world) load(stop <-chan struct{}, senders, creators int) *sync.WaitGroup {
+// load runs senders, creators, and those that do both in turn, until stop is
+// closed.
+func (w *world) load(stop <-chan struct{}, senders, creators, both int) *sync.WaitGroup {
 	var wg sync.WaitGroup
 	run := func(step func(i int) answer) {
 		wg.Go(func() {
@@ -318,33 +319,47 @@ func (w *world) load(stop <-chan struct{}, senders, creators int) *sync.WaitGrou
 		})
 	}
 	for range senders {
-		run(func(i int) answer {
-			path := "/webhooks/replicate"
-			if i%4 == 3 {
-				path = "/webhooks/brief"
-			}
-			e := w.newEvent(path)
-			a := w.post(e)
-			switch {
-			case a.status == http.StatusUnauthorized && path == "/webhooks/brief" && time.Since(e.at) > 2*time.Second:
-				// A slow machine took longer than the tolerance.
-				w.ledger.update(func() { delete(w.ledger.events, e.id) })
-			case a.status != 0 && (a.status != http.StatusOK || a.duplicate):
-				w.ledger.refused("a new event got %v", a)
-			}
-			return a
-		})
+		run(w.sendNew)
 	}
 	for range creators {
-		run(func(int) answer {
-			a := w.create()
-			if a.status != 0 && (a.status != http.StatusCreated || a.duplicate) {
-				w.ledger.refused("a create got %v", a)
+		run(w.createNew)
+	}
+	for range both {
+		run(func(i int) answer {
+			if i%2 == 0 {
+				return w.sendNew(i / 2)
 			}
-			return a
+			return w.createNew(i)
 		})
 	}
 	return &wg
+}
+
+// sendNew sends a new event, which a well disk takes.
+func (w *world) sendNew(i int) answer {
+	path := "/webhooks/replicate"
+	if i%4 == 3 {
+		path = "/webhooks/brief"
+	}
+	e := w.newEvent(path)
+	a := w.post(e)
+	switch {
+	case a.status == http.StatusUnauthorized && path == "/webhooks/brief" && time.Since(e.at) > 2*time.Second:
+		// A slow machine took longer than the tolerance.
+		w.ledger.update(func() { delete(w.ledger.events, e.id) })
+	case a.status != 0 && (a.status != http.StatusOK || a.duplicate):
+		w.ledger.refused("a new event got %v", a)
+	}
+	return a
+}
+
+// createNew creates a prediction, which a well disk takes.
+func (w *world) createNew(int) answer {
+	a := w.create()
+	if a.status != 0 && (a.status != http.StatusCreated || a.duplicate) {
+		w.ledger.refused("a create got %v", a)
+	}
+	return a
 }
 
 // together runs f for each event, some at a time.
@@ -382,13 +397,25 @@ func (w *world) check() {
 	})
 }
 
-// remembers wants what was accepted before the last crash to be a duplicate.
+// askAgain is how many events that were found to be remembered before are asked
+// for again after each start.
+const askAgain = 100
+
+// remembers wants what was accepted before the last crash to be a duplicate: all
+// that nobody has asked for since, however many crashes ago that was, and some of
+// the rest.
 func (w *world) remembers() {
-	lived, now := w.ledger.lived, w.ledger.generation
-	together(w.ledger.selected(func(e *event) bool {
-		return e.accepted && e.generation >= lived && e.generation < now && e.path == "/webhooks/replicate"
-	}), func(e *event) {
-		if a := w.post(e); !a.duplicate {
+	now := w.ledger.generation
+	known := func(asked bool) []*event {
+		return w.ledger.selected(func(e *event) bool {
+			return e.accepted && e.generation < now && e.asked == asked && e.path == "/webhooks/replicate" && time.Since(e.at) < 4*time.Minute
+		})
+	}
+	again := known(true) // in the order of a map
+	together(append(known(false), again[:min(len(again), askAgain)]...), func(e *event) {
+		a := w.post(e)
+		w.ledger.update(func() { e.asked = a.duplicate })
+		if !a.duplicate {
 			w.ledger.fault("event %s was accepted before the crash and got %v after it", e.id, a)
 		}
 	})
@@ -428,6 +455,58 @@ func (w *world) drain() {
 		case <-tick.C:
 		case <-deadline.C:
 			return // the audit says what is missing
+		}
+	}
+}
+
+// settle waits until no delivery is pending that a receiver has accepted from the
+// process that runs. Its outcome is committed then, and it may never be made
+// again, whatever happens to the process.
+func (w *world) settle() {
+	w.t.Helper()
+	accepted := w.ledger.acceptedNow()
+	deadline := time.Now().Add(2 * caddyrun.Patience)
+	for {
+		pending, err := w.pending()
+		left := slices.DeleteFunc(slices.Clone(accepted), func(id string) bool { return err == nil && !pending[id] })
+		switch {
+		case err == nil && len(left) == 0:
+			w.ledger.settle(accepted)
+			return
+		case time.Now().After(deadline):
+			w.ledger.fault("the outcomes of %d deliveries of %d are not kept: %v, %v", len(left), len(accepted), left[:min(len(left), 5)], err)
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// pending returns the ids of the deliveries that the store has as pending. Right
+// after a start the admin endpoint has no answer yet.
+func (w *world) pending() (map[string]bool, error) {
+	ids := make(map[string]bool)
+	for cursor := ""; ; {
+		resp, err := w.client.Get(w.URL("PORT_ADMIN", "/replicate_webhook/deliveries?state=pending&limit=500&cursor="+cursor))
+		if err != nil {
+			return nil, err
+		}
+		var page struct {
+			Results []struct{ ID string }
+			Next    string
+		}
+		err = json.NewDecoder(resp.Body).Decode(&page)
+		_ = resp.Body.Close()
+		switch {
+		case resp.StatusCode != http.StatusOK:
+			return nil, fmt.Errorf("asking for pending deliveries: status %d", resp.StatusCode)
+		case err != nil:
+			return nil, err
+		}
+		for _, d := range page.Results {
+			ids[d.ID] = true
+		}
+		if cursor = page.Next; cursor == "" {
+			return ids, nil
 		}
 	}
 }
