@@ -17,6 +17,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/internal/delivery"
 	"github.com/caddy-replicate/replicate-webhook/internal/egress"
 	"github.com/caddy-replicate/replicate-webhook/internal/seal"
+	"github.com/caddy-replicate/replicate-webhook/internal/sealing"
 	"github.com/caddy-replicate/replicate-webhook/internal/secret"
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
 	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
@@ -158,6 +159,7 @@ type sender struct {
 	running *atomic.Pointer[delivery.Engine]
 	config  delivery.Config
 	ring    *seal.Ring
+	keeper  *sealing.Keeper
 	ref     *store.Ref
 	// transport is what the operator's APIs are asked through.
 	transport *http.Transport
@@ -227,7 +229,7 @@ func (a *App) provisionSender(ctx caddy.Context) error {
 		return err
 	}
 	a.fill()
-	secrets, err := a.expand("signing_secret", a.SigningSecret)
+	secrets, err := a.signingSecrets()
 	if err != nil {
 		return err
 	}
@@ -237,7 +239,8 @@ func (a *App) provisionSender(ctx caddy.Context) error {
 	}
 	a.sender.running = new(atomic.Pointer[delivery.Engine])
 	a.sender.transport = http.DefaultTransport.(*http.Transport).Clone()
-	if a.sender.ring, err = a.sealRing(); err != nil {
+	keyFile, err := a.provisionRing()
+	if err != nil {
 		return err
 	}
 	agent := "caddy-replicate-webhook/" + version()
@@ -250,6 +253,7 @@ func (a *App) provisionSender(ctx caddy.Context) error {
 		PerClient:      a.Signing == "per_client",
 		SigningSecrets: secrets,
 		Seal:           a.sender.ring,
+		SealReady:      func() error { return a.sender.keeper.Ready() },
 		CheckURL:       func(raw string) error { _, err := guard.CheckURL(raw); return err },
 		HTTP:           &http.Client{Transport: a.sender.transport},
 		Retention: tracker.Retention{
@@ -262,6 +266,10 @@ func (a *App) provisionSender(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
+	a.sender.keeper = sealing.New(sealing.Config{
+		Ring: a.sender.ring, File: keyFile, Secret: a.sender.tracker.GeneratedSecret(),
+		Acquire: a.acquire, Logger: a.logger.Named("sealing"),
+	})
 	a.sender.config = delivery.Config{
 		Secrets: a.sender.tracker.Secrets,
 		Guard:   guard,
@@ -317,21 +325,25 @@ func (a *App) endpointClosed(r delivery.EndpointReport) {
 	a.emit("replicate_webhook_endpoint_closed", map[string]any{"endpoint": r.Endpoint})
 }
 
-// expand reads an option's secrets.
-func (a *App) expand(option string, configured []string) ([]string, error) {
-	var values []string
-	for i, c := range configured {
-		value, literal, err := secret.Expand(c)
-		if err == nil && option == "signing_secret" {
-			_, err = signature.ParseSecret(value)
-		}
+// signingSecrets reads the configured signing secrets. One that changes in its
+// file later is handed to the tracker, which has to be there then.
+func (a *App) signingSecrets() ([]string, error) {
+	values := make([]string, len(a.SigningSecret))
+	for i, c := range a.SigningSecret {
+		name := fmt.Sprintf("signing_secret %d", i+1)
+		err := a.secrets.Use("signing_secret", name+" of "+appName, c, func(value string) error {
+			if _, err := signature.ParseSecret(value); err != nil {
+				return err
+			}
+			values[i] = value
+			if a.sender.tracker == nil {
+				return nil
+			}
+			return a.sender.tracker.SetSigningSecrets(values)
+		})
 		if err != nil {
-			return nil, fmt.Errorf("%s %d: %w", option, i+1, err)
+			return nil, fmt.Errorf("%s: %w", name, err)
 		}
-		if literal {
-			a.logger.Warn(secret.Warning(fmt.Sprintf("%s %d of %s", option, i+1, appName)))
-		}
-		values = append(values, value)
 	}
 	return values, nil
 }
@@ -350,29 +362,45 @@ func (e *Egress) guard() (*egress.Guard, error) {
 // keyFiler is a store that has a place for the sealing key beside its data.
 type keyFiler interface{ SealKeyFile() string }
 
-// sealRing makes the key ring: of the configured keys, or of the key file when
-// it is first needed.
-func (a *App) sealRing() (*seal.Ring, error) {
-	configured, err := a.expand("seal_key", a.SealKey)
-	if err != nil {
-		return nil, err
-	}
+// provisionRing makes the key ring, of the configured keys or of the key file,
+// whose path it returns. The file is read when the store is there.
+func (a *App) provisionRing() (file string, err error) {
+	a.sender.ring = new(seal.Ring)
 	var keys []seal.Key
-	for i, c := range configured {
-		k, err := seal.FromSecret(c)
+	for i, c := range a.SealKey {
+		name := fmt.Sprintf("seal_key %d", i+1)
+		err := a.secrets.Use("seal_key", name+" of "+appName, c, func(value string) error {
+			if i < len(keys) {
+				return errors.New("a sealing key that has changed takes a reload: caddy reload --force")
+			}
+			k, err := seal.FromSecret(value)
+			if err == nil {
+				keys = append(keys, k)
+			}
+			return err
+		})
 		if err != nil {
-			return nil, fmt.Errorf("seal_key %d: %w", i+1, err)
+			return "", fmt.Errorf("%s: %w", name, err)
 		}
-		keys = append(keys, k)
 	}
 	if len(keys) > 0 {
-		return seal.NewRing(keys[0], keys[1:]...)
+		return "", a.sender.ring.Set(keys[0], keys[1:]...)
 	}
 	filer, ok := a.opener.(keyFiler)
 	if !ok {
-		return nil, errors.New("seal_key is missing: a store that several nodes share needs one, such as seal_key {env.SEAL_KEY}")
+		return "", errors.New("seal_key is missing: a store that several nodes share needs one, such as seal_key {env.SEAL_KEY}")
 	}
-	return seal.NewLazyRing(func() (seal.Key, error) { return seal.LoadOrCreateFile(filer.SealKeyFile()) }), nil
+	return filer.SealKeyFile(), nil
+}
+
+// unlockTimeout bounds how long reading all that is sealed may take.
+const unlockTimeout = 30 * time.Second
+
+// unlock makes sure that the sealed values of a store can be read.
+func (a *App) unlock(ref *store.Ref) error {
+	ctx, cancel := context.WithTimeout(context.Background(), unlockTimeout)
+	defer cancel()
+	return a.sender.keeper.Unlock(ctx, ref)
 }
 
 // acquireSealed is acquire for those who seal: the key must be at hand before
@@ -382,26 +410,47 @@ func (a *App) acquireSealed() (*store.Ref, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := a.sender.ring.Load(); err != nil {
+	if err := a.unlock(ref); err != nil {
 		return nil, errors.Join(fmt.Errorf("%w: %w", store.ErrUnavailable, err), ref.Release())
 	}
 	return ref, nil
+}
+
+// signingStore is a store whose deliveries wait while they can't be signed.
+type signingStore struct {
+	delivery.Store
+	ready func() error
+}
+
+// Ready implements delivery.Store.
+func (s signingStore) Ready() error {
+	if err := s.ready(); err != nil {
+		return err
+	}
+	return s.Store.Ready()
 }
 
 // startSender begins to poll and to deliver.
 func (a *App) startSender() error {
 	s := &a.sender
 	var err error
-	if s.ref, err = a.acquireSealed(); err != nil {
+	if s.ref, err = a.acquire(); err != nil {
+		return err
+	}
+	if err = a.unlock(s.ref); err != nil {
 		return err
 	}
 	s.config.Store = s.ref
+	if s.tracker.GeneratedSecret() != "" {
+		s.config.Store = signingStore{s.ref, s.keeper.Ready}
+	}
 	if s.engine, err = delivery.New(s.config); err != nil {
 		return err
 	}
 	if err := s.tracker.Start(); err != nil {
 		return err
 	}
+	s.keeper.Start()
 	s.engine.Start()
 	s.running.Store(s.engine)
 	return nil
@@ -412,6 +461,9 @@ func (a *App) startSender() error {
 // exits is there a reason to wait for them.
 func (a *App) stopSender() {
 	s := &a.sender
+	if s.keeper != nil {
+		s.keeper.Stop()
+	}
 	if s.tracker != nil {
 		s.tracker.Stop()
 		// The last poll may still be under way: what it leaves idle is
@@ -443,6 +495,7 @@ func (a *App) stopSender() {
 		a.logger.Warn("leaving attempts behind: they are repeated after the start", zap.Error(err))
 	}
 	<-s.tracker.Done()
+	<-s.keeper.Done()
 }
 
 // exitWait is what committing the last outcomes may take beyond their attempts'
@@ -451,6 +504,9 @@ const exitWait = 2 * time.Second
 
 // Tracker is what handlers of predictions work with.
 func (a *App) Tracker() *tracker.Tracker { return a.sender.tracker }
+
+// Secrets reads the configuration's secrets.
+func (a *App) Secrets() *secret.Watcher { return a.secrets }
 
 // Budget bounds the request bytes that handlers buffer.
 func (a *App) Budget() *budget.Budget { return a.budget }

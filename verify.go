@@ -118,9 +118,8 @@ type Edge struct {
 
 	app      *App
 	logger   *zap.Logger
-	secrets  []signature.Secret
-	accept   signature.Scheme
-	verifier webhook.Verifier
+	secrets  *secret.List[signature.Secret]
+	verifier webhook.Verifier // without secrets, which may change
 	now      func() time.Time
 }
 
@@ -141,37 +140,33 @@ func (e *Edge) Provision(ctx caddy.Context) error {
 	if err := e.setDefaults(); err != nil {
 		return err
 	}
-	for i, configured := range e.Secret {
-		value, literal, err := secret.Expand(configured)
-		if err != nil {
-			return fmt.Errorf("secret %d: %w", i+1, err)
-		}
-		if literal {
-			e.logger.Warn(secret.Warning(fmt.Sprintf("secret %d of replicate_webhook", i+1)))
-		}
-		s, err := e.parseSecret(value)
-		if err != nil {
-			return fmt.Errorf("secret %d: %w", i+1, err)
-		}
-		e.secrets = append(e.secrets, s)
-	}
-	e.warn()
-	e.accept = signature.Replicate
-	if e.Scheme != "replicate" && slices.ContainsFunc(e.secrets, signature.Secret.Standard) {
-		e.accept |= signature.Standard
-	}
-	if e.Scheme == "standard" {
-		e.accept = signature.Standard
-	}
-	e.verifier = webhook.Verifier{Secrets: e.secrets, Accept: e.accept, Selector: event.NewSelector()}
-	if e.Tolerance != off {
-		e.verifier.Tolerance = time.Duration(e.Tolerance)
-	}
 	var err error
 	if e.app, err = sharedApp(ctx); err != nil {
 		return err
 	}
+	if e.secrets, err = secret.NewList(e.app.secrets, "secret", e.Secret, e.parseSecret); err != nil {
+		return err
+	}
+	e.warn()
+	e.verifier = webhook.Verifier{Selector: event.NewSelector()}
+	if e.Tolerance != off {
+		e.verifier.Tolerance = time.Duration(e.Tolerance)
+	}
 	return e.app.join(e)
+}
+
+// current returns what a request is verified by.
+func (e *Edge) current() webhook.Verifier {
+	v := e.verifier
+	v.Secrets = e.secrets.Values()
+	v.Accept = signature.Replicate
+	switch {
+	case e.Scheme == "standard":
+		v.Accept = signature.Standard
+	case e.Scheme == "" && slices.ContainsFunc(v.Secrets, signature.Secret.Standard):
+		v.Accept |= signature.Standard
+	}
+	return v
 }
 
 // setDefaults checks what can be told from the options alone and fills in what
@@ -291,7 +286,8 @@ func (e *Edge) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.
 func (e *Edge) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (string, error) {
 	webhook.Scrub(r.Header)
 	fail := func(f *webhook.Refusal) (string, error) { return f.Reason, f }
-	claim, refused := e.admit(r)
+	verifier := e.current()
+	claim, refused := e.admit(r, verifier.Accept)
 	if refused != nil {
 		webhook.Abandon(w, r)
 		return fail(refused)
@@ -303,7 +299,7 @@ func (e *Edge) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.Hand
 		return fail(refused)
 	}
 	start := time.Now()
-	hook, refused := e.verifier.Verify(claim, raw, e.now())
+	hook, refused := verifier.Verify(claim, raw, e.now())
 	metrics.ObserveVerify(time.Since(start))
 	if refused != nil {
 		return fail(refused)
@@ -317,14 +313,14 @@ func (e *Edge) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.Hand
 }
 
 // admit judges a request by what can be told without its body.
-func (e *Edge) admit(r *http.Request) (*signature.Claim, *webhook.Refusal) {
+func (e *Edge) admit(r *http.Request, accept signature.Scheme) (*signature.Claim, *webhook.Refusal) {
 	if r.Method != http.MethodPost {
 		return nil, &webhook.Refusal{
 			Status: http.StatusMethodNotAllowed, Reason: "method", Cause: fmt.Errorf("method %s", r.Method),
 			Header: map[string]string{"Allow": http.MethodPost},
 		}
 	}
-	claim, err := signature.ParseHeaders(r.Header, e.accept)
+	claim, err := signature.ParseHeaders(r.Header, accept)
 	if err != nil {
 		return nil, e.badHeaders(err)
 	}

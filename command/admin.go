@@ -17,6 +17,7 @@ import (
 func addAdmin(cmd *cobra.Command) {
 	cmd.Flags().String("address", "", "Admin endpoint, such as localhost:2019 or unix//run/caddy.sock")
 	cmd.Flags().StringP("config", "c", "", "Configuration file that names the admin endpoint")
+	files(cmd, "config")
 	cmd.Flags().StringP("adapter", "a", "", "Adapter for the configuration file")
 }
 

@@ -41,7 +41,7 @@ Exit codes:
 
 // build gives the command its subcommands.
 func build(cmd *cobra.Command) {
-	cmd.Args = cobra.NoArgs
+	cmd.Args = noArgs
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 	for _, sub := range []func() *cobra.Command{
 		statusCommand, predictionsCommand, deliveriesCommand, endpointsCommand, secretCommand,
@@ -49,4 +49,6 @@ func build(cmd *cobra.Command) {
 	} {
 		cmd.AddCommand(sub())
 	}
+	cmd.SetFlagErrorFunc(flagError)
+	completeNoFiles(cmd)
 }

@@ -39,7 +39,7 @@ is '` + seal.KeyPrefix + `' and the file's bytes in base64, which this writes:
 
   printf '` + seal.KeyPrefix + `%s\n' "$(base64 -w0 seal.key)"`,
 		Example: "  DATABASE_URL=postgres://… caddy replicate-webhook copy --from /var/lib/caddy/.local/share/caddy/replicate_webhook/webhook.db",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: run(func(ctx context.Context, t *terminal, _ []string) error {
 			dsn, err := t.dsn(to)
 			if err != nil {
@@ -61,6 +61,7 @@ is '` + seal.KeyPrefix + `' and the file's bytes in base64, which this writes:
 		}),
 	}
 	cmd.Flags().StringVar(&from, "from", filepath.Join(caddy.AppDataDir(), "replicate_webhook", "webhook.db"), "The SQLite file")
+	files(cmd, "from")
 	cmd.Flags().StringVar(&to, "to", defaultDSN, "Where the database's dsn is: NAME of an environment variable, @file, or - for standard input")
 	return cmd
 }

@@ -31,11 +31,11 @@ func deliveriesCommand() *cobra.Command {
 Lists deliveries, newest first. The subcommands show one with its attempts, and
 send again.`,
 		Example: "  caddy replicate-webhook deliveries --state failed --since 24h",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE:    list,
 	})
 	cmd.AddCommand(
-		add(&cobra.Command{Use: "list", Short: "Lists deliveries, newest first", Args: cobra.NoArgs, RunE: list}),
+		add(&cobra.Command{Use: "list", Short: "Lists deliveries, newest first", Args: noArgs, RunE: list}),
 		showCommand(), redeliverCommand(),
 	)
 	return cmd
@@ -48,6 +48,8 @@ func addFilter(cmd *cobra.Command, q *operate.DeliveryQuery) {
 	f.StringVar(&q.Event, "event", "", "Only of this event: started, completed or failed")
 	f.StringVar(&q.Endpoint, "endpoint", "", "Only to this endpoint, such as https://hooks.example.com:8443")
 	f.StringVar(&q.Prediction, "prediction", "", "Only of the prediction of this id")
+	enumerate(cmd, "state", "pending", "delivered", "failed", "superseded", "canceled")
+	enumerate(cmd, "event", "started", "completed", "failed")
 	f.StringVar(&q.Since, "since", "", "Only from then on: a time such as 2026-11-25T12:00:00Z, or how long ago, such as 24h")
 }
 

@@ -23,9 +23,9 @@ Then it stays up, with some traffic to look at on the dashboard, until Ctrl-C.
 With --once it ends after the last step; the exit code is 0 only if all that it
 showed was true.`,
 		Example: "  caddy replicate-webhook demo",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: run(func(ctx context.Context, t *terminal, _ []string) error {
-			return demo.Run(ctx, t.cmd.OutOrStdout(), demo.Options{Once: once, Color: t.colour})
+			return demo.Run(ctx, t.cmd.OutOrStdout(), demo.Options{Once: once, Color: t.colour, Width: t.width})
 		}),
 	}
 	cmd.Flags().BoolVar(&once, "once", false, "End after the last step")

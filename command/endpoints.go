@@ -16,7 +16,7 @@ func endpointsCommand() *cobra.Command {
 		Long: `
 Lists the endpoints (scheme, host and port) that the running process delivered
 to lately, those whose breaker is open first.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: run(asking(listEndpoints)),
 	}
 	addAdmin(cmd)

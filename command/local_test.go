@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/caddyrun"
 	"github.com/caddy-replicate/replicate-webhook/internal/siterun"
@@ -201,5 +202,27 @@ func TestSendShowsHostileAnswers(t *testing.T) {
 	r := sh.run("send", app.URL)
 	if r.code != 4 || strings.ContainsAny(r.out, "\x1b\a\u202e") || !strings.Contains(r.out, `\u001b]0;owned\u0007\u202egnp.exe\xff`) {
 		t.Errorf("exit code %d, %q", r.code, r.out)
+	}
+}
+
+// TestDemoOutput: the demo prints its own lines alone, and breaks long ones
+// between words, at 80 columns unless the terminal says otherwise.
+func TestDemoOutput(t *testing.T) {
+	for columns, width := range map[string]int{"": 80, "60": 60} {
+		sh := newShell(t, nil)
+		sh.env = append(sh.env, "COLUMNS="+columns)
+		r := sh.run("demo", "--once").ok("Everything below runs in this process", "5. The dashboard has all of it")
+		for line := range strings.Lines(r.out) {
+			if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > width {
+				t.Errorf("a line of %d characters, want %d at most: %q", n, width, line)
+			}
+		}
+		for _, word := range []string{
+			`"webhook_url":\s+"http://127.0.0.1:\d+/webhooks/replicate"}`, `"webhook_status":\s+"pending",`, `\bprediction\.completed\b`,
+		} {
+			if !regexp.MustCompile(word).MatchString(r.out) {
+				t.Errorf("%s is broken or missing in\n%s", word, r.out)
+			}
+		}
 	}
 }

@@ -32,6 +32,7 @@ with its deliveries.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&q.Status, "status", "", "Only with this webhook status: pending, delivered, failed or disabled")
+	enumerate(cmd, "status", "pending", "delivered", "failed", "disabled")
 	f.StringVar(&api, "api", "", "The API that the prediction is of, where several have the id")
 	addPage(cmd, &q.Limit, &q.Cursor)
 	addAdmin(cmd)

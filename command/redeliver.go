@@ -23,7 +23,7 @@ func redeliverCommand() *cobra.Command {
 Makes a new delivery of the event of each delivery named, whatever has become of
 it. With --all it does so for all that the filter selects, which are the failed
 ones unless --state says otherwise; an event that has arrived since, or is on
-its way, is left alone then. The payload has a fresh timestamp.`,
+its way, is left alone then. The payload is the same.`,
 		Example: `  caddy replicate-webhook deliveries redeliver dlv_1_0123456789abcdef
   caddy replicate-webhook deliveries redeliver --all --since 24h --dry-run`,
 		RunE: run(asking(func(ctx context.Context, t *terminal, c *client.Client, ids []string) error {

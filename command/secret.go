@@ -25,7 +25,7 @@ Writes the signing secret of a client, or the one that all share under 'signing
 shared'. A client is named as 'predictions' shows it, or by a prediction of his.
 The secret goes to standard output alone.`,
 		Example: "  caddy replicate-webhook secret --prediction ufawqhfynnddngldkgtslldrkq",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE: run(asking(func(ctx context.Context, t *terminal, c *client.Client, _ []string) error {
 			if prediction != "" {
 				p, err := c.Prediction(ctx, prediction, api)

@@ -26,6 +26,7 @@ func (s *signing) add(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringArrayVar(&s.secrets, "secret", []string{defaultSecret}, secretFlag+". Twice for a rotation, the newest first")
 	f.StringVar(&s.scheme, "scheme", "", "replicate or standard (default: both, as far as the secret can)")
+	enumerate(cmd, "scheme", "replicate", "standard")
 	f.StringVar(&s.id, "id", "", "The webhook-id (default: a random one)")
 	f.StringVar(&s.at, "timestamp", "", "The signed time, RFC 3339 or Unix seconds (default: now)")
 }

@@ -3,6 +3,7 @@ package command
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -18,7 +19,7 @@ func statusCommand() *cobra.Command {
 Shows what is stored, what is under way, and whether the store takes commits; if
 it does not, the exit code is 4.`,
 		Example: "  caddy replicate-webhook status",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 		RunE:    run(asking(showStatus)),
 	}
 	addAdmin(cmd)
@@ -71,8 +72,26 @@ func (t *terminal) status(s *operate.Status) {
 		{"endpoints", endpoints},
 		{"dedup", cell{text: fmt.Sprint(s.DedupEntries) + " events remembered"}},
 	}
+	if s.Store.ClockWrong {
+		ahead := time.Duration(s.Store.ClockAhead) * time.Millisecond
+		side := "ahead of"
+		if ahead < 0 {
+			side = "behind"
+		}
+		facts = append(facts, fact{"clock", cell{fmt.Sprintf("%v %s the database's: nothing is forgotten here, and genuine webhooks may be refused", ahead.Abs().Round(time.Second), side), red}})
+	}
 	if s.Unreadable > 0 {
 		facts = append(facts, fact{"unreadable", cell{fmt.Sprint(s.Unreadable) + " sealed values: seal_key is not the one they were sealed with", red}})
+	}
+	if !s.Sealing.Ready {
+		facts = append(facts, fact{"sealing key", cell{s.Sealing.Error, red}})
+	}
+	for _, k := range s.Sealing.Keys {
+		text := fmt.Sprintf("%d values are sealed with it", k.Values)
+		if k.Number > 1 && k.Values == 0 {
+			text = "no longer needed by this node"
+		}
+		facts = append(facts, fact{fmt.Sprintf("seal_key %d", k.Number), cell{text: text}})
 	}
 	t.facts(facts)
 }

@@ -3,6 +3,8 @@ package command
 import (
 	"strings"
 	"unicode/utf8"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/textwrap"
 )
 
 // column is one of a table's.
@@ -141,34 +143,14 @@ func (t *terminal) facts(list []fact) {
 		indent = max(indent, utf8.RuneCountInString(f.name)+gap)
 	}
 	for _, f := range list {
-		rest := []rune(clean(f.value.text))
-		room := len(rest)
+		room := 0
 		if t.width > 0 {
 			room = max(t.width-indent, 10)
 		}
 		lead := t.paint(dim, f.name) + strings.Repeat(" ", indent-utf8.RuneCountInString(f.name))
-		for {
-			n := breakAt(rest, room)
-			t.printf("%s%s\n", lead, t.paint(f.value.colour, strings.TrimRight(string(rest[:n]), " ")))
-			rest = rest[n:]
-			if len(rest) == 0 {
-				break
-			}
+		for _, line := range textwrap.Lines(clean(f.value.text), room) {
+			t.printf("%s%s\n", lead, t.paint(f.value.colour, line))
 			lead = strings.Repeat(" ", indent)
 		}
 	}
-}
-
-// breakAt is where a line of at most room characters ends: behind a space, if
-// there is one.
-func breakAt(s []rune, room int) int {
-	if len(s) <= room {
-		return len(s)
-	}
-	for n := room; n > 0; n-- {
-		if s[n] == ' ' {
-			return n + 1
-		}
-	}
-	return room
 }

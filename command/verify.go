@@ -62,6 +62,7 @@ secret, a body that was written anew on the way, a clock that is off.`,
 	f.StringArrayVar(&v.secrets, "secret", []string{defaultSecret}, secretFlag+". Several: any of them")
 	f.StringArrayVarP(&v.headers, "header", "H", nil, `A header of the request, such as "X-Replicate-Signature: 5d41…"`)
 	f.StringVar(&v.headerFile, "headers", "", "A file with the request's headers, one a line")
+	files(cmd, "headers")
 	f.StringVar(&v.tolerance, "tolerance", "5m", "How far the signed time may be from now, or off")
 	f.StringVar(&v.at, "at", "", "The time to judge by, RFC 3339 or Unix seconds (default: now)")
 	addJSON(cmd)

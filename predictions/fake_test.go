@@ -73,6 +73,7 @@ func (f *fake) put(p store.Prediction) store.Prediction {
 }
 
 func (f *fake) Join(tracker.Upstream) error { return nil }
+func (f *fake) Renew(tracker.Upstream)      {}
 func (f *fake) Ready(context.Context) error { return f.ready }
 func (f *fake) PerClient() bool             { return f.perClient }
 

@@ -40,11 +40,13 @@ const appName = "replicate_webhook"
 type App interface {
 	Tracker() *tracker.Tracker
 	Budget() *budget.Budget
+	Secrets() *secret.Watcher
 }
 
 // following is what the handlers ask of a tracker.
 type following interface {
 	Join(up tracker.Upstream) error
+	Renew(up tracker.Upstream)
 	Ready(ctx context.Context) error
 	CheckURL(raw string) error
 	Caller(ctx context.Context, up tracker.Upstream, h http.Header) (tracker.Caller, error)
@@ -78,7 +80,7 @@ type following interface {
 // `GET /predictions/{id}`, `/trainings/{id}`; `POST …/cancel` | the API's answer, with the three members added if the prediction is tracked
 // `PATCH /predictions/{id}` | answered here: changes `webhook_url` (null disables) and `webhook_events`
 // `GET /predictions/{id}/webhook_deliveries` | answered here: the delivery log, newest first
-// `POST /predictions/{id}/webhook_deliveries/{row}/redeliver` | answered here: 202 and a new delivery
+// `POST /predictions/{id}/webhook_deliveries/{row}/redeliver` | answered here: 202 and a new delivery of the same payload, up to 60 a minute for each caller
 // `GET /webhooks/default/secret` | with ServeSigningSecret, the key is replaced by the caller's own signing secret
 //
 // Everything else passes untouched, and so do these requests when the body is
@@ -124,6 +126,8 @@ type Handler struct {
 	tracker  following
 	budget   *budget.Budget
 	logger   *zap.Logger
+	// redeliveries is shared by the copies of a handler.
+	redeliveries *limiters
 }
 
 // CaddyModule returns the Caddy module information.
@@ -147,25 +151,34 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if h.upstream.API, err = parseAPI(api); err != nil {
 		return err
 	}
-	if h.APIToken != "" {
-		token, literal, err := secret.Expand(h.APIToken)
-		if err != nil {
-			return fmt.Errorf("api_token: %w", err)
-		}
-		if literal {
-			h.logger.Warn(secret.Warning("api_token"))
-		}
-		h.upstream.Token = token
-	}
 	app, err := sharedApp(ctx)
 	if err != nil {
 		return err
 	}
+	if h.APIToken != "" {
+		if err := app.Secrets().Use("api_token", "api_token", h.APIToken, h.useToken(app.Tracker())); err != nil {
+			return fmt.Errorf("api_token: %w", err)
+		}
+	}
 	return h.join(app.Tracker(), app.Budget())
 }
 
+// useToken returns what takes the operator's token at first, and what it was
+// replaced by later.
+func (h *Handler) useToken(t following) func(string) error {
+	return func(token string) error {
+		if h.upstream.Token == "" {
+			// Requests only ask whether there is one: it is not set again.
+			h.upstream.Token = token
+		} else {
+			t.Renew(tracker.Upstream{API: h.upstream.API, Token: token})
+		}
+		return nil
+	}
+}
+
 func (h *Handler) join(t following, b *budget.Budget) error {
-	h.tracker, h.budget = t, b
+	h.tracker, h.budget, h.redeliveries = t, b, new(limiters)
 	if h.ServeSigningSecret && !t.PerClient() {
 		return errors.New("serve_signing_secret needs signing per_client: a shared secret given to one client would let it sign for all")
 	}

@@ -1,10 +1,8 @@
 package predictions
 
 import (
-	"context"
 	"errors"
 	"net/http"
-	"strconv"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/ecmajson"
 	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
@@ -145,36 +143,4 @@ func (h *Handler) find(r *http.Request, id string) (store.Prediction, error) {
 		return store.Prediction{}, err
 	}
 	return h.tracker.Lookup(r.Context(), h.upstream.API, id)
-}
-
-// redeliver answers a request to deliver the event of a row of the log again.
-func (h *Handler) redeliver(w http.ResponseWriter, r *http.Request, rt route) error {
-	row, err := parseRow(rt.row)
-	if err != nil {
-		return h.fail(w, r, notFound("there is no such delivery"))
-	}
-	p, err := h.find(r, rt.id)
-	if err != nil {
-		return h.fail(w, r, err)
-	}
-	id, err := h.tracker.Redeliver(context.WithoutCancel(r.Context()), p, row)
-	switch {
-	case errors.Is(err, store.ErrNotFound):
-		return h.fail(w, r, notFound("there is no such delivery"))
-	case err != nil:
-		return h.fail(w, r, err)
-	}
-	body := ecmajson.AppendString([]byte(`{"id":`), id)
-	answerJSON(w, http.StatusAccepted, append(body, '}', '\n'))
-	return nil
-}
-
-// parseRow reads the id of a row of the log, a positive number in its one
-// spelling.
-func parseRow(s string) (int64, error) {
-	n, err := strconv.ParseInt(s, 10, 64)
-	if err == nil && (n <= 0 || strconv.FormatInt(n, 10) != s) {
-		err = strconv.ErrSyntax
-	}
-	return n, err
 }

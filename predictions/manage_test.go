@@ -102,6 +102,50 @@ func TestRedeliver(t *testing.T) {
 	}
 }
 
+func TestRedeliveriesAreLimitedPerCaller(t *testing.T) {
+	f := newFixture(t, apitest.Options{})
+	f.fake.put(store.Prediction{API: apiURL, ID: "p", URL: "https://old.example"})
+	redeliver := func(token string) *httptest.ResponseRecorder {
+		return f.do("POST", "/v1/predictions/p/webhook_deliveries/7/redeliver", "", "Authorization", "Bearer "+token)
+	}
+	for range redeliveriesPerMinute {
+		wantStatus(t, redeliver("one"), 202, `{"id":"new-delivery"}`)
+	}
+	w := redeliver("one")
+	wantProblem(t, w, 429, "60 redeliveries a minute")
+	if got := w.Header().Get("Retry-After"); got != "1" {
+		t.Errorf("Retry-After is %q", got)
+	}
+	if n := len(f.fake.Calls("redeliver")); n != redeliveriesPerMinute {
+		t.Errorf("%d redeliveries", n)
+	}
+	wantStatus(t, redeliver("another"), 202, `{"id":"new-delivery"}`)
+}
+
+func TestLimiters(t *testing.T) {
+	var l limiters
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for i := range redeliveriesPerMinute {
+		if wait := l.take("a", now); wait != 0 {
+			t.Fatalf("turn %d waits %v", i, wait)
+		}
+	}
+	for range 10 { // asking costs nothing
+		if wait := l.take("a", now); wait != time.Second {
+			t.Fatalf("one too many waits %v", wait)
+		}
+	}
+	if wait := l.take("a", now.Add(time.Second)); wait != 0 {
+		t.Fatalf("a second later: %v", wait)
+	}
+	for i := range 2 * maxLimiters {
+		l.take(strconv.Itoa(i), now)
+	}
+	if len(l.m) > maxLimiters {
+		t.Fatalf("%d callers are remembered", len(l.m))
+	}
+}
+
 func TestDeliveryLogRows(t *testing.T) {
 	f := newFixture(t, apitest.Options{})
 	f.fake.put(store.Prediction{API: apiURL, ID: "p"})

@@ -23,7 +23,7 @@ import (
 type problem struct {
 	status int
 	detail string // for clients
-	// retry is how long to wait, in seconds, for a 503.
+	// retry is how long to wait, in seconds, for a 429 or 503.
 	retry int
 	// closing ends the connection: part of the request is unread, and
 	// net/http would otherwise read on before it answers.

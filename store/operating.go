@@ -83,6 +83,16 @@ type Counts struct {
 	Tracked int
 }
 
+// Clocked is implemented by a store whose own clock decides what is due and what
+// has expired.
+type Clocked interface {
+	// ClockOffset returns how far the clock of this process is ahead of the
+	// store's. wrong reports that this is too far for it to purge anything.
+	ClockOffset() (ahead time.Duration, wrong bool)
+	// SetMaxClockError says how far the clocks may be apart.
+	SetMaxClockError(time.Duration)
+}
+
 // Operating is what operators ask of a store: the admin API, the command line
 // and the dashboard. None of it is on a request's path. Lists are newest first
 // and stay right while rows are added: a page begins below the cursor of the
@@ -102,5 +112,5 @@ type Operating interface {
 	// RedeliverDelivery commits a new delivery of the same event, as
 	// Tracking.Redeliver does, whether or not the old one was ever tried.
 	// ErrNotFound, ErrDisabled.
-	RedeliverDelivery(ctx context.Context, id string, payload func(old []byte) []byte) (string, error)
+	RedeliverDelivery(ctx context.Context, id string) (string, error)
 }

@@ -25,6 +25,7 @@ var pool = caddy.NewUsagePool()
 type Ref struct {
 	Store
 	resource string
+	closed   <-chan struct{}
 	release  sync.Once
 }
 
@@ -36,12 +37,13 @@ func Acquire(o Opener) (*Ref, error) {
 		if err != nil {
 			return nil, err
 		}
-		return pooled{s}, nil
+		return pooled{s, make(chan struct{})}, nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-	return &Ref{Store: v.(pooled).Closer, resource: resource}, nil
+	p := v.(pooled)
+	return &Ref{Store: p.Closer, resource: resource, closed: p.closed}, nil
 }
 
 // Release gives the reference back. It is idempotent, so that Cleanup may
@@ -55,8 +57,25 @@ func (r *Ref) Release() error {
 	return err
 }
 
+// Closed returns a channel that is closed when the store is, after its last Ref
+// was released.
+func (r *Ref) Closed() <-chan struct{} {
+	if r == nil {
+		c := make(chan struct{})
+		close(c)
+		return c
+	}
+	return r.closed
+}
+
 // pooled gives an open store the name under which caddy.UsagePool closes it.
-type pooled struct{ Closer }
+type pooled struct {
+	Closer
+	closed chan struct{}
+}
 
 // Destruct closes the store.
-func (p pooled) Destruct() error { return p.Close() }
+func (p pooled) Destruct() error {
+	defer close(p.closed)
+	return p.Close()
+}

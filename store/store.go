@@ -17,6 +17,7 @@ import (
 type Store interface {
 	Dedup
 	Tracking
+	Sealed
 	Operating
 }
 

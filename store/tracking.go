@@ -222,10 +222,10 @@ type Tracking interface {
 	// the given row id (0: the newest).
 	Attempts(ctx context.Context, ref int64, before int64, limit int) ([]Attempt, error)
 	// Redeliver commits a new delivery of the event that an attempt (by row
-	// id) of the prediction was for. payload makes its bytes from those of
-	// the old delivery. It gives the new delivery's ID. ErrNotFound,
-	// ErrDisabled.
-	Redeliver(ctx context.Context, ref int64, attempt int64, payload func(old []byte) []byte) (string, error)
+	// id) of the prediction was for, and returns its ID. It shares the
+	// payload of the old delivery, which is kept as long as one of them is.
+	// ErrNotFound, ErrDisabled.
+	Redeliver(ctx context.Context, ref int64, attempt int64) (string, error)
 
 	// ClaimDeliveries takes up to limit deliveries that are due. slots says
 	// how many more an endpoint (scheme://host:port) may have now; an
@@ -252,8 +252,8 @@ type Tracking interface {
 	// sooner than ClaimDeliveries or ClaimPolls said. Every subscriber is.
 	Changed() (signal <-chan struct{}, unsubscribe func())
 
-	// Secret gives the sealed secret of the name, committing the one that
-	// make gives if there is none yet.
+	// Secret returns the sealed secret of the name, committing the one that
+	// make returns if there is none yet. An error of make is returned as it is.
 	Secret(ctx context.Context, name string, make func() ([]byte, error)) ([]byte, error)
 
 	// Forget deletes deliveries finished before the one time, and of the

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -104,13 +105,20 @@ http://127.0.0.1:{$PORT1} {
 			if err != nil {
 				t.Fatalf("%v\n%s", err, out)
 			}
+			if name == "manuals" {
+				for _, file := range []string{"caddy.bash", "man8/caddy-replicate-webhook-deliveries.8"} {
+					if _, err := os.Stat(filepath.Join(cmd.Dir, file)); err != nil {
+						t.Error(err)
+					}
+				}
+			}
 			if name == "verify" && !strings.Contains(string(out), "valid") {
 				t.Errorf("it printed\n%s", out)
 			}
 		})
 	}
-	if ran != 3 {
-		t.Errorf("ran %d blocks, want 3", ran)
+	if ran != 4 {
+		t.Errorf("ran %d blocks, want 4", ran)
 	}
 	if seen := app.Seen(); len(seen) != 2 {
 		t.Errorf("the app got %d events, want 2", len(seen))

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
@@ -27,6 +28,10 @@ func metricRows(t *testing.T) []string {
 	t.Helper()
 	registry := prometheus.NewRegistry()
 	if err := metrics.Register(registry, func(context.Context) (store.Counts, error) { return store.Counts{}, nil }); err != nil {
+		t.Fatal(err)
+	}
+	ages := func() map[string]time.Duration { return map[string]time.Duration{"secret": 0} }
+	if err := metrics.RegisterSecrets(registry, ages); err != nil {
 		t.Fatal(err)
 	}
 	kinds := make(map[string]string)

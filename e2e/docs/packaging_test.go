@@ -202,7 +202,6 @@ func TestTheExampleLeavesTheCheckoutClean(t *testing.T) {
 		"localhost:3000", "127.0.0.1:{$PORT3}").Replace(read(t, "Caddyfile.example")))
 	c.Environ = []string{"WEBHOOK_SECRET=" + secret}
 	before := c.Files()
-	c.Start("PORT1")
 	patterns := strings.Fields(read(t, ".gitignore"))
 	made := 0
 	check := func() {
@@ -217,9 +216,11 @@ func TestTheExampleLeavesTheCheckoutClean(t *testing.T) {
 			}
 		}
 	}
-	check() // as after a crash
-	c.Stop()
-	check()
+	for _, end := range []func(){c.Kill, c.Stop} {
+		c.Start("PORT1")
+		end()
+		check()
+	}
 	if made < 4 {
 		t.Errorf("it made only %d files", made)
 	}

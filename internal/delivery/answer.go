@@ -34,6 +34,7 @@ type answer struct {
 	cause      error         // the same for the operator, where there is more to say
 	retryAfter time.Duration // what the receiver asks for
 	exception  bool          // see store.Attempt.Exception
+	unsigned   bool          // nothing was sent: the secrets can't be had now
 }
 
 // failed makes an answer of an error.

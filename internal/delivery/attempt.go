@@ -66,10 +66,10 @@ func (e *Engine) attempt(d *store.Delivery, number int, at time.Time) (a answer)
 	secrets, err := e.conf.Secrets(ctx, d.Client)
 	if err == nil && len(secrets) == 0 {
 		err = errNoSecret
+		e.conf.Logger.Error("delivery can't be signed", zap.String("delivery", d.ID), zap.Error(err))
 	}
 	if err != nil {
-		e.conf.Logger.Error("delivery can't be signed", zap.String("delivery", d.ID), zap.Error(err))
-		return answer{kind: kindInternal, text: "signing secret is not available", cause: err}
+		return answer{kind: kindInternal, text: "signing secret is not available", cause: err, unsigned: !errors.Is(err, errNoSecret)}
 	}
 	target, err := e.target(d.URL)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -43,6 +44,9 @@ type Engine struct {
 	// life ends when Wait's patience does.
 	life context.Context
 	kill context.CancelFunc
+
+	// unsigned is when it was last logged that something can't be signed.
+	unsigned atomic.Pointer[time.Time]
 
 	// Only the dispatcher uses these.
 	storeFailed bool
@@ -268,6 +272,12 @@ func (e *Engine) fly(f *flight) {
 		return
 	}
 	end := e.conf.Now()
+	if a.unsigned {
+		e.land(f, &a, end)
+		e.postpone(f, &a, end)
+		e.forget(f)
+		return
+	}
 	o.Attempt.Took = end.Sub(o.Attempt.At)
 	o.Attempt.Status, o.Attempt.Response, o.Attempt.Error, o.Attempt.Exception = a.status, a.response, a.text, a.exception
 	o.Verdict, o.Due = e.conf.Retry.verdict(&a, o.Attempt.Number, end)
@@ -277,6 +287,23 @@ func (e *Engine) fly(f *flight) {
 		e.conclude(&o, &a, end)
 	}
 	e.forget(f)
+}
+
+// signRetry is the time until a delivery is tried again that could not be
+// signed.
+const signRetry = 5 * time.Second
+
+// postpone gives a delivery back that could not be signed. That is no attempt:
+// the receiver is not at fault, and the secrets will be there again.
+func (e *Engine) postpone(f *flight, a *answer, now time.Time) {
+	if last := e.unsigned.Load(); last == nil || now.Sub(*last) >= time.Minute {
+		if e.unsigned.CompareAndSwap(last, &now) {
+			e.conf.Logger.Error("deliveries can't be signed: they wait", zap.String("delivery", f.delivery.ID), zap.Error(a.cause))
+		}
+	}
+	if err := e.conf.Store.Postpone(e.life, f.delivery, now.Add(signRetry)); err != nil {
+		e.conf.Logger.Error("claim of a delivery could not be given back", zap.Error(err))
+	}
 }
 
 // land gives back what an attempt held while it was in flight.

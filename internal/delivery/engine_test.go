@@ -323,11 +323,8 @@ func TestTraceparentIsCheckedAndTraced(t *testing.T) {
 	})
 }
 
-func TestUnreadableSecretFailsTheAttempt(t *testing.T) {
+func TestMissingSecretFailsTheAttempt(t *testing.T) {
 	for name, lookup := range map[string]func(context.Context, string) ([]signature.Secret, error){
-		"error": func(context.Context, string) ([]signature.Secret, error) {
-			return nil, errors.New("opening sealed value")
-		},
 		"none":  func(context.Context, string) ([]signature.Secret, error) { return nil, nil },
 		"panic": func(context.Context, string) ([]signature.Secret, error) { panic("boom") },
 	} {
@@ -348,6 +345,51 @@ func TestUnreadableSecretFailsTheAttempt(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestUnreadableSecretBurnsNoAttempt: while the secrets can't be had, deliveries
+// wait, however long that takes, and go on when they can. The log says so, once
+// a minute at most.
+func TestUnreadableSecretBurnsNoAttempt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		core, logs := observer.New(zapcore.ErrorLevel)
+		s, net := newMemStore(), record(always(200))
+		var locked atomic.Bool
+		locked.Store(true)
+		good := secrets(t, testSecret)
+		e := engine(t, s, net.trip, func(c *Config) {
+			c.Logger = zap.New(core)
+			c.Secrets = func(ctx context.Context, client string) ([]signature.Secret, error) {
+				if locked.Load() {
+					return nil, errors.New("opening sealed value")
+				}
+				return good(ctx, client)
+			}
+		})
+		for i := range 20 {
+			s.add(fmt.Sprint("d", i), hostURL(i%3))
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if log := s.outcomes(t); len(log) != 0 || len(net.times()) != 0 || e.Status().InFlight != 0 {
+			t.Fatalf("%d outcomes and %d requests without a secret", len(log), len(net.times()))
+		}
+		if n := logs.Len(); n < 1 || n > 61 {
+			t.Errorf("logged %d times in an hour", n)
+		}
+		locked.Store(false)
+		time.Sleep(2 * signRetry)
+		synctest.Wait()
+		log := s.outcomes(t)
+		if len(log) != 20 {
+			t.Fatalf("%d outcomes afterwards", len(log))
+		}
+		for _, o := range log {
+			if o.Verdict != store.Delivered || o.Attempt.Number != 1 {
+				t.Errorf("outcome %+v", o)
+			}
+		}
+	})
 }
 
 func TestIdleEngineAsksNothing(t *testing.T) {

@@ -104,7 +104,7 @@ func (s *site) startCaddy() error {
 		if err != nil {
 			return fmt.Errorf("writing the configuration: %w", err)
 		}
-		err = caddy.Load(config, true)
+		err = load(config)
 		if err == nil {
 			return nil
 		}
@@ -112,6 +112,14 @@ func (s *site) startCaddy() error {
 			return fmt.Errorf("starting caddy: %w", err)
 		}
 	}
+}
+
+// load loads a configuration. What Caddy logs until its own log is open goes
+// there, not to the terminal.
+func load(config []byte) error {
+	_, previous, _ := caddy.BufferedLog()
+	defer caddy.UnbufferDefaultLogger(previous) // where the log was not opened
+	return caddy.Load(config, true)
 }
 
 // Ports are taken from below the range out of which systems choose those of

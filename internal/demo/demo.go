@@ -6,6 +6,7 @@
 package demo
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -28,6 +29,8 @@ type Options struct {
 	Once bool
 	// Color uses escape sequences of terminals.
 	Color bool
+	// Width is that of the output's lines. Default: 80.
+	Width int
 }
 
 // patience is how long a step may take that should take a second or two.
@@ -68,7 +71,7 @@ func Run(ctx context.Context, out io.Writer, o Options) (err error) {
 	d := &demonstration{
 		site: s, app: a, api: api, secret: secret, once: o.Once,
 		client: &http.Client{Transport: transport, Timeout: patience},
-		print:  printer{out: out, color: o.Color},
+		print:  printer{out: out, color: o.Color, width: cmp.Or(o.Width, 80)},
 	}
 	err = d.run(ctx)
 	if stopErr := caddy.Stop(); err == nil {

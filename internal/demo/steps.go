@@ -49,10 +49,14 @@ func (d *demonstration) ask(ctx context.Context, method, path string, body []byt
 
 // introduce says who is there.
 func (d *demonstration) introduce() {
-	d.print.line("%s", d.print.paint(bold, "Everything below runs in this process, on 127.0.0.1."))
-	d.print.line("   caddy            http://%s   the real modules, data in %s", d.addr, d.dir)
-	d.print.line("   your app         http://%s   behind replicate_webhook, at %s", d.site.app, d.webhook)
-	d.print.line("   prediction API   http://%s   simulated, behind replicate_predictions, at /v1", d.site.api)
+	d.print.text("", "", "Everything below runs in this process, on 127.0.0.1.", bold)
+	for _, p := range [][2]string{
+		{"caddy", fmt.Sprintf("http://%s  the real modules, data in %s", d.addr, d.dir)},
+		{"your app", fmt.Sprintf("http://%s  behind replicate_webhook, at %s", d.site.app, d.webhook)},
+		{"prediction API", fmt.Sprintf("http://%s  simulated, behind replicate_predictions, at /v1", d.site.api)},
+	} {
+		d.print.text(fmt.Sprintf("   %-16s ", p[0]), "", p[1], "")
+	}
 }
 
 // webhookID is the prediction that the sender's webhook is about.
@@ -162,12 +166,12 @@ func (d *demonstration) outbound(ctx context.Context) error {
 	d.print.title("4. A client creates a prediction with webhook_url, and the app is down for a moment")
 	d.app.FailNext("prediction.completed", 1)
 	receiver := "http://" + d.addr + d.webhook
-	d.print.sent(`POST /v1/predictions  {"version":"v1","input":{…},"webhook_url":"` + receiver + `"}`)
+	d.print.sent(`POST /v1/predictions  {"version": "v1", "input": {…}, "webhook_url": "` + receiver + `"}`)
 	p, a, err := d.create(ctx, receiver, "a serene landscape")
 	if err != nil {
 		return err
 	}
-	d.print.got(fmt.Sprintf(`%s  {"id":%q,"status":%q,"webhook_status":%q,…}`, a, p.ID, p.Status, p.Webhook))
+	d.print.got(fmt.Sprintf(`%s  {"id": %q, "status": %q, "webhook_status": %q, …}`, a, p.ID, p.Status, p.Webhook))
 	if p.Webhook != "pending" {
 		return fmt.Errorf("webhook_status is %q after the create: it should be pending", p.Webhook)
 	}
@@ -193,7 +197,7 @@ func (d *demonstration) outbound(ctx context.Context) error {
 		return err
 	}
 	d.prediction = p.ID
-	d.print.fact(`GET /v1/predictions/%s says "webhook_status":"delivered","webhook_completed":true`, p.ID)
+	d.print.fact(`GET /v1/predictions/%s says "webhook_status": "delivered", "webhook_completed": true`, p.ID)
 	return d.log(ctx, p.ID)
 }
 
@@ -262,7 +266,7 @@ func (d *demonstration) dashboard(ctx context.Context) error {
 	}
 	d.print.fact("it shows the two deliveries of %s", d.prediction)
 	if !d.once {
-		d.print.line("\n   %s", d.print.paint(bold, "http://"+d.addr+"/_webhooks/"))
+		d.print.title("   http://" + d.addr + "/_webhooks/")
 	}
 	return nil
 }

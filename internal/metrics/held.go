@@ -24,10 +24,24 @@ var (
 		Namespace: namespace, Subsystem: subsystem, Name: "unreadable_total",
 		Help: "Sealed values of the store that no sealing key opened.",
 	})
+
+	sealingReady = prometheus.NewGauge(prometheus.GaugeOpts{
+		Namespace: namespace, Subsystem: subsystem, Name: "sealing_ready",
+		Help: "1 while the sealing key is there and opens what signs, else 0.",
+	})
 )
 
 // CountUnreadable counts a sealed value that no key opens.
 func CountUnreadable() { unreadable.Inc() }
+
+// SetSealingReady records whether the sealing key can be relied on.
+func SetSealingReady(ready bool) {
+	v := 0.0
+	if ready {
+		v = 1
+	}
+	sealingReady.Set(v)
+}
 
 // held collects what the store holds when it is scraped.
 type held struct {
@@ -63,3 +77,13 @@ func (h held) Collect(ch chan<- prometheus.Metric) {
 	gauge(oldestPending, age)
 	gauge(trackedPredictions, float64(c.Tracked))
 }
+
+// clockOffset has no sample unless the store is one that several nodes share.
+var clockOffset = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+	Namespace: namespace, Subsystem: subsystem, Name: "clock_offset_seconds",
+	Help: "How far this node's clock is ahead of the database's, with store postgres.",
+}, nil)
+
+// SetClockOffset records how far the clock of this process is ahead of the
+// database's.
+func SetClockOffset(ahead time.Duration) { clockOffset.WithLabelValues().Set(ahead.Seconds()) }

@@ -52,7 +52,7 @@ var (
 // Register adds the collectors to a configuration's registry. count is asked at
 // each scrape for what the configuration's store holds.
 func Register(r *prometheus.Registry, count func(context.Context) (store.Counts, error)) error {
-	edge := []prometheus.Collector{requests, verifySeconds, dedupEntries, commitSeconds, commitBatch, unreadable, held{count}}
+	edge := []prometheus.Collector{requests, verifySeconds, dedupEntries, commitSeconds, commitBatch, unreadable, sealingReady, clockOffset, held{count}}
 	for _, c := range append(edge, deliveryCollectors()...) {
 		var already prometheus.AlreadyRegisteredError
 		if err := r.Register(c); err != nil && !errors.As(err, &already) {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/delivery"
+	"github.com/caddy-replicate/replicate-webhook/internal/sealing"
 	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
@@ -72,6 +73,11 @@ type Tracking interface {
 	SigningSecret(ctx context.Context, client string) (string, error)
 }
 
+// Sealing is what the service asks of a keeper of sealed values.
+type Sealing interface {
+	Status(ctx context.Context, s store.Sealed) (sealing.Status, error)
+}
+
 // Config is what a Service works on. All of it is required, but for Now.
 type Config struct {
 	// Version is the plugin's.
@@ -84,6 +90,8 @@ type Config struct {
 	Engine func() Engine
 	// Tracker gives the tracker.
 	Tracker Tracking
+	// Sealing gives the state of sealed values.
+	Sealing Sealing
 	// Now is the clock. Default: time.Now.
 	Now func() time.Time
 }

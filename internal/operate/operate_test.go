@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/operate"
+	"github.com/caddy-replicate/replicate-webhook/internal/sealing"
 	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/sqlite"
@@ -53,7 +54,7 @@ func newDesk(t *testing.T) *desk {
 	})
 	return &desk{t: t, store: ref, Service: operate.New(operate.Config{
 		Version: "v1", Store: "sqlite", Acquire: func() (*store.Ref, error) { return store.Acquire(o) },
-		Engine: func() operate.Engine { return nil }, Tracker: untracked{perClient: true},
+		Engine: func() operate.Engine { return nil }, Tracker: untracked{perClient: true}, Sealing: unsealed{},
 	})}
 }
 
@@ -131,7 +132,7 @@ func TestBulkRedeliversEachEventOnce(t *testing.T) {
 	d.bulk(operate.DeliveryQuery{Prediction: "p1"}, false, operate.Bulk{Matched: 2, Redelivered: 1, Overtaken: 1})
 }
 
-func TestRedeliveryHasAFreshTimestamp(t *testing.T) {
+func TestRedeliverySharesThePayload(t *testing.T) {
 	d := newDesk(t)
 	d.track("https://api.example.com", "p", store.Completed)
 	d.attempt(store.Exhausted)
@@ -147,7 +148,7 @@ func TestRedeliveryHasAFreshTimestamp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if string(got.Payload) == string(payload("p")) || len(got.Payload) != len(payload("p")) || !got.Redelivery || got.State != "pending" || got.Due.IsZero() || !got.Ended.IsZero() {
+	if string(got.Payload) != string(payload("p")) || !got.Redelivery || got.State != "pending" || got.Due.IsZero() || !got.Ended.IsZero() {
 		t.Fatalf("redelivery is %+v with payload %s", got, got.Payload)
 	}
 	old, err := d.Delivery(t.Context(), again.Of)
@@ -183,7 +184,7 @@ func TestStatusWithoutStore(t *testing.T) {
 	broken := errors.New("disk is gone")
 	s := operate.New(operate.Config{
 		Acquire: func() (*store.Ref, error) { return nil, fmt.Errorf("%w: %w", store.ErrUnavailable, broken) },
-		Engine:  func() operate.Engine { return nil }, Tracker: untracked{},
+		Engine:  func() operate.Engine { return nil }, Tracker: untracked{}, Sealing: unsealed{},
 	})
 	got, err := s.Status(t.Context())
 	if err != nil || got.Store.Ready || got.Store.Error == "" || got.API != operate.APIVersion {
@@ -249,4 +250,11 @@ func TestSecretOfWhom(t *testing.T) {
 	if _, err := own.Secret(t.Context(), ""); !errors.As(err, &refused) {
 		t.Errorf("own, of nobody: %v", err)
 	}
+}
+
+// unsealed is sealing without trouble.
+type unsealed struct{}
+
+func (unsealed) Status(context.Context, store.Sealed) (sealing.Status, error) {
+	return sealing.Status{Ready: true}, nil
 }

@@ -6,7 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -17,11 +16,11 @@ type Redelivery struct {
 }
 
 // Redeliver commits a new delivery of the event of an old one, whatever has
-// become of that. Its payload is the old one's with a fresh timestamp.
+// become of that. It shares the old one's payload.
 // ErrNotFound, ErrDisabled, ErrUnavailable.
 func (s *Service) Redeliver(ctx context.Context, id string) (out Redelivery, err error) {
 	err = s.use(func(o store.Store) error {
-		again, err := o.RedeliverDelivery(ctx, id, s.retime)
+		again, err := o.RedeliverDelivery(ctx, id)
 		out = Redelivery{ID: again, Of: id}
 		return err
 	})
@@ -30,8 +29,6 @@ func (s *Service) Redeliver(ctx context.Context, id string) (out Redelivery, err
 	}
 	return out, nil
 }
-
-func (s *Service) retime(old []byte) []byte { return prediction.Retime(old, s.conf.Now()) }
 
 // Bulk says what a call of RedeliverAll did with one page of deliveries.
 type Bulk struct {
@@ -160,6 +157,6 @@ func (s *Service) redeliverRow(ctx context.Context, o store.Store, r *store.Deli
 	if dry {
 		return true, nil
 	}
-	_, err = o.RedeliverDelivery(ctx, r.ID, s.retime)
+	_, err = o.RedeliverDelivery(ctx, r.ID)
 	return err == nil, err
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/delivery"
+	"github.com/caddy-replicate/replicate-webhook/internal/sealing"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -34,6 +35,8 @@ type Status struct {
 	// Unreadable counts the sealed values that this configuration could not
 	// open.
 	Unreadable uint64 `json:"unreadable"`
+	// Sealing is how sealed values are.
+	Sealing sealing.Status `json:"sealing"`
 }
 
 // StoreStatus is how the store is.
@@ -44,6 +47,12 @@ type StoreStatus struct {
 	Ready bool `json:"ready"`
 	// Error says why not.
 	Error string `json:"error,omitempty"`
+	// ClockAhead is how far the clock of this process is ahead of the
+	// database's, in milliseconds, with store postgres.
+	ClockAhead int64 `json:"clock_ahead_ms,omitempty"`
+	// ClockWrong: that is more than half the tolerance of a handler, and this
+	// process forgets nothing.
+	ClockWrong bool `json:"clock_wrong,omitempty"`
 }
 
 // DeliveryCounts are numbers of deliveries by state.
@@ -76,12 +85,20 @@ func (s *Service) Status(ctx context.Context) (Status, error) {
 			}
 		}
 	}
+	out.Sealing, _ = s.conf.Sealing.Status(ctx, nil) // what can be told without a store
 	var c store.Counts
 	err := s.use(func(o store.Store) (err error) {
+		if clocked, ok := o.(store.Clocked); ok {
+			ahead, wrong := clocked.ClockOffset()
+			out.Store.ClockAhead, out.Store.ClockWrong = ahead.Milliseconds(), wrong
+		}
 		if err := o.Ready(); err != nil {
 			return err
 		}
-		c, err = o.Counts(ctx)
+		if c, err = o.Counts(ctx); err != nil {
+			return err
+		}
+		out.Sealing, err = s.conf.Sealing.Status(ctx, o)
 		return err
 	})
 	if err != nil {

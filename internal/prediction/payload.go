@@ -1,7 +1,6 @@
 package prediction
 
 import (
-	"bytes"
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/ecmajson"
@@ -42,7 +41,6 @@ const running = "processing"
 const (
 	tailStart = `},"timestamp":"`
 	tailEnd   = `"}`
-	tailLen   = len(tailStart) + len(timeLayout) + len(tailEnd)
 )
 
 // Payload is the webhook guide's WebhookPayload for event e (a set of one),
@@ -104,16 +102,4 @@ func (s *Snapshot) Payload(e store.EventSet, at time.Time) []byte {
 	b = append(b, tailStart...)
 	b = append(b, FormatTime(at)...)
 	return append(b, tailEnd...)
-}
-
-// Retime gives a payload with another timestamp, for a redelivery: receivers
-// that check the time would refuse the old one. The argument is not changed.
-func Retime(payload []byte, at time.Time) []byte {
-	out := bytes.Clone(payload)
-	n := len(out) - tailLen
-	if n < 0 || !bytes.HasPrefix(out[n:], []byte(tailStart)) || !bytes.HasSuffix(out, []byte(tailEnd)) {
-		return out
-	}
-	copy(out[n+len(tailStart):], FormatTime(at))
-	return out
 }

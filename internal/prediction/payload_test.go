@@ -1,7 +1,6 @@
 package prediction
 
 import (
-	"bytes"
 	"encoding/json"
 	"strings"
 	"testing"
@@ -99,7 +98,6 @@ func TestPayloadIsStable(t *testing.T) {
 				for _, e := range []store.EventSet{store.Started, store.Completed, store.Failed} {
 					payload := s.Payload(e, at)
 					checkForm(t, payload)
-					checkForm(t, Retime(payload, at.Add(time.Hour)))
 				}
 			}
 		})
@@ -110,23 +108,6 @@ func TestParseRefuses(t *testing.T) {
 	for _, body := range []string{``, `null`, `[]`, `"p"`, `{"id":"p"`, `{"id":"p"}x`, "{\"id\":\"\xff\"}", `<html>`, strings.Repeat("[", 20_000)} {
 		if s, err := Parse([]byte(body)); err == nil {
 			t.Errorf("Parse(%.20q) = %+v, want an error", body, s)
-		}
-	}
-}
-
-func TestRetime(t *testing.T) {
-	p := mustParse(t, `{"id":"p","status":"succeeded","output":"},\"timestamp\":\"2026-03-01T11:30:05.678Z\"}"}`).Payload(store.Completed, at)
-	before := bytes.Clone(p)
-	got := Retime(p, at.Add(time.Millisecond))
-	if !bytes.Equal(p, before) {
-		t.Error("the old payload was changed")
-	}
-	if want := bytes.TrimSuffix(before, []byte(`678Z"}`)); string(got) != string(want)+`679Z"}` {
-		t.Errorf("got %s", got)
-	}
-	for _, s := range []string{"", "x", `{"timestamp":"x"}`, strings.Repeat("x", 100)} {
-		if got := Retime([]byte(s), at); string(got) != s {
-			t.Errorf("Retime(%q) = %q", s, got)
 		}
 	}
 }

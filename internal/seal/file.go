@@ -11,22 +11,25 @@ import (
 	"runtime"
 )
 
-// LoadOrCreateFile reads the key in the file at path: 32 bytes that no one but
-// the file's owner may read. Where there is no file it makes one, and the
-// folder around it. Of several processes that do so at once all get the same
-// key, and a crash leaves the whole key or none.
+// LoadOrCreateFile reads the key in the file at path, as LoadFile does. Where
+// there is no file it makes one, and the directory around it. Of several
+// processes that do so at once all get the same key, and a crash leaves the whole
+// key or none.
 func LoadOrCreateFile(path string) (Key, error) {
-	key, err := loadFile(path)
+	key, err := LoadFile(path)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return key, err
 	}
 	if err := createFile(path); err != nil {
 		return Key{}, fmt.Errorf("creating seal key %s: %w", path, err)
 	}
-	return loadFile(path)
+	return LoadFile(path)
 }
 
-func loadFile(path string) (Key, error) {
+// LoadFile reads the key in the file at path: 32 bytes that no one but the
+// file's owner may read. The error of a file that is not there is
+// fs.ErrNotExist.
+func LoadFile(path string) (Key, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return Key{}, fmt.Errorf("reading seal key: %w", err)

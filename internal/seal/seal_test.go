@@ -2,6 +2,8 @@ package seal
 
 import (
 	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -32,7 +34,7 @@ func TestSealAndOpen(t *testing.T) {
 	r := ring(t, key(t, 1))
 	for _, plain := range []string{"", "Bearer r8_x", strings.Repeat("x", 1<<16)} {
 		sealed := r.Seal([]byte(plain), "c")
-		if len(sealed) != len(plain)+29 {
+		if len(sealed) != len(plain)+37 {
 			t.Errorf("%d bytes became %d", len(plain), len(sealed))
 		}
 		if plain != "" && bytes.Contains(sealed, []byte(plain)) {
@@ -58,6 +60,7 @@ func TestUnreadable(t *testing.T) {
 	}
 	open("another context", r, sealed, "d")
 	open("another key", ring(t, key(t, 2)), sealed, "c")
+	open("no keys", new(Ring), sealed, "c")
 	for i := range sealed {
 		damaged := bytes.Clone(sealed)
 		damaged[i] ^= 1
@@ -141,5 +144,53 @@ func TestKeyInASecret(t *testing.T) {
 		if _, err := FromSecret(bad); err == nil || strings.Contains(err.Error(), "SECR") {
 			t.Errorf("%s: %v", bad, err)
 		}
+	}
+}
+
+// TestMissingKeyIsToldFromDamage: only a value whose key is not there may become
+// readable again.
+func TestMissingKeyIsToldFromDamage(t *testing.T) {
+	sealed := ring(t, key(t, 1)).Seal([]byte("secret"), "c")
+	missing := func(r *Ring, sealed []byte, context string) bool {
+		_, err := r.Open(sealed, context)
+		if !errors.Is(err, ErrUnreadable) {
+			t.Fatalf("got %v", err)
+		}
+		return errors.Is(err, ErrMissingKey)
+	}
+	if !missing(ring(t, key(t, 2), key(t, 3)), sealed, "c") {
+		t.Error("a missing key is not told")
+	}
+	r := ring(t, key(t, 2), key(t, 1))
+	if missing(r, sealed, "another context") || missing(r, sealed[:len(sealed)-1], "c") {
+		t.Error("damage counts as a missing key")
+	}
+	if id, ok := SealedWith(sealed[:PrefixSize]); !ok || id != key(t, 1).ID() || !r.Has(id) || id == key(t, 2).ID() {
+		t.Errorf("the value names the key %v, %v", id, ok)
+	}
+	if !bytes.HasPrefix(r.Seal(nil, "x"), r.Prefix()) || bytes.HasPrefix(sealed, r.Prefix()) {
+		t.Error("a value does not begin with its ring's prefix")
+	}
+}
+
+// TestUnnamedValuesOpen: those that were sealed before values named their keys.
+func TestUnnamedValuesOpen(t *testing.T) {
+	block, err := aes.NewCipher(bytes.Repeat([]byte{1}, KeySize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	aead, err := cipher.NewGCMWithRandomNonce(block)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed := aead.Seal([]byte{1}, nil, []byte("secret"), []byte("c"))
+	if _, ok := SealedWith(sealed); ok || !IsUnnamed(sealed) {
+		t.Error("it has a name")
+	}
+	if got, err := ring(t, key(t, 2), key(t, 1)).Open(sealed, "c"); err != nil || string(got) != "secret" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if _, err := ring(t, key(t, 2)).Open(sealed, "c"); !errors.Is(err, ErrUnreadable) || errors.Is(err, ErrMissingKey) {
+		t.Errorf("got %v", err)
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/textwrap"
 )
 
 // width is the width of a summary's lines, where words allow.
@@ -122,19 +124,9 @@ func counted(n int) string {
 	return fmt.Sprintf("%d tests", n)
 }
 
-// wrap writes the text's words in lines that begin with the indent, all but the
-// first with two spaces more.
+// wrap writes the text in lines that begin with the indent, all but the first
+// with two spaces more.
 func wrap(b *strings.Builder, indent, text string) {
-	line := indent
-	for _, word := range strings.Fields(text) {
-		if len(line)+1+len(word) > width && strings.TrimSpace(line) != "" {
-			b.WriteString(line + "\n")
-			line = indent + "  "
-		}
-		if strings.TrimSpace(line) != "" {
-			line += " "
-		}
-		line += word
-	}
-	b.WriteString(line + "\n")
+	lines := textwrap.Lines(text, width-len(indent)-2)
+	b.WriteString(indent + strings.Join(lines, "\n"+indent+"  ") + "\n")
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddy-replicate/replicate-webhook/internal/lifecycle"
 	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
+	"github.com/caddy-replicate/replicate-webhook/internal/sealing"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -129,6 +130,9 @@ func (t *Tracker) TrackExisting(ctx context.Context, c *Capture, s *prediction.S
 			return store.Prediction{}, err
 		}
 	}
+	if err := t.sealReady(); err != nil {
+		return store.Prediction{}, err
+	}
 	return t.track(ctx, c, s)
 }
 
@@ -185,18 +189,14 @@ func (t *Tracker) credential(c *Capture, id string) []byte {
 	if c.API == "" || c.Token != "" || scheme == "" || strings.EqualFold(scheme, "basic") || len(c.Authorization) > maxCredential {
 		return nil
 	}
-	return t.seal.Seal([]byte(c.Authorization), credentialContext(c.API, id))
+	return t.seal.Seal([]byte(c.Authorization), sealing.CredentialContext(c.API, id))
 }
-
-// credentialContext binds a sealed token to the one prediction it may be sent
-// for, and to its API.
-func credentialContext(api, id string) string { return "authorization\n" + api + "\n" + id }
 
 // authorization is what a poll of p is to be authorised with, empty for
 // nothing. The error is seal.ErrUnreadable.
 func (t *Tracker) authorization(p *store.Prediction) (string, error) {
 	if p.Credential != nil {
-		plain, err := t.seal.Open(p.Credential, credentialContext(p.API, p.ID))
+		plain, err := t.seal.Open(p.Credential, sealing.CredentialContext(p.API, p.ID))
 		return string(plain), err
 	}
 	t.mu.Lock()

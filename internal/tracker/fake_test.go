@@ -189,12 +189,12 @@ func (f *fakeStore) Attempts(context.Context, int64, int64, int) ([]store.Attemp
 	return slices.Clone(f.log), nil
 }
 
-func (f *fakeStore) Redeliver(_ context.Context, ref int64, _ int64, payload func([]byte) []byte) (string, error) {
+func (f *fakeStore) Redeliver(_ context.Context, ref int64, _ int64) (string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	r := f.rows[ref]
 	last := r.events[len(r.events)-1]
-	r.events = append(r.events, store.Happening{Event: last.Event, Payload: payload(last.Payload)})
+	r.events = append(r.events, store.Happening{Event: last.Event, Payload: last.Payload})
 	return "dlv", f.write()
 }
 
@@ -303,4 +303,16 @@ func (f *fakeStore) writeCount() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.writes
+}
+
+// damage flips a bit in a prediction's credential.
+func (f *fakeStore) damage(id string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, p := range f.rows {
+		if p.ID == id {
+			p.Credential = bytes.Clone(p.Credential)
+			p.Credential[len(p.Credential)-1] ^= 1
+		}
+	}
 }

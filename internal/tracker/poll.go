@@ -43,17 +43,18 @@ func (t *Tracker) pollLoop(ctx context.Context, st store.Store) {
 			claimed, next, err := st.ClaimPolls(ctx, free)
 			now := t.now()
 			for _, p := range claimed {
-				if due := t.begin(&p, now); due.After(now) {
+				who := t.pollerOf(&p)
+				if due := t.begin(&p, who, now); due.After(now) {
 					t.again(st, p, due)
 					continue
 				}
 				running++
 				go func() {
 					defer func() {
-						t.apis.end(p.API)
+						t.apis.end(who, t.now())
 						finished <- struct{}{}
 					}()
-					t.poll(ctx, st, p)
+					t.poll(ctx, st, p, who)
 				}()
 			}
 			switch {
@@ -83,15 +84,28 @@ func (t *Tracker) pollLoop(ctx context.Context, st store.Store) {
 	}
 }
 
-// begin gives now when p may be asked for, or else when to try again: its API
-// may be paused, or have no GET. A prediction that is long overdue is not kept
-// waiting.
-func (t *Tracker) begin(p *store.Prediction, now time.Time) time.Time {
+// pollerOf returns whose allowance a poll of p uses up. A credential that can't be
+// read counts as its client's own.
+func (t *Tracker) pollerOf(p *store.Prediction) poller {
+	if p.Credential == nil {
+		return poller{api: p.API}
+	}
+	authorization, err := t.authorization(p)
+	if err != nil {
+		authorization = "client " + p.Client
+	}
+	return poller{api: p.API, token: callerKey(p.API, authorization)}
+}
+
+// begin returns now when p may be asked for, or else when to try again: its API
+// or its credential may be paused, or it has no GET. A prediction that is long
+// overdue is not kept waiting.
+func (t *Tracker) begin(p *store.Prediction, who poller, now time.Time) time.Time {
 	age := now.Sub(p.CreatedAt)
 	if p.API == "" && age < t.polling.GiveUp {
 		return now.Add(min(t.polling.GiveUp-age, t.polling.GiveUp))
 	}
-	return t.apis.begin(p.API, now, age >= t.polling.GiveUp+maxPause)
+	return t.apis.begin(who, now, age >= t.polling.GiveUp+maxPause)
 }
 
 // again gives a claim back. An error is the store's, which then has lost or

@@ -1,6 +1,7 @@
 package tracker
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/seal"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -193,22 +195,53 @@ func TestClockStepsMakeNoStorm(t *testing.T) {
 	}
 }
 
-func TestCredentialThatCannotBeRead(t *testing.T) {
+// TestMissingKeyEndsNoPrediction: without the key of its credential a prediction
+// is neither polled nor given up, however long that takes, and polled again soon
+// after the key is back.
+func TestMissingKeyEndsNoPrediction(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
 		w.track("p", "starting")
-		w.renew(func(c *Config) { c.Seal = ring(t, 2) })
+		other := ring(t, 2)
+		w.renew(func(c *Config) { c.Seal = other })
 		w.start()
 		defer w.end()
-		time.Sleep(time.Hour)
+		time.Sleep(48 * time.Hour)
 		if n := len(w.api.requests()); n != 0 {
 			t.Errorf("%d polls without the token", n)
 		}
 		if w.Stats().Unreadable == 0 || w.logs.FilterLevelExact(2).Len() == 0 {
 			t.Errorf("counted %+v, logged %v", w.Stats(), w.logs.All())
 		}
+		w.wantEvents("p", nil)
+		w.api.set("/v1/predictions/p", body("p", "succeeded"))
+		first, err := seal.KeyFromBytes(bytes.Repeat([]byte{1}, seal.KeySize))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := other.Set(first); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Minute)
+		w.wantEvents("p", both)
+	})
+}
+
+// TestDamagedCredentialIsGivenUpAlone: nothing can bring it back.
+func TestDamagedCredentialIsGivenUpAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.track("damaged", "starting")
+		w.track("whole", "starting")
+		w.st.damage("damaged")
+		w.api.set("/v1/predictions/whole", body("whole", "succeeded"))
+		w.start()
+		defer w.end()
+		time.Sleep(time.Hour)
+		w.wantEvents("whole", both)
+		w.wantEvents("damaged", nil)
 		time.Sleep(24 * time.Hour)
-		w.wantEvents("p", failed)
+		w.wantEvents("damaged", failed)
 	})
 }
 

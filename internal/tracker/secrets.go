@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 
 	"go.uber.org/zap"
 
@@ -33,8 +34,7 @@ const maxClientKeys = 10_000
 // the store once.
 type keys struct {
 	perClient  bool
-	configured []signature.Secret
-	newest     string // the first configured one as written
+	configured atomic.Pointer[configuredKeys] // nil: they are generated
 
 	mu      sync.Mutex
 	master  []byte
@@ -42,10 +42,44 @@ type keys struct {
 	clients map[string]clientKey
 }
 
+// configuredKeys are signing secrets that the operator has configured.
+type configuredKeys struct {
+	parsed []signature.Secret
+	newest string // the first one as written
+}
+
+// SetSigningSecrets replaces the configured signing secrets, newest first. It
+// must not be called where there were none, nor with none. With an error nothing
+// is replaced.
+func (t *Tracker) SetSigningSecrets(secrets []string) error {
+	c := &configuredKeys{newest: secrets[0]}
+	for i, s := range secrets {
+		parsed, err := signature.ParseSecret(s)
+		if err != nil {
+			return fmt.Errorf("reading signing secret %d: %w", i+1, err)
+		}
+		c.parsed = append(c.parsed, parsed)
+	}
+	t.keys.configured.Store(c)
+	return nil
+}
+
 // clientKey is a secret as text and parsed.
 type clientKey struct {
 	text   string
 	parsed []signature.Secret
+}
+
+// GeneratedSecret returns the name of the stored secret that nothing can be
+// signed without, empty where the signing secrets are configured.
+func (t *Tracker) GeneratedSecret() string {
+	switch {
+	case t.keys.configured.Load() != nil:
+		return ""
+	case t.keys.perClient:
+		return masterName
+	}
+	return sharedName
 }
 
 // PerClient reports whether every client has a signing secret of its own.
@@ -58,8 +92,8 @@ func (t *Tracker) PerClient() bool { return t.keys.perClient }
 //
 // Errors: seal.ErrUnreadable, store.ErrUnavailable.
 func (t *Tracker) Secrets(ctx context.Context, identity string) ([]signature.Secret, error) {
-	if t.keys.configured != nil {
-		return t.keys.configured, nil
+	if c := t.keys.configured.Load(); c != nil {
+		return c.parsed, nil
 	}
 	k, err := t.clientKey(ctx, identity)
 	return k.parsed, err
@@ -68,8 +102,8 @@ func (t *Tracker) Secrets(ctx context.Context, identity string) ([]signature.Sec
 // SigningSecret gives the newest of Secrets as text. It is for the client
 // itself and for operators, and for nothing that is logged.
 func (t *Tracker) SigningSecret(ctx context.Context, identity string) (string, error) {
-	if t.keys.configured != nil {
-		return t.keys.newest, nil
+	if c := t.keys.configured.Load(); c != nil {
+		return c.newest, nil
 	}
 	k, err := t.clientKey(ctx, identity)
 	return k.text, err

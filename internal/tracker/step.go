@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/lifecycle"
+	"github.com/caddy-replicate/replicate-webhook/internal/seal"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -25,7 +26,7 @@ const (
 )
 
 // poll asks for a claimed prediction and ends the claim.
-func (t *Tracker) poll(ctx context.Context, st store.Store, p store.Prediction) {
+func (t *Tracker) poll(ctx context.Context, st store.Store, p store.Prediction, who poller) {
 	r := t.askAbout(ctx, &p)
 	if r.big {
 		defer func() { <-t.big }()
@@ -35,8 +36,10 @@ func (t *Tracker) poll(ctx context.Context, st store.Store, p store.Prediction) 
 		return
 	}
 	now := t.now()
-	t.note(&p, &r, now)
-	overdue := now.Sub(p.CreatedAt) >= t.polling.GiveUp
+	t.note(&p, &r, who, now)
+	// Without its key a credential says nothing of the prediction: it is polled
+	// when the key is back.
+	overdue := now.Sub(p.CreatedAt) >= t.polling.GiveUp && !errors.Is(r.err, seal.ErrMissingKey)
 	over := r.found == seen && lifecycle.Terminal(r.s.Status)
 
 	commit, cancel := context.WithTimeout(context.Background(), commitTimeout)
@@ -78,52 +81,60 @@ func (t *Tracker) nextPoll(p *store.Prediction, r *result, now time.Time) time.T
 		if p.PollFailures > patience {
 			d = max(d, t.net)
 		}
-	case refused, unreadable:
+	case unreadable:
+		// Soon after the key is back; a damaged credential costs little.
+		d = max(d, t.net)
+	case refused:
 		d = max(d, min(t.net<<(n-1), max(t.net, maxRefused)))
 	}
 	return t.untilGiveUp(p, now, d)
 }
 
-// note counts and logs what a poll found, and pauses its API where that is
-// called for.
-func (t *Tracker) note(p *store.Prediction, r *result, now time.Time) {
+// note counts and logs what a poll found, and pauses its API or its credential
+// where that is called for.
+func (t *Tracker) note(p *store.Prediction, r *result, who poller, now time.Time) {
 	if r.found == seen || r.found == unasked {
 		p.PollFailures = 0
 	} else {
 		p.PollFailures++
 	}
-	fields := []zap.Field{zap.String("api", p.API), zap.String("prediction", p.ID), zap.Int("status", r.status), zap.Error(r.err)}
+	fields := []zap.Field{zap.String("api", p.API), zap.String("client", p.Client), zap.String("prediction", p.ID), zap.Int("status", r.status), zap.Error(r.err)}
+	// A client's own token is paused alone.
+	whose := "all polls of it"
+	if who.token != (key{}) {
+		whose = "the polls with this client's token"
+	}
 	say := func(what string) bool { return t.quiet.allow(what+" "+p.API, now) }
 	switch r.found {
 	case seen:
-		t.apis.answered(p.API)
+		t.apis.answered(who, now)
 	case missing:
-		t.apis.answered(p.API)
+		t.apis.answered(who, now)
 		if p.PollFailures == patience+1 && say("missing") {
 			t.logger.Warn("the prediction API does not know a prediction: asking seldom from now on", fields...)
 		}
 	case refused:
-		t.apis.answered(p.API)
+		t.apis.answered(who, now)
 		if p.PollFailures == 1 && say("refused") {
 			t.logger.Warn("the prediction API refuses the token that polls are made with: asking seldom from now on", fields...)
 		}
 	case nonsense:
-		t.apis.answered(p.API)
+		t.apis.answered(who, now)
 		if say("nonsense") {
 			t.logger.Warn("the prediction API gave an answer to a poll that is not the prediction", fields...)
 		}
 	case limited:
-		t.apis.pause(p.API, now, r.wait)
+		t.apis.limited(who, now, r.wait)
 		if say("limited") {
-			t.logger.Warn("the prediction API limits polls: pausing them", append(fields, zap.Duration("pause", r.wait))...)
+			t.logger.Warn("the prediction API limits polls: pausing them", append(fields, zap.String("paused", whose), zap.Duration("pause", r.wait))...)
 		}
 	case unwell:
-		pause := t.apis.failed(p.API, now)
+		pause := t.apis.failed(who, now)
 		if r.wait > 0 {
-			t.apis.pause(p.API, now, r.wait)
+			t.apis.limited(who, now, r.wait)
 		}
 		if pause > 0 && say("unwell") {
-			t.logger.Warn("the prediction API does not answer polls: pausing them", append(fields, zap.Duration("pause", pause))...)
+			t.logger.Warn("the prediction API does not answer polls: pausing them", append(fields, zap.String("paused", whose), zap.Duration("pause", pause))...)
 		}
 	case unreadable:
 		t.countUnreadable()

@@ -25,7 +25,6 @@ import (
 
 	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
 	"github.com/caddy-replicate/replicate-webhook/internal/seal"
-	"github.com/caddy-replicate/replicate-webhook/internal/signature"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -73,6 +72,9 @@ type Config struct {
 	SigningSecrets []string
 	// Seal seals the clients' tokens and the generated secrets.
 	Seal *seal.Ring
+	// SealReady reports, as store.ErrUnavailable, that what is sealed can't
+	// be relied on. Default: it always can.
+	SealReady func() error
 	// CheckURL judges a webhook_url. Default: everything is accepted.
 	CheckURL func(string) error
 	// HTTP makes the requests to the operator's APIs. Redirects are never
@@ -107,6 +109,7 @@ type Tracker struct {
 	net       time.Duration // between polls where there is a callback too
 	callback  string
 	seal      *seal.Ring
+	sealReady func() error
 	checkURL  func(string) error
 	http      *http.Client
 	retention Retention
@@ -158,6 +161,9 @@ func New(c Config) (*Tracker, error) {
 	if c.CheckURL == nil {
 		c.CheckURL = func(string) error { return nil }
 	}
+	if c.SealReady == nil {
+		c.SealReady = func() error { return nil }
+	}
 	if c.Traced == nil {
 		c.Traced = func(context.Context) {}
 	}
@@ -176,6 +182,7 @@ func New(c Config) (*Tracker, error) {
 		net:       max(c.Poll.Max, safetyNet),
 		callback:  strings.TrimRight(c.Callback, "/"),
 		seal:      c.Seal,
+		sealReady: c.SealReady,
 		checkURL:  c.CheckURL,
 		http:      upstreamClient(c.HTTP),
 		retention: c.Retention,
@@ -189,16 +196,9 @@ func New(c Config) (*Tracker, error) {
 		done:      make(chan struct{}),
 	}
 	t.keys.perClient = c.PerClient
-	if !c.PerClient {
-		for i, s := range c.SigningSecrets {
-			secret, err := signature.ParseSecret(s)
-			if err != nil {
-				return nil, fmt.Errorf("reading signing secret %d: %w", i+1, err)
-			}
-			t.keys.configured = append(t.keys.configured, secret)
-		}
-		if len(c.SigningSecrets) > 0 {
-			t.keys.newest = c.SigningSecrets[0]
+	if !c.PerClient && len(c.SigningSecrets) > 0 {
+		if err := t.SetSigningSecrets(c.SigningSecrets); err != nil {
+			return nil, err
 		}
 	}
 	t.ctx, t.stop = context.WithCancel(context.Background())
@@ -224,7 +224,8 @@ func checkCallback(base string) error {
 // Join makes an API and its operator's token known, before Start. Polls find
 // the token of a prediction's API here: it is not kept in the store.
 //
-// Two different tokens for one API are an error.
+// Two different tokens for one API are an error. A token that is replaced while
+// the tracker runs is set by Renew.
 func (t *Tracker) Join(up Upstream) error {
 	if up.Token == "" {
 		return nil
@@ -239,6 +240,16 @@ func (t *Tracker) Join(up Upstream) error {
 	}
 	t.tokens[up.API] = up.Token
 	return nil
+}
+
+// Renew replaces the token of an API that has joined, because the operator has
+// replaced it.
+func (t *Tracker) Renew(up Upstream) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.tokens[up.API] != "" {
+		t.tokens[up.API] = up.Token
+	}
 }
 
 // Start begins to poll and to forget what is old. It fails when the store
@@ -285,9 +296,12 @@ func (t *Tracker) Stop() {
 // the store is given back.
 func (t *Tracker) Done() <-chan struct{} { return t.done }
 
-// Ready reports, as store.ErrUnavailable, that nothing could be committed now.
-// It is asked before the API is charged.
+// Ready reports, as store.ErrUnavailable, that nothing could be committed or
+// kept sealed now. It is asked before the API is charged.
 func (t *Tracker) Ready(context.Context) error {
+	if err := t.sealReady(); err != nil {
+		return err
+	}
 	return t.use(func(s store.Store) error { return s.Ready() })
 }
 

@@ -62,14 +62,12 @@ func (t *Tracker) Log(ctx context.Context, p store.Prediction, before int64, lim
 }
 
 // Redeliver sends the event again that a row of the log was about, as a new
-// delivery with a new timestamp. It gives the delivery's ID.
+// delivery of the same payload. It returns the delivery's ID.
 //
 // Errors: store.ErrNotFound, store.ErrDisabled, store.ErrUnavailable.
 func (t *Tracker) Redeliver(ctx context.Context, p store.Prediction, attempt int64) (delivery string, err error) {
 	err = t.use(func(s store.Store) error {
-		delivery, err = s.Redeliver(ctx, p.Ref, attempt, func(old []byte) []byte {
-			return prediction.Retime(old, t.now())
-		})
+		delivery, err = s.Redeliver(ctx, p.Ref, attempt)
 		return err
 	})
 	return delivery, err

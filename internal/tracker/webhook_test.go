@@ -88,19 +88,15 @@ func TestLogIsForClients(t *testing.T) {
 	}
 }
 
-func TestRedeliverHasAFreshTimestamp(t *testing.T) {
+func TestRedeliverySharesThePayload(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
 		p := w.track("p", "succeeded")
 		before := w.st.payload("p")
 		time.Sleep(time.Hour)
 		id, err := w.Redeliver(t.Context(), p, 1)
-		after := w.st.payload("p")
-		if err != nil || id != "dlv" || after == before || len(after) != len(before) {
+		if after := w.st.payload("p"); err != nil || id != "dlv" || after != before {
 			t.Errorf("%q, %v: %s", id, err, after)
-		}
-		if !strings.HasSuffix(after, `},"timestamp":"`+prediction.FormatTime(time.Now())+`"}`) {
-			t.Errorf("got %s", after)
 		}
 	})
 }

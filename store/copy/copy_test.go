@@ -99,6 +99,14 @@ func TestCopy(t *testing.T) {
 	done := track(t, from, "done", store.Started, store.Completed)
 	complete(t, from, claim(t, from)["done started"], store.Delivered, now)
 	complete(t, from, claim(t, from)["done completed"], store.Exhausted, now)
+	log, err := from.Attempts(ctx, done.Ref, 0, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := from.Redeliver(ctx, done.Ref, log[0].ID); err != nil {
+		t.Fatal(err)
+	}
+	complete(t, from, claim(t, from)["done completed"], store.Delivered, now)
 	track(t, from, "retrying", store.Started)
 	due := now.Add(time.Minute)
 	complete(t, from, claim(t, from)["retrying started"], store.Retry, due)
@@ -140,7 +148,7 @@ func TestCopy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := (Report{Entries: 301, Predictions: 5, Deliveries: 5, Attempts: 3, Secrets: 1}); r != want {
+	if want := (Report{Entries: 301, Predictions: 5, Deliveries: 6, Attempts: 4, Secrets: 1}); r != want {
 		t.Errorf("copied %+v, want %+v", r, want)
 	}
 	if _, err := SQLiteToPostgres(ctx, path, dsn); err == nil || !strings.Contains(err.Error(), "is in use") {
@@ -202,8 +210,12 @@ func TestCopy(t *testing.T) {
 	if p := track(t, to, "new", store.Started); p.Ref <= running.Ref {
 		t.Errorf("the new prediction has ref %d", p.Ref)
 	}
-	if id, err := to.Redeliver(ctx, done.Ref, attempts[0].ID, func(old []byte) []byte { return old }); err != nil || id == "" {
+	if id, err := to.Redeliver(ctx, done.Ref, attempts[0].ID); err != nil || id == "" {
 		t.Errorf("redelivering: %q, %v", id, err)
+	}
+	// It shares what a redelivery shared before the copy.
+	if d := claim(t, to)["done completed"]; string(d.Payload) != "done prediction.completed" {
+		t.Errorf("the redelivery is %+v", d)
 	}
 }
 

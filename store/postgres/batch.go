@@ -2,11 +2,11 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
@@ -115,19 +115,32 @@ func (b *batcher[J]) close() {
 }
 
 // transact runs a group's transaction and tells every job how it went. One job
-// that can't be committed fails alone.
-func transact[J any](s *Store, jobs []J, work func(context.Context, *pgx.Conn, []J) error, finish func(J, error)) {
-	err := s.use(func(ctx context.Context, conn *pgx.Conn) error { return work(ctx, conn, jobs) })
+// that can't be committed fails alone. While the database is away the group is
+// tried again for as long as wait says.
+func transact[J any](s *Store, jobs []J, wait time.Duration, work func(context.Context, *pgx.Conn, []J) error, finish func(J, error)) {
+	run := func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), groupTimeout)
+		defer cancel()
+		return s.with(ctx, func(ctx context.Context, conn *pgx.Conn) error { return work(ctx, conn, jobs) })
+	}
+	began := time.Now()
+	err := run()
 	for try := 1; err != nil && try < raceTries && faultOf(err) == faultRace; try++ {
-		err = s.use(func(ctx context.Context, conn *pgx.Conn) error { return work(ctx, conn, jobs) })
+		err = run()
+	}
+	for err != nil && faultOf(err) == faultStore {
+		failure := s.failed(err)
+		if s.await(context.Background(), wait-time.Since(began)) != nil || time.Since(began) > wait {
+			err = failure
+			break
+		}
+		err = run()
 	}
 	switch {
-	case err == nil:
-	case faultOf(err) == faultStore:
-		err = s.failed(err)
+	case err == nil, errors.Is(err, store.ErrUnavailable):
 	case len(jobs) > 1:
 		for _, j := range jobs {
-			transact(s, []J{j}, work, finish)
+			transact(s, []J{j}, wait, work, finish)
 		}
 		return
 	default:
@@ -135,29 +148,5 @@ func transact[J any](s *Store, jobs []J, work func(context.Context, *pgx.Conn, [
 	}
 	for _, j := range jobs {
 		finish(j, err)
-	}
-}
-
-// use runs f with a connection, for what nobody waits for longer than the
-// database may take.
-func (s *Store) use(f func(context.Context, *pgx.Conn) error) error {
-	ctx, cancel := context.WithTimeout(context.Background(), groupTimeout)
-	defer cancel()
-	return s.with(ctx, f)
-}
-
-// with runs f with a connection. What can't have reached the server is tried
-// once more: connections break while nobody uses them.
-func (s *Store) with(ctx context.Context, f func(context.Context, *pgx.Conn) error) error {
-	for try := 0; ; try++ {
-		conn, err := s.pool.Acquire(ctx)
-		if err != nil {
-			return err
-		}
-		err = f(ctx, conn.Conn())
-		conn.Release()
-		if err == nil || try > 0 || !pgconn.SafeToRetry(err) {
-			return err
-		}
 	}
 }

@@ -221,3 +221,75 @@ func BenchmarkLifecycle(b *testing.B) {
 	lifecycles(b, s, b.N)
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "predictions/s")
 }
+
+// BenchmarkDrain measures how fast a backlog is delivered.
+func BenchmarkDrain(b *testing.B) {
+	s := quiet(b, pgtest.Start(b).Fresh(b))
+	backlog(b, s, b.N)
+	b.ResetTimer()
+	drain(b, s, b.N)
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "deliveries/s")
+}
+
+// backlog commits n deliveries that nobody takes, of 64 endpoints.
+func backlog(tb testing.TB, s *Store, n int) {
+	var wg sync.WaitGroup
+	var next atomic.Int64
+	for range 64 {
+		wg.Go(func() {
+			for i := next.Add(1); i <= int64(n); i = next.Add(1) {
+				p := store.Prediction{
+					API: "https://api.example.com/v1", ID: fmt.Sprint("backlog", i), URL: fmt.Sprintf("https://r%d.example.com/hook", i%64), Events: store.AllEvents,
+					PollPath: "/predictions/x", Credential: make([]byte, 80), CreatedAt: time.Now(),
+				}
+				if err := s.Track(ctx, &p, happened(store.Completed)); err != nil {
+					tb.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// drain delivers n deliveries with 64 workers.
+func drain(tb testing.TB, s *Store, n int) {
+	const workers = 64
+	work := make(chan store.Delivery, workers)
+	var delivered atomic.Int64
+	finished := make(chan struct{})
+	for range workers {
+		go func() {
+			for d := range work {
+				if err := s.Complete(ctx, outcome(d, store.Delivered)); err != nil {
+					tb.Error(err)
+				}
+				if delivered.Add(1) == int64(n) {
+					close(finished)
+				}
+			}
+		}()
+	}
+	defer close(work)
+	changed, stop := s.Changed()
+	defer stop()
+	for {
+		claimed, _, err := s.ClaimDeliveries(ctx, workers, func(string) int { return 4 })
+		if err != nil {
+			tb.Error(err)
+			return
+		}
+		for _, d := range claimed {
+			work <- d
+		}
+		if len(claimed) > 0 {
+			continue
+		}
+		select {
+		case <-changed:
+		case <-finished:
+			return
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}

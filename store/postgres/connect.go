@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -14,52 +16,123 @@ import (
 )
 
 const (
-	// maxConns bounds the connections of a node, beside the one that
-	// listens: four that write in groups, the others for reads.
-	maxConns = 10
+	// DefaultMaxConns is how many connections a node takes: one for its
+	// heartbeats, one that listens, the others for transactions.
+	DefaultMaxConns = 8
+	// MinMaxConns is the fewest connections that a node can work with.
+	MinMaxConns = 3
+	// writers is how many of the connections are left to what commits: new
+	// claims, ends of claims, predictions with their deliveries.
+	writers = 3
 	// connectTimeout bounds one connection's start, where the dsn does not.
 	connectTimeout = 5 * time.Second
 	// minServer is the oldest server version, as server_version_num.
 	minServer = 120000
+	// fullWait is how often a connection is asked for again at a server that
+	// has none left.
+	fullWait = 20 * time.Millisecond
 )
 
-// parseDSN reads a dsn. The error does not repeat any of it: it may hold a
-// password.
-func parseDSN(dsn string) (*pgxpool.Config, error) {
-	conf, err := pgxpool.ParseConfig(dsn)
+// connector makes connections. Nothing is kept in their sessions, so that a
+// pooler may give each transaction another one.
+type connector struct {
+	conf *pgx.ConnConfig
+	// pooled is set once a connection was found to lead to a pooler. Named
+	// statements are not used from then on.
+	pooled atomic.Bool
+}
+
+func newConnector(dsn string) (*connector, error) {
+	conf, err := parseDSN(dsn)
 	if err != nil {
-		return nil, errors.New("dsn can't be read: write it like postgres://user:password@host:5432/database, with special characters of the password percent-encoded, or like host=… dbname=… user=… password=…")
+		return nil, err
 	}
-	if conf.MaxConns < maxConns {
-		conf.MaxConns = maxConns
+	if conf.ConnectTimeout == 0 {
+		conf.ConnectTimeout = connectTimeout
 	}
-	conf.MaxConnIdleTime = 5 * time.Minute
-	c := conf.ConnConfig
-	if c.ConnectTimeout == 0 {
-		c.ConnectTimeout = connectTimeout
+	if conf.RuntimeParams["application_name"] == "" {
+		conf.RuntimeParams["application_name"] = "caddy-replicate-webhook"
 	}
-	if c.ValidateConnect == nil {
-		// A replica refuses to be a store, and among several hosts the
-		// primary is found.
-		c.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+	c := &connector{conf: conf}
+	conf.ValidateConnect = c.validate
+	return c, nil
+}
+
+// validate refuses a server that takes no writes, so that among several hosts
+// the primary is found. It notices a pooler, which gives its clients numbers of
+// its own in place of the server's process id.
+func (c *connector) validate(ctx context.Context, conn *pgconn.PgConn) error {
+	results, err := conn.Exec(ctx, "SELECT pg_backend_pid(), pg_is_in_recovery() OR current_setting('transaction_read_only')::bool").ReadAll()
+	if err != nil {
+		return err
 	}
-	defaults := map[string]string{
-		"application_name": "caddy-replicate-webhook",
-		// What a node that vanished has locked is not locked for long.
-		"idle_in_transaction_session_timeout": "30000",
-		"timezone":                            "UTC",
+	if len(results) != 1 || len(results[0].Rows) != 1 {
+		return errors.New("does not answer like PostgreSQL")
 	}
-	for name, value := range defaults {
-		if c.RuntimeParams[name] == "" {
-			c.RuntimeParams[name] = value
+	row := results[0].Rows[0]
+	if string(row[1]) == "t" {
+		return errReplica
+	}
+	if pid, err := strconv.ParseUint(string(row[0]), 10, 32); err != nil || uint32(pid) != conn.PID() {
+		c.pooled.Store(true)
+	}
+	return nil
+}
+
+// errPooler asks for another connection, which uses no named statements.
+var errPooler = errors.New("the connection leads to a pooler")
+
+// prepare is called before each connection.
+func (c *connector) prepare(_ context.Context, conf *pgx.ConnConfig) error {
+	if c.pooled.Load() {
+		conf.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+	}
+	return nil
+}
+
+// check is called with each new connection.
+func (c *connector) check(_ context.Context, conn *pgx.Conn) error {
+	if c.pooled.Load() && conn.Config().DefaultQueryExecMode == pgx.QueryExecModeCacheStatement {
+		return errPooler
+	}
+	return nil
+}
+
+// connect makes a connection outside the pool.
+func (c *connector) connect(ctx context.Context) (*pgx.Conn, error) {
+	for {
+		conf := c.conf.Copy()
+		_ = c.prepare(ctx, conf)
+		conn, err := pgx.ConnectConfig(ctx, conf)
+		if err != nil {
+			return nil, err
 		}
+		if c.check(ctx, conn) == nil {
+			return conn, nil
+		}
+		disconnect(conn)
 	}
-	c.AfterConnect = func(ctx context.Context, conn *pgconn.PgConn) error {
-		// A 2xx means that the commit is on disk. What asks for more than
-		// that, such as remote_apply, stays.
-		return conn.Exec(ctx, "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'").Close()
+}
+
+// disconnect ends a connection without waiting for long.
+func disconnect(conn *pgx.Conn) {
+	within, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	_ = conn.Close(within)
+}
+
+// pool makes a pool of at most size connections. Those that commits need stay
+// open: at a server that has none left they could not be had again.
+func (c *connector) pool(ctx context.Context, size int) (*pgxpool.Pool, error) {
+	conf, err := pgxpool.ParseConfig("")
+	if err != nil {
+		return nil, errors.New("one of the environment variables whose names begin with PG can't be used")
 	}
-	return conf, nil
+	conf.ConnConfig = c.conf
+	conf.MaxConns, conf.MinConns = int32(size), int32(min(size, writers))
+	conf.MaxConnIdleTime, conf.MaxConnLifetime = 5*time.Minute, math.MaxInt64/4
+	conf.BeforeConnect, conf.AfterConnect = c.prepare, c.check
+	return pgxpool.NewWithConfig(ctx, conf)
 }
 
 // place names a database in messages: no part of it is secret.
@@ -72,6 +145,8 @@ func explain(err error) error {
 	var connect *pgconn.ConnectError
 	var pg *pgconn.PgError
 	switch {
+	case errors.Is(err, errReplica):
+		return errReplica
 	case errors.As(err, &pg):
 		switch pg.Code {
 		case "28P01", "28000":
@@ -83,12 +158,11 @@ func explain(err error) error {
 		case "25006":
 			return errReplica
 		case "53300":
-			return fmt.Errorf("has no connection left: raise max_connections, a node takes up to %d: %w", maxConns+1, err)
+			return fmt.Errorf("has no connection left: raise max_connections of the server or lower max_conns of store postgres, of which each node takes so many: %w", err)
+		case "08P01":
+			return fmt.Errorf("is a pooler that refuses a parameter of the dsn: leave it out and set it for the role, such as ALTER ROLE … SET search_path = …: %w", err)
 		}
 	case errors.As(err, &connect):
-		if isReplica(err) {
-			return errReplica
-		}
 		return fmt.Errorf("can't be reached: %w", err)
 	}
 	return err
@@ -96,22 +170,74 @@ func explain(err error) error {
 
 var errReplica = errors.New("takes no writes, as a read replica does: name the primary in dsn, or all servers, separated by commas, so that the primary is found")
 
-// isReplica tells that a server was reached and takes no writes.
-func isReplica(err error) bool {
-	for ; err != nil; err = errors.Unwrap(err) {
-		if joined, ok := err.(interface{ Unwrap() []error }); ok {
-			for _, e := range joined.Unwrap() {
-				if isReplica(e) {
-					return true
-				}
+// serverFull reports whether a connection was refused because the server, or the
+// pooler before it, has none left.
+func serverFull(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == "53300"
+}
+
+// acquire takes a connection from the pool. Where the server has no further one,
+// it waits for one of those that the node has.
+func (s *Store) acquire(ctx context.Context) (*pgxpool.Conn, error) {
+	for {
+		conn, err := s.pool.Acquire(ctx)
+		switch {
+		case err == nil, ctx.Err() != nil:
+			return conn, err
+		case errors.Is(err, errPooler):
+		case serverFull(err) && s.pool.Stat().TotalConns() > 0:
+			select {
+			case <-time.After(fullWait):
+			case <-ctx.Done():
+				return nil, err
 			}
-			return false
-		}
-		if err.Error() == "read only connection" {
-			return true
+		default:
+			return nil, err
 		}
 	}
-	return false
+}
+
+// with runs f with a connection. When the connection breaks, f runs again on
+// another, so it must be safe to repeat: it may have been committed.
+func (s *Store) with(ctx context.Context, f func(context.Context, *pgx.Conn) error) error {
+	for try := 0; ; try++ {
+		conn, err := s.acquire(ctx)
+		if err != nil {
+			return err
+		}
+		if try > 0 {
+			// The others may have been broken by the same cause.
+			err = conn.Ping(ctx)
+		}
+		if err == nil {
+			err = f(ctx, conn.Conn())
+		}
+		broken := conn.Conn().IsClosed()
+		conn.Release()
+		if err == nil || !broken || ctx.Err() != nil || try > s.opts.MaxConns {
+			return err
+		}
+	}
+}
+
+// use runs f with a connection, for what nobody waits for longer than the
+// database may take. It leaves enough of the connections to what commits.
+func (s *Store) use(f func(context.Context, *pgx.Conn) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), groupTimeout)
+	defer cancel()
+	return s.share(ctx, f)
+}
+
+// share is with, for all that commits have precedence over.
+func (s *Store) share(ctx context.Context, f func(context.Context, *pgx.Conn) error) error {
+	select {
+	case s.shared <- struct{}{}:
+		defer func() { <-s.shared }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return s.with(ctx, f)
 }
 
 // fault is what an error of a group means.

@@ -53,6 +53,10 @@ const claimAgain = time.Second
 func (s *Store) Claim(ctx context.Context, e store.Entry, wait time.Duration) (store.Claim, error) {
 	timeout := time.NewTimer(wait)
 	defer timeout.Stop()
+	if err := s.probe(ctx); err != nil && ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	e.Expires = s.toDatabase(e.Expires)
 	var freed <-chan struct{} // by another node
 	for {
 		mine, other, err := s.try(e)

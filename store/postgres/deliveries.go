@@ -30,17 +30,20 @@ const handedOut = "d.n, d.nonce, d.prediction, d.event, d.attempts, d.due, d.cre
 
 // takeReady takes deliveries that are due, no more of each endpoint than it has
 // room for. What another node takes in this moment is passed over.
-const takeReady = `WITH picked AS (
-	SELECT d.n FROM unnest($1::bytea[], $2::int[]) AS e (endpoint, slots), LATERAL (
-		SELECT r.n FROM webhook_deliveries r WHERE r.endpoint = e.endpoint AND r.state = 0 AND r.owner = 0 AND NOT r.held AND r.due <= $3
-		ORDER BY r.due, r.n LIMIT e.slots FOR UPDATE SKIP LOCKED
-	) d
-), taken AS (
-	UPDATE webhook_deliveries d SET owner = $4, lease = $5 FROM picked WHERE d.n = picked.n RETURNING d.*
-) SELECT ` + handedOut + ` FROM taken d LEFT JOIN webhook_predictions p ON p.ref = d.prediction LEFT JOIN webhook_payloads b ON b.n = d.n`
+//
+// What is picked is an array, which nothing is joined on: what a plan makes of a
+// join depends on how many rows it expects.
+const takeReady = `WITH taken AS (
+	UPDATE webhook_deliveries SET owner = $4, lease = $5 WHERE n = ANY(ARRAY(
+		SELECT d.n FROM unnest($1::bytea[], $2::int[]) AS e (endpoint, slots), LATERAL (
+			SELECT r.n FROM webhook_deliveries r WHERE r.endpoint = e.endpoint AND r.state = 0 AND r.owner = 0 AND NOT r.held AND r.due <= $3
+			ORDER BY r.endpoint, r.due, r.n LIMIT e.slots FOR UPDATE SKIP LOCKED
+		) d
+	)) RETURNING *
+) SELECT ` + handedOut + " FROM taken d LEFT JOIN webhook_predictions p ON p.ref = d.prediction LEFT JOIN webhook_payloads b ON b.n = " + payloadNumber
 
 const readTaken = "SELECT " + handedOut + ` FROM webhook_deliveries d LEFT JOIN webhook_predictions p ON p.ref = d.prediction
-	LEFT JOIN webhook_payloads b ON b.n = d.n WHERE d.n = ANY($1)`
+	LEFT JOIN webhook_payloads b ON b.n = ` + payloadNumber + ` WHERE d.n = ANY($1)`
 
 // handed is a delivery read for its attempt.
 type handed struct {
@@ -100,7 +103,7 @@ func (s *Store) ClaimDeliveries(ctx context.Context, limit int, slots func(strin
 	s.queue.claiming.Lock()
 	defer s.queue.claiming.Unlock()
 	c := &claiming{
-		s: s, now: s.opts.Now().UnixMilli(), limit: limit, slots: slots,
+		s: s, now: s.now().UnixMilli(), limit: limit, slots: slots,
 		free: make(map[string]int), resumed: make(map[string]int), lease: s.queue.newLease(),
 	}
 	next, err := c.run(ctx)
@@ -119,7 +122,7 @@ func (s *Store) ClaimDeliveries(ctx context.Context, limit int, slots func(strin
 	for i, h := range c.out {
 		out[i] = h.Delivery
 	}
-	return out, timeOf(next), nil
+	return out, s.fromDatabase(timeOf(next)), nil
 }
 
 func (c *claiming) run(ctx context.Context) (next int64, err error) {
@@ -132,11 +135,9 @@ func (c *claiming) run(ctx context.Context) (next int64, err error) {
 	q.mu.Unlock()
 	if scan {
 		if err := c.s.use(func(within context.Context, conn *pgx.Conn) error {
-			rows, err := conn.Query(within, readyEndpoints)
-			if err != nil {
-				return err
-			}
-			return c.collectReady(rows)
+			ready, err := collect(within, conn, scanReady, readyEndpoints)
+			c.ready = ready
+			return err
 		}); err != nil {
 			return 0, err
 		}
@@ -151,15 +152,11 @@ func (c *claiming) run(ctx context.Context) (next int64, err error) {
 	return c.finish(scan), ctx.Err()
 }
 
-func (c *claiming) collectReady(rows pgx.Rows) error {
-	c.ready = nil
+func scanReady(row pgx.CollectableRow) (readyEndpoint, error) {
 	var name []byte
 	var due int64
-	_, err := pgx.ForEachRow(rows, []any{&name, &due}, func() error {
-		c.ready = append(c.ready, readyEndpoint{string(name), due})
-		return nil
-	})
-	return err
+	err := row.Scan(&name, &due)
+	return readyEndpoint{string(name), due}, err
 }
 
 // ask gives how many more the endpoint may have, asking for it once.
@@ -232,11 +229,8 @@ func (c *claiming) verifyLocal() error {
 		numbers[i] = l.n
 	}
 	var read []handed
-	if err := c.s.use(func(ctx context.Context, conn *pgx.Conn) error {
-		rows, err := conn.Query(ctx, readTaken, numbers)
-		if err == nil {
-			read, err = pgx.CollectRows(rows, scanHanded)
-		}
+	if err := c.s.use(func(ctx context.Context, conn *pgx.Conn) (err error) {
+		read, err = collect(ctx, conn, scanHanded, readTaken, numbers)
 		return err
 	}); err != nil {
 		return err
@@ -268,6 +262,7 @@ func (c *claiming) hand(h *handed) {
 		c.drop(&h.leased)
 		return
 	}
+	h.CreatedAt = c.s.fromDatabase(h.CreatedAt)
 	c.out = append(c.out, *h)
 }
 
@@ -299,20 +294,24 @@ func (c *claiming) takeFromDatabase() error {
 			return nil
 		}
 		var taken []handed
+		again := false
 		err := c.s.use(func(ctx context.Context, conn *pgx.Conn) error {
-			var b pgx.Batch
+			if again {
+				// What the broken connection took is not known here.
+				c.s.queue.lose(c.lease)
+				c.lease = c.s.queue.newLease()
+				signal(c.s.health.trouble)
+			}
+			again = true
+			b := newBatch()
 			b.Queue(takeReady, endpoints, slots, c.now, c.s.nodes.id.Load(), c.lease)
 			b.Queue(readyEndpoints)
-			res := conn.SendBatch(ctx, &b)
-			rows, err := res.Query()
-			if err == nil {
-				taken, err = pgx.CollectRows(rows, scanHanded)
+			res, err := send(ctx, conn, b)
+			if err != nil {
+				return err
 			}
-			if err == nil {
-				rows, err = res.Query()
-			}
-			if err == nil {
-				err = c.collectReady(rows)
+			if taken, err = collectNext(res, scanHanded); err == nil {
+				c.ready, err = collectNext(res, scanReady)
 			}
 			return errors.Join(err, res.Close())
 		})
@@ -431,7 +430,7 @@ func (s *Store) releaseJob(ref int64, match func(*delivery) bool) *job {
 func (s *Store) Postpone(ctx context.Context, d store.Delivery, due time.Time) error {
 	return s.conclude(ctx, d.N, d.Prediction, func(u *unit, t *tracked, row *delivery) error {
 		if row.state == statePending {
-			row.due = due.UnixMilli()
+			row.due = u.s.toDatabase(due).UnixMilli()
 		}
 		return nil
 	})
@@ -485,7 +484,7 @@ func (u *unit) complete(t *tracked, d *delivery, o *store.Outcome) error {
 	superseded := d.event == store.Started && !d.redelivery && slices.ContainsFunc(t.deliveries, func(other *delivery) bool {
 		return other.state == statePending && !other.redelivery && other.event.Has(store.Terminal)
 	})
-	state, due := statePending, o.Due.UnixMilli()
+	state, due := statePending, u.s.toDatabase(o.Due).UnixMilli()
 	gone := false
 	switch o.Verdict {
 	case store.Delivered:

@@ -23,7 +23,7 @@ type ask struct {
 }
 
 func (s *Store) askAll(asks []*ask) {
-	transact(s, asks, s.ask, func(a *ask, err error) {
+	transact(s, asks, 0, s.ask, func(a *ask, err error) {
 		if err == nil {
 			a.asked(a.answer)
 			return
@@ -87,14 +87,17 @@ func (s *Store) ask(ctx context.Context, conn *pgx.Conn, asks []*ask) error {
 	for name := range scopes {
 		names = append(names, name)
 	}
-	var b pgx.Batch
+	b := newBatch()
 	b.Queue(claimRows, all.keys, all.owner, all.tokens)
-	b.Queue("SELECT key FROM webhook_dedup WHERE key = ANY($1) AND expires > $2", all.keys, s.opts.Now().UnixMilli())
+	b.Queue("SELECT key FROM webhook_dedup WHERE key = ANY($1) AND expires > $2", all.keys, s.now().UnixMilli())
 	b.Queue("SELECT scope, signed FROM webhook_purged WHERE scope = ANY($1)", names)
-	res := conn.SendBatch(ctx, &b)
+	res, err := send(ctx, conn, b)
+	if err != nil {
+		return err
+	}
 	had := make(map[claimRow]bool, len(all.keys))
 	known := make(map[[16]byte]bool)
-	err := func() error {
+	err = func() error {
 		rows, err := res.Query()
 		if err != nil {
 			return err
@@ -158,23 +161,27 @@ func (a *ask) judge(had map[claimRow]bool, known map[[16]byte]bool, purged map[s
 
 // delete frees the rows and gives the keys that other nodes wait for.
 func (k *claimKeys) delete(ctx context.Context, conn *pgx.Conn) (waited []store.Key, err error) {
-	rows, err := conn.Query(ctx, freeRows, k.keys, k.owner, k.tokens)
-	if err != nil {
-		return nil, err
-	}
-	return collectWaited(rows)
+	freed, err := collect(ctx, conn, scanFreed, freeRows, k.keys, k.owner, k.tokens)
+	return waitedFor(freed), err
 }
 
-func collectWaited(rows pgx.Rows) (waited []store.Key, err error) {
-	var key [16]byte
-	var w bool
-	_, err = pgx.ForEachRow(rows, []any{&key, &w}, func() error {
-		if w {
-			waited = append(waited, key)
+// freedRow is a claim's row that was deleted.
+type freedRow struct {
+	key    [16]byte
+	waited bool
+}
+
+func scanFreed(row pgx.CollectableRow) (r freedRow, err error) {
+	return r, row.Scan(&r.key, &r.waited)
+}
+
+func waitedFor(freed []freedRow) (keys []store.Key) {
+	for _, r := range freed {
+		if r.waited {
+			keys = append(keys, r.key)
 		}
-		return nil
-	})
-	return waited, err
+	}
+	return keys
 }
 
 // settlement ends a claim in the database.
@@ -185,7 +192,7 @@ type settlement struct {
 }
 
 func (s *Store) settleAll(group []*settlement) {
-	transact(s, group, s.settle, func(x *settlement, err error) { x.finish(err) })
+	transact(s, group, outageWait, s.settle, func(x *settlement, err error) { x.finish(err) })
 }
 
 // entryRows are entries by their keys.
@@ -205,7 +212,7 @@ func (s *Store) settle(ctx context.Context, conn *pgx.Conn, group []*settlement)
 		free.add(x.claim)
 	}
 	committed := rows.collect(group)
-	var b pgx.Batch
+	b := newBatch()
 	b.Queue(freeRows, free.keys, free.owner, free.tokens)
 	if committed > 0 {
 		b.Queue(`INSERT INTO webhook_dedup AS d (key, scope, expires, signed)
@@ -213,20 +220,15 @@ func (s *Store) settle(ctx context.Context, conn *pgx.Conn, group []*settlement)
 			ON CONFLICT (key) DO UPDATE SET scope = excluded.scope, expires = greatest(d.expires, excluded.expires), signed = greatest(d.signed, excluded.signed)`,
 			rows.keys, rows.scopes, rows.expires, rows.signed)
 	}
-	res := conn.SendBatch(ctx, &b)
-	waited, err := func() (waited []store.Key, err error) {
-		rows, err := res.Query()
-		if err == nil {
-			waited, err = collectWaited(rows)
-		}
-		if err == nil && committed > 0 {
-			_, err = res.Exec()
-		}
-		return waited, err
-	}()
+	res, err := send(ctx, conn, b)
+	if err != nil {
+		return err
+	}
+	freed, err := collectNext(res, scanFreed)
 	if err := errors.Join(err, res.Close()); err != nil {
 		return err
 	}
+	waited := waitedFor(freed)
 	if committed > 0 {
 		metrics.ObserveCommit(committed, time.Since(began))
 	}
@@ -263,11 +265,12 @@ func (r *entryRows) collect(group []*settlement) (committed int) {
 	return committed
 }
 
+const sweepRows = `DELETE FROM webhook_claims WHERE key = ANY(ARRAY(SELECT key FROM webhook_claims
+	WHERE owner <> ALL(ARRAY(SELECT id FROM webhook_nodes)) ORDER BY key FOR UPDATE SKIP LOCKED))`
+
 // sweepClaims frees the claims of nodes that are gone.
 func (s *Store) sweepClaims(ctx context.Context, conn *pgx.Conn) error {
-	_, err := conn.Exec(ctx, `DELETE FROM webhook_claims WHERE key IN (SELECT key FROM webhook_claims
-		WHERE owner NOT IN (SELECT id FROM webhook_nodes) ORDER BY key FOR UPDATE SKIP LOCKED)`)
-	return err
+	return execute(ctx, conn, sweepRows)
 }
 
 // purgeEntries is how many entries one transaction forgets.
@@ -293,22 +296,31 @@ func (s *Store) purgeLoop() {
 	}
 }
 
+// purgeRows forgets entries. That the newest signed time is kept is one statement
+// with the deletion: there is no moment in which neither says that the event was
+// accepted.
+const purgeRows = `WITH gone AS (
+	DELETE FROM webhook_dedup WHERE key = ANY(ARRAY(SELECT key FROM webhook_dedup WHERE expires <= $1 ORDER BY expires LIMIT $2 FOR UPDATE SKIP LOCKED))
+	AND expires <= $1 RETURNING scope, signed
+), kept AS (
+	INSERT INTO webhook_purged AS p (scope, signed) SELECT scope, max(signed) FROM gone WHERE signed <> 0 GROUP BY scope ORDER BY scope
+	ON CONFLICT (scope) DO UPDATE SET signed = greatest(p.signed, excluded.signed)
+) SELECT count(*) FROM gone`
+
 // Purge forgets all entries that have expired by now.
 func (s *Store) Purge() error {
-	now := s.opts.Now().UnixMilli()
+	if s.clock.wrong.Load() {
+		return nil // the log and the status say so
+	}
+	now := s.now().UnixMilli()
 	for {
 		var n int
 		err := s.use(func(ctx context.Context, conn *pgx.Conn) error {
-			// That the newest signed time is kept is one statement with
-			// the deletion: there is no moment in which neither says that
-			// the event was accepted.
-			return conn.QueryRow(ctx, `WITH gone AS (
-				DELETE FROM webhook_dedup WHERE key IN (SELECT key FROM webhook_dedup WHERE expires <= $1 ORDER BY expires LIMIT $2 FOR UPDATE SKIP LOCKED)
-				AND expires <= $1 RETURNING scope, signed
-			), kept AS (
-				INSERT INTO webhook_purged AS p (scope, signed) SELECT scope, max(signed) FROM gone WHERE signed <> 0 GROUP BY scope ORDER BY scope
-				ON CONFLICT (scope) DO UPDATE SET signed = greatest(p.signed, excluded.signed)
-			) SELECT count(*) FROM gone`, now, purgeEntries).Scan(&n)
+			counts, err := collect(ctx, conn, pgx.RowTo[int], purgeRows, now, purgeEntries)
+			if err == nil {
+				n = counts[0]
+			}
+			return err
 		})
 		if err != nil {
 			return err

@@ -7,7 +7,6 @@ import (
 	"iter"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/zap"
 
 	"github.com/caddy-replicate/replicate-webhook/store"
@@ -19,21 +18,23 @@ import (
 // nothing. It sets the database up where that was not done yet. The errors are
 // those of Open, and those of the source.
 func Import(ctx context.Context, dsn string, from move.Source) (report move.Report, err error) {
-	conf, err := parseDSN(dsn)
+	c, err := newConnector(dsn)
 	if err != nil {
 		return report, fmt.Errorf("store postgres: %w", err)
 	}
-	s := &Store{opts: Options{Logger: zap.NewNop}, name: place(conf.ConnConfig)}
-	if s.pool, err = pgxpool.NewWithConfig(ctx, conf); err == nil {
-		defer s.pool.Close()
-		err = s.pool.AcquireFunc(ctx, func(c *pgxpool.Conn) error {
-			if err := s.prepare(ctx, c.Conn()); err != nil {
+	s := &Store{opts: Options{Logger: zap.NewNop}, name: place(c.conf)}
+	conn, err := c.connect(ctx)
+	if err == nil {
+		defer disconnect(conn)
+		err = s.prepare(ctx, conn)
+	}
+	if err == nil {
+		err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) (err error) {
+			if _, err = tx.Exec(ctx, durable); err != nil {
 				return err
 			}
-			return pgx.BeginFunc(ctx, c.Conn(), func(tx pgx.Tx) (err error) {
-				report, err = fill(ctx, tx, from)
-				return err
-			})
+			report, err = fill(ctx, tx, from)
+			return err
 		})
 	}
 	if err != nil {
@@ -78,7 +79,21 @@ func fill(ctx context.Context, tx pgx.Tx, from move.Source) (r move.Report, err 
 	}); err != nil {
 		return r, err
 	}
-	if r.Deliveries, err = fillDeliveries(ctx, tx, from.Deliveries(), &last); err != nil {
+	if _, err = fillTable(ctx, tx, "payloads", []string{"n", "body"}, from.Payloads(), func(p move.Payload) []any {
+		return []any{p.N, orEmpty(p.Body)}
+	}); err != nil {
+		return r, err
+	}
+	columns = []string{"n", "nonce", "prediction", "event", "redelivery", "state", "attempts", "due", "created", "endpoint", "held", "owner", "lease", "payload"}
+	if r.Deliveries, err = fillTable(ctx, tx, "deliveries", columns, from.Deliveries(), func(d move.Delivery) []any {
+		last = max(last, d.N)
+		return []any{d.N, d.Nonce, d.Prediction, int16(d.Event), d.Redelivery, d.State, int32(d.Attempts), d.Due, d.Created, []byte(d.Endpoint), false, int64(0), int64(0), d.Payload}
+	}); err != nil {
+		return r, err
+	}
+	// Some of them wait for others.
+	if _, err := tx.Exec(ctx, `UPDATE webhook_deliveries d SET held = true WHERE state = 0 AND event <> 1 AND NOT redelivery
+		AND EXISTS (SELECT 1 FROM webhook_deliveries s WHERE s.prediction = d.prediction AND s.event = 1 AND NOT s.redelivery AND s.state = 0)`); err != nil {
 		return r, err
 	}
 	columns = []string{"id", "delivery", "prediction", "event", "url", "status", "number", "at", "took", "response", "error", "exception"}
@@ -96,52 +111,6 @@ func fill(ctx context.Context, tx pgx.Tx, from move.Source) (r move.Report, err 
 	}
 	_, err = tx.Exec(ctx, "SELECT setval('webhook_numbers', $1)", last)
 	return r, err
-}
-
-// fillDeliveries also finds which of them wait for others.
-func fillDeliveries(ctx context.Context, tx pgx.Tx, rows iter.Seq2[move.Delivery, error], last *int64) (int64, error) {
-	// A connection copies into one table at a time, so payloads are kept
-	// aside, a few at a time.
-	var n int64
-	var batch []move.Delivery
-	size := 0
-	flush := func() error {
-		each := func(yield func(move.Delivery, error) bool) {
-			for _, d := range batch {
-				if !yield(d, nil) {
-					return
-				}
-			}
-		}
-		columns := []string{"n", "nonce", "prediction", "event", "redelivery", "state", "attempts", "due", "created", "endpoint", "held", "owner", "lease"}
-		if _, err := fillTable(ctx, tx, "deliveries", columns, each, func(d move.Delivery) []any {
-			*last = max(*last, d.N)
-			return []any{d.N, d.Nonce, d.Prediction, int16(d.Event), d.Redelivery, d.State, int32(d.Attempts), d.Due, d.Created, []byte(d.Endpoint), false, int64(0), int64(0)}
-		}); err != nil {
-			return err
-		}
-		_, err := fillTable(ctx, tx, "payloads", []string{"n", "body"}, each, func(d move.Delivery) []any { return []any{d.N, orEmpty(d.Payload)} })
-		batch, size = batch[:0], 0
-		return err
-	}
-	for d, err := range rows {
-		if err != nil {
-			return n, err
-		}
-		batch = append(batch, d)
-		n++
-		if size += len(d.Payload); size > 16<<20 || len(batch) == 10_000 {
-			if err := flush(); err != nil {
-				return n, err
-			}
-		}
-	}
-	if err := flush(); err != nil {
-		return n, err
-	}
-	_, err := tx.Exec(ctx, `UPDATE webhook_deliveries d SET held = true WHERE state = 0 AND event <> 1 AND NOT redelivery
-		AND EXISTS (SELECT 1 FROM webhook_deliveries s WHERE s.prediction = d.prediction AND s.event = 1 AND NOT s.redelivery AND s.state = 0)`)
-	return n, err
 }
 
 // fillTable copies rows into a table.

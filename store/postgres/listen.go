@@ -3,11 +3,14 @@ package postgres
 import (
 	"context"
 	"encoding/hex"
+	"errors"
+	"fmt"
 	"strconv"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"go.uber.org/zap"
 
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
@@ -86,16 +89,16 @@ func (s *Store) notifyClaims(keys []store.Key) {
 
 func (s *Store) notify(payloads ...string) error {
 	return s.use(func(ctx context.Context, conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, "SELECT pg_notify($1, p) FROM unnest($2::text[]) p", s.channel, payloads)
-		return err
+		return execute(ctx, conn, "SELECT pg_notify($1, p) FROM unnest($2::text[]) p", s.channel, payloads)
 	})
 }
 
 // listenEvery is how often a connection to listen on is tried for.
 const listenEvery = time.Second
 
-// listenLoop hears what other nodes notify.
-func (s *Store) listenLoop(conf *pgx.ConnConfig) {
+// listenLoop hears what other nodes notify. A pooler hands notifications to
+// nobody, so behind one without a listen_dsn the node looks by itself.
+func (s *Store) listenLoop(c *connector) {
 	defer s.working.Done()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -106,33 +109,58 @@ func (s *Store) listenLoop(conf *pgx.ConnConfig) {
 		case <-ctx.Done():
 		}
 	}()
+	deaf := false
 	for ctx.Err() == nil {
-		s.listen(ctx, conf)
+		err := s.listen(ctx, c, &deaf)
+		if !deaf && ctx.Err() == nil {
+			deaf = true
+			s.opts.Logger().Warn("hears nothing of other nodes, and looks by itself, which takes a second or two longer", zap.String("store", s.name), zap.Error(err))
+		}
 		select {
 		case <-ctx.Done():
 		case <-time.After(listenEvery):
 		}
+		if errors.Is(err, errNotifications) && c == s.connector {
+			<-ctx.Done() // a dsn that leads to a pooler goes on doing so
+		}
 	}
 }
 
-func (s *Store) listen(ctx context.Context, conf *pgx.ConnConfig) {
-	conn, err := pgx.ConnectConfig(ctx, conf)
-	if err != nil {
-		return
+var errNotifications = errors.New("the connection leads to a pooler, which passes no notifications on: set listen_dsn to the server itself")
+
+// listen listens until the connection breaks.
+func (s *Store) listen(ctx context.Context, c *connector, deaf *bool) error {
+	if c.pooled.Load() {
+		return errNotifications
 	}
-	defer func() {
-		within, cancel := context.WithTimeout(context.Background(), closeTimeout)
-		defer cancel()
-		_ = conn.Close(within)
-	}()
+	conn, err := c.connect(ctx)
+	if err != nil {
+		return explain(err)
+	}
+	defer disconnect(conn)
+	if c.pooled.Load() {
+		return errNotifications
+	}
+	var same bool
+	err = conn.QueryRow(ctx, "SELECT EXISTS (SELECT 1 FROM webhook_nodes WHERE id = $1)", s.nodes.id.Load()).Scan(&same)
+	switch {
+	case err != nil:
+		return fmt.Errorf("reading the tables of the store by listen_dsn: %w", err)
+	case !same:
+		return errors.New("listen_dsn leads to another database or schema than dsn")
+	}
 	if _, err := conn.Exec(ctx, "LISTEN "+pgx.Identifier{s.channel}.Sanitize()); err != nil {
-		return
+		return err
+	}
+	if *deaf {
+		*deaf = false
+		s.opts.Logger().Info("hears of other nodes again", zap.String("store", s.name))
 	}
 	s.wakes.wakeAll() // whatever came while nobody listened
 	for {
 		n, err := conn.WaitForNotification(ctx)
 		if err != nil {
-			return
+			return err
 		}
 		s.heard(n.Payload)
 	}

@@ -45,18 +45,29 @@ func scanAttempt(row pgx.CollectableRow) (store.Attempt, error) {
 }
 
 // Redeliver implements store.Tracking.
-func (s *Store) Redeliver(ctx context.Context, ref int64, attempt int64, payload func([]byte) []byte) (string, error) {
-	return s.redeliver(ctx, ref, payload,
-		"SELECT a.event, b.body FROM webhook_attempts a JOIN webhook_payloads b ON b.n = a.delivery WHERE a.id = $1 AND a.prediction = $2", attempt, ref)
+func (s *Store) Redeliver(ctx context.Context, ref int64, attempt int64) (string, error) {
+	return s.redeliver(ctx, ref, "d.n = (SELECT delivery FROM webhook_attempts WHERE id = $1 AND prediction = $2) AND d.prediction = $2", attempt, ref)
 }
 
-// redeliver commits a new delivery of the one that the query finds.
-func (s *Store) redeliver(ctx context.Context, ref int64, payload func([]byte) []byte, query string, args ...any) (string, error) {
+// payloadNumber is the number of the payload of a row d of deliveries. A
+// delivery's own payload has its number.
+const payloadNumber = "CASE d.payload WHEN 0 THEN d.n ELSE d.payload END"
+
+// redeliver commits a new delivery of the one that the condition selects. Its
+// payload is locked, so that no other node forgets it meanwhile.
+func (s *Store) redeliver(ctx context.Context, ref int64, where string, args ...any) (string, error) {
+	query := "SELECT d.event, b.n FROM webhook_deliveries d JOIN webhook_payloads b ON b.n = " + payloadNumber + " WHERE " + where + " FOR KEY SHARE OF b"
 	var id string
+	var made *delivery
 	err := s.commit(ctx, &job{refs: []int64{ref}, do: func(u *unit) error {
+		if made != nil {
+			if done, err := u.committed(made); err != nil || done {
+				return err
+			}
+		}
 		var event int16
-		var old []byte
-		switch err := u.conn.QueryRow(u.ctx, query, args...).Scan(&event, &old); {
+		var payload int64
+		switch err := u.conn.QueryRow(u.ctx, query, args...).Scan(&event, &payload); {
 		case errors.Is(err, pgx.ErrNoRows):
 			return store.ErrNotFound
 		case err != nil:
@@ -69,10 +80,11 @@ func (s *Store) redeliver(ctx context.Context, ref int64, payload func([]byte) [
 		if t.URL == "" {
 			return store.ErrDisabled
 		}
-		d, err := u.insert(t, store.EventSet(event), payload(old), true)
+		d, err := u.insert(t, store.EventSet(event), nil, payload)
 		if err != nil {
 			return err
 		}
+		made = d
 		u.settle(t)
 		id = rules.DeliveryID(d.n, d.nonce)
 		return nil
@@ -83,15 +95,27 @@ func (s *Store) redeliver(ctx context.Context, ref int64, payload func([]byte) [
 	return id, nil
 }
 
+// committed reports whether an earlier run has committed a delivery after all.
+func (u *unit) committed(d *delivery) (done bool, err error) {
+	err = u.conn.QueryRow(u.ctx, "SELECT EXISTS (SELECT 1 FROM webhook_deliveries WHERE n = $1 AND nonce = $2)", d.n, d.nonce).Scan(&done)
+	return done, err
+}
+
 // Forget implements store.Tracking. All nodes may do so at once.
 func (s *Store) Forget(ctx context.Context, deliveries, predictions time.Time) error {
-	if err := s.closed(); err != nil {
-		return err
+	if err := s.closed(); err != nil || s.clock.wrong.Load() {
+		return err // a wrong clock is in the log and the status
 	}
+	deliveries, predictions = s.toDatabase(deliveries), s.toDatabase(predictions)
 	return errors.Join(
 		s.forgetRows(ctx, deliveries, "deliveries", "n", "r.state <> 0 AND r.owner = 0 AND r.due < $2",
 			"DELETE FROM webhook_attempts a USING webhook_deliveries d WHERE d.n = ANY($1) AND a.prediction = d.prediction AND a.delivery = d.n",
-			"DELETE FROM webhook_payloads WHERE n = ANY($1)",
+			// Whoever shares a payload in this moment has it locked. The
+			// statement after that sees the delivery that was committed.
+			"SELECT b.n FROM webhook_payloads b WHERE b.n IN (SELECT "+payloadNumber+" FROM webhook_deliveries d WHERE d.n = ANY($1)) ORDER BY b.n FOR UPDATE",
+			"DELETE FROM webhook_payloads b WHERE b.n IN (SELECT "+payloadNumber+" FROM webhook_deliveries d WHERE d.n = ANY($1))"+
+				" AND NOT EXISTS (SELECT 1 FROM webhook_deliveries d WHERE d.n = b.n AND d.n <> ALL($1))"+
+				" AND NOT EXISTS (SELECT 1 FROM webhook_deliveries d WHERE d.payload = b.n AND d.payload <> 0 AND d.n <> ALL($1))",
 			"DELETE FROM webhook_deliveries WHERE n = ANY($1)"),
 		// A prediction's lock keeps others from adding deliveries to it, and
 		// the second look sees those that came before.
@@ -143,7 +167,9 @@ func (s *Store) forgetRows(ctx context.Context, before time.Time, table, number,
 				}
 				return nil
 			})
-			from = last
+			if err == nil {
+				from = last
+			}
 			return err
 		})
 		if err != nil {

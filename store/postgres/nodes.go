@@ -23,7 +23,7 @@ const (
 	// beatsPerLease is how often a node counts in the time of a lease.
 	beatsPerLease = 8
 	// probeEvery is how often a database is tried that is down.
-	probeEvery = 300 * time.Millisecond
+	probeEvery = 100 * time.Millisecond
 )
 
 // nodes is this node and what it sees of the others.
@@ -54,11 +54,12 @@ func (n *nodes) held() bool {
 func (s *Store) register(ctx context.Context, conn *pgx.Conn) error {
 	sent := time.Now()
 	var id int64
-	if err := conn.QueryRow(ctx, "INSERT INTO webhook_nodes (id) VALUES (nextval('webhook_node_ids')) RETURNING id").Scan(&id); err != nil {
+	var database time.Time
+	err := conn.QueryRow(ctx, "INSERT INTO webhook_nodes (id) VALUES (nextval('webhook_node_ids')) RETURNING id, clock_timestamp()").Scan(&id, &database)
+	if err != nil {
 		return err
 	}
-	s.nodes.lease = s.opts.Lease
-	s.health.trouble = make(chan struct{}, 1)
+	s.checkClock(sent, time.Now(), database)
 	s.nodes.id.Store(id)
 	s.nodes.confirmed.Store(&sent)
 	return nil
@@ -81,9 +82,11 @@ func (s *Store) keepLoop() {
 		case <-t.C:
 		}
 		t.Stop()
+		end := s.health.begin()
 		gone, err := s.beat()
 		if err != nil {
 			_ = s.failed(err)
+			end()
 			// The failure has woken this loop by itself: once is enough.
 			select {
 			case <-s.health.trouble:
@@ -92,6 +95,7 @@ func (s *Store) keepLoop() {
 			continue
 		}
 		s.recovered()
+		end()
 		if err := s.sweep(gone); err != nil {
 			s.opts.Logger().Warn("taking over from nodes that are gone", zap.String("store", s.name), zap.Error(err))
 		}
@@ -104,12 +108,18 @@ func (s *Store) beat() (gone []int64, err error) {
 	sent := time.Now()
 	counts := make(map[int64]int64)
 	var reborn bool
-	err = s.use(func(ctx context.Context, conn *pgx.Conn) error {
+	var database time.Time
+	err = s.beatWith(func(ctx context.Context, conn *pgx.Conn) error {
 		clear(counts)
-		var b pgx.Batch
+		sent = time.Now()
+		b := newBatch()
 		b.Queue("UPDATE webhook_nodes SET beat = beat + 1 WHERE id = $1", n.id.Load())
 		b.Queue("SELECT id, beat FROM webhook_nodes")
-		res := conn.SendBatch(ctx, &b)
+		b.Queue(readClock)
+		res, err := send(ctx, conn, b)
+		if err != nil {
+			return err
+		}
 		tag, err := res.Exec()
 		if err != nil {
 			return errors.Join(err, res.Close())
@@ -119,6 +129,9 @@ func (s *Store) beat() (gone []int64, err error) {
 		if err == nil {
 			var id, beat int64
 			_, err = pgx.ForEachRow(rows, []any{&id, &beat}, func() error { counts[id] = beat; return nil })
+		}
+		if err == nil {
+			err = res.QueryRow().Scan(&database)
 		}
 		return errors.Join(err, res.Close())
 	})
@@ -133,6 +146,7 @@ func (s *Store) beat() (gone []int64, err error) {
 		return nil, s.rebirth()
 	}
 	n.confirmed.Store(&sent)
+	s.checkClock(sent, time.Now(), database)
 	return n.look(counts, sent, time.Now()), nil
 }
 
@@ -158,18 +172,12 @@ func (n *nodes) look(counts map[int64]int64, sent, now time.Time) (gone []int64)
 // theirs.
 func (s *Store) rebirth() error {
 	s.opts.Logger().Warn("other nodes took this one for gone: it begins again", zap.String("store", s.name))
-	return s.use(func(ctx context.Context, conn *pgx.Conn) error {
-		sent := time.Now()
-		var id int64
-		if err := conn.QueryRow(ctx, "INSERT INTO webhook_nodes (id) VALUES (nextval('webhook_node_ids')) RETURNING id").Scan(&id); err != nil {
-			return err
-		}
-		s.nodes.id.Store(id)
-		s.nodes.confirmed.Store(&sent)
-		s.queue.clear()
-		s.polls.Clear()
-		return nil
-	})
+	if err := s.beatWith(s.register); err != nil {
+		return err
+	}
+	s.queue.clear()
+	s.polls.Clear()
+	return nil
 }
 
 // sweep deletes the nodes that are gone and takes over what nobody holds.
@@ -194,21 +202,25 @@ func (s *Store) sweep(gone []int64) error {
 	return nil
 }
 
-// leave gives back what this node holds.
+// leave gives back what this node holds. Where it can't, the log says so: what the
+// node holds is then left alone until the others miss it.
 func (s *Store) leave() error {
-	if s.health.down.Load() != nil {
-		return nil // the others notice
+	err := s.available()
+	if err == nil {
+		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+		defer cancel()
+		id := s.nodes.id.Load()
+		err = s.with(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+			b := newBatch()
+			b.Queue("DELETE FROM webhook_nodes WHERE id = $1", id)
+			b.Queue("DELETE FROM webhook_claims WHERE key IN (SELECT key FROM webhook_claims WHERE owner = $1 ORDER BY key FOR UPDATE)", id)
+			b.Queue("SELECT pg_notify($1, 'n')", s.channel)
+			return conn.SendBatch(ctx, b).Close()
+		})
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
-	defer cancel()
-	id := s.nodes.id.Load()
-	var b pgx.Batch
-	b.Queue("DELETE FROM webhook_nodes WHERE id = $1", id)
-	b.Queue("DELETE FROM webhook_claims WHERE key IN (SELECT key FROM webhook_claims WHERE owner = $1 ORDER BY key FOR UPDATE)", id)
-	b.Queue("SELECT pg_notify($1, 'n')", s.channel)
-	err := s.pool.SendBatch(ctx, &b).Close()
 	if err != nil {
-		s.opts.Logger().Warn("giving back what this node holds", zap.String("store", s.name), zap.Error(err))
+		s.opts.Logger().Warn("could not say good-bye: what this node held goes on at the others once they miss it",
+			zap.String("store", s.name), zap.Duration("within", s.nodes.lease*3/2), zap.Error(err))
 	}
 	return nil
 }

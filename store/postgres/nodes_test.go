@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
@@ -515,7 +516,7 @@ func TestRefusals(t *testing.T) {
 	good := server.DSN("ours")
 	replica := server.Replica(t)
 	for _, c := range []struct{ name, dsn, want string }{
-		{"no dsn at all", "postgres://user:" + pgtest.Password + "@host:port/db", "dsn can't be read"},
+		{"no dsn at all", "postgres://user:" + pgtest.Password + "@host:port/db", "port must be a number"},
 		{"wrong password", server.DSNAs("poor", pgtest.Password+"x", "ours"), "check user and password"},
 		{"no such role", server.DSNAs("nobody_here", pgtest.Password, "ours"), "check user and password"},
 		{"no such database", strings.Replace(good, "/postgres?", "/elsewhere?", 1), "create the database"},
@@ -577,8 +578,11 @@ func TestDurability(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var got string
-		if err := s.pool.QueryRow(ctx, "SHOW synchronous_commit").Scan(&got); err != nil || got != want {
+		var got []string
+		if err := s.use(func(ctx context.Context, conn *pgx.Conn) (err error) {
+			got, err = collect(ctx, conn, pgx.RowTo[string], "SELECT current_setting('synchronous_commit')")
+			return err
+		}); err != nil || got[0] != want {
 			t.Errorf("%s became %s, %v; want %s", setting, got, err, want)
 		}
 		if err := s.Close(); err != nil {

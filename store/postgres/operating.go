@@ -275,7 +275,7 @@ func (s *Store) FindDelivery(ctx context.Context, id string) (store.DeliveryRow,
 	}
 	var rows []store.DeliveryRow
 	err := s.read(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
-		rows, err = listDeliveries(ctx, conn, []int64{n}, "(SELECT body FROM webhook_payloads WHERE n = d.n)")
+		rows, err = listDeliveries(ctx, conn, []int64{n}, "(SELECT body FROM webhook_payloads WHERE n = "+payloadNumber+")")
 		return err
 	})
 	switch {
@@ -289,7 +289,7 @@ func (s *Store) FindDelivery(ctx context.Context, id string) (store.DeliveryRow,
 }
 
 // RedeliverDelivery implements store.Operating.
-func (s *Store) RedeliverDelivery(ctx context.Context, id string, payload func([]byte) []byte) (string, error) {
+func (s *Store) RedeliverDelivery(ctx context.Context, id string) (string, error) {
 	n, nonce, ok := rules.ParseDeliveryID(id)
 	if !ok {
 		return "", store.ErrNotFound
@@ -305,7 +305,7 @@ func (s *Store) RedeliverDelivery(ctx context.Context, id string, payload func([
 	if err != nil {
 		return "", err
 	}
-	return s.redeliver(ctx, ref, payload, "SELECT d.event, b.body FROM webhook_deliveries d JOIN webhook_payloads b ON b.n = d.n WHERE d.n = $1", n)
+	return s.redeliver(ctx, ref, "d.n = $1", n)
 }
 
 // ListPredictions implements store.Operating.

@@ -32,21 +32,14 @@ func (s *Store) ClaimPolls(ctx context.Context, limit int) ([]store.Prediction, 
 	found := make(map[int64]store.Prediction, len(refs))
 	me := s.nodes.id.Load()
 	err := s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		rows, err := conn.Query(ctx, "SELECT "+predictionColumns+" FROM webhook_predictions p WHERE p.ref = ANY($1)", refs)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			p, poller, err := scanPrediction(rows)
-			if err != nil {
-				return err
-			}
-			if poller == me && !p.Happened.Has(store.Terminal) {
+		_, err := collect(ctx, conn, func(row pgx.CollectableRow) (bool, error) {
+			p, poller, err := scanPrediction(row)
+			if err == nil && poller == me && !p.Happened.Has(store.Terminal) {
 				found[p.Ref] = p
 			}
-		}
-		return rows.Err()
+			return true, err
+		}, "SELECT "+predictionColumns+" FROM webhook_predictions p WHERE p.ref = ANY($1)", refs)
+		return err
 	})
 	if err != nil {
 		again := now + claimLater.Milliseconds()

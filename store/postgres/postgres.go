@@ -7,8 +7,11 @@
 // a node holds (a claim, a delivery, a prediction to poll) carries its id, and
 // is free for the others once the node is gone: see nodes.go.
 //
-// Due times and expiry are by the clocks of the nodes, which must agree to
-// within a few seconds. Whether a node is alive does not depend on any clock.
+// What is due and what has expired goes by the database's clock: see clock.go.
+// Whether a node is alive does not depend on any clock.
+//
+// Whatever a node asks of the database is safe to repeat, and is repeated on
+// another connection when one breaks: see connect.go.
 package postgres
 
 import (
@@ -16,7 +19,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -35,11 +37,20 @@ const DefaultLease = 20 * time.Second
 type Options struct {
 	// DSN names the database, as libpq does: a URL or key=value pairs.
 	DSN string
+	// ListenDSN names the same database past a pooler, to listen there.
+	// Default: DSN, and no listening where that leads to a pooler.
+	ListenDSN string
+	// MaxConns is how many connections the node takes at most, at least
+	// MinMaxConns. Default DefaultMaxConns.
+	MaxConns int
 	// Logger is asked for at each use, so that a store which outlives a
 	// configuration follows the logging of the next. Default: none.
 	Logger func() *zap.Logger
-	// Now is the clock for expiry and due times. Default time.Now.
+	// Now is the clock of the node. Default time.Now.
 	Now func() time.Time
+	// DatabaseNow stands in for the clock of the database. Default: the
+	// database is asked.
+	DatabaseNow func() time.Time
 	// PurgeEvery is how often expired entries are looked for. Default 10s.
 	PurgeEvery time.Duration
 	// Lease is how long a node that does not answer keeps what it holds.
@@ -49,11 +60,16 @@ type Options struct {
 
 // Store is an open database. It implements store.Closer.
 type Store struct {
-	opts    Options
-	name    string // of the database, in messages
-	pool    *pgxpool.Pool
-	channel string // of notifications
-	reads   chan struct{}
+	opts      Options
+	name      string // of the database, in messages
+	connector *connector
+	pool      *pgxpool.Pool
+	channel   string // of notifications
+	// shared bounds the connections of the pool that are taken by what does
+	// not commit.
+	shared chan struct{}
+	keeper keeper
+	clock  clock
 
 	nodes   nodes
 	health  health
@@ -71,10 +87,6 @@ type Store struct {
 	closing  sync.Once
 	closeErr error
 }
-
-// maxReads bounds the connections that reads take, so that writing never waits
-// for one.
-const maxReads = 4
 
 // Open connects to the database and sets it up where that was not done yet.
 //
@@ -94,15 +106,29 @@ func Open(opts Options) (*Store, error) {
 	if opts.Lease <= 0 {
 		opts.Lease = DefaultLease
 	}
-	conf, err := parseDSN(opts.DSN)
+	if opts.MaxConns <= 0 {
+		opts.MaxConns = DefaultMaxConns
+	}
+	c, err := newConnector(opts.DSN)
 	if err != nil {
 		return nil, fmt.Errorf("store postgres: %w", err)
 	}
-	s := &Store{
-		opts: opts, name: place(conf.ConnConfig), stop: make(chan struct{}), reads: make(chan struct{}, maxReads),
-		telling: make(chan struct{}, 1),
+	listen := c
+	if opts.ListenDSN != "" {
+		if listen, err = newConnector(opts.ListenDSN); err != nil {
+			return nil, fmt.Errorf("store postgres: listen_%w", err)
+		}
 	}
-	if err := s.open(conf); err != nil {
+	size := max(opts.MaxConns, MinMaxConns) - 2
+	s := &Store{
+		opts: opts, name: place(c.conf), connector: c, stop: make(chan struct{}),
+		shared: make(chan struct{}, max(size-writers, 1)), telling: make(chan struct{}, 1),
+	}
+	s.opts.MaxConns = size + 2
+	s.health.init()
+	s.nodes.lease = opts.Lease
+	if err := s.open(size); err != nil {
+		s.keeper.close()
 		if s.pool != nil {
 			s.pool.Close()
 		}
@@ -113,7 +139,7 @@ func Open(opts Options) (*Store, error) {
 	s.jobs = newBatcher(s.runJobs)
 	s.working.Add(4)
 	go s.keepLoop()
-	go s.listenLoop(conf.ConnConfig.Copy())
+	go s.listenLoop(listen)
 	go s.purgeLoop()
 	go s.tellLoop()
 	if err := s.takeOver(); err != nil {
@@ -122,25 +148,35 @@ func Open(opts Options) (*Store, error) {
 	return s, nil
 }
 
-func (s *Store) open(conf *pgxpool.Config) error {
+// open takes the connections that the node can't do without, so that it fails
+// here where the server has too few.
+func (s *Store) open(size int) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*groupTimeout)
 	defer cancel()
+	if err := s.keeper.use(ctx, s.connector, s.prepare); err != nil {
+		return err
+	}
 	var err error
-	if s.pool, err = pgxpool.NewWithConfig(ctx, conf); err != nil {
+	if s.pool, err = s.connector.pool(context.Background(), size); err != nil {
 		return err
 	}
-	conn, err := s.pool.Acquire(ctx)
-	if err != nil {
-		return err
-	}
-	defer conn.Release()
-	if err := s.prepare(ctx, conn.Conn()); err != nil {
-		return err
+	taken := make([]*pgxpool.Conn, 0, writers)
+	defer func() {
+		for _, conn := range taken {
+			conn.Release()
+		}
+	}()
+	for range min(size, writers) {
+		conn, err := s.pool.Acquire(ctx)
+		if err != nil {
+			return err
+		}
+		taken = append(taken, conn)
 	}
 	s.dedup.init()
 	s.wakes.init()
 	s.queue.init()
-	return s.register(ctx, conn.Conn())
+	return s.keeper.use(ctx, s.connector, s.register)
 }
 
 // prepare sees to it that the database can be used.
@@ -183,13 +219,17 @@ func (s *Store) Close() error {
 		s.commits.close()
 		s.jobs.close()
 		s.closeErr = s.leave()
+		s.keeper.close()
 		s.pool.Close()
 	})
 	return s.closeErr
 }
 
-// Interface guard.
-var _ store.Closer = (*Store)(nil)
+// Interface guards.
+var (
+	_ store.Closer  = (*Store)(nil)
+	_ store.Clocked = (*Store)(nil)
+)
 
 var errClosed = errors.New("closed")
 
@@ -203,51 +243,6 @@ func (s *Store) closed() error {
 	}
 }
 
-// health is whether the database takes writes.
-type health struct {
-	// down holds why it does not.
-	down atomic.Pointer[error]
-	// trouble wakes the loop that finds out when it does again.
-	trouble chan struct{}
-}
-
-// available says why nothing can be committed now, or nil. A node that could
-// not say for long that it is alive must not begin anything: others may have
-// taken what it holds.
-func (s *Store) available() error {
-	if err := s.health.down.Load(); err != nil {
-		return *err
-	}
-	if !s.nodes.held() {
-		return fmt.Errorf("%w: %s has not answered for too long", store.ErrUnavailable, s.name)
-	}
-	return nil
-}
-
-// failed marks the database as down.
-func (s *Store) failed(err error) error {
-	err = fmt.Errorf("%w: committing to %s: %w", store.ErrUnavailable, s.name, err)
-	if s.health.down.Swap(&err) == nil {
-		s.opts.Logger().Error("store takes no writes", zap.Error(err))
-		// All connections are suspect, and after a failover all lead to
-		// what is now a replica.
-		s.pool.Reset()
-	}
-	select {
-	case s.health.trouble <- struct{}{}:
-	default:
-	}
-	return err
-}
-
-// recovered is called when a write has succeeded.
-func (s *Store) recovered() {
-	if s.health.down.Swap(nil) != nil {
-		s.opts.Logger().Info("store takes writes again", zap.String("store", s.name))
-	}
-	s.resettle()
-}
-
 // read runs a query with a connection.
 func (s *Store) read(ctx context.Context, f func(context.Context, *pgx.Conn) error) error {
 	if err := s.closed(); err != nil {
@@ -256,15 +251,9 @@ func (s *Store) read(ctx context.Context, f func(context.Context, *pgx.Conn) err
 	if err := s.health.down.Load(); err != nil {
 		return *err
 	}
-	select {
-	case s.reads <- struct{}{}:
-		defer func() { <-s.reads }()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 	within, cancel := context.WithTimeout(ctx, groupTimeout)
 	defer cancel()
-	err := s.with(within, f)
+	err := s.share(within, f)
 	switch {
 	case err == nil, errors.Is(err, store.ErrNotFound), errors.Is(err, store.ErrDisabled):
 		return err

@@ -16,7 +16,7 @@ func resources(t *testing.T, wrap func(*Store) storetest.Opened) func(t *testing
 		dsn := server.Fresh(t)
 		return func(t *testing.T, now func() time.Time) storetest.Opened {
 			t.Helper()
-			s, err := Open(Options{DSN: dsn, Now: now})
+			s, err := Open(Options{DSN: dsn, Now: now, DatabaseNow: now})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -15,11 +15,13 @@ const (
 
 	// lockPredictions locks in the order of refs, so that nodes never wait
 	// for each other in a circle.
-	lockPredictions = "SELECT " + predictionColumns + " FROM webhook_predictions p WHERE p.ref = ANY($1) OR p.key = ANY($2) ORDER BY p.ref FOR UPDATE"
+	lockPredictions = "SELECT " + predictionColumns + " FROM webhook_predictions p WHERE p.ref = ANY(" + jobRefs + ") ORDER BY p.ref FOR UPDATE"
+	// jobRefs are the predictions that jobs name by ref and by key.
+	jobRefs = "$1::bigint[] || ARRAY(SELECT ref FROM webhook_predictions WHERE key = ANY($2::bytea[]))"
 	// lockDeliveries is a statement of its own, that sees what was committed
 	// before the predictions could be locked.
 	lockDeliveries = "SELECT " + deliveryColumns + ` FROM webhook_deliveries d
-		WHERE d.prediction IN (SELECT ref FROM webhook_predictions WHERE ref = ANY($1) OR key = ANY($2))
+		WHERE d.prediction = ANY(` + jobRefs + `)
 		AND (d.state = 0 OR d.owner <> 0 OR d.event = 1 AND NOT d.redelivery) ORDER BY d.n FOR UPDATE`
 	// nextNumbers comes after the locks: a prediction's rows are numbered in
 	// the order in which they are committed.
@@ -39,6 +41,12 @@ func scanPrediction(row pgx.Row) (p store.Prediction, poller int64, err error) {
 	p.Events, p.Happened, p.Webhook = store.EventSet(events), store.EventSet(happened), store.WebhookStatus(webhook)
 	p.CreatedAt = timeOf(created)
 	return p, poller, err
+}
+
+// scanOnlyPrediction reads predictionColumns for those who need no poller.
+func scanOnlyPrediction(row pgx.CollectableRow) (store.Prediction, error) {
+	p, _, err := scanPrediction(row)
+	return p, err
 }
 
 // scanDelivery reads deliveryColumns.
@@ -78,6 +86,7 @@ func (u *unit) load(refs []int64, keys [][]byte, numbers int, begin bool) error 
 	var b pgx.Batch
 	if begin {
 		b.Queue("BEGIN")
+		b.Queue(settings)
 	}
 	b.Queue(lockPredictions, refs, keys)
 	b.Queue(lockDeliveries, refs, keys)
@@ -90,8 +99,10 @@ func (u *unit) load(refs []int64, keys [][]byte, numbers int, begin bool) error 
 
 func (u *unit) receive(res pgx.BatchResults, keys [][]byte, numbers int, begin bool) error {
 	if begin {
-		if _, err := res.Exec(); err != nil {
-			return err
+		for range 2 {
+			if _, err := res.Exec(); err != nil {
+				return err
+			}
 		}
 	}
 	rows, err := res.Query()
@@ -158,13 +169,13 @@ const (
 	insertPredictions = `INSERT INTO webhook_predictions (ref, key, api, id, client, url, events, poll_path, credential, token, traceparent, test, body, created, happened, webhook, poller)
 		SELECT * FROM unnest($1::bigint[], $2::bytea[], $3::bytea[], $4::bytea[], $5::bytea[], $6::bytea[], $7::smallint[], $8::bytea[], $9::bytea[], $10::bytea[],
 			$11::bytea[], $12::boolean[], $13::bytea[], $14::bigint[], $15::smallint[], $16::smallint[], $17::bigint[])`
-	insertDeliveries = `INSERT INTO webhook_deliveries (n, nonce, prediction, event, redelivery, state, attempts, due, created, endpoint, held, owner, lease)
+	insertDeliveries = `INSERT INTO webhook_deliveries (n, nonce, prediction, event, redelivery, state, attempts, due, created, endpoint, held, owner, lease, payload)
 		SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::smallint[], $5::boolean[], $6::smallint[], $7::integer[], $8::bigint[], $9::bigint[],
-			$10::bytea[], $11::boolean[], $12::bigint[], $13::bigint[])`
+			$10::bytea[], $11::boolean[], $12::bigint[], $13::bigint[], $14::bigint[])`
 	updateDeliveries = `UPDATE webhook_deliveries d SET state = j.state, attempts = j.attempts, due = j.due, endpoint = j.endpoint, held = j.held, owner = j.owner, lease = j.lease
 		FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::smallint[], $5::boolean[], $6::smallint[], $7::integer[], $8::bigint[], $9::bigint[],
-			$10::bytea[], $11::boolean[], $12::bigint[], $13::bigint[])
-			AS j (n, nonce, prediction, event, redelivery, state, attempts, due, created, endpoint, held, owner, lease)
+			$10::bytea[], $11::boolean[], $12::bigint[], $13::bigint[], $14::bigint[])
+			AS j (n, nonce, prediction, event, redelivery, state, attempts, due, created, endpoint, held, owner, lease, payload)
 		WHERE d.n = j.n`
 	insertPayloads = "INSERT INTO webhook_payloads (n, body) SELECT * FROM unnest($1::bigint[], $2::bytea[])"
 	insertAttempts = `INSERT INTO webhook_attempts (id, delivery, prediction, event, url, status, number, at, took, response, error, exception)
@@ -208,11 +219,11 @@ func (r *predictionRows) queue(b *pgx.Batch, sql string) {
 
 // deliveryRows are deliveries by column.
 type deliveryRows struct {
-	n, nonce, prediction, due, created, owner, lease []int64
-	event, state                                     []int16
-	redelivery, held                                 []bool
-	attempts                                         []int32
-	endpoint                                         [][]byte
+	n, nonce, prediction, due, created, owner, lease, payload []int64
+	event, state                                              []int16
+	redelivery, held                                          []bool
+	attempts                                                  []int32
+	endpoint                                                  [][]byte
 }
 
 func (r *deliveryRows) add(d *delivery) {
@@ -229,11 +240,12 @@ func (r *deliveryRows) add(d *delivery) {
 	r.held = append(r.held, d.held)
 	r.owner = append(r.owner, d.owner)
 	r.lease = append(r.lease, d.lease)
+	r.payload = append(r.payload, d.shared)
 }
 
 func (r *deliveryRows) queue(b *pgx.Batch, sql string) {
 	if len(r.n) > 0 {
-		b.Queue(sql, r.n, r.nonce, r.prediction, r.event, r.redelivery, r.state, r.attempts, r.due, r.created, r.endpoint, r.held, r.owner, r.lease)
+		b.Queue(sql, r.n, r.nonce, r.prediction, r.event, r.redelivery, r.state, r.attempts, r.due, r.created, r.endpoint, r.held, r.owner, r.lease, r.payload)
 	}
 }
 
@@ -278,8 +290,10 @@ func (u *unit) queueDeliveries(b *pgx.Batch) {
 			switch {
 			case d.fresh:
 				fresh.add(d)
-				numbers = append(numbers, d.n)
-				payloads = append(payloads, orEmpty(d.payload))
+				if d.shared == 0 {
+					numbers = append(numbers, d.n)
+					payloads = append(payloads, orEmpty(d.payload))
+				}
 			case d.dirty:
 				dirty.add(d)
 			}

@@ -9,9 +9,11 @@ import (
 )
 
 // schemaVersion is the newest schema this build reads and writes.
-const schemaVersion = 1
+const schemaVersion = 2
 
-// migrations lead from each schema version to the next. They run in the schema
+// migrations lead from each schema version to the next. A released one is never
+// changed. Version 2: a redelivery shares the payload of the delivery it repeats,
+// and outages outlive the nodes that found them. They run in the schema
 // that the connection's search_path names first, under an advisory lock, so
 // that nodes may start together.
 //
@@ -44,7 +46,19 @@ CREATE UNLOGGED TABLE webhook_claims (
 	token  bigint  NOT NULL,
 	waited boolean NOT NULL DEFAULT false
 );
-` + trackingSchema}
+` + trackingSchema, `
+ALTER TABLE webhook_deliveries ADD COLUMN payload bigint NOT NULL DEFAULT 0;
+CREATE INDEX webhook_deliveries_sharing ON webhook_deliveries (payload) WHERE payload <> 0;
+CREATE TABLE webhook_outages (
+	lane   bytea  PRIMARY KEY,
+	since  bigint NOT NULL,
+	reason bytea  NOT NULL
+);
+CREATE TABLE webhook_presence (
+	began bigint PRIMARY KEY,
+	ended bigint NOT NULL
+);
+`}
 
 // trackingSchema holds predictions and deliveries.
 //
@@ -123,7 +137,7 @@ CREATE TABLE webhook_secrets (
 
 // tables are those whose rights are looked at when the store is opened.
 var tables = []string{
-	"nodes", "dedup", "purged", "claims", "predictions", "deliveries", "payloads", "attempts", "secrets",
+	"nodes", "dedup", "purged", "claims", "predictions", "deliveries", "payloads", "attempts", "secrets", "outages", "presence",
 }
 
 // migrate brings the schema up to date, or says why it can't be used.

@@ -47,6 +47,16 @@ func (s *Store) takeOver() error {
 	return nil
 }
 
+// readOrphans reads what owners hold that are gone, and what this node took with
+// leases of which it does not know what became.
+const readOrphans = `SELECT n, prediction, owner, lease FROM webhook_deliveries
+	WHERE owner <> 0 AND owner = ANY($1::bigint[] || $2::bigint) AND (owner <> $2 OR lease = ANY($3)) LIMIT $4`
+
+// takeOrphans takes predictions to poll.
+const takeOrphans = `UPDATE webhook_predictions SET poller = $1 WHERE ref = ANY(ARRAY(
+	SELECT ref FROM webhook_predictions WHERE poller = ANY($2) AND ` + polled + ` LIMIT $3 FOR UPDATE SKIP LOCKED
+)) RETURNING ref`
+
 // orphan is a delivery that nobody holds any more.
 type orphan struct{ n, prediction, owner, lease int64 }
 
@@ -57,23 +67,13 @@ func (s *Store) freeDeliveries() (more bool, err error) {
 	me := s.nodes.id.Load()
 	var orphans []orphan
 	err = s.use(func(ctx context.Context, conn *pgx.Conn) error {
-		rows, err := conn.Query(ctx, orphanDeliveries)
-		if err != nil {
-			return err
-		}
-		owners, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+		owners, err := collect(ctx, conn, pgx.RowTo[int64], orphanDeliveries)
 		if err != nil || len(owners) == 0 && len(lost) == 0 {
 			return err
 		}
-		rows, err = conn.Query(ctx, `SELECT n, prediction, owner, lease FROM webhook_deliveries
-			WHERE owner <> 0 AND (owner = ANY($1) OR owner = $2 AND lease = ANY($3)) ORDER BY n LIMIT $4`,
-			append([]int64{}, owners...), me, append([]int64{}, lost...), takeoverBatch)
-		if err != nil {
-			return err
-		}
-		orphans, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (o orphan, err error) {
+		orphans, err = collect(ctx, conn, func(row pgx.CollectableRow) (o orphan, err error) {
 			return o, row.Scan(&o.n, &o.prediction, &o.owner, &o.lease)
-		})
+		}, readOrphans, append([]int64{}, owners...), me, append([]int64{}, lost...), takeoverBatch)
 		return err
 	})
 	if err != nil {
@@ -126,21 +126,11 @@ func (q *queue) knows(n, lease int64) bool {
 func (s *Store) takePolls() (more bool, err error) {
 	var refs []int64
 	err = s.use(func(ctx context.Context, conn *pgx.Conn) error {
-		rows, err := conn.Query(ctx, orphanPolls)
-		if err != nil {
-			return err
-		}
-		owners, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+		owners, err := collect(ctx, conn, pgx.RowTo[int64], orphanPolls)
 		if err != nil || len(owners) == 0 {
 			return err
 		}
-		rows, err = conn.Query(ctx, `UPDATE webhook_predictions SET poller = $1 WHERE ref IN (
-			SELECT ref FROM webhook_predictions WHERE poller = ANY($2) AND `+polled+` ORDER BY poller, ref LIMIT $3 FOR UPDATE SKIP LOCKED
-		) RETURNING ref`, s.nodes.id.Load(), owners, takeoverBatch)
-		if err != nil {
-			return err
-		}
-		refs, err = pgx.CollectRows(rows, pgx.RowTo[int64])
+		refs, err = collect(ctx, conn, pgx.RowTo[int64], takeOrphans, s.nodes.id.Load(), owners, takeoverBatch)
 		return err
 	})
 	now := s.opts.Now().UnixMilli()

@@ -15,7 +15,7 @@ func (s *Store) Ready() error {
 	if err := s.closed(); err != nil {
 		return err
 	}
-	return s.available()
+	return s.probe(context.Background())
 }
 
 // Reserve implements store.Tracking.
@@ -23,14 +23,20 @@ func (s *Store) Reserve(ctx context.Context, p store.Prediction) (int64, error) 
 	p.ID, p.Happened, p.Webhook = "", 0, store.WebhookPending
 	p.Webhook = rules.WebhookFor(&p)
 	var ref int64
-	err := s.commit(ctx, &job{do: func(u *unit) error {
-		t, err := u.insertPrediction(p)
+	j := new(job)
+	j.do = func(u *unit) error {
+		if u.byRef[ref] != nil {
+			return nil // an earlier run has committed it after all
+		}
+		t, err := u.insertPrediction(p, ref)
 		if err == nil {
 			ref = t.Ref
+			j.refs = []int64{ref}
 			u.touch(t)
 		}
 		return err
-	}})
+	}
+	err := s.commit(ctx, j)
 	if err != nil {
 		return 0, err
 	}
@@ -95,7 +101,7 @@ func (u *unit) insertTracked(p store.Prediction, happened []store.Happening) (*t
 	if p.Happened.Has(store.Terminal) && p.Webhook == store.WebhookPending && len(wanted) == 0 {
 		p.Webhook = store.WebhookDelivered // there is nothing to send
 	}
-	t, err := u.insertPrediction(p)
+	t, err := u.insertPrediction(p, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -105,10 +111,14 @@ func (u *unit) insertTracked(p store.Prediction, happened []store.Happening) (*t
 
 // insertPrediction adds a row. A token that another has, or an id that another
 // node tracks in this moment, fails the transaction.
-func (u *unit) insertPrediction(p store.Prediction) (*tracked, error) {
-	ref, err := u.number()
-	if err != nil {
-		return nil, err
+// ref is the number that an earlier run gave it, or 0: under the same number it
+// can't be added twice.
+func (u *unit) insertPrediction(p store.Prediction, ref int64) (*tracked, error) {
+	if ref == 0 {
+		var err error
+		if ref, err = u.number(); err != nil {
+			return nil, err
+		}
 	}
 	p.Ref = ref
 	t := &tracked{Prediction: p, fresh: true}
@@ -251,7 +261,7 @@ func (u *unit) deliver(t *tracked, wanted []store.Happening) error {
 		if h.Event.Has(store.Terminal) {
 			u.supersede(t)
 		}
-		if _, err := u.insert(t, h.Event, h.Payload, false); err != nil {
+		if _, err := u.insert(t, h.Event, h.Payload, 0); err != nil {
 			return err
 		}
 	}
@@ -312,7 +322,13 @@ func (s *Store) ByToken(ctx context.Context, token []byte) (store.Prediction, er
 
 func (s *Store) findPrediction(ctx context.Context, where string, arg any) (p store.Prediction, err error) {
 	err = s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		p, _, err = scanPrediction(conn.QueryRow(ctx, "SELECT "+predictionColumns+" FROM webhook_predictions p WHERE "+where, arg))
+		found, err := collect(ctx, conn, scanOnlyPrediction, "SELECT "+predictionColumns+" FROM webhook_predictions p WHERE "+where, arg)
+		if err == nil && len(found) == 0 {
+			err = store.ErrNotFound
+		}
+		if err == nil {
+			p = found[0]
+		}
 		return err
 	})
 	return p, err
@@ -336,7 +352,7 @@ func (s *Store) Secret(ctx context.Context, name string, make func() ([]byte, er
 		return nil, err
 	}
 	err = s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, "INSERT INTO webhook_secrets (name, sealed) VALUES ($1, $2) ON CONFLICT DO NOTHING", name, made)
+		err := execute(ctx, conn, "INSERT INTO webhook_secrets (name, sealed) VALUES ($1, $2) ON CONFLICT DO NOTHING", name, made)
 		if err != nil {
 			return err
 		}

@@ -19,8 +19,9 @@ type job struct {
 	// refs and keys name the predictions it is about.
 	refs []int64
 	keys [][]byte
-	// do may run more than once, each time from the beginning. It refuses
-	// with ErrNotFound or ErrDisabled before it has changed anything.
+	// do may run more than once, each time from the beginning, also after a
+	// commit whose outcome nobody heard: then it finds its own work done. It
+	// refuses with ErrNotFound or ErrDisabled before it has changed anything.
 	do func(*unit) error
 	// after runs when it is committed.
 	after   func()
@@ -61,6 +62,9 @@ type delivery struct {
 	// idle: nobody had it when it was read.
 	idle    bool
 	payload []byte
+	// shared is the number of the payload that a redelivery shares, 0 for
+	// its own.
+	shared int64
 }
 
 // unit is a group's transaction.
@@ -95,7 +99,7 @@ type attemptRow struct {
 
 // runJobs runs a group.
 func (s *Store) runJobs(jobs []*job) {
-	transact(s, jobs, s.runUnit, func(j *job, err error) {
+	transact(s, jobs, outageWait, s.runUnit, func(j *job, err error) {
 		if err == nil {
 			if j.after != nil && j.refused == nil {
 				j.after()
@@ -111,13 +115,10 @@ func (s *Store) commit(ctx context.Context, j *job) error {
 	if err := s.closed(); err != nil {
 		return err
 	}
-	if err := s.available(); err != nil {
+	// What a job is about was begun before.
+	if err := s.await(ctx, outageWait); err != nil {
 		return err
 	}
-	return s.commitAnyway(ctx, j)
-}
-
-func (s *Store) commitAnyway(ctx context.Context, j *job) error {
 	j.done = make(chan error, 1)
 	err := s.jobs.add(ctx, j)
 	if err == nil {
@@ -133,7 +134,7 @@ func (s *Store) commitAnyway(ctx context.Context, j *job) error {
 // runUnit is one transaction of jobs.
 func (s *Store) runUnit(ctx context.Context, conn *pgx.Conn, jobs []*job) (err error) {
 	u := &unit{
-		s: s, ctx: ctx, conn: conn, me: s.nodes.id.Load(), lease: s.queue.newLease(), now: s.opts.Now().UnixMilli(),
+		s: s, ctx: ctx, conn: conn, me: s.nodes.id.Load(), lease: s.queue.newLease(), now: s.now().UnixMilli(),
 		byRef: make(map[int64]*tracked), byKey: make(map[string]*tracked), taken: make(map[string]int),
 	}
 	defer func() {
@@ -311,14 +312,15 @@ func (u *unit) settle(t *tracked) {
 	}
 }
 
-// insert adds a delivery.
-func (u *unit) insert(t *tracked, event store.EventSet, payload []byte, redelivery bool) (*delivery, error) {
+// insert adds a delivery. It is a redelivery if it shares a payload that is
+// there.
+func (u *unit) insert(t *tracked, event store.EventSet, payload []byte, shared int64) (*delivery, error) {
 	n, err := u.number()
 	if err != nil {
 		return nil, err
 	}
 	d := &delivery{
-		n: n, nonce: int64(rand.Uint64()), prediction: t.Ref, event: event, redelivery: redelivery,
+		n: n, nonce: int64(rand.Uint64()), prediction: t.Ref, event: event, redelivery: shared != 0, shared: shared,
 		due: u.now, created: u.now, endpoint: store.EndpointOf(t.URL), fresh: true, payload: payload,
 	}
 	t.deliveries = append(t.deliveries, d)

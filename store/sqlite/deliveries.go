@@ -131,7 +131,7 @@ const readBatch = 32
 
 // selectDeliveries reads up to readBatch deliveries by their numbers.
 var selectDeliveries = `SELECT d.n, d.nonce, d.created, p.id, p.client, p.url, p.traceparent, b.body
-	FROM deliveries d JOIN predictions p ON p.ref = d.prediction JOIN payloads b ON b.n = d.n
+	FROM deliveries d JOIN predictions p ON p.ref = d.prediction JOIN payloads b ON b.n = ` + payloadNumber + `
 	WHERE d.n IN (?` + strings.Repeat(", ?", readBatch-1) + ")"
 
 // readDeliveries reads what is stored of items, by number. What is not there is

@@ -92,7 +92,7 @@ func (g *group) deliver(c *change, p *store.Prediction, wanted []store.Happening
 				return err
 			}
 		}
-		i, err := g.insertDelivery(p, h.Event, h.Payload, false)
+		i, err := g.insertEvent(p, h.Event, h.Payload)
 		if err != nil {
 			return err
 		}
@@ -140,24 +140,32 @@ func (g *group) supersede(c *change, prediction int64) error {
 // now is the time in Unix milliseconds.
 func (g *group) now() int64 { return g.w.opts.Now().UnixMilli() }
 
-// insertDelivery writes a delivery and its payload.
-func (g *group) insertDelivery(p *store.Prediction, event store.EventSet, payload []byte, redelivery bool) (*item, error) {
+// insertEvent writes the delivery of an event and its payload.
+func (g *group) insertEvent(p *store.Prediction, event store.EventSet, payload []byte) (*item, error) {
+	i, d, err := g.insertDelivery(p, event, 0)
+	if err != nil {
+		return nil, err
+	}
+	d.Payload = payload
+	i.aside = &aside{fresh: d}
+	return i, g.exec("INSERT INTO payloads (n, body) VALUES (?, ?)", d.N, payload)
+}
+
+// insertDelivery writes a delivery. It is a redelivery if it shares a payload
+// that is there.
+func (g *group) insertDelivery(p *store.Prediction, event store.EventSet, shared int64) (*item, *store.Delivery, error) {
 	g.w.lastDelivery++
 	d := &store.Delivery{
 		N: g.w.lastDelivery, Prediction: p.Ref, PredictionID: p.ID, Client: p.Client, URL: p.URL, Traceparent: p.Traceparent,
-		Event: event, Payload: payload, CreatedAt: timeOf(g.now()),
+		Event: event, CreatedAt: timeOf(g.now()),
 	}
 	nonce := int64(rand.Uint64())
 	d.ID = rules.DeliveryID(d.N, nonce)
-	if err := g.exec("INSERT INTO payloads (n, body) VALUES (?, ?)", d.N, payload); err != nil {
-		return nil, err
-	}
 	created := d.CreatedAt.UnixMilli()
 	g.totals.deliveries[statePending]++
-	return &item{
-			n: d.N, due: created, prediction: p.Ref, event: event, redelivery: redelivery, aside: &aside{fresh: d}, last: rules.IsLast(event, p),
-		}, g.exec("INSERT INTO deliveries (n, nonce, prediction, event, redelivery, state, attempts, due, created) VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?)",
-			d.N, nonce, p.Ref, event, redelivery, statePending, created, created)
+	i := &item{n: d.N, due: created, prediction: p.Ref, event: event, redelivery: shared != 0, last: rules.IsLast(event, p)}
+	return i, d, g.exec("INSERT INTO deliveries (n, nonce, prediction, event, redelivery, state, attempts, due, created, payload) VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?, ?)",
+		d.N, nonce, p.Ref, event, i.redelivery, statePending, created, created, shared)
 }
 
 // redirect writes that a prediction's pending deliveries go to its new URL, or

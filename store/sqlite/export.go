@@ -19,11 +19,13 @@ import (
 type Export struct {
 	lock *flock.Flock
 	db   *sql.DB
+	// payload is the column that says which payload a delivery shares.
+	payload string
 }
 
 // OpenExport opens a file that is there. The errors are those of Open.
 func OpenExport(path string) (*Export, error) {
-	x := new(Export)
+	x := &Export{payload: "d.payload"}
 	err := func() (err error) {
 		path, err := locate(path)
 		if err != nil {
@@ -38,7 +40,13 @@ func OpenExport(path string) (*Export, error) {
 		if err := prepareFile(path); err != nil {
 			return err
 		}
-		x.db, err = openDB(path)
+		if x.db, err = openDB(path); err != nil {
+			return recoverable(err)
+		}
+		var version int
+		if err = x.db.QueryRow("PRAGMA user_version").Scan(&version); version < 2 {
+			x.payload = "0" // the file is not changed by being read
+		}
 		return recoverable(err)
 	}()
 	if err != nil {
@@ -128,10 +136,18 @@ func (x *Export) Predictions() iter.Seq2[store.Prediction, error] {
 	})
 }
 
+// Payloads implements move.Source.
+func (x *Export) Payloads() iter.Seq2[move.Payload, error] {
+	return walk(x, "SELECT n, body FROM payloads ORDER BY n", func(rows *sql.Rows) (p move.Payload, err error) {
+		return p, rows.Scan(&p.N, &p.Body)
+	})
+}
+
 // Deliveries implements move.Source.
 func (x *Export) Deliveries() iter.Seq2[move.Delivery, error] {
-	return walk(x, `SELECT d.n, d.nonce, d.prediction, d.event, d.redelivery, d.state, d.attempts, d.due, d.created, p.url, b.body
-		FROM deliveries d JOIN predictions p ON p.ref = d.prediction JOIN payloads b ON b.n = d.n ORDER BY d.n`, func(rows *sql.Rows) (d move.Delivery, err error) {
+	query := fmt.Sprintf(`SELECT d.n, d.nonce, d.prediction, d.event, d.redelivery, d.state, d.attempts, d.due, d.created, p.url, %[1]s
+		FROM deliveries d JOIN predictions p ON p.ref = d.prediction WHERE EXISTS (SELECT 1 FROM payloads b WHERE b.n = iif(%[1]s = 0, d.n, %[1]s)) ORDER BY d.n`, x.payload)
+	return walk(x, query, func(rows *sql.Rows) (d move.Delivery, err error) {
 		var url string
 		err = rows.Scan(&d.N, &d.Nonce, &d.Prediction, &d.Event, &d.Redelivery, &d.State, &d.Attempts, &d.Due, &d.Created, &url, &d.Payload)
 		d.Endpoint = store.EndpointOf(url)

@@ -23,8 +23,6 @@ import (
 const (
 	// applicationID marks the file as one of ours: "RpWh" in ASCII.
 	applicationID = 0x52705768
-	// schemaVersion is the newest schema this build reads and writes.
-	schemaVersion = 1
 
 	// lockWait covers a restart in which the old process is still closing
 	// the file, and a reload in which the last request of the old
@@ -32,8 +30,9 @@ const (
 	lockWait = 3 * time.Second
 )
 
-// schema is written in one transaction into a file that gets its name only
-// afterwards, so that an empty file is never one of ours.
+// schema is that of version 1, where migrations begin. All of it is written in
+// one transaction into a file that gets its name only afterwards, so that an
+// empty file is never one of ours.
 //
 // A row of dedup is a group of entries of one scope that were committed
 // together. expires and signed are the newest of the group in Unix
@@ -166,8 +165,7 @@ func writeSchema(path string) error {
 		return err
 	}
 	defer db.Close()
-	if _, err := db.Exec(fmt.Sprintf("BEGIN; PRAGMA application_id=%d; PRAGMA user_version=%d; %s COMMIT",
-		applicationID, schemaVersion, schema)); err != nil {
+	if _, err := db.Exec(fmt.Sprintf("PRAGMA application_id=%d; %s", applicationID, upgrade(0))); err != nil {
 		return err
 	}
 	return db.Close()

@@ -40,24 +40,24 @@ func (s *Store) attempts(ctx context.Context, where string, args ...any) ([]stor
 }
 
 // Redeliver implements store.Tracking.
-func (s *Store) Redeliver(ctx context.Context, ref int64, attempt int64, payload func([]byte) []byte) (string, error) {
-	return s.redeliver(ctx, payload, "SELECT a.prediction, a.event, b.body FROM attempts a JOIN payloads b ON b.n = a.delivery WHERE a.id = ? AND a.prediction = ?", attempt, ref)
+func (s *Store) Redeliver(ctx context.Context, ref int64, attempt int64) (string, error) {
+	return s.redeliver(ctx, "d.n = (SELECT delivery FROM attempts WHERE id = ?1 AND prediction = ?2) AND d.prediction = ?2", attempt, ref)
 }
 
-// redeliver commits a new delivery of the one that the query finds.
-func (s *Store) redeliver(ctx context.Context, payload func([]byte) []byte, query string, args ...any) (string, error) {
+// redeliver commits a new delivery of the one that the condition selects.
+func (s *Store) redeliver(ctx context.Context, where string, args ...any) (string, error) {
 	var c *change
 	var id string
 	err := s.commit(ctx, func(g *group) error {
 		c = &change{}
 		var ref int64
 		var event store.EventSet
-		var old []byte
-		stmt, err := g.stmt(query)
+		var payload int64
+		stmt, err := g.stmt("SELECT d.prediction, d.event, b.n FROM deliveries d JOIN payloads b ON b.n = " + payloadNumber + " WHERE " + where)
 		if err != nil {
 			return err
 		}
-		switch err := stmt.QueryRow(args...).Scan(&ref, &event, &old); {
+		switch err := stmt.QueryRow(args...).Scan(&ref, &event, &payload); {
 		case errors.Is(err, sql.ErrNoRows):
 			return store.ErrNotFound
 		case err != nil:
@@ -70,12 +70,12 @@ func (s *Store) redeliver(ctx context.Context, payload func([]byte) []byte, quer
 		if p.URL == "" {
 			return store.ErrDisabled
 		}
-		i, err := g.insertDelivery(&p, event, payload(old), true)
+		i, d, err := g.insertDelivery(&p, event, payload)
 		if err != nil {
 			return err
 		}
 		i.sendTo(store.EndpointOf(p.URL))
-		id, c.prediction, c.added = i.fresh().ID, p, []*item{i}
+		id, c.prediction, c.added = d.ID, p, []*item{i}
 		return nil
 	}, func(err error) { s.apply(c, err) })
 	if err != nil {
@@ -93,15 +93,20 @@ func (s *Store) Forget(ctx context.Context, deliveries, predictions time.Time) e
 }
 
 func (g *group) forgetDelivery(n int64) error {
-	if err := errors.Join(
-		g.exec("DELETE FROM attempts WHERE prediction = (SELECT prediction FROM deliveries WHERE n = ?1) AND delivery = ?1", n),
-		g.exec("DELETE FROM payloads WHERE n = ?", n),
-	); err != nil {
+	if err := g.exec("DELETE FROM attempts WHERE prediction = (SELECT prediction FROM deliveries WHERE n = ?1) AND delivery = ?1", n); err != nil {
+		return err
+	}
+	payloads, err := g.numbers("SELECT "+payloadNumber+" FROM deliveries d WHERE n = ?", n)
+	if err != nil {
 		return err
 	}
 	states, err := g.numbers("DELETE FROM deliveries WHERE n = ? RETURNING state", n)
 	for _, state := range states {
 		g.totals.deliveries[state]--
+	}
+	for _, payload := range payloads {
+		err = errors.Join(err, g.exec(`DELETE FROM payloads WHERE n = ?1 AND NOT EXISTS (SELECT 1 FROM deliveries WHERE n = ?1)
+			AND NOT EXISTS (SELECT 1 FROM deliveries WHERE payload = ?1 AND payload <> 0)`, payload))
 	}
 	return err
 }

@@ -125,7 +125,7 @@ func (s *Store) FindDelivery(ctx context.Context, id string) (store.DeliveryRow,
 	if !ok {
 		return store.DeliveryRow{}, nil, store.ErrNotFound
 	}
-	rows, err := s.deliveryRows(ctx, []int64{n}, "(SELECT body FROM payloads WHERE n = d.n)")
+	rows, err := s.deliveryRows(ctx, []int64{n}, "(SELECT body FROM payloads WHERE n = "+payloadNumber+")")
 	if err != nil {
 		return store.DeliveryRow{}, nil, s.readError(err)
 	}
@@ -137,12 +137,12 @@ func (s *Store) FindDelivery(ctx context.Context, id string) (store.DeliveryRow,
 }
 
 // RedeliverDelivery implements store.Operating.
-func (s *Store) RedeliverDelivery(ctx context.Context, id string, payload func([]byte) []byte) (string, error) {
+func (s *Store) RedeliverDelivery(ctx context.Context, id string) (string, error) {
 	n, nonce, ok := rules.ParseDeliveryID(id)
 	if !ok {
 		return "", store.ErrNotFound
 	}
-	return s.redeliver(ctx, payload, "SELECT d.prediction, d.event, b.body FROM deliveries d JOIN payloads b ON b.n = d.n WHERE d.n = ? AND d.nonce = ?", n, nonce)
+	return s.redeliver(ctx, "d.n = ? AND d.nonce = ?", n, nonce)
 }
 
 // ListPredictions implements store.Operating.

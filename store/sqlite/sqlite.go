@@ -103,6 +103,9 @@ func (s *Store) open() error {
 	if err := prepareFile(path); err != nil {
 		return err
 	}
+	if err := migrate(path); err != nil {
+		return recoverable(err)
+	}
 	if err := s.connect(); err != nil {
 		return recoverable(err)
 	}

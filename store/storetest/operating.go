@@ -208,7 +208,7 @@ func countClosed(t *testing.T, b *tracking) {
 	if _, _, err := o.ListPredictions(ctx, store.PredictionFilter{Limit: 1}); !errors.Is(err, store.ErrUnavailable) {
 		t.Fatalf("listing predictions: %v", err)
 	}
-	if _, err := o.RedeliverDelivery(ctx, "dlv_1", nil); !errors.Is(err, store.ErrUnavailable) && !errors.Is(err, store.ErrNotFound) {
+	if _, err := o.RedeliverDelivery(ctx, "dlv_1"); !errors.Is(err, store.ErrUnavailable) && !errors.Is(err, store.ErrNotFound) {
 		t.Fatalf("redelivering: %v", err)
 	}
 }

@@ -67,7 +67,7 @@ func findNoDelivery(t *testing.T, b *tracking) {
 
 func (b *tracking) redeliverByID(id string) string {
 	b.t.Helper()
-	again, err := b.s.RedeliverDelivery(ctx, id, func(old []byte) []byte { return append([]byte("again "), old...) })
+	again, err := b.s.RedeliverDelivery(ctx, id)
 	b.must(err)
 	return again
 }
@@ -80,7 +80,7 @@ func redeliverDelivery(t *testing.T, b *tracking) {
 	b.advance(time.Minute)
 	id := b.redeliverByID(old.ID)
 	d := b.one("a completed")
-	if d.ID != id || id == old.ID || d.Attempts != 0 || string(d.Payload) != "again a prediction.completed" || !d.CreatedAt.Equal(b.now()) {
+	if d.ID != id || id == old.ID || d.Attempts != 0 || string(d.Payload) != "a prediction.completed" || !d.CreatedAt.Equal(b.now()) {
 		t.Fatalf("redelivery %s of %s is %+v", id, old.ID, d)
 	}
 	row, _, err := b.s.FindDelivery(ctx, id)
@@ -117,7 +117,7 @@ func redeliverDeliveryDisabled(t *testing.T, b *tracking) {
 	d := b.one("a completed")
 	b.complete(d, store.Delivered)
 	b.set(p, "")
-	id, err := b.s.RedeliverDelivery(ctx, d.ID, func(old []byte) []byte { return old })
+	id, err := b.s.RedeliverDelivery(ctx, d.ID)
 	if id != "" || !errors.Is(err, store.ErrDisabled) {
 		t.Fatalf("got %q, %v; want disabled", id, err)
 	}
@@ -129,7 +129,7 @@ func redeliverNoDelivery(t *testing.T, b *tracking) {
 	b.track("a", store.Started)
 	b.finish()
 	for _, unknown := range []string{"", "dlv_1", "dlv_1_0000000000000000", "x"} {
-		id, err := b.s.RedeliverDelivery(ctx, unknown, func(old []byte) []byte { return old })
+		id, err := b.s.RedeliverDelivery(ctx, unknown)
 		if id != "" || !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("redelivering %q: %q, %v; want not found", unknown, id, err)
 		}

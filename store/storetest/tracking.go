@@ -26,6 +26,7 @@ func RunTracking(t *testing.T, fresh func(t *testing.T) Resource) {
 		{"polls", pollCases},
 		{"signals", signalCases},
 		{"keeping", keepingCases},
+		{"sealed", sealedCases},
 		{"model", modelCases},
 	} {
 		t.Run(group.name, func(t *testing.T) { runTracking(t, fresh, group.cases) })

@@ -18,6 +18,7 @@ var keepingCases = []trackingCase{
 	{"forgetting by age", forgetByAge},
 	{"forgetting spares what is pending", forgetSparesPending},
 	{"forgetting counts from the end of a delivery", forgetFromEnd},
+	{"forgetting spares a payload that a redelivery shares", forgetSparesShared},
 	{"forgetting predictions last", forgetPredictions},
 	{"forgetting what was reserved in vain", forgetReserved},
 	{"forgetting many", forgetMany},
@@ -103,7 +104,7 @@ func forgetByAge(t *testing.T, b *tracking) {
 	b.logged(old)
 	b.logged(young, "completed 1 200", "started 1 200")
 	b.status("old", store.WebhookDelivered)
-	if _, err := b.s.Redeliver(ctx, old.Ref, row, func(p []byte) []byte { return p }); !errors.Is(err, store.ErrNotFound) {
+	if _, err := b.s.Redeliver(ctx, old.Ref, row); !errors.Is(err, store.ErrNotFound) {
 		t.Fatalf("redelivering what was forgotten: got %v, want not found", err)
 	}
 	b.restart()
@@ -142,6 +143,34 @@ func forgetFromEnd(t *testing.T, b *tracking) {
 	b.advance(2 * time.Hour)
 	b.forget(time.Hour, 1000*time.Hour)
 	b.logged(p)
+}
+
+func forgetSparesShared(t *testing.T, b *tracking) {
+	p := b.track("a", store.Completed)
+	b.finish()
+	first := b.attempts(p)[0]
+	b.advance(2 * time.Hour)
+	b.redeliver(p, first.ID)
+	b.finish()
+	second := b.attempts(p)[0]
+	b.advance(2 * time.Hour)
+	b.redeliver(p, second.ID)
+	b.forget(3*time.Hour, 1000*time.Hour) // the first one
+	b.logged(p, "completed 1 200")
+	b.restart()
+	d := b.one("a completed")
+	if string(d.Payload) != "a prediction.completed" {
+		t.Fatalf("payload is %q", d.Payload)
+	}
+	if _, err := b.s.Redeliver(ctx, p.Ref, first.ID); !errors.Is(err, store.ErrNotFound) {
+		t.Fatalf("redelivering what was forgotten: got %v, want not found", err)
+	}
+	b.redeliver(p, second.ID)
+	b.complete(d, store.Delivered)
+	b.forget(time.Hour, 1000*time.Hour) // the second one
+	if d := b.one("a completed"); string(d.Payload) != "a prediction.completed" {
+		t.Fatalf("payload is %q", d.Payload)
+	}
 }
 
 func forgetPredictions(t *testing.T, b *tracking) {
@@ -224,7 +253,7 @@ func trackingClosed(t *testing.T, b *tracking) {
 		"prediction":       second(b.s.Prediction(ctx, testAPI, "a")),
 		"by token":         second(b.s.ByToken(ctx, token("x"))),
 		"attempts":         second(b.s.Attempts(ctx, p.Ref, 0, 10)),
-		"redeliver":        second(b.s.Redeliver(ctx, p.Ref, 1, func(p []byte) []byte { return p })),
+		"redeliver":        second(b.s.Redeliver(ctx, p.Ref, 1)),
 		"claim deliveries": claiming,
 		"complete":         b.s.Complete(ctx, b.outcome(d, store.Delivered)),
 		"claim polls":      polling,

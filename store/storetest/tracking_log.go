@@ -106,7 +106,7 @@ func deliveryIDs(t *testing.T, b *tracking) {
 // redeliver asks for another delivery of a row of the log.
 func (b *tracking) redeliver(p store.Prediction, attempt int64) string {
 	b.t.Helper()
-	id, err := b.s.Redeliver(ctx, p.Ref, attempt, func(old []byte) []byte { return append([]byte("again "), old...) })
+	id, err := b.s.Redeliver(ctx, p.Ref, attempt)
 	b.must(err)
 	return id
 }
@@ -118,7 +118,7 @@ func redelivery(t *testing.T, b *tracking) {
 	b.advance(time.Minute)
 	id := b.redeliver(p, row.ID)
 	d := b.one("a started")
-	if d.ID != id || d.ID == row.Delivery || d.Attempts != 0 || string(d.Payload) != "again a prediction.started" || !d.CreatedAt.Equal(b.now()) {
+	if d.ID != id || d.ID == row.Delivery || d.Attempts != 0 || string(d.Payload) != "a prediction.started" || !d.CreatedAt.Equal(b.now()) {
 		t.Fatalf("redelivery %s of %s is %+v", id, row.Delivery, d)
 	}
 	b.complete(d, store.Retry)
@@ -126,7 +126,7 @@ func redelivery(t *testing.T, b *tracking) {
 	b.complete(b.one("a started"), store.Delivered)
 	b.logged(p, "started 2 200", "started 1 500", "completed 1 200", "started 1 200")
 	again := b.redeliver(p, b.attempts(p)[0].ID)
-	if d := b.one("a started"); d.ID != again || string(d.Payload) != "again again a prediction.started" {
+	if d := b.one("a started"); d.ID != again || string(d.Payload) != "a prediction.started" {
 		t.Fatalf("redelivery of a redelivery is %+v", d)
 	}
 }
@@ -136,7 +136,7 @@ func redeliverySurvives(t *testing.T, b *tracking) {
 	b.finish()
 	id := b.redeliver(p, b.attempts(p)[0].ID)
 	b.restart()
-	if d := b.one("a started"); d.ID != id || string(d.Payload) != "again a prediction.started" {
+	if d := b.one("a started"); d.ID != id || string(d.Payload) != "a prediction.started" {
 		t.Fatalf("redelivery is %+v", d)
 	}
 }
@@ -206,7 +206,7 @@ func redeliveryNotFound(t *testing.T, b *tracking) {
 		"no row":                   {p.Ref, own + 1000},
 		"no prediction":            {p.Ref + 1000, own},
 	} {
-		id, err := b.s.Redeliver(ctx, c[0], c[1], func(old []byte) []byte { return old })
+		id, err := b.s.Redeliver(ctx, c[0], c[1])
 		if id != "" || !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("%s: got %q, %v; want not found", name, id, err)
 		}
@@ -218,7 +218,7 @@ func redeliveryDisabled(t *testing.T, b *tracking) {
 	p := b.track("a", store.Completed)
 	b.finish()
 	b.set(p, "")
-	id, err := b.s.Redeliver(ctx, p.Ref, b.attempts(p)[0].ID, func(old []byte) []byte { return old })
+	id, err := b.s.Redeliver(ctx, p.Ref, b.attempts(p)[0].ID)
 	if id != "" || !errors.Is(err, store.ErrDisabled) {
 		t.Fatalf("got %q, %v; want disabled", id, err)
 	}

@@ -275,7 +275,7 @@ func (m *world) take(c store.Delivery) {
 		m.fail("%s was handed out: %+v", c.ID, *d)
 	}
 	if c.URL != d.of.URL || c.Attempts != d.attempts || c.PredictionID != d.of.ID || c.Client != d.of.Client ||
-		!d.redelivery && string(c.Payload) != string(payloadOf(d.of.ID, d.event)) {
+		string(c.Payload) != string(payloadOf(d.of.ID, d.event)) {
 		m.fail("%+v was handed out, want %+v of %+v", c, *d, d.of.Prediction)
 	}
 	d.claimed = true

@@ -20,7 +20,13 @@ type Mark struct {
 	Signed int64
 }
 
-// Delivery is a delivery with its payload. Times are Unix milliseconds.
+// Payload is the body of one delivery, or of several.
+type Payload struct {
+	N    int64
+	Body []byte
+}
+
+// Delivery is a delivery. Times are Unix milliseconds.
 type Delivery struct {
 	N, Nonce, Prediction int64
 	Event                store.EventSet
@@ -30,7 +36,9 @@ type Delivery struct {
 	Due, Created         int64
 	// Endpoint is where its prediction's webhooks go now.
 	Endpoint string
-	Payload  []byte
+	// Payload is the number of the payload it shares, 0 for its own, which
+	// has its number.
+	Payload int64
 }
 
 // Attempt is a row of the delivery log.
@@ -51,6 +59,7 @@ type Source interface {
 	Entries() (iter.Seq2[Entry, error], error)
 	Marks() iter.Seq2[Mark, error]
 	Predictions() iter.Seq2[store.Prediction, error]
+	Payloads() iter.Seq2[Payload, error]
 	Deliveries() iter.Seq2[Delivery, error]
 	Attempts() iter.Seq2[Attempt, error]
 	Secrets() iter.Seq2[Secret, error]

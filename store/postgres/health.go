@@ -1,0 +1,117 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-replicate/replicate-webhook/store"
+)
+
+const (
+	// probeWait is how long new work waits to hear whether a database that was
+	// away is back.
+	probeWait = 500 * time.Millisecond
+	// outageWait is how long what was begun waits for a database that is away:
+	// a restart takes about as long.
+	outageWait = 3 * time.Second
+)
+
+// health is whether the database takes writes.
+type health struct {
+	// down holds why it does not.
+	down atomic.Pointer[error]
+	// trouble wakes the loop that finds out when it does again.
+	trouble chan struct{}
+
+	mu sync.Mutex
+	// next is closed at the end of the next heartbeat that begins.
+	next chan struct{}
+}
+
+func (h *health) init() {
+	h.trouble, h.next = make(chan struct{}, 1), make(chan struct{})
+}
+
+// begin returns the function that ends a heartbeat.
+func (h *health) begin() (end func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	current := h.next
+	h.next = make(chan struct{})
+	return func() { close(current) }
+}
+
+// available says why nothing can be committed now, or nil. A node that could
+// not say for long that it is alive must not begin anything: others may have
+// taken what it holds.
+func (s *Store) available() error {
+	if err := s.health.down.Load(); err != nil {
+		return *err
+	}
+	if !s.nodes.held() {
+		return fmt.Errorf("%w: %s has not answered for too long", store.ErrUnavailable, s.name)
+	}
+	return nil
+}
+
+// probe is available, and first waits to hear whether a database that was away is
+// back by now.
+func (s *Store) probe(ctx context.Context) error {
+	err := s.available()
+	if err == nil {
+		return nil
+	}
+	s.health.mu.Lock()
+	next := s.health.next
+	s.health.mu.Unlock()
+	signal(s.health.trouble)
+	timeout := time.NewTimer(probeWait)
+	defer timeout.Stop()
+	select {
+	case <-next:
+	case <-timeout.C:
+	case <-ctx.Done():
+	case <-s.stop:
+		return err
+	}
+	return s.available()
+}
+
+// await probes until the database is back, for so long.
+func (s *Store) await(ctx context.Context, wait time.Duration) error {
+	for deadline := time.Now().Add(wait); ; {
+		err := s.probe(ctx)
+		if err == nil || ctx.Err() != nil || s.closed() != nil || !time.Now().Before(deadline) {
+			return err
+		}
+	}
+}
+
+// failed marks the database as down.
+func (s *Store) failed(err error) error {
+	full := serverFull(err)
+	err = fmt.Errorf("%w: committing to %s: %w", store.ErrUnavailable, s.name, err)
+	if s.health.down.Swap(&err) == nil {
+		s.opts.Logger().Error("store takes no writes", zap.Error(err))
+		if !full {
+			// All connections are suspect, and after a failover all lead
+			// to what is now a replica.
+			s.pool.Reset()
+		}
+	}
+	signal(s.health.trouble)
+	return err
+}
+
+// recovered is called when a write has succeeded.
+func (s *Store) recovered() {
+	if s.health.down.Swap(nil) != nil {
+		s.opts.Logger().Info("store takes writes again", zap.String("store", s.name))
+	}
+	s.resettle()
+}

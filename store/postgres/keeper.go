@@ -1,0 +1,55 @@
+package postgres
+
+import (
+	"context"
+	"sync"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// keeper is the connection for heartbeats. It is not the pool's, so that neither
+// much work nor a server without connections left makes a node look dead.
+type keeper struct {
+	mu   sync.Mutex
+	conn *pgx.Conn
+}
+
+// use runs f with the connection, and once more with a new one if it breaks.
+func (k *keeper) use(ctx context.Context, c *connector, f func(context.Context, *pgx.Conn) error) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for fresh := false; ; {
+		if k.conn == nil || k.conn.IsClosed() {
+			var err error
+			if k.conn, err = c.connect(ctx); err != nil {
+				return err
+			}
+			fresh = true
+		}
+		err := f(ctx, k.conn)
+		if err == nil || fresh || !k.conn.IsClosed() || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+func (k *keeper) close() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.conn != nil {
+		disconnect(k.conn)
+		k.conn = nil
+	}
+}
+
+// beatWith runs f, for a heartbeat. Where the server has no connection left to
+// replace the keeper's, f takes one of the pool's.
+func (s *Store) beatWith(f func(context.Context, *pgx.Conn) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), groupTimeout)
+	defer cancel()
+	err := s.keeper.use(ctx, s.connector, f)
+	if serverFull(err) {
+		return s.with(ctx, f)
+	}
+	return err
+}

@@ -1,0 +1,116 @@
+package postgres
+
+import (
+	"bytes"
+	"context"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/caddy-replicate/replicate-webhook/store"
+)
+
+// credentials are the rows that have one: it is erased with the terminal event.
+// They are found by the index of predictions that are asked for.
+const credentials = "FROM webhook_predictions WHERE " + polled + " AND credential IS NOT NULL"
+
+// CountSealed implements store.Sealed.
+func (s *Store) CountSealed(ctx context.Context, n int) (counts map[string]int, err error) {
+	err = s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		counts = make(map[string]int)
+		secrets, err := sealedSecrets(ctx, conn)
+		if err != nil {
+			return err
+		}
+		for _, v := range secrets {
+			counts[string(v.Sealed[:min(n, len(v.Sealed))])]++
+		}
+		rows, err := conn.Query(ctx, "SELECT substr(credential, 1, $1) AS prefix, count(*) "+credentials+" GROUP BY prefix", n)
+		if err != nil {
+			return err
+		}
+		var prefix []byte
+		var count int
+		_, err = pgx.ForEachRow(rows, []any{&prefix, &count}, func() error {
+			counts[string(prefix)] += count
+			return nil
+		})
+		return err
+	})
+	return counts, err
+}
+
+func sealedSecrets(ctx context.Context, conn *pgx.Conn) (values []store.SealedValue, err error) {
+	rows, err := conn.Query(ctx, "SELECT name, sealed FROM webhook_secrets")
+	if err != nil {
+		return nil, err
+	}
+	var v store.SealedValue
+	_, err = pgx.ForEachRow(rows, []any{&v.Name, &v.Sealed}, func() error {
+		if !store.IsMarker(v.Name) {
+			values = append(values, store.SealedValue{Name: v.Name, Sealed: bytes.Clone(v.Sealed)})
+		}
+		return nil
+	})
+	return values, err
+}
+
+// ListSealed implements store.Sealed.
+func (s *Store) ListSealed(ctx context.Context, prefix []byte, after int64, limit int) (values []store.SealedValue, next int64, err error) {
+	err = s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		values, next = nil, 0
+		if after == 0 {
+			secrets, err := sealedSecrets(ctx, conn)
+			if err != nil {
+				return err
+			}
+			for _, v := range secrets {
+				if !bytes.HasPrefix(v.Sealed, prefix) {
+					values = append(values, v)
+				}
+			}
+		}
+		rows, err := conn.Query(ctx, "SELECT ref, api, id, credential "+credentials+
+			" AND ref > $1 AND substr(credential, 1, $2) <> $3 ORDER BY ref LIMIT $4", after, len(prefix), prefix, limit)
+		if err != nil {
+			return err
+		}
+		found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (store.SealedValue, error) {
+			var v store.SealedValue
+			var api, id []byte
+			err := row.Scan(&v.Ref, &api, &id, &v.Sealed)
+			v.API, v.ID = string(api), string(id)
+			return v, err
+		})
+		if len(found) == limit && limit > 0 {
+			next = found[limit-1].Ref
+		}
+		values = append(values, found...)
+		return err
+	})
+	return values, next, err
+}
+
+// resealCredentials locks the rows in the order in which all others do.
+const resealCredentials = `WITH j AS (
+	SELECT * FROM unnest($1::bigint[], $2::bytea[], $3::bytea[]) AS j (ref, old, new)
+), mine AS (
+	SELECT p.ref FROM webhook_predictions p JOIN j ON j.ref = p.ref AND j.old = p.credential ORDER BY p.ref FOR UPDATE OF p
+) UPDATE webhook_predictions p SET credential = j.new FROM j, mine WHERE p.ref = mine.ref AND j.ref = p.ref AND p.credential = j.old`
+
+// Reseal implements store.Sealed.
+func (s *Store) Reseal(ctx context.Context, values []store.Resealed) error {
+	var b pgx.Batch
+	var refs []int64
+	var before, after [][]byte
+	for _, v := range values {
+		if v.Ref == 0 {
+			b.Queue("UPDATE webhook_secrets SET sealed = $1 WHERE name = $2 AND sealed = $3", v.New, v.Name, v.Sealed)
+			continue
+		}
+		refs, before, after = append(refs, v.Ref), append(before, v.Sealed), append(after, v.New)
+	}
+	if len(refs) > 0 {
+		b.Queue(resealCredentials, refs, before, after)
+	}
+	return s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error { return conn.SendBatch(ctx, &b).Close() })
+}

@@ -1,0 +1,48 @@
+package store
+
+import (
+	"context"
+	"strings"
+)
+
+// MarkerPrefix begins the names of secrets that are not sealed: each says that
+// a sealing key was used with this store.
+const MarkerPrefix = "seal_key:"
+
+// SealedValue is a value that the store keeps sealed: the credential of a
+// prediction whose terminal event is to come, or a secret.
+type SealedValue struct {
+	// Ref is that of the prediction, 0 for a secret.
+	Ref int64
+	// API and ID are those of the prediction.
+	API, ID string
+	// Name is that of the secret.
+	Name string
+	// Sealed is the value as it is stored.
+	Sealed []byte
+}
+
+// Resealed is a value that was sealed again.
+type Resealed struct {
+	SealedValue
+	// New replaces Sealed.
+	New []byte
+}
+
+// Sealed gives access to all sealed values, so that they can be sealed again
+// with another key. Markers are not among them.
+type Sealed interface {
+	// CountSealed counts the sealed values by their first n bytes.
+	CountSealed(ctx context.Context, n int) (map[string]int, error)
+	// ListSealed returns the sealed values that do not begin with the prefix.
+	// With after 0 the secrets come first, then, and with any other, up to
+	// limit credentials of predictions with a higher Ref. next is the after of
+	// the following call, 0 at the end.
+	ListSealed(ctx context.Context, prefix []byte, after int64, limit int) (values []SealedValue, next int64, err error)
+	// Reseal commits new values in place of old ones. A value that has changed
+	// meanwhile, or is gone, stays as it is.
+	Reseal(ctx context.Context, values []Resealed) error
+}
+
+// IsMarker reports whether a secret is a marker.
+func IsMarker(name string) bool { return strings.HasPrefix(name, MarkerPrefix) }

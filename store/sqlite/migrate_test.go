@@ -1,0 +1,172 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/caddy-replicate/replicate-webhook/store"
+)
+
+// version1 returns the path of a database that the first version of this plugin
+// wrote: one delivery was delivered and redelivered in vain, one waits for its
+// retry, and two of one prediction were not tried.
+func version1(t *testing.T) string {
+	t.Helper()
+	dump, err := os.ReadFile("testdata/version1.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "webhook.db")
+	db, err := sql.Open("sqlite", dsn(path, "journal_mode(DELETE)"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.Exec(string(dump)); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestDatabaseOfVersion1IsUpgraded(t *testing.T) {
+	path := version1(t)
+	now := time.Date(2026, 11, 20, 12, 1, 0, 0, time.UTC)
+	ctx := context.Background()
+	open := func() *Store {
+		s, err := Open(Options{Path: path, Now: func() time.Time { return now }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	s := open()
+	rows, _, err := s.ListDeliveries(ctx, store.DeliveryFilter{Limit: 10})
+	if err != nil || len(rows) != 5 {
+		t.Fatalf("listed %d deliveries, %v", len(rows), err)
+	}
+	for _, r := range rows {
+		if d, _, err := s.FindDelivery(ctx, r.ID); err != nil || len(d.Payload) == 0 {
+			t.Errorf("%s has payload %q, %v", r.ID, d.Payload, err)
+		}
+	}
+	p, err := s.Prediction(ctx, "https://api.example.com/v1", "done")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The redelivery of that version has a payload of its own.
+	log, err := s.Attempts(ctx, p.Ref, 0, 10)
+	if err != nil || len(log) != 2 {
+		t.Fatalf("log %+v, %v", log, err)
+	}
+	if _, err := s.Redeliver(ctx, p.Ref, log[0].ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open()
+	defer s.Close()
+	claimed, _, err := s.ClaimDeliveries(ctx, 10, func(string) int { return 10 })
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, d := range claimed {
+		got = append(got, string(d.Payload))
+	}
+	if want := []string{"waiting prediction.started", "retrying prediction.started", "again done prediction.completed"}; !slices.Equal(got, want) {
+		t.Errorf("claimed %q, want %q", got, want)
+	}
+	e := store.Entry{Scope: "default", Keys: []store.Key{store.KeyOf("default", "event", "accepted")}, SignedAt: now, Expires: now.Add(time.Hour)}
+	if _, err := s.Claim(ctx, e, 0); err != store.ErrDuplicate {
+		t.Errorf("claiming an accepted event: %v", err)
+	}
+}
+
+func TestUpgradedDatabaseHasTheSchemaOfANewOne(t *testing.T) {
+	columns := func(path string) (out []string) {
+		s, err := Open(Options{Path: path})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		rows, err := s.db.Query("SELECT m.name || '.' || coalesce(c.name, '') || ' ' || coalesce(c.type, '') FROM sqlite_master m LEFT JOIN pragma_table_info(m.name) c ORDER BY 1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var c string
+			if err := rows.Scan(&c); err != nil {
+				t.Fatal(err)
+			}
+			out = append(out, c)
+		}
+		return out
+	}
+	upgraded, fresh := columns(version1(t)), columns(filepath.Join(t.TempDir(), "webhook.db"))
+	if !slices.Equal(upgraded, fresh) || len(fresh) < 50 {
+		t.Errorf("upgraded: %q\nfresh: %q", upgraded, fresh)
+	}
+}
+
+func TestRedeliveriesAddNoPayload(t *testing.T) {
+	ctx := context.Background()
+	now := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
+	s, err := Open(Options{Path: filepath.Join(t.TempDir(), "webhook.db"), Now: func() time.Time { return now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	payloads := func() (n int) {
+		if err := s.db.QueryRow("SELECT count(*) FROM payloads").Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	p := store.Prediction{ID: "p", URL: "https://example.com/", Events: store.AllEvents, CreatedAt: now}
+	if err := s.Track(ctx, &p, []store.Happening{{Event: store.Completed, Payload: []byte("payload")}}); err != nil {
+		t.Fatal(err)
+	}
+	deliver := func(want int) {
+		t.Helper()
+		claimed, _, err := s.ClaimDeliveries(ctx, 100, func(string) int { return 100 })
+		if err != nil || len(claimed) != want {
+			t.Fatalf("claimed %d, %v; want %d", len(claimed), err, want)
+		}
+		for _, d := range claimed {
+			if string(d.Payload) != "payload" {
+				t.Errorf("payload is %q", d.Payload)
+			}
+			if err := s.Complete(ctx, store.Outcome{Delivery: d, Verdict: store.Delivered, Attempt: store.Attempt{Number: 1, At: now}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	deliver(1)
+	for range 40 {
+		log, err := s.Attempts(ctx, p.Ref, 0, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Redeliver(ctx, p.Ref, log[0].ID); err != nil {
+			t.Fatal(err)
+		}
+		deliver(1)
+	}
+	if n := payloads(); n != 1 {
+		t.Errorf("%d payloads are stored for 41 deliveries", n)
+	}
+	now = now.Add(time.Hour)
+	if err := s.Forget(ctx, now, now.Add(-24*time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	if n := payloads(); n != 0 {
+		t.Errorf("%d payloads are left of deliveries that were forgotten", n)
+	}
+}

@@ -1,0 +1,109 @@
+package sqlite
+
+import (
+	"bytes"
+	"context"
+
+	"github.com/caddy-replicate/replicate-webhook/store"
+)
+
+// credentials are the rows that have one: it is erased with the terminal event.
+const credentials = "FROM predictions INDEXED BY predictions_tracked WHERE happened < 2 AND credential IS NOT NULL"
+
+// CountSealed implements store.Sealed.
+func (s *Store) CountSealed(ctx context.Context, n int) (map[string]int, error) {
+	counts := make(map[string]int)
+	secrets, err := s.sealedSecrets(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range secrets {
+		counts[string(v.Sealed[:min(n, len(v.Sealed))])]++
+	}
+	rows, err := s.db.QueryContext(ctx, "SELECT substr(credential, 1, ?) AS prefix, count(*) "+credentials+" GROUP BY prefix", n)
+	if err != nil {
+		return nil, s.readError(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var prefix []byte
+		var count int
+		if err := rows.Scan(&prefix, &count); err != nil {
+			return nil, s.readError(err)
+		}
+		counts[string(prefix)] += count
+	}
+	return counts, s.readError(rows.Err())
+}
+
+func (s *Store) sealedSecrets(ctx context.Context) (values []store.SealedValue, err error) {
+	if err := s.closed(); err != nil {
+		return nil, err
+	}
+	rows, err := s.db.QueryContext(ctx, "SELECT name, sealed FROM secrets")
+	if err != nil {
+		return nil, s.readError(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var v store.SealedValue
+		if err := rows.Scan(&v.Name, &v.Sealed); err != nil {
+			return nil, s.readError(err)
+		}
+		if !store.IsMarker(v.Name) {
+			values = append(values, v)
+		}
+	}
+	return values, s.readError(rows.Err())
+}
+
+// ListSealed implements store.Sealed.
+func (s *Store) ListSealed(ctx context.Context, prefix []byte, after int64, limit int) (values []store.SealedValue, next int64, err error) {
+	if after == 0 {
+		secrets, err := s.sealedSecrets(ctx)
+		if err != nil {
+			return nil, 0, err
+		}
+		for _, v := range secrets {
+			if !bytes.HasPrefix(v.Sealed, prefix) {
+				values = append(values, v)
+			}
+		}
+	} else if err := s.closed(); err != nil {
+		return nil, 0, err
+	}
+	rows, err := s.db.QueryContext(ctx, "SELECT ref, api, id, credential "+credentials+
+		" AND ref > ? AND substr(credential, 1, ?) <> ? ORDER BY ref LIMIT ?", after, len(prefix), prefix, limit)
+	if err != nil {
+		return nil, 0, s.readError(err)
+	}
+	defer rows.Close()
+	found := 0
+	for ; rows.Next(); found++ {
+		var v store.SealedValue
+		if err := rows.Scan(&v.Ref, &v.API, &v.ID, &v.Sealed); err != nil {
+			return nil, 0, s.readError(err)
+		}
+		values, next = append(values, v), v.Ref
+	}
+	if found < limit {
+		next = 0
+	}
+	return values, next, s.readError(rows.Err())
+}
+
+// Reseal implements store.Sealed.
+func (s *Store) Reseal(ctx context.Context, values []store.Resealed) error {
+	return s.commit(ctx, func(g *group) error {
+		for _, v := range values {
+			query, key := "UPDATE predictions SET credential = ?1 WHERE ref = ?2 AND credential = ?3", any(v.Ref)
+			if v.Ref == 0 {
+				query, key = "UPDATE secrets SET sealed = ?1 WHERE name = ?2 AND sealed = ?3", any(v.Name)
+			}
+			if err := g.exec(query, v.New, key, v.Sealed); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, nil)
+}
