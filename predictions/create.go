@@ -2,10 +2,9 @@ package predictions
 
 import (
 	"context"
-	"errors"
-	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -98,16 +97,18 @@ func (h *Handler) capture(w http.ResponseWriter, r *http.Request, next caddyhttp
 	if err != nil {
 		return h.fail(w, r, err)
 	}
-	x := &captured{h: h, c: c, ctx: r.Context(), a: h.newAnswer(w, true)}
+	x := &captured{h: h, c: c, ctx: r.Context()}
 	if !hook.native {
 		if x.callback, err = h.tracker.Reserve(r.Context(), c); err != nil {
 			return h.fail(w, r, err)
 		}
 	}
+	x.a = h.newResponse(w, r, h.callbackOf(x.callback))
+	x.a.scan, x.a.passing = true, x.passing
 	ctx, stop := outlive(r.Context(), afterClient)
 	defer stop()
 	r = withBody(ctx, r, body, cutRequest(body.data, hook.doc, x.callback))
-	r.Header.Set("Accept-Encoding", "identity")
+	readable(r)
 
 	// Also when the next handler panics, as a proxy does to abort an answer
 	// that broke off.
@@ -136,128 +137,157 @@ func outlive(parent context.Context, after time.Duration) (context.Context, cont
 	return ctx, func() { unlink(); cancel() }
 }
 
-// captured is a create that was passed on, and its answer.
+// captured is a create that was passed on, and its response.
 type captured struct {
 	h        *Handler
 	c        *tracker.Capture
 	ctx      context.Context
-	a        *answer
+	a        *response
 	callback string
 	err      error
 	returned bool // the next handler did, and did not panic
+	// status is what became of the webhook, empty until that is known.
+	status string
+	// trailer reports that the status follows the body.
+	trailer bool
 }
 
-// settle stores what the answer says, and sends what of it was held. It is
+// callbackOf is what the response to a create with that callback URL hides.
+func (h *Handler) callbackOf(url string) *hidden {
+	if url == "" {
+		return h.anyCallback()
+	}
+	at := strings.LastIndexByte(url, '/') + 1
+	return &hidden{base: url[:at], token: url[at:]}
+}
+
+// settle stores what the response says, and sends what of it was held. It is
 // called once, when nothing more will come.
 func (x *captured) settle() {
-	complete := x.returned && x.err == nil
+	succeeded := x.returned && x.err == nil
+	complete := x.a.end(succeeded)
 	switch x.a.mode {
 	case holding:
 		if complete {
 			x.augment()
-			return
-		}
-		// It broke off, but it is a success.
-		x.rescue(x.a.buf.Bytes(), "the answer to a create broke off")
-		x.a.pass()
-		if !x.returned {
-			_ = x.a.FlushError()
+		} else {
+			// It broke off, but it is a success.
+			x.rescue("the response to a create broke off", false)
+			x.a.letGo(false)
 		}
 	case trailing:
-		x.store(x.a.scanner.ID(), x.a.scanner.Status(), "the answer to a create is over max_body")
-		if complete {
-			_ = x.a.finish()
+		x.store("the response to a create can't be held", complete)
+		if x.trailer {
+			x.a.Header().Set(statusHeader, x.status)
 		}
-	case streaming:
-		if x.a.status >= 200 && x.a.status <= 299 {
-			x.log("the answer to a create is not JSON: its webhook is not tracked", nil)
-			return
+		x.a.finish(complete)
+	default:
+		if x.status == "" {
+			x.h.tracker.Abandon(x.ctx, x.c)
 		}
-		x.h.tracker.Abandon(x.ctx, x.c)
-	case undecided:
-		x.h.tracker.Abandon(x.ctx, x.c)
+		x.a.finish(complete)
+	}
+	if succeeded && !complete {
+		// What was decoded ends too soon: so must what the client reads.
+		panic(http.ErrAbortHandler)
 	}
 }
 
-// augment stores the prediction that was held and sends it with our members.
-// An answer that is no prediction is sent as it came.
+// passing says in the header of a response that passes what becomes of the
+// webhook.
+func (x *captured) passing(why reason) {
+	switch why {
+	case notObject:
+		x.lost("the response to a create is not a JSON object", "", nil)
+	case tooLarge, noBudget:
+		if prediction.ValidID(x.a.scanner.ID()) {
+			x.store("the response to a create can't be held: "+string(why), true)
+			break
+		}
+		// The id may follow, and then the status does.
+		x.trailer = true
+		x.a.Header().Del("Content-Length")
+		x.a.Header().Add("Trailer", statusHeader)
+		return
+	}
+	x.a.Header().Set(statusHeader, x.status)
+}
+
+// augment stores the prediction that was held and sends it with our members. A
+// response that is no prediction is sent as it came.
 func (x *captured) augment() {
-	body, err := decode(x.a.Header(), x.a.buf.Bytes(), x.a.limit)
-	if errors.Is(err, errDecoded) {
-		x.rescueEncoded()
-		x.a.pass()
-		return
-	}
-	if err != nil {
-		x.log("the answer to a create can't be decoded: its webhook is not tracked", err)
-		x.a.pass()
-		return
-	}
+	mark, body := x.a.held()
 	s, err := prediction.Parse(body)
 	if err != nil {
-		x.rescue(body, "the answer to a create is not a JSON object")
-		x.a.pass()
-		return
-	}
-	if !prediction.ValidID(s.ID) {
-		x.log("the answer to a create has no id: its webhook is not tracked", nil)
-		x.a.pass()
+		x.rescue("the response to a create can't be read as a prediction: "+err.Error(), true)
+		x.a.letGo(true)
 		return
 	}
 	f := fields{url: x.c.URL, status: store.WebhookFailed, completed: true}
-	if p, err := x.h.tracker.Created(x.ctx, x.c, s); err != nil {
-		// The API has accepted it: its client must not lose the answer,
+	if !prediction.ValidID(s.ID) {
+		x.lost("the response to a create has no id that can be tracked", s.ID, nil)
+	} else if p, err := x.h.tracker.Created(x.ctx, x.c, s); err != nil {
+		// The API has accepted it: its client must not lose the response,
 		// but it may know that no event will come.
 		x.h.logger.Error("storing a created prediction: its webhook is not tracked",
-			zap.String("prediction", s.ID), zap.Error(err))
+			zap.String("api", x.c.API), zap.String("prediction", s.ID), zap.Error(err))
 	} else {
 		f = fieldsOf(&p)
 	}
 	if x.callback != "" {
 		f.ours = func(webhook string) bool { return webhook == x.callback }
 	}
-	x.a.send(augment(body, f))
+	x.a.replace(append(mark[:len(mark):len(mark)], augment(body, f)...))
 }
 
-// rescue stores a prediction of which only a beginning can be read.
-func (x *captured) rescue(body []byte, why string) {
-	var scan prediction.Scanner
-	if plain, err := decode(x.a.Header(), body, x.a.limit); err == nil || errors.Is(err, errDecoded) {
-		_, _ = scan.Write(plain)
-	}
-	x.store(scan.ID(), scan.Status(), why)
-}
-
-// maxScanned bounds the bytes of a decoded answer that are searched for an id.
-const maxScanned = 256 << 20
-
-// rescueEncoded does so for an answer that is too large only once decoded.
-func (x *captured) rescueEncoded() {
-	var scan prediction.Scanner
-	if r, err := decoder(x.a.Header(), x.a.buf.Bytes()); err == nil {
-		_, _ = io.Copy(&scan, io.LimitReader(r, maxScanned))
-		_ = r.Close()
-	}
-	x.store(scan.ID(), scan.Status(), "the answer to a create is over max_body")
+// rescue stores a held prediction that can't be read as JSON, or of which only a
+// beginning came.
+func (x *captured) rescue(why string, complete bool) {
+	_, body := x.a.held()
+	x.a.scanner = new(prediction.Scanner)
+	_, _ = x.a.scanner.Write(body)
+	x.store(why, complete)
 }
 
 // store tracks a prediction of which nothing but its id is known, and says so.
-func (x *captured) store(id, status, why string) {
-	if !prediction.ValidID(id) {
-		x.log(why+", and its id can't be read: its webhook is not tracked", nil)
+func (x *captured) store(why string, complete bool) {
+	id := x.a.scanner.ID()
+	switch {
+	case x.status != "":
+		return
+	case !prediction.ValidID(id) && !complete && id == "" && x.callback != "":
+		// The API's webhook will tell.
+		x.status = store.WebhookPending.String()
+		x.log(why+" before its id came: it is tracked by its callback alone", "", nil)
+		return
+	case !prediction.ValidID(id):
+		x.lost(why+", and it has no id that can be tracked", id, nil)
 		return
 	}
-	if _, err := x.h.tracker.CreatedWithoutBody(x.ctx, x.c, id, status); err != nil {
+	p, err := x.h.tracker.CreatedWithoutBody(x.ctx, x.c, id, x.a.scanner.Status())
+	if err != nil {
+		x.status = store.WebhookFailed.String()
 		x.h.logger.Error("storing a created prediction: its webhook is not tracked",
-			zap.String("prediction", id), zap.Error(err))
+			zap.String("api", x.c.API), zap.String("prediction", id), zap.Error(err))
 		return
 	}
-	x.h.logger.Warn(why+": it is tracked by its id, and passed without webhook_url",
-		zap.String("prediction", id))
+	x.status = p.Webhook.String()
+	x.log(why+": it is tracked by its id, and passes without webhook_url", id, nil)
 }
 
-// log tells the operator of an answer that is no use to a tracker.
-func (x *captured) log(message string, err error) {
-	x.h.logger.Warn(message, zap.Int("status", x.a.status),
-		zap.String("content_type", x.a.Header().Get("Content-Type")), zap.Error(err))
+// lost gives a webhook up that can't be tracked, and says so.
+func (x *captured) lost(why, id string, err error) {
+	x.status = store.WebhookFailed.String()
+	x.log(why+": its webhook is not tracked", id, err)
+	x.h.tracker.Abandon(x.ctx, x.c)
 }
+
+// log tells the operator of a response that is no use to a tracker.
+func (x *captured) log(message, id string, err error) {
+	x.h.logger.Warn(message, zap.String("api", x.c.API), zap.Int("status", x.a.status), zap.String("prediction", shorten(id)),
+		zap.String("content_type", x.a.Header().Get("Content-Type")),
+		zap.String("content_encoding", x.a.Header().Get("Content-Encoding")), zap.Error(err))
+}
+
+// shorten bounds a text of a stranger's for the log.
+func shorten(s string) string { return s[:min(len(s), 128)] }

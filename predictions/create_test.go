@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/andybalholm/brotli"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/klauspost/compress/zstd"
 
@@ -260,103 +261,152 @@ func TestAnAcceptedCreateIsAnsweredWhateverFailsHere(t *testing.T) {
 	wantStatus(t, w, 201, f.api.IDs()[0])
 }
 
-func TestNonsensePassesUnchanged(t *testing.T) {
+func TestAResponseThatIsNoPredictionSaysThatTheWebhookFailed(t *testing.T) {
+	const failed = `"webhook_url":"https://r.example/hook","webhook_status":"failed","webhook_completed":true`
 	for _, c := range []struct {
 		name, contentType, body string
 		status                  int
+		want, header            string
 		calls                   []string
 	}{
-		{"not JSON", "application/json", `<html>`, 200, nil},
-		{"empty", "application/json", ``, 200, nil},
-		{"no id", "application/json", `{"status":"starting"}`, 201, nil},
-		{"a number for an id", "application/json", `{"id":7}`, 201, nil},
-		{"a path for an id", "application/json", `{"id":"../x"}`, 201, nil},
-		{"an array", "application/json", `[{"id":"p"}]`, 201, nil},
-		{"truncated", "application/json", `{"id":"p","status":"starting","inp`, 201, []string{"bodyless p starting"}},
-		{"trailing garbage", "application/json", `{"id":"p"}}`, 201, []string{"bodyless p "}},
-		{"another type", "text/html", `{"id":"p"}`, 201, nil},
-		{"no content", "application/json", ``, 204, nil},
+		{"not JSON", "application/json", `<html>`, 200, `<html>`, "failed", []string{"abandon"}},
+		{"empty", "application/json", ``, 200, ``, "failed", []string{"abandon"}},
+		{"white space", "application/json", " \n", 200, " \n", "failed", []string{"abandon"}},
+		{"no id", "application/json", `{"status":"starting"}`, 201, `{"status":"starting",` + failed + `}`, "", []string{"abandon"}},
+		{"a number for an id", "application/json", `{"id":7}`, 201, `{"id":7,` + failed + `}`, "", []string{"abandon"}},
+		{"a path for an id", "application/json", `{"id":"../x"}`, 201, `{"id":"../x",` + failed + `}`, "", []string{"abandon"}},
+		{"a long id", "text/html", `{"id":"` + strings.Repeat("x", 129) + `"}`, 201, `{"id":"` + strings.Repeat("x", 129) + `",` + failed + `}`, "", []string{"abandon"}},
+		{"an array", "application/json", `[{"id":"p"}]`, 201, `[{"id":"p"}]`, "failed", []string{"abandon"}},
+		{"truncated", "application/json", `{"id":"p","status":"starting","inp`, 201, `{"id":"p","status":"starting","inp`, "pending", []string{"bodyless p starting"}},
+		{"trailing garbage", "application/json", `{"id":"p"}}`, 201, `{"id":"p"}}`, "pending", []string{"bodyless p "}},
+		{"not a number", "application/json", `{"id":"p","output":NaN}`, 201, `{"id":"p","output":NaN}`, "pending", []string{"bodyless p "}},
+		{"nothing with an id that reads", "", `{"status":NaN,"id":""}`, 201, `{"status":NaN,"id":""}`, "failed", []string{"abandon"}},
+		{"no content", "application/json", ``, 204, ``, "failed", []string{"abandon"}},
+		{"an unknown coding", "application/json", "\x01\x02", 201, "\x01\x02", "failed", []string{"abandon"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f := newFixture(t, apitest.Options{})
 			f.answerWith(func(w http.ResponseWriter, _ *http.Request) {
 				w.Header().Set("Content-Type", c.contentType)
 				w.Header().Set("Etag", "x")
+				w.Header().Set(statusHeader, "delivered")
+				if c.name == "an unknown coding" {
+					w.Header().Set("Content-Encoding", "exi")
+				}
 				w.WriteHeader(c.status)
 				_, _ = io.WriteString(w, c.body)
 			})
 			w := f.do("POST", "/v1/predictions", ourBody)
-			if w.Code != c.status || w.Body.String() != c.body || w.Header().Get("Etag") != "x" {
-				t.Fatalf("the answer is %d %s", w.Code, w.Body)
+			if w.Code != c.status || w.Body.String() != c.want || w.Header().Get(statusHeader) != c.header {
+				t.Fatalf("the response is %d %v %s", w.Code, w.Header(), w.Body)
+			}
+			if (w.Header().Get("Etag") != "") != (c.header != "") {
+				t.Errorf("the response has %v", w.Header())
 			}
 			wantCalls(t, f.fake.Calls("created", "bodyless", "abandon"), c.calls...)
 		})
 	}
 }
 
-func TestEncodedAnswersAreDecoded(t *testing.T) {
-	const body = `{"id":"p","status":"starting"}`
-	encode := func(w io.WriteCloser, b *bytes.Buffer) string {
-		_, _ = io.WriteString(w, body)
-		_ = w.Close()
+// An API may give JSON any content type, or none.
+func TestAResponseIsJudgedByItsBytes(t *testing.T) {
+	for _, contentType := range []string{"", "text/html", "text/plain; charset=utf-8", "application/octet-stream", "image/png", "text/event-stream"} {
+		for _, mark := range []string{"", "\ufeff", " \r\n\t"} {
+			t.Run(contentType+mark, func(t *testing.T) {
+				f := newFixture(t, apitest.Options{})
+				f.answerWith(func(w http.ResponseWriter, _ *http.Request) {
+					w.Header()["Content-Type"] = []string{contentType}
+					w.WriteHeader(201)
+					_, _ = io.WriteString(w, mark+`{"id":"p","status":"starting"}`)
+				})
+				w := f.do("POST", "/v1/predictions", ourBody)
+				if want := mark + `{"id":"p","status":"starting",` + three + `}`; w.Body.String() != want || w.Header().Get("Content-Type") != contentType {
+					t.Fatalf("the response is %v %s", w.Header(), w.Body)
+				}
+				w = f.do("GET", "/v1/predictions/p", "")
+				wantStatus(t, w, 201, three)
+				wantCalls(t, f.fake.Calls("created", "observe", "bodyless"),
+					"created p starting https://r.example/hook /predictions 0 ", "observe p starting")
+			})
+		}
+	}
+}
+
+// encodings are the content codings of a text, by their header.
+func encodings(t testing.TB, text string) map[string]string {
+	t.Helper()
+	with := func(make func(io.Writer) io.WriteCloser, text string) string {
+		var b bytes.Buffer
+		w := make(&b)
+		if _, err := io.WriteString(w, text); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
 		return b.String()
 	}
-	var gz, zl, zs bytes.Buffer
-	z, _ := zstd.NewWriter(&zs)
-	for _, c := range []struct{ coding, body string }{
-		{"gzip", encode(gzip.NewWriter(&gz), &gz)},
-		{"deflate", encode(zlib.NewWriter(&zl), &zl)},
-		{"zstd", encode(z, &zs)},
-	} {
-		t.Run(c.coding, func(t *testing.T) {
-			f := newFixture(t, apitest.Options{})
+	gz := func(w io.Writer) io.WriteCloser { return gzip.NewWriter(w) }
+	br := func(w io.Writer) io.WriteCloser { return brotli.NewWriter(w) }
+	zs := func(w io.Writer) io.WriteCloser {
+		z, err := zstd.NewWriter(w)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return z
+	}
+	return map[string]string{
+		"gzip":       with(gz, text),
+		"X-GZIP":     with(gz, text),
+		"deflate":    with(func(w io.Writer) io.WriteCloser { return zlib.NewWriter(w) }, text),
+		"zstd":       with(zs, text),
+		"br":         with(br, text),
+		"gzip, gzip": with(gz, with(gz, text)),
+		"br,zstd":    with(zs, with(br, text)),
+		"Identity":   text,
+	}
+}
+
+func TestEncodedResponsesAreDecoded(t *testing.T) {
+	const body = `{"id":"p","status":"starting"}`
+	for coding, text := range encodings(t, body) {
+		respond := func(f *fixture, text string) {
 			f.answerWith(func(w http.ResponseWriter, _ *http.Request) {
 				w.Header().Set("Content-Type", "application/json")
-				w.Header().Set("Content-Encoding", c.coding)
+				w.Header().Set("Content-Encoding", coding)
+				w.Header().Set("Content-Length", fmt.Sprint(len(text)))
 				w.WriteHeader(201)
-				_, _ = io.WriteString(w, c.body)
+				for i := range len(text) {
+					_, _ = io.WriteString(w, text[i:i+1])
+				}
 			})
+		}
+		t.Run(coding, func(t *testing.T) {
+			f := newFixture(t, apitest.Options{})
+			respond(f, text)
 			w := f.do("POST", "/v1/predictions", ourBody)
 			wantStatus(t, w, 201, `{"id":"p","status":"starting",`+three+`}`)
 			if w.Header().Get("Content-Encoding") != "" {
-				t.Fatal("the answer says it is encoded")
+				t.Fatal("the response says it is encoded")
 			}
 		})
-		t.Run(c.coding+" broken", func(t *testing.T) {
+		t.Run(coding+", but only so called", func(t *testing.T) {
 			f := newFixture(t, apitest.Options{})
-			f.answerWith(func(w http.ResponseWriter, _ *http.Request) {
-				w.Header().Set("Content-Type", "application/json")
-				w.Header().Set("Content-Encoding", c.coding)
-				_, _ = io.WriteString(w, c.body[:len(c.body)/2])
-			})
-			if w := f.do("POST", "/v1/predictions", ourBody); w.Body.String() != c.body[:len(c.body)/2] || w.Header().Get("Content-Encoding") != c.coding {
-				t.Fatal("the answer was changed")
-			}
+			respond(f, body)
+			wantStatus(t, f.do("POST", "/v1/predictions", ourBody), 201, `{"id":"p","status":"starting",`+three+`}`)
 		})
 	}
-	t.Run("unknown", func(t *testing.T) {
-		f := newFixture(t, apitest.Options{})
-		f.answerWith(func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("Content-Type", "application/json")
-			w.Header().Set("Content-Encoding", "br")
-			_, _ = io.WriteString(w, body)
-		})
-		wantStatus(t, f.do("POST", "/v1/predictions", ourBody), 200, body)
-	})
 	t.Run("small until decoded", func(t *testing.T) {
 		f := newFixture(t, apitest.Options{})
 		f.h.maxBody = 1000
-		var b bytes.Buffer
-		g := gzip.NewWriter(&b)
-		_, _ = io.WriteString(g, `{"output":"`+strings.Repeat("x", 100_000)+`","id":"p","status":"succeeded"}`)
-		_ = g.Close()
+		text := `{"output":"` + strings.Repeat("x", 100_000) + `","id":"p","status":"succeeded"}`
 		f.answerWith(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
 			w.Header().Set("Content-Encoding", "gzip")
-			_, _ = w.Write(b.Bytes())
+			_, _ = io.WriteString(w, encodings(t, text)["gzip"])
 		})
-		if w := f.do("POST", "/v1/predictions", ourBody); w.Body.String() != b.String() {
-			t.Fatal("the answer was changed")
+		if w := f.do("POST", "/v1/predictions", ourBody); w.Body.String() != text || w.Result().Trailer.Get(statusHeader) != "pending" {
+			t.Fatalf("the response is %.100s with %v", w.Body, w.Result().Trailer)
 		}
 		wantCalls(t, f.fake.Calls("created", "bodyless"), "bodyless p succeeded")
 	})
@@ -501,7 +551,10 @@ func TestStreamsFlowThroughACreate(t *testing.T) {
 	if err := f.h.ServeHTTP(w, newRequest(t.Context(), "POST", "/v1/predictions", ourBody), f.next); err != nil {
 		t.Fatal(err)
 	}
-	wantCalls(t, f.fake.Calls("created", "bodyless", "abandon"))
+	wantCalls(t, f.fake.Calls("created", "bodyless", "abandon"), "abandon")
+	if w.Header().Get(statusHeader) != "failed" {
+		t.Fatalf("the header is %v", w.Header())
+	}
 }
 
 func TestTestMode(t *testing.T) {

@@ -2,69 +2,146 @@ package predictions
 
 import (
 	"bufio"
-	"bytes"
 	"compress/flate"
 	"compress/gzip"
 	"compress/zlib"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"strings"
 
+	"github.com/andybalholm/brotli"
 	"github.com/klauspost/compress/zstd"
 )
 
-// maxWindow bounds the memory that a zstd answer may ask for, in bytes. RFC
-// 9659 has senders stay below it.
+// maxWindow bounds the memory that a zstd body may ask for, in bytes. RFC 9659
+// has senders stay below it.
 const maxWindow = 8 << 20
 
-// errDecoded says that an answer is larger than it looked.
-var errDecoded = errors.New("the decoded answer is too large")
+// maxCodings bounds how often a body may be encoded.
+const maxCodings = 4
 
-// decode gives an answer's JSON. An answer is asked for unencoded, but some
-// servers do as they like. What comes unencoded is not copied.
-//
-// Errors: errDecoded with the first limit bytes, or those of the encoding.
-func decode(h http.Header, body []byte, limit int64) ([]byte, error) {
-	if identity(h) {
-		return body, nil
+// codings returns the content codings of a body in the order in which they were
+// applied, and false if one is unknown. Identity is none.
+func codings(h http.Header) (list []string, known bool) {
+	for _, value := range h["Content-Encoding"] {
+		for name := range strings.SplitSeq(value, ",") {
+			switch name = strings.ToLower(strings.TrimSpace(name)); name {
+			case "", "identity":
+			case "gzip", "x-gzip", "deflate", "zstd", "br":
+				list = append(list, name)
+			default:
+				return nil, false
+			}
+		}
 	}
-	r, err := decoder(h, body)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = r.Close() }()
-	plain, err := io.ReadAll(io.LimitReader(r, limit+1))
-	if err != nil {
-		return nil, fmt.Errorf("decoding answer: %w", err)
-	}
-	if int64(len(plain)) > limit {
-		return plain[:limit], errDecoded
-	}
-	return plain, nil
+	return list, len(list) <= maxCodings
 }
 
-// decoder knows the codings of RFC 9110 and zstd, one at a time.
-func decoder(h http.Header, body []byte) (io.ReadCloser, error) {
-	coding := strings.ToLower(strings.TrimSpace(strings.Join(h["Content-Encoding"], ",")))
+// decoder returns a reader of what was encoded in src. A body that only claims
+// the coding is read as it is.
+func decoder(coding string, src *bufio.Reader) (io.Reader, error) {
+	head, _ := src.Peek(4)
+	begins := func(magic string) bool { return strings.HasPrefix(string(head), magic) }
+	if len(head) == 0 || begins("{") {
+		// An empty body, or JSON that was decoded on its way. No encoded
+		// object begins with a brace.
+		return src, nil
+	}
 	switch coding {
 	case "gzip", "x-gzip":
-		return gzip.NewReader(bytes.NewReader(body))
+		if begins("\x1f\x8b") {
+			return gzip.NewReader(src)
+		}
 	case "deflate":
 		// Deflate is zlib's format, but senders of the bare one are old
 		// and many.
-		src := bufio.NewReader(bytes.NewReader(body))
-		if head, err := src.Peek(2); err == nil && head[0]&0x0f == 8 && (int(head[0])<<8|int(head[1]))%31 == 0 {
+		if len(head) > 1 && head[0]&0x0f == 8 && (int(head[0])<<8|int(head[1]))%31 == 0 {
 			return zlib.NewReader(src)
 		}
 		return flate.NewReader(src), nil
 	case "zstd":
-		d, err := zstd.NewReader(bytes.NewReader(body), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
-		if err != nil {
-			return nil, err
+		if begins("\x28\xb5\x2f\xfd") {
+			return zstd.NewReader(src, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
 		}
-		return d.IOReadCloser(), nil
+	case "br":
+		return brotli.NewReader(src), nil
 	}
-	return nil, fmt.Errorf("decoding answer: content encoding %.32q is not known", coding)
+	return src, nil
+}
+
+// decode returns a reader of a body's content.
+func decode(src io.Reader, codings []string) (io.Reader, error) {
+	for i := len(codings) - 1; i >= 0; i-- {
+		r, err := decoder(codings[i], bufio.NewReader(src))
+		if err != nil {
+			return nil, fmt.Errorf("decoding %s: %w", codings[i], err)
+		}
+		src = r
+	}
+	return src, nil
+}
+
+// unpacker decodes what is written to it and hands the content to a sink, in a
+// goroutine of its own that ends with Close.
+type unpacker struct {
+	in   *io.PipeWriter
+	done chan struct{}
+	err  error
+}
+
+func unpack(codings []string, sink func([]byte) error) *unpacker {
+	r, w := io.Pipe()
+	u := &unpacker{in: w, done: make(chan struct{})}
+	go func() {
+		defer close(u.done)
+		u.err = u.run(r, codings, sink)
+		// A writer gets the error, and what follows the encoded body is
+		// dropped.
+		if u.err != nil {
+			_ = r.CloseWithError(u.err)
+		} else {
+			_, _ = io.Copy(io.Discard, r)
+		}
+	}()
+	return u
+}
+
+func (u *unpacker) run(src io.Reader, codings []string, sink func([]byte) error) error {
+	content, err := decode(src, codings)
+	if err != nil {
+		return err
+	}
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := content.Read(buf)
+		if n > 0 {
+			if err := sink(buf[:n]); err != nil {
+				return err
+			}
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("decoding: %w", err)
+		}
+	}
+}
+
+func (u *unpacker) Write(p []byte) (int, error) { return u.in.Write(p) }
+
+// Close ends the body, in its middle if cut, and waits until all that can be
+// decoded of it is. It returns why that is not all.
+func (u *unpacker) Close(cut bool) error {
+	if cut {
+		_ = u.in.CloseWithError(io.ErrUnexpectedEOF)
+	} else {
+		_ = u.in.Close()
+	}
+	<-u.done
+	if u.err == nil && cut {
+		return io.ErrUnexpectedEOF
+	}
+	return u.err
 }

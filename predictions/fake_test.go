@@ -209,6 +209,8 @@ func (f *fake) Callback(_ context.Context, token string, body []byte) error {
 	return f.callbackErr
 }
 
+func (f *fake) CallbackBase() string { return f.callback }
+
 func (f *fake) SigningSecret(_ context.Context, identity string) (string, error) {
 	return "whsec_of " + identity, f.caller
 }

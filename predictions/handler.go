@@ -66,6 +66,7 @@ type following interface {
 	Test(ctx context.Context, c *tracker.Capture, fail bool, input []byte, version string) (store.Prediction, error)
 	TestPrediction(ctx context.Context, up tracker.Upstream, c tracker.Caller, id string) (store.Prediction, error)
 	Callback(ctx context.Context, token string, body []byte) error
+	CallbackBase() string
 	PerClient() bool
 	SigningSecret(ctx context.Context, identity string) (string, error)
 }
@@ -278,7 +279,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 			return h.secret(w, r, next)
 		}
 	}
-	return next.ServeHTTP(w, r)
+	return h.passOn(w, r, next)
 }
 
 // Interface guards.

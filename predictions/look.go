@@ -24,55 +24,65 @@ func (h *Handler) look(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 		if !errors.Is(err, store.ErrNotFound) {
 			h.logger.Warn("looking a prediction up: its answer passes as it is", zap.String("prediction", rt.id), zap.Error(err))
 		}
-		return next.ServeHTTP(w, r)
+		return h.passOn(w, r, next)
 	}
 	r = r.WithContext(r.Context())
 	r.Header = r.Header.Clone()
-	r.Header.Set("Accept-Encoding", "identity")
-	// The members may have changed while the API's prediction has not, and a
-	// part of an answer can't gain any.
-	for _, name := range []string{"If-None-Match", "If-Modified-Since", "Range", "If-Range"} {
-		r.Header.Del(name)
+	readable(r)
+	// The members may have changed while the API's prediction has not.
+	r.Header.Del("If-None-Match")
+	r.Header.Del("If-Modified-Since")
+	hide := h.anyCallback()
+	if p.Token != nil {
+		hide = &hidden{base: h.callbackBase(), sum: p.Token}
 	}
-	a := h.newAnswer(w, false)
+	a := h.newResponse(w, r, hide)
+	a.passing = func(reason) { a.Header().Set(statusHeader, p.Webhook.String()) }
+	return a.serve(next, r, func() {
+		if body := h.observed(r, a, p); body != nil {
+			a.replace(body)
+		} else {
+			a.letGo(true)
+		}
+	})
+}
+
+// serve has the next handler respond. whole is called for a response that was
+// held and is complete; one that broke off passes as far as it came.
+func (a *response) serve(next caddyhttp.Handler, r *http.Request, whole func()) error {
 	returned := false
+	var err error
 	defer func() {
-		// An answer that broke off passes as far as it came.
-		if !returned && a.mode == holding {
-			a.pass()
-			_ = a.FlushError()
+		succeeded := returned && err == nil
+		complete := a.end(succeeded)
+		switch {
+		case a.mode == holding && complete:
+			whole()
+		case a.mode == holding:
+			a.letGo(false)
+		default:
+			a.finish(complete)
+		}
+		if succeeded && !complete {
+			// What was decoded ends too soon: so must what the client reads.
+			panic(http.ErrAbortHandler)
 		}
 	}()
 	err = next.ServeHTTP(a, r)
 	returned = true
-	if a.mode != holding {
-		return err
-	}
-	if err != nil {
-		a.pass()
-		return err
-	}
-	if body := h.observed(r, a, p); body != nil {
-		a.send(body)
-	} else {
-		a.pass()
-	}
-	return nil
+	return err
 }
 
-// observed gives the answer that was held with our members, or nil when it is
-// not the prediction.
-func (h *Handler) observed(r *http.Request, a *answer, p store.Prediction) []byte {
-	body, err := decode(a.Header(), a.buf.Bytes(), a.limit)
-	var s *prediction.Snapshot
-	if err == nil {
-		s, err = prediction.Parse(body)
-	}
+// observed returns the response that was held with our members, or nil when it
+// is not the prediction.
+func (h *Handler) observed(r *http.Request, a *response, p store.Prediction) []byte {
+	mark, body := a.held()
+	s, err := prediction.Parse(body)
 	if err == nil && s.ID != p.ID {
 		err = tracker.ErrNonsense
 	}
 	if err != nil {
-		h.logger.Warn("the answer of the prediction API passes as it is", zap.String("prediction", p.ID), zap.Error(err))
+		h.logger.Warn("the response of the prediction API passes as it is", zap.String("prediction", p.ID), zap.Error(err))
 		return nil
 	}
 	now, err := h.tracker.Observe(r.Context(), p, s)
@@ -86,7 +96,7 @@ func (h *Handler) observed(r *http.Request, a *answer, p store.Prediction) []byt
 	if p.Token != nil {
 		f.ours = func(webhook string) bool { return hasToken(webhook, p.Token) }
 	}
-	return augment(body, f)
+	return append(mark[:len(mark):len(mark)], augment(body, f)...)
 }
 
 // hasToken reports that a callback URL ends in the token with that SHA-256.

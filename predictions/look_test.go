@@ -74,7 +74,8 @@ func TestAnswersThatAreNotThePredictionPass(t *testing.T) {
 		{"over max_body", "application/json", `{"id":"%s","status":"succeeded","o":"` + strings.Repeat("x", 2000) + `"}`, 200},
 		{"refused", "application/problem+json", `{"id":"%s"}`, 404},
 		{"down", "application/json", `{"id":"%s","status":"succeeded"}`, 503},
-		{"stream", "text/event-stream", `{"id":"%s"}`, 200},
+		{"stream", "text/event-stream", "data: {\"id\":\"%s\"}\n\n", 200},
+		{"markup", "application/json", `<html>`, 200},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f := newFixture(t, apitest.Options{})
@@ -86,8 +87,12 @@ func TestAnswersThatAreNotThePredictionPass(t *testing.T) {
 				w.WriteHeader(c.status)
 				_, _ = io.WriteString(w, body)
 			})
-			if w := f.do("GET", "/v1/predictions/"+id, ""); w.Code != c.status || w.Body.String() != body {
+			w := f.do("GET", "/v1/predictions/"+id, "")
+			if w.Code != c.status || w.Body.String() != body {
 				t.Fatalf("the answer is %d %.100s", w.Code, w.Body)
+			}
+			if got := w.Header().Get(statusHeader); (got == "pending") != (c.status == 200) {
+				t.Errorf("the header says that the webhook is %q", got)
 			}
 			wantCalls(t, f.fake.Calls("observe"))
 		})

@@ -1,6 +1,7 @@
 package predictions
 
 import (
+	"errors"
 	"maps"
 	"net/http"
 
@@ -15,45 +16,59 @@ func (h *Handler) secret(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	asked, before := r, w.Header().Clone()
 	r = r.WithContext(r.Context())
 	r.Header = r.Header.Clone()
-	r.Header.Set("Accept-Encoding", "identity")
-	for _, name := range []string{"If-None-Match", "If-Modified-Since", "Range", "If-Range"} {
-		r.Header.Del(name)
-	}
-	a := h.newAnswer(w, false)
-	a.holds = func(status int, header http.Header) bool {
-		return status == http.StatusOK && holdsPrediction(status, header)
-	}
-	if err := next.ServeHTTP(a, r); err != nil || a.mode != holding {
-		return err
-	}
-	body, err := decode(a.Header(), a.buf.Bytes(), a.limit)
-	if err == nil {
-		if _, ok := replaceKey(body, ""); ok {
-			return h.ownSecret(asked, a, body, before)
+	readable(r)
+	r.Header.Del("If-None-Match")
+	r.Header.Del("If-Modified-Since")
+	a := h.newResponse(w, r, nil)
+	a.holds = func(status int) bool { return status == http.StatusOK }
+	// The API's own secret must not leave: webhooks would be refused by
+	// whoever trusts it.
+	a.passing = func(why reason) {
+		if why != notObject {
+			a.mode = dropped
 		}
 	}
-	h.logger.Warn("the answer to a look-up of the signing secret holds no key", zap.Error(err))
-	a.pass()
-	return nil
+	err := a.serve(next, r, func() {
+		_, body := a.held()
+		if _, ok := replaceKey(body, ""); ok {
+			h.ownSecret(asked, a, body, before)
+			return
+		}
+		h.logger.Warn("the response to a look-up of the signing secret holds no key", zap.String("api", h.upstream.API))
+		a.passing = func(reason) {}
+		a.letGo(true)
+	})
+	if a.mode == dropped {
+		restore(a.Header(), before)
+	}
+	if a.mode == dropped && err == nil {
+		return h.fail(w, asked, &problem{status: http.StatusServiceUnavailable, retry: budgetRetry,
+			detail: "the signing secret can't be looked up at the moment", cause: errors.New("the response to a look-up of the signing secret can't be held")})
+	}
+	return err
 }
 
-// ownSecret answers with the caller's secret. The API's own must not leave when
-// that fails: webhooks would be refused by whoever trusts it. before are the
-// headers without the API's.
-func (h *Handler) ownSecret(r *http.Request, a *answer, body []byte, before http.Header) error {
+// ownSecret responds with the caller's secret. before is the header without the
+// API's.
+func (h *Handler) ownSecret(r *http.Request, a *response, body []byte, before http.Header) {
 	caller, err := h.tracker.Caller(r.Context(), h.upstream, r.Header)
 	var key string
 	if err == nil {
 		key, err = h.tracker.SigningSecret(r.Context(), caller.Identity)
 	}
 	if err != nil {
-		clear(a.Header())
-		maps.Copy(a.Header(), before)
+		restore(a.Header(), before)
 		a.free()
-		return h.fail(a.ResponseWriter, r, err)
+		_ = h.fail(a.ResponseWriter, r, err)
+		return
 	}
 	body, _ = replaceKey(body, key)
 	a.Header().Set("Cache-Control", "no-store")
-	a.send(body)
-	return nil
+	a.replace(body)
+}
+
+// restore makes a header what it was before.
+func restore(header, before http.Header) {
+	clear(header)
+	maps.Copy(header, before)
 }

@@ -305,6 +305,10 @@ func (t *Tracker) Ready(context.Context) error {
 	return t.use(func(s store.Store) error { return s.Ready() })
 }
 
+// CallbackBase returns the URL that callback URLs are made from, without a slash
+// at its end. It is empty where none are.
+func (t *Tracker) CallbackBase() string { return t.callback }
+
 // CheckURL judges a webhook_url, with the error of Config.CheckURL.
 func (t *Tracker) CheckURL(raw string) error { return t.checkURL(raw) }
 
