@@ -47,6 +47,16 @@ type buffered struct {
 	charge *budget.Charge
 	pooled *[]byte
 	closed bool
+	// watch searches the rest as it is read, if it is set.
+	watch *finder
+}
+
+// errNamed ends a body in which a member of ours was found too late.
+var errNamed = errors.New("the body is over max_body and names a webhook")
+
+func tooBusy() *problem {
+	return &problem{status: http.StatusServiceUnavailable, retry: budgetRetry, closing: true,
+		detail: "too many request bytes are being received at the moment"}
 }
 
 // readBody reads a request's body up to limit bytes. Of a longer one the rest
@@ -83,8 +93,7 @@ func readBodyIn(w http.ResponseWriter, r *http.Request, limit int64, timeout tim
 			return nil, readProblem(os.ErrDeadlineExceeded)
 		case !charge.Take(n):
 			b.Close()
-			return nil, &problem{status: http.StatusServiceUnavailable, retry: budgetRetry, closing: true,
-				detail: "too many request bytes are being received at the moment"}
+			return nil, tooBusy()
 		case err == io.EOF && int64(len(b.data)) <= limit:
 			webhook.UnlimitRead(w)
 			return b, nil
@@ -150,10 +159,25 @@ func (b *buffered) Read(p []byte) (int, error) {
 	b.free()
 	rest := b.rest
 	b.mu.Unlock()
-	if rest != nil {
-		return rest.Read(p)
+	if rest == nil {
+		return 0, io.EOF
 	}
-	return 0, io.EOF
+	n, err := rest.Read(p)
+	if b.watch != nil {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if _, _ = b.watch.Write(p[:n]); b.watch.member != "" {
+			return 0, errNamed
+		}
+	}
+	return n, err
+}
+
+// seen returns the member that was found in the rest, or empty.
+func (b *buffered) seen() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.watch.member
 }
 
 // Close ends reading and gives everything back.

@@ -1,7 +1,10 @@
 package predictions
 
 import (
+	"bytes"
 	"context"
+	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -19,7 +22,7 @@ import (
 // create handles a request to create a prediction or training. One without a
 // webhook passes with the bytes it came with.
 func (h *Handler) create(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, rt route) error {
-	if r.Body == nil || r.Body == http.NoBody || !isJSON(r.Header.Get("Content-Type"), true) || !identity(r.Header) {
+	if r.Body == nil || r.Body == http.NoBody {
 		return next.ServeHTTP(w, r)
 	}
 	body, err := readBody(w, r, h.maxBody, h.budget.For(webhook.ClientAddress(r)))
@@ -29,9 +32,15 @@ func (h *Handler) create(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	defer func() { _ = body.Close() }()
 	r.Body = body
 	if body.rest != nil {
-		if names(body.data) {
-			return h.fail(w, r, &problem{status: http.StatusRequestEntityTooLarge, closing: true,
-				detail: "a request with a webhook_url may have at most " + strconv.FormatInt(h.maxBody, 10) + " bytes"})
+		return h.createLarge(w, r, next, body)
+	}
+	if !asJSON(r.Header) {
+		member, err := h.named(r.Header, body)
+		if err == nil && member != "" {
+			err = mediaProblem(member, r.Header)
+		}
+		if err != nil {
+			return h.fail(w, r, err)
 		}
 		return next.ServeHTTP(w, r)
 	}
@@ -50,6 +59,92 @@ func (h *Handler) create(w http.ResponseWriter, r *http.Request, next caddyhttp.
 		return h.createTest(w, r, hook)
 	}
 	return h.capture(w, r, next, rt, hook, body)
+}
+
+// misspelledCreate passes a request on whose path only resembles a create's. An
+// API that takes it would drop the webhook.
+func (h *Handler) misspelledCreate(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	if r.Body == nil || r.Body == http.NoBody {
+		return h.passOn(w, r, next)
+	}
+	body, err := readBody(w, r, h.maxBody, h.budget.For(webhook.ClientAddress(r)))
+	if err != nil {
+		return h.fail(w, r, err)
+	}
+	defer func() { _ = body.Close() }()
+	r.Body = body
+	member, err := h.named(r.Header, body)
+	if err == nil && member != "" {
+		err = &problem{status: http.StatusUnprocessableEntity, member: member, closing: body.rest != nil,
+			detail: fmt.Sprintf("%s can't be acted on at %s %.128q: create with POST %s/predictions, in this spelling", member, r.Method, r.URL.EscapedPath(), h.prefix)}
+	}
+	if err != nil {
+		return h.fail(w, r, err)
+	}
+	return h.passOn(w, r, next)
+}
+
+// asJSON reports whether a body is sent in the one way that is acted on.
+func asJSON(h http.Header) bool {
+	return len(h["Content-Type"]) <= 1 && isJSON(h.Get("Content-Type"), true) && identity(h)
+}
+
+// named returns the member of ours that a body names which is not sent as JSON,
+// or empty. An encoded body is searched as far as max_body. Errors are *problem.
+func (h *Handler) named(header http.Header, body *buffered) (string, error) {
+	contentType := header.Get("Content-Type")
+	if identity(header) {
+		return namedIn(body.data, contentType), nil
+	}
+	list, known := codings(header)
+	if !known {
+		return "", nil
+	}
+	content, err := decode(bytes.NewReader(body.data), list)
+	if err != nil {
+		return "", nil
+	}
+	var text bytes.Buffer
+	for content = io.LimitReader(content, h.maxBody); ; {
+		if !body.charge.Take(pooledBody) {
+			return "", tooBusy()
+		}
+		if _, err := io.CopyN(&text, content, pooledBody); err != nil {
+			// What breaks off is searched as far as it goes.
+			return namedIn(text.Bytes(), contentType), nil
+		}
+	}
+}
+
+// createLarge passes a create on that is over max_body, and stops in the middle of
+// one that turns out to name a member of ours: the API never sees it whole.
+func (h *Handler) createLarge(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, body *buffered) error {
+	refusal := func(member string) error {
+		return h.fail(w, r, &problem{status: http.StatusRequestEntityTooLarge, closing: true, member: member,
+			detail: "a request with a " + member + " may have at most " + strconv.FormatInt(h.maxBody, 10) + " bytes"})
+	}
+	if !identity(r.Header) {
+		member, err := h.named(r.Header, body)
+		if err != nil {
+			return h.fail(w, r, err)
+		}
+		if member != "" {
+			return refusal(member)
+		}
+		return next.ServeHTTP(w, r)
+	}
+	if member := namedIn(body.data, r.Header.Get("Content-Type")); member != "" {
+		return refusal(member)
+	}
+	body.watch = new(finder)
+	_, _ = body.watch.Write(body.data)
+	a := h.newResponse(w, r, nil)
+	a.holds = nil
+	err := next.ServeHTTP(a, r)
+	if member := body.seen(); member != "" && a.status == 0 {
+		return refusal(member)
+	}
+	return err
 }
 
 // withBody is the request with another body, in a context.

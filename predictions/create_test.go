@@ -62,10 +62,12 @@ func TestOtherCreatesPassAsTheyAre(t *testing.T) {
 		{"escapes", "/v1/predictions", `{"input":{"a":"\u00e9"}}`, "application/json"},
 		{"name in a value", "/v1/predictions", `{"input":{"a":"webhook_url"}}`, "application/json"},
 		{"nested", "/v1/predictions", `{"input":{"webhook_url":"x"}}`, ""},
-		{"invalid", "/v1/predictions", `{"webhook_url":"https://x",}`, "application/json"},
-		{"odd path", "/v1/predictions/", ourBody, "application/json"},
-		{"escaped path", "/v1/%70redictions", ourBody, "application/json"},
-		{"form", "/v1/predictions", ourBody, "text/plain"},
+		{"invalid", "/v1/predictions", `{"input":{"webhook_url":"https://x"},}`, "application/json"},
+		{"a form", "/v1/predictions", `input=webhook_url&a=b`, "application/x-www-form-urlencoded"},
+		{"odd path", "/v1/predictions/", plainBody, "application/json"},
+		{"escaped path", "/v1/%70redictions", plainBody, "application/json"},
+		{"text", "/v1/predictions", plainBody, "text/plain"},
+		{"another resource", "/v1/models", ourBody, "application/json"},
 		{"empty", "/v1/predictions", ``, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {

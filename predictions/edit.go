@@ -41,6 +41,9 @@ var split = func() (cut [3]struct{ start, rest []byte }) {
 //
 // One byte is what large bodies are searched for fastest.
 func mentions(body []byte) bool {
+	if bytes.IndexByte(body[:min(len(body), 4)], 0) >= 0 || len(body) > 0 && body[0] >= 0xfe {
+		return true // UTF-16
+	}
 	for at := 0; ; at++ {
 		i := bytes.IndexByte(body[at:], '_')
 		if i < 0 {
@@ -58,29 +61,10 @@ func mentions(body []byte) bool {
 		if i < 0 {
 			return false
 		}
-		if at += i; at+1 < len(body) && body[at+1] == 'u' {
+		if at += i; at+1 < len(body) && (body[at+1] == 'u' || body[at+1] == 'x') {
 			return true
 		}
 	}
-}
-
-// names reports whether the beginning of a body that is too large to parse
-// seems to hold a member of ours: its name as a string, with a colon after it.
-func names(beginning []byte) bool {
-	for _, name := range []string{memberURL, memberEvents, memberTest} {
-		quoted := []byte(`"` + name + `"`)
-		for rest := beginning; ; {
-			i := bytes.Index(rest, quoted)
-			if i < 0 {
-				break
-			}
-			rest = rest[i+len(quoted):]
-			if bytes.HasPrefix(bytes.TrimLeft(rest, " \t\r\n"), []byte(":")) {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // edit gives a JSON object without the top-level members that drop names, and

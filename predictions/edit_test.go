@@ -90,23 +90,6 @@ func TestKeyIsReplaced(t *testing.T) {
 	}
 }
 
-func TestNamesSeenInABeginning(t *testing.T) {
-	for in, want := range map[string]bool{
-		`{"webhook_url":"u`:                     true,
-		`{"a":1, "test_mode" : tr`:              true,
-		`{"webhook_events"` + "\n" + `:[`:       true,
-		`{"webhook_events_filter":["start"]`:    false,
-		`{"prompt":"webhook_url: x"`:            false,
-		`{"prompt":"say {\"webhook_url\":\"u\"`: false,
-		`{"list":["webhook_url","test_mode"`:    false,
-		`{"a":["webhook_url"],"webhook_url":1`:  true,
-	} {
-		if got := names([]byte(in)); got != want {
-			t.Errorf("%s: %v, want %v", in, got, want)
-		}
-	}
-}
-
 // members decodes an object without losing anything of its values.
 func members(t testing.TB, src []byte) map[string]json.RawMessage {
 	t.Helper()

@@ -84,10 +84,14 @@ type following interface {
 // `POST /predictions/{id}/webhook_deliveries/{row}/redeliver` | answered here: 202 and a new delivery of the same payload, up to 60 a minute for each caller
 // `GET /webhooks/default/secret` | with ServeSigningSecret, the key is replaced by the caller's own signing secret
 //
-// Everything else passes untouched, and so do these requests when the body is
-// not JSON, is encoded or holds none of the members. Who may see a prediction
-// is asked of the API itself. Errors are {"title","detail","status"} as
-// application/problem+json, like the API's own.
+// Everything else passes untouched, and so do creates that name none of the
+// members, whatever their body is. One that names a member and can't be acted on
+// is refused before the API sees it: 415 where it is not sent as JSON, 413 over
+// MaxBody, else 422. Who may see a prediction is asked of the API itself. Errors
+// are {"title","detail","status"} as application/problem+json, like the API's own.
+//
+// Where the body of a response can't be changed, the header
+// X-Replicate-Webhook-Status says what webhook_status would.
 type Handler struct {
 	// API is the base URL of the prediction API, such as
 	// https://api.replicate.com/v1, which is polled and asked who a caller
@@ -111,9 +115,9 @@ type Handler struct {
 	TestMode string `json:"test_mode,omitempty"`
 
 	// MaxBody is the largest body in bytes that is read into memory, for
-	// request and answer each. Larger requests are refused if they seem to
-	// hold a webhook, and pass otherwise; larger answers pass, without the
-	// three members. Default: 16 MiB.
+	// request and response each. Larger requests are refused if they name a
+	// webhook, and pass otherwise; larger responses pass, without the three
+	// members. Default: 16 MiB.
 	MaxBody int64 `json:"max_body,omitempty"`
 
 	// ServeSigningSecret puts the caller's signing secret into the API's
@@ -278,6 +282,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		if h.ServeSigningSecret {
 			return h.secret(w, r, next)
 		}
+	}
+	if rt.action == passOn && misspelled(r) {
+		return h.misspelledCreate(w, r, next)
 	}
 	return h.passOn(w, r, next)
 }

@@ -29,6 +29,8 @@ type problem struct {
 	// net/http would otherwise read on before it answers.
 	closing bool
 	cause   error // for the log; nil where detail says it all
+	// member is the member of ours that it is about, or empty.
+	member string
 }
 
 func (p *problem) Error() string {

@@ -2,7 +2,6 @@ package predictions
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -53,21 +52,18 @@ var createMembers = ecmajson.NewSelector(
 	[]string{"version"},
 )
 
-// readCreate reads the webhook of a create's body. It gives nil and no error
-// for a body that is none of ours: one without our members, or one that is not
-// a JSON object, which the API knows best how to refuse. checkURL judges the
-// URL. Errors are *problem.
+// readCreate reads the webhook of a create's body. It returns nil and no error
+// for a body that is none of ours: one that does not name our members. checkURL
+// judges the URL. Errors are *problem.
 func readCreate(body []byte, checkURL func(string) error) (*hook, error) {
 	doc, err := ecmajson.Parse(body, withMembers, createMembers)
-	var syntax *ecmajson.SyntaxError
 	switch {
-	case errors.As(err, &syntax):
-		return nil, nil
 	case err != nil:
 		// An API may well take what our parser does not, and then the
 		// client would wait in vain for its webhook.
-		if names(body) {
-			return nil, unprocessable("the body can't be read: %v", err)
+		var f finder
+		if _, _ = f.Write(body); f.member != "" {
+			return nil, cannotAct(f.member, body, err)
 		}
 		return nil, nil
 	case doc.Kind() != ecmajson.Object:

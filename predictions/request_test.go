@@ -53,8 +53,8 @@ func TestCreatesAreJudgedBeforeTheUpstreamSeesThem(t *testing.T) {
 
 func TestCreatesThatAreNoneOfOurs(t *testing.T) {
 	for _, body := range []string{
-		`{"webhook_url":`, `{"webhook_url":"https://x"}x`, `["webhook_url"]`, `"webhook_url"`, ``, `{}`,
-		`{"input":{"webhook_url":"https://x"}}`, `{"webhook_events_filter":["start"]}`, "\ufeff{}", `{'webhook_url':1}`,
+		`{"webhook_url`, `["webhook_url"]`, `"webhook_url"`, ``, `{}`, `[{"webhook_url":"https://x"},]`,
+		`{"input":{"webhook_url":"https://x"}}`, `{"webhook_events_filter":["start"]}`, "\ufeff{}", `{'webhook':1}`,
 		`{"input":` + strings.Repeat("1", 5000) + `}`,
 	} {
 		if h, err := readCreate([]byte(body), newFake().CheckURL); h != nil || err != nil {

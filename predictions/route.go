@@ -34,8 +34,8 @@ const maxSegments = 6
 
 // routeOf reads the escaped path of a request. A path is ours in its one plain
 // spelling only. Any other, such as one with an escape, a doubled or a closing
-// slash, passes as it is: what it means is for the upstream to say, and an API
-// refuses the members that were not cut out of its body then.
+// slash, passes as it is, unless it is misspelled and names our members: what it
+// means is for the upstream to say.
 func (h *Handler) routeOf(r *http.Request) route {
 	switch r.Method {
 	case http.MethodGet, http.MethodPost, http.MethodPatch:
@@ -102,6 +102,21 @@ func collectionOf(segment string) string {
 		return tracker.Trainings
 	}
 	return ""
+}
+
+// misspelled reports whether a request that is none of ours may create a
+// prediction all the same, at an API that is lenient with paths.
+func misspelled(r *http.Request) bool {
+	if r.Method != http.MethodPost && r.Method != http.MethodPut {
+		return false
+	}
+	s := strings.FieldsFunc(strings.ToLower(r.URL.Path), func(c rune) bool { return c == '/' || c == '\\' })
+	for i := range s {
+		s[i], _, _ = strings.Cut(s[i], ";")
+	}
+	n := len(s)
+	return n > 0 && collectionOf(strings.TrimSpace(s[n-1])) != "" ||
+		n > 1 && r.Method == http.MethodPut && collectionOf(s[n-2]) != ""
 }
 
 // plain reports whether a path segment means itself to every server: no
