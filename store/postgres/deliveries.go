@@ -40,10 +40,14 @@ const takeReady = `WITH taken AS (
 			ORDER BY r.endpoint, r.due, r.n LIMIT e.slots FOR UPDATE SKIP LOCKED
 		) d
 	)) RETURNING *
-) SELECT ` + handedOut + " FROM taken d LEFT JOIN webhook_predictions p ON p.ref = d.prediction LEFT JOIN webhook_payloads b ON b.n = " + payloadNumber
+) SELECT ` + handedOut + " FROM taken d " + joinHanded
 
-const readTaken = "SELECT " + handedOut + ` FROM webhook_deliveries d LEFT JOIN webhook_predictions p ON p.ref = d.prediction
-	LEFT JOIN webhook_payloads b ON b.n = ` + payloadNumber + ` WHERE d.n = ANY($1)`
+const readTaken = "SELECT " + handedOut + " FROM unnest($1::bigint[]) AS i (n), LATERAL (SELECT * FROM webhook_deliveries d WHERE d.n = i.n LIMIT 1) d " + joinHanded
+
+// joinHanded finds the prediction and the payload of a delivery. The limits keep
+// each one a look into an index, also where the tables are taken for empty.
+const joinHanded = "LEFT JOIN LATERAL (SELECT * FROM webhook_predictions p WHERE p.ref = d.prediction LIMIT 1) p ON true " +
+	"LEFT JOIN LATERAL (SELECT * FROM webhook_payloads b WHERE b.n = " + payloadNumber + " LIMIT 1) b ON true"
 
 // handed is a delivery read for its attempt.
 type handed struct {

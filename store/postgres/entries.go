@@ -48,11 +48,20 @@ ON CONFLICT (key) DO UPDATE SET
 RETURNING key, owner, token`
 
 // freeRows deletes the rows of claims.
-const freeRows = `WITH mine AS (
-	SELECT c.key FROM unnest($1::uuid[], $2::bigint[], $3::bigint[]) AS j (key, owner, token)
-	JOIN webhook_claims c ON c.key = j.key AND c.owner = j.owner AND c.token = j.token
-	ORDER BY c.key FOR UPDATE OF c
-) DELETE FROM webhook_claims c USING mine WHERE c.key = mine.key RETURNING c.key, c.waited`
+const freeRows = `DELETE FROM webhook_claims WHERE key = ANY(ARRAY(
+	SELECT c.key FROM (SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::bigint[]) AS j (key, owner, token) ORDER BY j.key) j, LATERAL (
+		SELECT r.key FROM webhook_claims r WHERE r.key = j.key AND r.owner = j.owner AND r.token = j.token FOR UPDATE
+	) c
+)) RETURNING key, waited`
+
+// That a sum is compared keeps plans from going by the index of what expires.
+const (
+	findEntries   = "SELECT key FROM webhook_dedup WHERE key = ANY($1::uuid[]) AND expires + 0 > $2"
+	findMarks     = "SELECT scope, signed FROM webhook_purged WHERE scope = ANY($1::text[])"
+	insertEntries = `INSERT INTO webhook_dedup AS d (key, scope, expires, signed)
+		SELECT * FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[]) AS j (key, scope, expires, signed) ORDER BY j.key
+		ON CONFLICT (key) DO UPDATE SET scope = excluded.scope, expires = greatest(d.expires, excluded.expires), signed = greatest(d.signed, excluded.signed)`
+)
 
 // claimKeys are the rows of several claims.
 type claimKeys struct {
@@ -89,8 +98,8 @@ func (s *Store) ask(ctx context.Context, conn *pgx.Conn, asks []*ask) error {
 	}
 	b := newBatch()
 	b.Queue(claimRows, all.keys, all.owner, all.tokens)
-	b.Queue("SELECT key FROM webhook_dedup WHERE key = ANY($1) AND expires > $2", all.keys, s.now().UnixMilli())
-	b.Queue("SELECT scope, signed FROM webhook_purged WHERE scope = ANY($1)", names)
+	b.Queue(findEntries, all.keys, s.now().UnixMilli())
+	b.Queue(findMarks, names)
 	res, err := send(ctx, conn, b)
 	if err != nil {
 		return err
@@ -215,10 +224,7 @@ func (s *Store) settle(ctx context.Context, conn *pgx.Conn, group []*settlement)
 	b := newBatch()
 	b.Queue(freeRows, free.keys, free.owner, free.tokens)
 	if committed > 0 {
-		b.Queue(`INSERT INTO webhook_dedup AS d (key, scope, expires, signed)
-			SELECT * FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::bigint[]) AS j (key, scope, expires, signed) ORDER BY j.key
-			ON CONFLICT (key) DO UPDATE SET scope = excluded.scope, expires = greatest(d.expires, excluded.expires), signed = greatest(d.signed, excluded.signed)`,
-			rows.keys, rows.scopes, rows.expires, rows.signed)
+		b.Queue(insertEntries, rows.keys, rows.scopes, rows.expires, rows.signed)
 	}
 	res, err := send(ctx, conn, b)
 	if err != nil {
@@ -301,7 +307,7 @@ func (s *Store) purgeLoop() {
 // accepted.
 const purgeRows = `WITH gone AS (
 	DELETE FROM webhook_dedup WHERE key = ANY(ARRAY(SELECT key FROM webhook_dedup WHERE expires <= $1 ORDER BY expires LIMIT $2 FOR UPDATE SKIP LOCKED))
-	AND expires <= $1 RETURNING scope, signed
+	AND expires + 0 <= $1 RETURNING scope, signed
 ), kept AS (
 	INSERT INTO webhook_purged AS p (scope, signed) SELECT scope, max(signed) FROM gone WHERE signed <> 0 GROUP BY scope ORDER BY scope
 	ON CONFLICT (scope) DO UPDATE SET signed = greatest(p.signed, excluded.signed)

@@ -152,6 +152,9 @@ func (s *Store) forgetRows(ctx context.Context, before time.Time, table, number,
 				return nil
 			}
 			err := pgx.BeginFunc(within, conn, func(tx pgx.Tx) error {
+				if _, err := tx.Exec(within, settings); err != nil {
+					return err
+				}
 				rows, err := tx.Query(within, lock, from, before.UnixMilli(), last)
 				if err != nil {
 					return err

@@ -12,6 +12,8 @@ import (
 // Each tracked prediction is asked for by one node, which is the one that
 // tracked it until that is gone. When to ask is kept by that node, in memory.
 
+const readPredictions = "SELECT " + predictionColumns + " FROM webhook_predictions p WHERE p.ref = ANY($1)"
+
 // ClaimPolls implements store.Tracking.
 func (s *Store) ClaimPolls(ctx context.Context, limit int) ([]store.Prediction, time.Time, error) {
 	if err := s.closed(); err != nil {
@@ -38,7 +40,7 @@ func (s *Store) ClaimPolls(ctx context.Context, limit int) ([]store.Prediction, 
 				found[p.Ref] = p
 			}
 			return true, err
-		}, "SELECT "+predictionColumns+" FROM webhook_predictions p WHERE p.ref = ANY($1)", refs)
+		}, readPredictions, refs)
 		return err
 	})
 	if err != nil {

@@ -1,7 +1,9 @@
 package postgres
 
 import (
+	"cmp"
 	"errors"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
@@ -22,7 +24,7 @@ const (
 	// before the predictions could be locked.
 	lockDeliveries = "SELECT " + deliveryColumns + ` FROM webhook_deliveries d
 		WHERE d.prediction = ANY(` + jobRefs + `)
-		AND (d.state = 0 OR d.owner <> 0 OR d.event = 1 AND NOT d.redelivery) ORDER BY d.n FOR UPDATE`
+		AND (d.state = 0 OR d.owner <> 0 OR d.event = 1 AND NOT d.redelivery) FOR UPDATE`
 	// nextNumbers comes after the locks: a prediction's rows are numbered in
 	// the order in which they are committed.
 	nextNumbers = "SELECT nextval('webhook_numbers') FROM generate_series(1, $1)"
@@ -146,6 +148,9 @@ func (u *unit) receive(res pgx.BatchResults, keys [][]byte, numbers int, begin b
 			t.deliveries = append(t.deliveries, d)
 		}
 	}
+	for _, t := range fresh {
+		slices.SortFunc(t.deliveries, func(a, b *delivery) int { return cmp.Compare(a.n, b.n) })
+	}
 	if err := rows.Err(); err != nil || numbers == 0 {
 		return err
 	}
@@ -159,24 +164,19 @@ func (u *unit) receive(res pgx.BatchResults, keys [][]byte, numbers int, begin b
 
 const (
 	deletePredictions = "DELETE FROM webhook_predictions WHERE ref = ANY($1)"
-	updatePredictions = `UPDATE webhook_predictions p SET key = j.key, api = j.api, id = j.id, client = j.client, url = j.url, events = j.events,
-		poll_path = j.poll_path, credential = j.credential, token = j.token, traceparent = j.traceparent, test = j.test, body = j.body,
-		happened = j.happened, webhook = j.webhook, poller = j.poller
-		FROM unnest($1::bigint[], $2::bytea[], $3::bytea[], $4::bytea[], $5::bytea[], $6::bytea[], $7::smallint[], $8::bytea[], $9::bytea[], $10::bytea[],
-			$11::bytea[], $12::boolean[], $13::bytea[], $14::bigint[], $15::smallint[], $16::smallint[], $17::bigint[])
-			AS j (ref, key, api, id, client, url, events, poll_path, credential, token, traceparent, test, body, created, happened, webhook, poller)
-		WHERE p.ref = j.ref`
 	insertPredictions = `INSERT INTO webhook_predictions (ref, key, api, id, client, url, events, poll_path, credential, token, traceparent, test, body, created, happened, webhook, poller)
 		SELECT * FROM unnest($1::bigint[], $2::bytea[], $3::bytea[], $4::bytea[], $5::bytea[], $6::bytea[], $7::smallint[], $8::bytea[], $9::bytea[], $10::bytea[],
 			$11::bytea[], $12::boolean[], $13::bytea[], $14::bigint[], $15::smallint[], $16::smallint[], $17::bigint[])`
+	// updatePredictions finds each row by its key, where an UPDATE that joins
+	// could read the whole table.
+	updatePredictions = insertPredictions + ` ON CONFLICT (ref) DO UPDATE SET key = excluded.key, api = excluded.api, id = excluded.id, client = excluded.client,
+		url = excluded.url, events = excluded.events, poll_path = excluded.poll_path, credential = excluded.credential, token = excluded.token,
+		traceparent = excluded.traceparent, test = excluded.test, body = excluded.body, happened = excluded.happened, webhook = excluded.webhook, poller = excluded.poller`
 	insertDeliveries = `INSERT INTO webhook_deliveries (n, nonce, prediction, event, redelivery, state, attempts, due, created, endpoint, held, owner, lease, payload)
 		SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::smallint[], $5::boolean[], $6::smallint[], $7::integer[], $8::bigint[], $9::bigint[],
 			$10::bytea[], $11::boolean[], $12::bigint[], $13::bigint[], $14::bigint[])`
-	updateDeliveries = `UPDATE webhook_deliveries d SET state = j.state, attempts = j.attempts, due = j.due, endpoint = j.endpoint, held = j.held, owner = j.owner, lease = j.lease
-		FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::smallint[], $5::boolean[], $6::smallint[], $7::integer[], $8::bigint[], $9::bigint[],
-			$10::bytea[], $11::boolean[], $12::bigint[], $13::bigint[], $14::bigint[])
-			AS j (n, nonce, prediction, event, redelivery, state, attempts, due, created, endpoint, held, owner, lease, payload)
-		WHERE d.n = j.n`
+	updateDeliveries = insertDeliveries + ` ON CONFLICT (n) DO UPDATE SET state = excluded.state, attempts = excluded.attempts, due = excluded.due,
+		endpoint = excluded.endpoint, held = excluded.held, owner = excluded.owner, lease = excluded.lease`
 	insertPayloads = "INSERT INTO webhook_payloads (n, body) SELECT * FROM unnest($1::bigint[], $2::bytea[])"
 	insertAttempts = `INSERT INTO webhook_attempts (id, delivery, prediction, event, url, status, number, at, took, response, error, exception)
 		SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::smallint[], $5::bytea[], $6::integer[], $7::integer[], $8::bigint[], $9::bigint[],

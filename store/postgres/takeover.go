@@ -12,10 +12,10 @@ import (
 // orphanOwners finds the ids in a column that are of no node, jumping from id
 // to id through its index.
 const orphanOwners = `WITH RECURSIVE o AS (
-	SELECT min(%[2]s) AS id FROM %[1]s WHERE %[3]s
+	(SELECT %[2]s AS id FROM %[1]s WHERE %[3]s ORDER BY %[2]s LIMIT 1)
 	UNION ALL
-	SELECT (SELECT min(%[2]s) FROM %[1]s WHERE %[3]s AND %[2]s > o.id) FROM o WHERE o.id IS NOT NULL
-) SELECT id FROM o WHERE id IS NOT NULL AND id NOT IN (SELECT id FROM webhook_nodes)`
+	SELECT (SELECT %[2]s FROM %[1]s WHERE %[3]s AND %[2]s > o.id ORDER BY %[2]s LIMIT 1) FROM o WHERE o.id IS NOT NULL
+) SELECT id FROM o WHERE id IS NOT NULL AND id <> ALL(ARRAY(SELECT id FROM webhook_nodes))`
 
 var (
 	orphanDeliveries = fmt.Sprintf(orphanOwners, "webhook_deliveries", "owner", "owner <> 0")
