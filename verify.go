@@ -121,6 +121,8 @@ type Edge struct {
 	secrets  *secret.List[signature.Secret]
 	verifier webhook.Verifier // without secrets, which may change
 	now      func() time.Time
+
+	errorRoutes webhook.ErrorRoutes
 }
 
 // CaddyModule returns the Caddy module information.
@@ -134,6 +136,7 @@ func (Edge) CaddyModule() caddy.ModuleInfo {
 // Provision fills in the defaults, expands the secrets and joins the app.
 func (e *Edge) Provision(ctx caddy.Context) error {
 	e.logger = ctx.Logger()
+	e.errorRoutes = webhook.FindErrorRoutes(ctx, e)
 	if e.now == nil {
 		e.now = time.Now
 	}
@@ -276,6 +279,11 @@ func (e *Edge) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	h := w.Header()
 	for name, value := range refused.Header {
 		h.Set(name, value)
+	}
+	// At DEBUG the server logs the error too, and from 500 at ERROR.
+	if refused.Status < 500 && e.errorRoutes.None(r) && !e.logger.Core().Enabled(zapcore.DebugLevel) {
+		w.WriteHeader(refused.Status)
+		return nil
 	}
 	// The cause may be another handler's error, with a status of its own.
 	he := caddyhttp.Error(refused.Status, refused.Cause)

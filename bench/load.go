@@ -19,12 +19,16 @@ type expectation struct {
 	status    int
 	duplicate bool
 	mark      string // what its body holds, if set
+	kept      bool   // the connection must stay
 }
 
 func (e expectation) check(a answer) error {
 	if a.status == e.status && a.duplicate == e.duplicate {
 		if e.mark != "" && !a.marked {
 			return fmt.Errorf("answer does not hold %s", e.mark)
+		}
+		if e.kept && a.closing {
+			return errors.New("answer ends the connection, which should stay")
 		}
 		return nil
 	}

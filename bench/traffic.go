@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"time"
@@ -62,16 +61,6 @@ func (l *lab) repeats(addrs []string) func(context.Context) (traffic, error) {
 // forgeries is traffic of webhooks with wrong signatures.
 func (l *lab) forgeries(ctx context.Context) (traffic, error) {
 	return l.unheard(ctx, l.signer.forged(batchSize))
-}
-
-// partingForgeries is the same from senders that ask for the connection to be
-// closed, so that a server which would keep it bears that cost too.
-func (l *lab) partingForgeries(ctx context.Context) (traffic, error) {
-	batch := l.signer.forged(batchSize)
-	for i, request := range batch {
-		batch[i] = bytes.Replace(request, []byte("\r\n"), []byte("\r\nConnection: close\r\n"), 1)
-	}
-	return l.unheard(ctx, batch)
 }
 
 // unheard is traffic of which nothing may reach the app.
