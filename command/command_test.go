@@ -242,7 +242,7 @@ func TestBadInput(t *testing.T) {
 	sh.run("status", "--address", "not an address:x:y").fails(1, "is no address of an admin endpoint")
 	sh.run("status", "--config", "nowhere.json").fails(1, "finding the admin endpoint")
 	sh.ask("status", "--nonsense").fails(1, "unknown flag: --nonsense")
-	sh.ask("status", "more").fails(1, "one argument too many")
+	sh.ask("status", "more").fails(1, "takes no arguments")
 	sh.run("nonsense").fails(1, `unknown command "nonsense"`)
 	sh.ask("deliveries", "show").fails(1, "accepts 1 arg(s)")
 	sh.ask("deliveries", "show", "dlv_none").fails(2, "there is no delivery dlv_none")

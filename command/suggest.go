@@ -16,7 +16,8 @@ func noArgs(cmd *cobra.Command, args []string) error {
 		return nil
 	}
 	if !cmd.HasSubCommands() {
-		return fmt.Errorf("%q is one argument too many: '%s' takes none", args[0], cmd.CommandPath())
+		// Not quoted: it may be a secret.
+		return fmt.Errorf("'%s' takes no arguments", cmd.CommandPath())
 	}
 	found := similarCommands(cmd, args[0])
 	for top := cmd; len(found) == 0 && top.Name() != "replicate-webhook" && top.HasParent(); {

@@ -64,6 +64,8 @@ func TestAdminPageHasAllCommands(t *testing.T) {
 
 // TestAdminPageCommandsWork runs the page's shell blocks beside a Caddy.
 func TestAdminPageCommandsWork(t *testing.T) {
+	bash := testenv.Need(t, "bash", "apt-get install bash")
+	testenv.Need(t, "curl", "apt-get install curl")
 	app := caddyrun.NewApp(t)
 	c := caddyrun.NewChild(t, "")
 	c.Configure("{\n" + strings.Replace(c.Expand("{$GLOBALS}"), "admin off", "admin "+c.Addr("PORT2"), 1) + `
@@ -97,8 +99,7 @@ http://127.0.0.1:{$PORT1} {
 			}
 			ctx, cancel := context.WithTimeout(context.Background(), 4*caddyrun.Patience)
 			defer cancel()
-			testenv.Need(t, "curl", "apt-get install curl")
-			cmd := exec.CommandContext(ctx, testenv.Need(t, "bash", "apt-get install bash"), "-euo", "pipefail", "-c",
+			cmd := exec.CommandContext(ctx, bash, "-euo", "pipefail", "-c",
 				"caddy() { '"+caddyrun.Binary(t)+"' \"$@\""+address+"; }\n"+script)
 			cmd.Dir, cmd.Env = t.TempDir(), append(os.Environ(), "HOME="+c.Dir())
 			out, err := cmd.CombinedOutput()

@@ -100,6 +100,7 @@ func (w *world) outlive(between func()) {
 // TestDiskFull fills the disk under a running Caddy and empties it again.
 func TestDiskFull(t *testing.T) {
 	testenv.NeedRoot(t)
+	testenv.Need(t, "mount", "apt-get install mount")
 	dir := t.TempDir()
 	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", dir).CombinedOutput(); err != nil {
 		testenv.Skip(t, "the right to mount file systems", fmt.Sprintf("run it on a host or in a privileged container (mount: %v %s)", err, bytes.TrimSpace(out)))

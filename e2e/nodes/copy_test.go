@@ -100,7 +100,7 @@ func TestCopyCommandIsCareful(t *testing.T) {
 	}{
 		{[]string{"--to", "postgres://user:hunter2@host/db"}, "never the dsn itself"},
 		{[]string{"--to", "NO_SUCH_VARIABLE_IS_SET"}, "there is no dsn"},
-		{[]string{"postgres://user:hunter2@host/db"}, "unknown command"},
+		{[]string{"postgres://user:hunter2@host/db"}, "takes no arguments"},
 	} {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		cmd := n.Command(append([]string{"replicate-webhook", "copy", "--from", n.Path("none.db")}, c.args...)...)
@@ -108,7 +108,7 @@ func TestCopyCommandIsCareful(t *testing.T) {
 		out, err := cmd.CombinedOutput()
 		stop()
 		cancel()
-		if err == nil || !strings.Contains(string(out), c.want) {
+		if err == nil || !strings.Contains(string(out), c.want) || strings.Contains(string(out), "hunter2") {
 			t.Errorf("%q: %v: %s", c.args, err, out)
 		}
 	}
