@@ -1,8 +1,12 @@
 package tracker
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
 	"io"
 	"net/http"
+	"os"
 	"path/filepath"
 	"sync/atomic"
 	"testing"
@@ -79,6 +83,8 @@ func TestRestartWithTheDefaultStore(t *testing.T) {
 	}
 	first.Stop()
 	<-first.Done()
+	token := url[len("https://hooks.test/callback/"):]
+	holdsNone(t, filepath.Dir(db.path), token, secret, client.Authorization)
 
 	final.Store(true)
 	second := open()
@@ -91,7 +97,6 @@ func TestRestartWithTheDefaultStore(t *testing.T) {
 	if again, err := second.SigningSecret(t.Context(), "me"); again != secret || err != nil {
 		t.Errorf("another signing secret: %v", err)
 	}
-	token := url[len("https://hooks.test/callback/"):]
 	if err := second.Callback(t.Context(), token, []byte(body("q", "canceled"))); err != nil {
 		t.Fatal(err)
 	}
@@ -100,4 +105,35 @@ func TestRestartWithTheDefaultStore(t *testing.T) {
 	}
 	second.Stop()
 	<-second.Done()
+}
+
+// holdsNone looks for secrets in the files of a store. Of the callback token
+// there is the hash, so that the store's row is known to be among what was read.
+func holdsNone(t *testing.T, dir, token string, secrets ...string) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []byte
+	for _, f := range files {
+		data, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, data...)
+	}
+	if sum := sha256.Sum256([]byte(token)); !bytes.Contains(all, sum[:]) {
+		t.Error("the store does not have the hash of the callback token")
+	}
+	decoded, err := base64.RawURLEncoding.DecodeString(token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range append(secrets, token, string(decoded)) {
+		// A part would be enough of a leak.
+		if part := s[len(s)/4 : len(s)/4+12]; bytes.Contains(all, []byte(part)) {
+			t.Errorf("the store holds a secret in the clear, of %d bytes", len(s))
+		}
+	}
 }
