@@ -108,6 +108,9 @@ type Prediction struct {
 	// PollFailures counts polls without an answer since the last one with.
 	// It is kept in memory only.
 	PollFailures int
+	// Watched is, for a prediction claimed by ClaimPolls, how long this process
+	// has been asking for it. It is kept in memory only.
+	Watched time.Duration
 }
 
 // Done reports whether nothing more will be sent.

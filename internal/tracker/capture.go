@@ -144,7 +144,7 @@ func (t *Tracker) track(ctx context.Context, c *Capture, s *prediction.Snapshot)
 	p := t.predictionOf(c)
 	p.Ref, p.Token, p.ID = c.ref, c.token, s.ID
 	p.PollPath = collection(c.Collection) + "/" + s.ID
-	p.PollAt = t.untilGiveUp(&p, p.CreatedAt, t.interval(&p, p.CreatedAt))
+	p.PollAt = t.dueBefore(&p, p.CreatedAt, t.interval(&p, p.CreatedAt))
 	if !lifecycle.Terminal(s.Status) {
 		p.Credential = t.credential(c, s.ID)
 	}

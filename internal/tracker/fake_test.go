@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/clock"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -16,7 +17,8 @@ import (
 // of deliveries are those of the nil Store inside, which panic.
 type fakeStore struct {
 	store.Store
-	now func() time.Time
+	now   func() time.Time
+	clock *clock.Clock // by now
 
 	mu      sync.Mutex
 	err     error // of every write
@@ -31,14 +33,15 @@ type fakeStore struct {
 
 type row struct {
 	store.Prediction
-	due     time.Time
+	due     int64 // on the store's clock
+	since   time.Duration
 	claimed bool
 	events  []store.Happening
 }
 
 func newFakeStore() *fakeStore {
 	return &fakeStore{
-		now: time.Now, rows: make(map[int64]*row),
+		now: time.Now, clock: clock.NewMonotonic(time.Now), rows: make(map[int64]*row),
 		secrets: make(map[string][]byte), subs: make(map[chan struct{}]bool),
 	}
 }
@@ -68,7 +71,7 @@ func (f *fakeStore) restart() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, r := range f.rows {
-		r.claimed, r.due, r.PollFailures = false, time.Time{}, 0
+		r.claimed, r.due, r.since, r.PollFailures = false, 0, f.clock.Passed(), 0
 	}
 }
 
@@ -115,12 +118,12 @@ func (f *fakeStore) Track(_ context.Context, p *store.Prediction, happened []sto
 	}
 	if r == nil {
 		f.last++
-		r = &row{Prediction: store.Prediction{Ref: f.last}}
+		r = &row{Prediction: store.Prediction{Ref: f.last}, since: f.clock.Passed()}
 		f.rows[f.last] = r
 	}
 	ref, before, failures := r.Ref, r.Happened, r.PollFailures
 	r.Prediction = *p
-	r.Ref, r.Happened, r.PollFailures, r.due = ref, before, failures, p.PollAt
+	r.Ref, r.Happened, r.PollFailures, r.due = ref, before, failures, f.clock.At(p.PollAt)
 	r.emit(happened)
 	*p = r.Prediction
 	f.signal()
@@ -209,11 +212,12 @@ func (f *fakeStore) ClaimPolls(_ context.Context, limit int) (out []store.Predic
 		r := f.rows[ref]
 		switch {
 		case !r.polled() || r.claimed:
-		case len(out) < limit && !r.due.After(f.now()):
+		case len(out) < limit && r.due <= f.clock.Now():
 			r.claimed = true
+			r.Watched = f.clock.Passed() - r.since
 			out = append(out, r.Prediction)
-		case next.IsZero() || r.due.Before(next):
-			next = r.due
+		case next.IsZero() || r.due < f.clock.At(next):
+			next = f.clock.Time(r.due)
 		}
 	}
 	return out, next, nil
@@ -223,7 +227,7 @@ func (f *fakeStore) PollAgain(_ context.Context, p store.Prediction, due time.Ti
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if r := f.rows[p.Ref]; r != nil {
-		r.claimed, r.due, r.PollFailures = false, due, p.PollFailures
+		r.claimed, r.due, r.PollFailures = false, f.clock.At(due), p.PollFailures
 	}
 	f.signal()
 	return nil

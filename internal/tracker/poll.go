@@ -101,11 +101,11 @@ func (t *Tracker) pollerOf(p *store.Prediction) poller {
 // or its credential may be paused, or it has no GET. A prediction that is long
 // overdue is not kept waiting.
 func (t *Tracker) begin(p *store.Prediction, who poller, now time.Time) time.Time {
-	age := now.Sub(p.CreatedAt)
-	if p.API == "" && age < t.polling.GiveUp {
-		return now.Add(min(t.polling.GiveUp-age, t.polling.GiveUp))
+	left := t.untilGiveUp(p)
+	if p.API == "" && left > 0 {
+		return now.Add(left)
 	}
-	return t.apis.begin(who, now, age >= t.polling.GiveUp+maxPause)
+	return t.apis.begin(who, now, left <= -maxPause)
 }
 
 // again gives a claim back. An error is the store's, which then has lost or
@@ -136,15 +136,28 @@ func (t *Tracker) interval(p *store.Prediction, now time.Time) time.Duration {
 	return d
 }
 
-// untilGiveUp returns when p is due after a wait of d from now. Giving up is not
-// put off by a long wait.
-func (t *Tracker) untilGiveUp(p *store.Prediction, now time.Time, d time.Duration) time.Time {
-	due := now.Add(d)
-	if end := p.CreatedAt.Add(t.polling.GiveUp); end.After(now) && end.Before(due) {
-		return end
-	}
-	return due
+// untilGiveUp returns the time until p is given up. What counts is the time in
+// which somebody asked for it: a step of the clock ends no prediction and keeps
+// none from its end. Its age when this process began is told by its stamp alone,
+// which is not believed before the clock has had time to be set right.
+func (t *Tracker) untilGiveUp(p *store.Prediction) time.Duration {
+	byStamp := p.CreatedAt.Sub(t.clock.Before(t.polling.GiveUp))
+	byStamp = max(byStamp, min(settling, t.polling.GiveUp)-t.clock.Passed())
+	return min(byStamp, t.polling.GiveUp-p.Watched)
 }
+
+// dueBefore returns when p is due after a wait of d from now. Giving up is not
+// put off by a long wait.
+func (t *Tracker) dueBefore(p *store.Prediction, now time.Time, d time.Duration) time.Time {
+	if left := t.untilGiveUp(p); left > 0 {
+		d = min(d, left)
+	}
+	return now.Add(d)
+}
+
+// settling is how long after its start a tracker neither forgets nor gives up
+// anything for what its stamp says.
+const settling = 5 * time.Minute
 
 // forgetEvery is the time between two looks at what is old enough to go.
 const forgetEvery = time.Minute
@@ -159,9 +172,11 @@ func (t *Tracker) forgetLoop(ctx context.Context, st store.Store) {
 			return
 		case <-tick.C:
 		}
-		now := t.now()
-		err := st.Forget(ctx, now.Add(-t.retention.Deliveries), now.Add(-t.retention.Predictions))
-		if err != nil && ctx.Err() == nil && t.quiet.allow("forgetting", now) {
+		if t.clock.Passed() < settling {
+			continue
+		}
+		err := st.Forget(ctx, t.clock.Before(t.retention.Deliveries), t.clock.Before(t.retention.Predictions))
+		if err != nil && ctx.Err() == nil && t.quiet.allow("forgetting", t.now()) {
 			t.logger.Error("deleting what is past retention", zap.Error(err))
 		}
 	}

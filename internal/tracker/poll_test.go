@@ -390,7 +390,7 @@ func TestRetentionRunsEveryMinute(t *testing.T) {
 		w := newWorld(t, func(c *Config) { c.Retention.Deliveries = time.Hour })
 		w.start()
 		defer w.end()
-		time.Sleep(3*time.Minute + time.Second)
+		time.Sleep(settling + 2*time.Minute + time.Second)
 		w.st.mu.Lock()
 		defer w.st.mu.Unlock()
 		want := []time.Duration{time.Hour, 720 * time.Hour}

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/clock"
 	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
 	"github.com/caddy-replicate/replicate-webhook/internal/seal"
 	"github.com/caddy-replicate/replicate-webhook/store"
@@ -170,7 +171,7 @@ func (w *world) renew(change func(*Config)) {
 		change(&c)
 	}
 	if c.Now != nil {
-		w.st.now = c.Now
+		w.st.now, w.st.clock = c.Now, clock.NewMonotonic(c.Now)
 	}
 	tr, err := New(c)
 	if err != nil {

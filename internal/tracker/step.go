@@ -39,7 +39,7 @@ func (t *Tracker) poll(ctx context.Context, st store.Store, p store.Prediction, 
 	t.note(&p, &r, who, now)
 	// Without its key a credential says nothing of the prediction: it is polled
 	// when the key is back.
-	overdue := now.Sub(p.CreatedAt) >= t.polling.GiveUp && !errors.Is(r.err, seal.ErrMissingKey)
+	overdue := t.untilGiveUp(&p) <= 0 && !errors.Is(r.err, seal.ErrMissingKey)
 	over := r.found == seen && lifecycle.Terminal(r.s.Status)
 
 	commit, cancel := context.WithTimeout(context.Background(), commitTimeout)
@@ -87,7 +87,7 @@ func (t *Tracker) nextPoll(p *store.Prediction, r *result, now time.Time) time.T
 	case refused:
 		d = max(d, min(t.net<<(n-1), max(t.net, maxRefused)))
 	}
-	return t.untilGiveUp(p, now, d)
+	return t.dueBefore(p, now, d)
 }
 
 // note counts and logs what a poll found, and pauses its API or its credential

@@ -23,6 +23,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/clock"
 	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
 	"github.com/caddy-replicate/replicate-webhook/internal/seal"
 	"github.com/caddy-replicate/replicate-webhook/store"
@@ -46,7 +47,7 @@ type Poll struct {
 	// factor of 2. Default: 10 s.
 	Max time.Duration
 	// GiveUp is the age at which a prediction without a final status is
-	// declared failed. Default: 24 h.
+	// declared failed, see untilGiveUp. Default: 24 h.
 	GiveUp time.Duration
 }
 
@@ -87,9 +88,11 @@ type Config struct {
 	Traced func(context.Context)
 	// UserAgent is that of polls.
 	UserAgent string
-	Logger    *zap.Logger      // default: none
-	Now       func() time.Time // default: time.Now
-	Rand      io.Reader        // default: crypto/rand.Reader
+	Logger    *zap.Logger // default: none
+	// Now is the wall clock. What passes is counted by time.Now, whatever it
+	// says. Default: time.Now.
+	Now  func() time.Time
+	Rand io.Reader // default: crypto/rand.Reader
 }
 
 // Errors on which callers decide, beside those of package store.
@@ -117,6 +120,7 @@ type Tracker struct {
 	userAgent string
 	logger    *zap.Logger
 	now       func() time.Time
+	clock     *clock.Clock // by now
 	rand      io.Reader
 
 	callers callerCache
@@ -170,8 +174,11 @@ func New(c Config) (*Tracker, error) {
 	if c.Logger == nil {
 		c.Logger = zap.NewNop()
 	}
+	passing := clock.New(nil)
 	if c.Now == nil {
 		c.Now = time.Now
+	} else {
+		passing = clock.NewMonotonic(c.Now)
 	}
 	if c.Rand == nil {
 		c.Rand = rand.Reader
@@ -190,6 +197,7 @@ func New(c Config) (*Tracker, error) {
 		userAgent: c.UserAgent,
 		logger:    c.Logger,
 		now:       c.Now,
+		clock:     passing,
 		rand:      c.Rand,
 		big:       make(chan struct{}, bigAnswers),
 		tokens:    make(map[string]string),
