@@ -129,55 +129,90 @@ const undelivered = "NOT EXISTS (SELECT 1 FROM webhook_deliveries d WHERE d.pred
 // forgetBatch is how many rows one transaction looks at.
 const forgetBatch = 500
 
+// sweepBatches is how many batches, beyond those that are oldest by number, one
+// call of Forget looks at.
+const sweepBatches = 40
+
+// forgetting is one call of Forget on one table.
+type forgetting struct {
+	s          *Store
+	span, lock string
+	before     int64
+	deletes    []string
+}
+
 // forgetRows deletes the rows made before the time that match the condition,
 // oldest first. Numbers follow time but for a few that were given at the same
-// time, so the walk ends at a batch of younger ones.
+// time, so a walk from the oldest ends at a batch of younger ones. Where a clock
+// was set that may hide old rows behind it: a sweep looks at some of all rows with
+// each call, one call going on where the last ended.
 func (s *Store) forgetRows(ctx context.Context, before time.Time, table, number, condition string, deletes ...string) error {
-	span := fmt.Sprintf("SELECT coalesce(max(%[1]s), 0), coalesce(min(created), $2) FROM (SELECT %[1]s, created FROM webhook_%[2]s WHERE %[1]s > $1 ORDER BY %[1]s LIMIT %[3]d) r",
-		number, table, forgetBatch)
-	lock := fmt.Sprintf("SELECT r.%[1]s FROM webhook_%[2]s r WHERE r.%[1]s > $1 AND r.%[1]s <= $3 AND r.created < $2 AND %[3]s ORDER BY r.%[1]s FOR UPDATE SKIP LOCKED",
-		number, table, condition)
-	for from, more := int64(0), true; more; {
-		if err := s.available(); err != nil {
+	f := forgetting{
+		s: s, before: before.UnixMilli(), deletes: deletes,
+		span: fmt.Sprintf("SELECT coalesce(max(%[1]s), 0), coalesce(min(created), $2) FROM (SELECT %[1]s, created FROM webhook_%[2]s WHERE %[1]s > $1 ORDER BY %[1]s LIMIT %[3]d) r",
+			number, table, forgetBatch),
+		lock: fmt.Sprintf("SELECT r.%[1]s FROM webhook_%[2]s r WHERE r.%[1]s > $1 AND r.%[1]s <= $3 AND r.created < $2 AND %[3]s ORDER BY r.%[1]s FOR UPDATE SKIP LOCKED",
+			number, table, condition),
+	}
+	for from, old := int64(0), true; old; {
+		var err error
+		if from, old, err = f.batch(ctx, from); err != nil {
 			return err
-		}
-		err := s.use(func(_ context.Context, conn *pgx.Conn) error {
-			within, cancel := context.WithTimeout(ctx, groupTimeout)
-			defer cancel()
-			var last, oldest int64
-			if err := conn.QueryRow(within, span, from, before.UnixMilli()).Scan(&last, &oldest); err != nil {
-				return err
-			}
-			if more = last > 0 && oldest < before.UnixMilli(); !more {
-				return nil
-			}
-			err := pgx.BeginFunc(within, conn, func(tx pgx.Tx) error {
-				if _, err := tx.Exec(within, settings); err != nil {
-					return err
-				}
-				rows, err := tx.Query(within, lock, from, before.UnixMilli(), last)
-				if err != nil {
-					return err
-				}
-				due, err := pgx.CollectRows(rows, pgx.RowTo[int64])
-				if err != nil || len(due) == 0 {
-					return err
-				}
-				for _, statement := range deletes {
-					if _, err := tx.Exec(within, statement, due); err != nil {
-						return err
-					}
-				}
-				return nil
-			})
-			if err == nil {
-				from = last
-			}
-			return err
-		})
-		if err != nil {
-			return fmt.Errorf("%w: deleting from %s: %w", store.ErrUnavailable, s.name, err)
 		}
 	}
+	swept, _ := s.swept.Load(table)
+	from, _ := swept.(int64)
+	for range sweepBatches {
+		last, _, err := f.batch(ctx, from)
+		if err != nil {
+			return err
+		}
+		if from = last; last == 0 {
+			break // from the beginning the next time
+		}
+	}
+	s.swept.Store(table, from)
 	return nil
+}
+
+// batch deletes those of the next rows that may go. It returns the last number it
+// looked at, 0 when there are no more, and whether any row was old enough.
+func (f *forgetting) batch(ctx context.Context, from int64) (last int64, old bool, err error) {
+	if err := f.s.available(); err != nil {
+		return from, false, err
+	}
+	err = f.s.use(func(_ context.Context, conn *pgx.Conn) error {
+		within, cancel := context.WithTimeout(ctx, groupTimeout)
+		defer cancel()
+		var oldest int64
+		if err := conn.QueryRow(within, f.span, from, f.before).Scan(&last, &oldest); err != nil {
+			return err
+		}
+		if old = last > 0 && oldest < f.before; !old {
+			return nil
+		}
+		return pgx.BeginFunc(within, conn, func(tx pgx.Tx) error {
+			if _, err := tx.Exec(within, settings); err != nil {
+				return err
+			}
+			rows, err := tx.Query(within, f.lock, from, f.before, last)
+			if err != nil {
+				return err
+			}
+			due, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+			if err != nil || len(due) == 0 {
+				return err
+			}
+			for _, statement := range f.deletes {
+				if _, err := tx.Exec(within, statement, due); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		err = fmt.Errorf("%w: deleting from %s: %w", store.ErrUnavailable, f.s.name, err)
+	}
+	return last, old, err
 }

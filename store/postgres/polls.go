@@ -22,10 +22,9 @@ func (s *Store) ClaimPolls(ctx context.Context, limit int) ([]store.Prediction, 
 	if err := s.available(); err != nil {
 		return nil, s.opts.Now().Add(claimLater), err
 	}
-	now := s.opts.Now().UnixMilli()
-	taken, next := s.polls.Take(now, limit)
+	taken, next := s.polls.Take(limit)
 	if len(taken) == 0 {
-		return nil, timeOf(next), nil
+		return nil, next, nil
 	}
 	refs := make([]int64, len(taken))
 	for i, p := range taken {
@@ -44,11 +43,11 @@ func (s *Store) ClaimPolls(ctx context.Context, limit int) ([]store.Prediction, 
 		return err
 	})
 	if err != nil {
-		again := now + claimLater.Milliseconds()
+		again := s.opts.Now().Add(claimLater)
 		for _, p := range taken {
 			s.polls.Again(p.Ref, again, p.Failures)
 		}
-		return nil, timeOf(again), err
+		return nil, again, err
 	}
 	out := make([]store.Prediction, 0, len(taken))
 	for _, t := range taken {
@@ -58,10 +57,10 @@ func (s *Store) ClaimPolls(ctx context.Context, limit int) ([]store.Prediction, 
 			s.polls.Remove(t.Ref)
 			continue
 		}
-		p.PollFailures = int(t.Failures)
+		p.PollFailures, p.Watched = int(t.Failures), t.Watched
 		out = append(out, p)
 	}
-	return out, timeOf(next), nil
+	return out, next, nil
 }
 
 // PollAgain implements store.Tracking.
@@ -69,7 +68,7 @@ func (s *Store) PollAgain(_ context.Context, p store.Prediction, due time.Time) 
 	if err := s.closed(); err != nil {
 		return err
 	}
-	if s.polls.Again(p.Ref, due.UnixMilli(), int32(p.PollFailures)) {
+	if s.polls.Again(p.Ref, due, int32(p.PollFailures)) {
 		q := &s.queue
 		q.mu.Lock()
 		q.signal()

@@ -25,6 +25,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/zap"
 
+	passing "github.com/caddy-replicate/replicate-webhook/internal/clock"
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/internal/polling"
 )
@@ -81,6 +82,8 @@ type Store struct {
 	polls   polling.Schedule
 	jobs    *batcher[*job]
 	telling chan struct{}
+	// swept has the numbers up to which tables were swept, by name.
+	swept sync.Map
 
 	stop     chan struct{}
 	working  sync.WaitGroup
@@ -125,6 +128,7 @@ func Open(opts Options) (*Store, error) {
 		shared: make(chan struct{}, max(size-writers, 1)), telling: make(chan struct{}, 1),
 	}
 	s.opts.MaxConns = size + 2
+	s.polls.Init(passing.New(opts.Now))
 	s.health.init()
 	s.nodes.lease = opts.Lease
 	if err := s.open(size); err != nil {

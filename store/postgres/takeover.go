@@ -133,9 +133,8 @@ func (s *Store) takePolls() (more bool, err error) {
 		refs, err = collect(ctx, conn, pgx.RowTo[int64], takeOrphans, s.nodes.id.Load(), owners, takeoverBatch)
 		return err
 	})
-	now := s.opts.Now().UnixMilli()
 	for _, ref := range refs {
-		s.polls.Add(ref, now)
+		s.polls.Add(ref)
 	}
 	if len(refs) > 0 {
 		s.queue.look(never)

@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -31,6 +32,9 @@ func (s *Store) loadQueue() error {
 	}
 	defer rows.Close()
 	endpoints := make(map[string]string) // by URL
+	wall := s.opts.Now()
+	now := wall.UnixMilli()
+	shift := s.opts.clock.At(wall) - now // to the clock's scale
 	for rows.Next() {
 		i := new(item)
 		var p store.Prediction
@@ -38,6 +42,12 @@ func (s *Store) loadQueue() error {
 		if err := rows.Scan(&i.n, &i.due, &i.prediction, &i.attempts, &i.event, &i.redelivery, &p.Events, &p.Happened, &url); err != nil {
 			return err
 		}
+		if i.due > now {
+			if i.due, err = s.waiting(i.n, i.prediction, i.due, i.attempts, now); err != nil {
+				return err
+			}
+		}
+		i.due += shift
 		i.last = rules.IsLast(i.event, &p)
 		// Those that wait for long wait for few receivers.
 		endpoint, known := endpoints[string(url)]
@@ -53,12 +63,37 @@ func (s *Store) loadQueue() error {
 	return rows.Err()
 }
 
+// maxWait is the longest wait that a receiver can ask for. One that is longer
+// comes from the configuration, or from a clock that was wrong.
+const maxWait = time.Hour
+
+// waiting returns the due time of a stored delivery, in Unix milliseconds, that
+// is due later than now. One by a clock that was ahead waits no longer than it
+// would have.
+func (s *Store) waiting(n, prediction, due int64, attempts int32, now int64) (int64, error) {
+	if attempts == 0 {
+		return now, nil // an event's first attempt is due when it is committed
+	}
+	if due-now <= maxWait.Milliseconds() {
+		return due, nil
+	}
+	var begun, took int64
+	err := s.db.QueryRow("SELECT at, took FROM attempts WHERE prediction = ? AND delivery = ? ORDER BY id DESC LIMIT 1", prediction, n).Scan(&begun, &took)
+	if end := begun + time.Duration(took).Milliseconds(); err == nil && end > now {
+		due = now + max(due-end, 0)
+	}
+	if errors.Is(err, sql.ErrNoRows) {
+		err = nil
+	}
+	return due, err
+}
+
 // ClaimDeliveries implements store.Tracking.
 func (s *Store) ClaimDeliveries(ctx context.Context, limit int, slots func(string) int) ([]store.Delivery, time.Time, error) {
 	if err := s.closed(); err != nil {
 		return nil, time.Time{}, err
 	}
-	taken, next := s.queue.take(s.opts.Now().UnixMilli(), limit, slots)
+	taken, next := s.queue.take(s.opts.clock.Now(), limit, slots)
 	fresh, stored := s.queue.fetch(taken)
 	read, err := s.readDeliveries(ctx, stored)
 	if err != nil {
@@ -88,7 +123,7 @@ func (s *Store) ClaimDeliveries(ctx context.Context, limit int, slots func(strin
 			out = append(out, d)
 		}
 	}
-	return out, timeOf(next), nil
+	return out, s.opts.clock.Time(next), nil
 }
 
 // claimAgain is how long a delivery waits that could not be read.
@@ -181,13 +216,14 @@ func (q *queue) drop(i *item) {
 
 // unclaim gives a claim back without an attempt.
 func (s *Store) unclaim(i *item, due time.Time) {
+	at := s.opts.clock.At(due)
 	q := s.queue
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if !i.claimed || q.items[i.n] != i {
 		return
 	}
-	i.due = due.UnixMilli()
+	i.due = at
 	q.requeue(i)
 }
 
@@ -238,7 +274,8 @@ func (s *Store) Complete(ctx context.Context, o store.Outcome) error {
 type ending struct {
 	state    int
 	attempts int
-	due      int64 // of a pending delivery
+	due      int64 // of a pending delivery, by the wall clock
+	at       int64 // the same, on the clock's scale
 	canceled []int64
 }
 
@@ -258,7 +295,7 @@ func (g *group) complete(i *item, o *store.Outcome) (*ending, error) {
 	if next == nil && i.event == store.Started && !i.redelivery {
 		next = g.written.terminal[i.prediction]
 	}
-	end := &ending{state: statePending, attempts: o.Attempt.Number, due: o.Due.UnixMilli()}
+	end := &ending{state: statePending, attempts: o.Attempt.Number, due: o.Due.UnixMilli(), at: g.w.opts.clock.At(o.Due)}
 	switch o.Verdict {
 	case store.Delivered:
 		end.state = stateDelivered
@@ -272,7 +309,7 @@ func (g *group) complete(i *item, o *store.Outcome) (*ending, error) {
 		if gone {
 			end.state = stateFailed
 		} else {
-			end.due = g.now()
+			end.due, end.at = g.now(), g.w.opts.clock.Now()
 		}
 	}
 	if end.state == statePending || end.state == stateFailed && o.Verdict != store.Gone {
@@ -352,7 +389,7 @@ func (q *queue) completed(i *item, end *ending) {
 		}
 	}
 	if end.state == statePending {
-		i.attempts, i.due = int32(end.attempts), end.due
+		i.attempts, i.due = int32(end.attempts), end.at
 		q.requeue(i)
 		return
 	}

@@ -143,7 +143,7 @@ type expiredRow struct {
 // purgeBatch forgets the rows that expired first and says whether there may be
 // more.
 func (s *Store) purgeBatch() (more bool, err error) {
-	now := s.opts.Now().UnixMilli()
+	now := s.opts.clock.Settled().UnixMilli()
 	// Looked for beside the writer, which need not stop for it.
 	var found bool
 	if err := s.db.QueryRow("SELECT EXISTS (SELECT 1 FROM dedup WHERE expires <= ?)", now).Scan(&found); err != nil || !found {

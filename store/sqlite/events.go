@@ -163,7 +163,7 @@ func (g *group) insertDelivery(p *store.Prediction, event store.EventSet, shared
 	d.ID = rules.DeliveryID(d.N, nonce)
 	created := d.CreatedAt.UnixMilli()
 	g.totals.deliveries[statePending]++
-	i := &item{n: d.N, due: created, prediction: p.Ref, event: event, redelivery: shared != 0, last: rules.IsLast(event, p)}
+	i := &item{n: d.N, due: g.w.opts.clock.Now(), prediction: p.Ref, event: event, redelivery: shared != 0, last: rules.IsLast(event, p)}
 	return i, d, g.exec("INSERT INTO deliveries (n, nonce, prediction, event, redelivery, state, attempts, due, created, payload) VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?, ?)",
 		d.N, nonce, p.Ref, event, i.redelivery, statePending, created, created, shared)
 }

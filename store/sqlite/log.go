@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/store"
@@ -121,52 +122,106 @@ const undelivered = "NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.prediction =
 // forgetBatch is how many rows one transaction deletes.
 const forgetBatch = 200
 
+// sweepRows is how many rows, beyond those that are oldest by number, one call of
+// Forget looks at.
+const sweepRows = 20_000
+
 // forgetRows deletes the rows made before the time that match the condition,
-// oldest first. Numbers follow time, so the walk ends at the first younger row.
+// oldest first. Numbers follow time, so a walk from the oldest ends at the first
+// younger row. Where the clock was set that may hide old rows behind it: a sweep
+// looks at some of all rows with each call, one call going on where the last ended.
 func (s *Store) forgetRows(ctx context.Context, before time.Time, table, number, condition string, forget func(*group, int64) error) error {
-	from := int64(0)
-	query := fmt.Sprintf("SELECT %[1]s, %[2]s FROM %[3]s WHERE %[1]s > ?1 AND created < ?2 ORDER BY %[1]s LIMIT %[4]d", number, condition, table, forgetBatch)
+	query := fmt.Sprintf("SELECT %[1]s, %[2]s FROM %[3]s WHERE %[1]s > ?1 AND created < ?2 AND %[1]s <= ?3 ORDER BY %[1]s LIMIT %[4]d", number, condition, table, forgetBatch)
 	youngest := fmt.Sprintf("SELECT created FROM %[1]s WHERE %[2]s > ? ORDER BY %[2]s LIMIT 1", table, number)
-	for {
+	for from := int64(0); ; {
 		var created int64
 		err := s.db.QueryRowContext(ctx, youngest, from).Scan(&created)
-		if errors.Is(err, sql.ErrNoRows) || err == nil && created >= before.UnixMilli() {
-			return nil
-		} else if err != nil {
-			return s.readError(err)
-		}
-		var due []int64
-		if from, due, err = s.forgettable(ctx, query, from, before.UnixMilli()); err != nil {
-			return s.readError(err)
-		}
-		if err := s.commit(ctx, func(g *group) error {
-			for _, n := range due {
-				if err := forget(g, n); err != nil {
-					return err
-				}
+		if err == nil && created < before.UnixMilli() {
+			from, err = s.forgetSome(ctx, query, from, 1<<63-1, before, forget)
+			if err != nil {
+				return err
 			}
-			return nil
-		}, nil); err != nil {
+			continue
+		}
+		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return s.readError(err)
+		}
+		break
+	}
+	from := s.swept.next(table)
+	var end int64
+	last := fmt.Sprintf("SELECT coalesce(max(%[1]s), 0) FROM (SELECT %[1]s FROM %[2]s WHERE %[1]s > ? ORDER BY %[1]s LIMIT %[3]d)", number, table, sweepRows)
+	if err := s.db.QueryRowContext(ctx, last, from).Scan(&end); err != nil {
+		return s.readError(err)
+	}
+	for from < end {
+		var err error
+		if from, err = s.forgetSome(ctx, query, from, end, before, forget); err != nil {
 			return err
 		}
 	}
+	s.swept.set(table, end)
+	return nil
 }
 
-func (s *Store) forgettable(ctx context.Context, query string, from, before int64) (last int64, due []int64, err error) {
-	rows, err := s.db.QueryContext(ctx, query, from, before)
+// forgetSome deletes those of the next rows up to a number that may go. It returns
+// the last number it looked at.
+func (s *Store) forgetSome(ctx context.Context, query string, from, end int64, before time.Time, forget func(*group, int64) error) (int64, error) {
+	last, found, due, err := s.forgettable(ctx, query, from, end, before.UnixMilli())
 	if err != nil {
-		return from, nil, err
+		return from, s.readError(err)
+	}
+	if found < forgetBatch && end < 1<<63-1 {
+		last = end
+	}
+	if len(due) == 0 {
+		return last, nil
+	}
+	return last, s.commit(ctx, func(g *group) error {
+		for _, n := range due {
+			if err := forget(g, n); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, nil)
+}
+
+func (s *Store) forgettable(ctx context.Context, query string, from, end, before int64) (last int64, found int, due []int64, err error) {
+	rows, err := s.db.QueryContext(ctx, query, from, before, end)
+	if err != nil {
+		return from, 0, nil, err
 	}
 	defer rows.Close()
 	last = from
-	for rows.Next() {
+	for ; rows.Next(); found++ {
 		var ok bool
 		if err := rows.Scan(&last, &ok); err != nil {
-			return last, nil, err
+			return last, found, nil, err
 		}
 		if ok {
 			due = append(due, last)
 		}
 	}
-	return last, due, rows.Err()
+	return last, found, due, rows.Err()
+}
+
+// sweeps are the numbers up to which tables were swept. The zero value is ready.
+type sweeps struct {
+	mu sync.Mutex
+	at map[string]int64
+}
+
+func (s *sweeps) next(table string) int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.at[table]
+}
+
+// set notes where the next sweep begins: at the beginning once there is nothing
+// more, which an end of 0 says.
+func (s *sweeps) set(table string, end int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	set(&s.at, table, end)
 }

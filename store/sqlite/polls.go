@@ -16,13 +16,12 @@ func (s *Store) loadPolls() error {
 		return err
 	}
 	defer rows.Close()
-	now := s.opts.Now().UnixMilli()
 	for rows.Next() {
 		var ref int64
 		if err := rows.Scan(&ref); err != nil {
 			return err
 		}
-		s.polls.Add(ref, now)
+		s.polls.Add(ref)
 	}
 	return rows.Err()
 }
@@ -32,8 +31,7 @@ func (s *Store) ClaimPolls(ctx context.Context, limit int) ([]store.Prediction, 
 	if err := s.closed(); err != nil {
 		return nil, time.Time{}, err
 	}
-	now := s.opts.Now().UnixMilli()
-	taken, next := s.polls.Take(now, limit)
+	taken, next := s.polls.Take(limit)
 	out := make([]store.Prediction, 0, len(taken))
 	for _, p := range taken {
 		found, err := s.findPrediction(ctx, "ref = ?", p.Ref)
@@ -42,16 +40,16 @@ func (s *Store) ClaimPolls(ctx context.Context, limit int) ([]store.Prediction, 
 			continue
 		}
 		if err != nil {
-			again := now + claimAgain.Milliseconds()
+			again := s.opts.Now().Add(claimAgain)
 			for _, p := range taken {
 				s.polls.Again(p.Ref, again, p.Failures)
 			}
-			return nil, timeOf(again), err
+			return nil, again, err
 		}
-		found.PollFailures = int(p.Failures)
+		found.PollFailures, found.Watched = int(p.Failures), p.Watched
 		out = append(out, found)
 	}
-	return out, timeOf(next), nil
+	return out, next, nil
 }
 
 // PollAgain implements store.Tracking. When to ask next is kept in memory:
@@ -60,7 +58,7 @@ func (s *Store) PollAgain(_ context.Context, p store.Prediction, due time.Time) 
 	if err := s.closed(); err != nil {
 		return err
 	}
-	if s.polls.Again(p.Ref, due.UnixMilli(), int32(p.PollFailures)) {
+	if s.polls.Again(p.Ref, due, int32(p.PollFailures)) {
 		s.queue.mu.Lock()
 		s.queue.signal()
 		s.queue.mu.Unlock()

@@ -15,7 +15,7 @@ const freshBytes = 32 << 20
 
 // item is a pending delivery. Items of a queue are guarded by its mutex.
 type item struct {
-	n, due     int64
+	n, due     int64 // due on the clock's scale
 	prediction int64
 	attempts   int32
 	pos        int32 // in its lane

@@ -21,6 +21,7 @@ import (
 	"github.com/gofrs/flock"
 	"go.uber.org/zap"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/clock"
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/internal/polling"
 )
@@ -32,10 +33,14 @@ type Options struct {
 	// Logger is asked for at each use, so that a store which outlives a
 	// configuration follows the logging of the next. Default: none.
 	Logger func() *zap.Logger
-	// Now is the clock for expiry. Default time.Now.
+	// Now is the wall clock. Where its times have monotonic readings, as those
+	// of time.Now have, it may be set without moving what waits. Default
+	// time.Now.
 	Now func() time.Time
 	// PurgeEvery is how often expired entries are looked for. Default 10s.
 	PurgeEvery time.Duration
+
+	clock *clock.Clock // by Now
 }
 
 // Store is an open database file. It implements store.Closer.
@@ -54,6 +59,7 @@ type Store struct {
 	dedup  dedup
 	queue  *queue
 	polls  polling.Schedule
+	swept  sweeps
 
 	// compacted is the number up to which rows of dedup were merged. It is
 	// guarded by compacting, which one call of Compact holds at a time.
@@ -80,6 +86,7 @@ func Open(opts Options) (*Store, error) {
 	if opts.PurgeEvery <= 0 {
 		opts.PurgeEvery = 10 * time.Second
 	}
+	opts.clock = clock.New(opts.Now)
 	s := &Store{opts: opts, stop: make(chan struct{})}
 	if err := s.open(); err != nil {
 		s.free()
@@ -112,7 +119,8 @@ func (s *Store) open() error {
 	if err := s.dedup.load(s.db); err != nil {
 		return recoverable(err)
 	}
-	s.dedup.now = s.opts.Now
+	s.dedup.now = s.opts.clock.Settled
+	s.polls.Init(s.opts.clock)
 	if err := s.loadQueue(); err != nil {
 		return recoverable(err)
 	}

@@ -22,6 +22,7 @@ var keepingCases = []trackingCase{
 	{"forgetting predictions last", forgetPredictions},
 	{"forgetting what was reserved in vain", forgetReserved},
 	{"forgetting many", forgetMany},
+	{"a row from the future hides none of the others", forgetBehindTheFuture},
 	{"ready while open", readyWhileOpen},
 	{"closed is unavailable", trackingClosed},
 	{"cancelled context", trackingCancelled},
@@ -204,6 +205,38 @@ func forgetReserved(t *testing.T, b *tracking) {
 	b.forget(time.Hour, time.Hour)
 	b.noToken("x")
 	b.byToken("y")
+}
+
+// forgetBehindTheFuture: a clock that was ahead for a while leaves rows from the
+// future behind, which hide none of the others.
+func forgetBehindTheFuture(t *testing.T, b *tracking) {
+	ended := func(id string) {
+		b.track(id, store.Started, store.Completed)
+		b.finish()
+	}
+	ended("first")
+	b.advance(1000 * time.Hour)
+	ended("ahead")
+	b.track("running ahead", store.Started)
+	b.finish()
+	b.advance(-1000 * time.Hour)
+	for i := range 300 {
+		ended(fmt.Sprint("p", i))
+	}
+	b.advance(2 * time.Hour)
+	ended("young")
+	b.forget(time.Hour, time.Hour)
+	for i := range 300 {
+		b.forgotten(fmt.Sprint("p", i))
+	}
+	b.forgotten("first")
+	b.find("ahead")
+	b.find("young")
+	b.advance(1000 * time.Hour)
+	b.forget(time.Hour, time.Hour)
+	b.forgotten("ahead")
+	b.forgotten("young")
+	b.find("running ahead")
 }
 
 func forgetMany(t *testing.T, b *tracking) {

@@ -65,7 +65,7 @@ func firstPoll(t *testing.T, b *tracking) {
 	b.nextPoll(b.now().Add(time.Second))
 	b.advance(time.Second)
 	got := b.polls("a")[0]
-	p.PollAt = time.Time{}
+	p.PollAt, p.Watched = time.Time{}, time.Second
 	b.same(got, p)
 	b.polls()
 	b.nextPoll(time.Time{})

@@ -5,7 +5,9 @@ package polling
 import (
 	"container/heap"
 	"sync"
+	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/clock"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -14,27 +16,36 @@ type Poll struct {
 	Ref int64
 	// Failures counts polls without an answer since the last one with.
 	Failures int32
+	// Watched is how long it has been in the schedule.
+	Watched time.Duration
 
-	due     int64
+	due     int64 // on the clock's scale
+	since   time.Duration
 	claimed bool
 	pos     int
 }
 
-// Schedule orders predictions by when they are to be asked for. Times are Unix
-// milliseconds. It is safe for concurrent use; the zero value is empty.
+// Schedule orders predictions by when they are to be asked for. Steps of the wall
+// clock move nothing in it. It is safe for concurrent use.
 type Schedule struct {
+	clock *clock.Clock
+
 	mu    sync.Mutex
 	byRef map[int64]*Poll
 	due   byDue
 }
 
-// Add takes a prediction in, and reports whether it was not there.
-func (s *Schedule) Add(ref, due int64) bool {
+// Init makes the schedule ready, empty, by a clock.
+func (s *Schedule) Init(c *clock.Clock) { s.clock = c }
+
+// Add takes a prediction in that is due at once.
+func (s *Schedule) Add(ref int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.add(ref, due)
+	s.add(ref, s.clock.Now())
 }
 
+// add reports whether the prediction was not there.
 func (s *Schedule) add(ref, due int64) bool {
 	if s.byRef[ref] != nil {
 		return false
@@ -42,7 +53,7 @@ func (s *Schedule) add(ref, due int64) bool {
 	if s.byRef == nil {
 		s.byRef = make(map[int64]*Poll)
 	}
-	p := &Poll{Ref: ref, due: due}
+	p := &Poll{Ref: ref, due: max(due, 1), since: s.clock.Passed()}
 	s.byRef[ref] = p
 	heap.Push(&s.due, p)
 	return true
@@ -54,7 +65,7 @@ func (s *Schedule) Update(p *store.Prediction) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !p.Happened.Has(store.Terminal) && p.PollPath != "" {
-		return s.add(p.Ref, max(p.PollAt.UnixMilli(), 1))
+		return s.add(p.Ref, s.clock.At(p.PollAt))
 	}
 	s.remove(p.Ref)
 	return false
@@ -86,30 +97,33 @@ func (s *Schedule) Clear() {
 }
 
 // Take claims up to limit that are due, those due first in front. next is when
-// the first of the others is due, 0 when there is none.
-func (s *Schedule) Take(now int64, limit int) (taken []Poll, next int64) {
+// the first of the others is due, zero when there is none.
+func (s *Schedule) Take(limit int) (taken []Poll, next time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	now, passed := s.clock.Now(), s.clock.Passed()
 	for len(s.due) > 0 && len(taken) < limit && s.due[0].due <= now {
 		p := heap.Pop(&s.due).(*Poll)
 		p.claimed = true
+		p.Watched = passed - p.since
 		taken = append(taken, *p)
 	}
 	if len(s.due) > 0 {
-		next = s.due[0].due
+		next = s.clock.Time(s.due[0].due)
 	}
 	return taken, next
 }
 
 // Again gives a claim back and reports whether it is the first one due now.
-func (s *Schedule) Again(ref, due int64, failures int32) bool {
+func (s *Schedule) Again(ref int64, due time.Time, failures int32) bool {
+	at := max(s.clock.At(due), 1)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p := s.byRef[ref]
 	if p == nil || !p.claimed {
 		return false
 	}
-	p.due, p.Failures, p.claimed = due, failures, false
+	p.due, p.Failures, p.claimed = at, failures, false
 	heap.Push(&s.due, p)
 	return s.due[0] == p
 }
