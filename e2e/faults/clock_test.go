@@ -2,34 +2,36 @@ package faults_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/caddyrun"
+	"github.com/caddy-replicate/replicate-webhook/internal/clock/clocktest"
 	"github.com/caddy-replicate/replicate-webhook/internal/delivery"
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/sqlite"
 )
 
-// TestClockStepsFireNoRetryStorm: deliveries that wait for their retry are made
-// at most once more when the clock steps forward, and not at all when it steps
-// back.
-func TestClockStepsFireNoRetryStorm(t *testing.T) {
+// TestClockStepsMoveNoDelivery: deliveries that wait for their retry wait as long
+// as they would have, whichever way the clock is set: none is made early, and none
+// late.
+func TestClockStepsMoveNoDelivery(t *testing.T) {
 	const waiting = 30
-	var ahead atomic.Int64
-	now := func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
-	s, err := sqlite.Open(sqlite.Options{Path: filepath.Join(t.TempDir(), "webhook.db"), Now: now})
+	wall := new(clocktest.Wall)
+	now := wall.Now
+	path := filepath.Join(t.TempDir(), "webhook.db")
+	s, err := sqlite.Open(sqlite.Options{Path: path, Now: now})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close()
+	defer func() { _ = s.Close() }()
 
 	var mu sync.Mutex
 	attempts := make(map[string]int)
@@ -100,7 +102,7 @@ func TestClockStepsFireNoRetryStorm(t *testing.T) {
 					committed++
 				}
 			}
-			if total == waiting*each && committed == waiting && len(claimed) == 0 && next.After(now()) {
+			if total == waiting*each && committed == waiting && len(claimed) == 0 && next.After(now()) && next.Sub(now()) <= 5*time.Minute {
 				return
 			}
 			if time.Now().After(deadline) {
@@ -114,16 +116,113 @@ func TestClockStepsFireNoRetryStorm(t *testing.T) {
 	for _, c := range []struct {
 		step string
 		to   time.Duration
-		each int
 	}{
-		{"back", -10 * time.Minute, 1},
-		{"forward to where it was", 0, 1},
-		{"forward", 10 * time.Minute, 2}, // due again after 10 more
-		{"back to where it was", 0, 2},
-		{"forward again", 10 * time.Minute, 2},
-		{"further", 21 * time.Minute, 3},
+		{"back", -10 * time.Minute},
+		{"forward to where it was", 0},
+		{"forward", 10 * time.Minute},
+		{"far forward", 1000 * time.Hour},
+		{"far back", -1000 * time.Hour},
 	} {
-		ahead.Store(int64(c.to))
-		settled(c.step, c.each)
+		wall.Set(c.to)
+		settled(c.step, 1)
+	}
+}
+
+// TestDueTimesOfAWrongClockHoldNothingUp: a delivery whose retry was timed by a
+// clock that was ahead is made, after a restart by the right clock, as long after
+// its attempt as the schedule says, and one that was never tried is made at once.
+func TestDueTimesOfAWrongClockHoldNothingUp(t *testing.T) {
+	wall := new(clocktest.Wall)
+	path := filepath.Join(t.TempDir(), "webhook.db")
+	open := func() *sqlite.Store {
+		t.Helper()
+		s, err := sqlite.Open(sqlite.Options{Path: path, Now: wall.Now})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	ctx := context.Background()
+	one := func(string) int { return 1 }
+	wall.Set(1000 * time.Hour)
+	s := open()
+	for _, host := range []string{"tried", "new"} {
+		p := store.Prediction{API: "https://api.example.com/v1", ID: host, URL: "https://" + host + ".example.com", Events: store.AllEvents, CreatedAt: wall.Now()}
+		if err := s.Track(ctx, &p, []store.Happening{{Event: store.Completed, Payload: []byte("{}")}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	claimed, _, err := s.ClaimDeliveries(ctx, 10, one)
+	if err != nil || len(claimed) != 2 {
+		t.Fatalf("claimed %v, %v", claimed, err)
+	}
+	for _, d := range claimed {
+		if d.PredictionID != "tried" {
+			continue
+		}
+		o := store.Outcome{Delivery: d, Verdict: store.Retry, Due: wall.Now().Add(time.Minute),
+			Attempt: store.Attempt{Delivery: d.ID, Event: d.Event, URL: d.URL, Number: 1, At: wall.Now(), Error: "status 500"}}
+		if err := s.Complete(ctx, o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	wall.Set(0)
+	s = open()
+	defer s.Close()
+	claimed, next, err := s.ClaimDeliveries(ctx, 10, one)
+	if err != nil || len(claimed) != 1 || claimed[0].PredictionID != "new" {
+		t.Fatalf("claimed %v, %v", claimed, err)
+	}
+	if wait := next.Sub(wall.Now()); wait > time.Minute {
+		t.Errorf("the next is due in %s", wait)
+	}
+}
+
+// TestClockThatIsAheadForSecondsForgetsNoEvent: after it was set right what was
+// accepted is still a duplicate, and what was signed meanwhile is taken.
+func TestClockThatIsAheadForSecondsForgetsNoEvent(t *testing.T) {
+	wall := new(clocktest.Wall)
+	s, err := sqlite.Open(sqlite.Options{Path: filepath.Join(t.TempDir(), "webhook.db"), Now: wall.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	entry := func(name string) store.Entry {
+		return store.Entry{
+			Scope: "default", Keys: []store.Key{store.KeyOf("default", "event", name)},
+			SignedAt: wall.Now(), Expires: wall.Now().Add(24 * time.Hour),
+		}
+	}
+	ctx := context.Background()
+	accepted := entry("accepted")
+	c, err := s.Claim(ctx, accepted, 0)
+	if err == nil {
+		err = c.Commit(ctx)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	late := entry("late") // signed before the step, and sent after it
+	wall.Set(25 * time.Hour)
+	if err := s.Purge(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Claim(ctx, accepted, 0); !errors.Is(err, store.ErrDuplicate) {
+		t.Errorf("while the clock is ahead: %v", err)
+	}
+	wall.Set(0)
+	if err := s.Purge(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Claim(ctx, accepted, 0); !errors.Is(err, store.ErrDuplicate) {
+		t.Errorf("afterwards: %v", err)
+	}
+	if c, err := s.Claim(ctx, late, 0); err != nil {
+		t.Errorf("a genuine webhook is refused: %v", err)
+	} else {
+		c.Release()
 	}
 }
