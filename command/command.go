@@ -45,7 +45,7 @@ func build(cmd *cobra.Command) {
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 	for _, sub := range []func() *cobra.Command{
 		statusCommand, predictionsCommand, deliveriesCommand, endpointsCommand, secretCommand,
-		signCommand, verifyCommand, sendCommand, demoCommand, copyCommand,
+		signCommand, verifyCommand, sendCommand, demoCommand, backupCommand, copyCommand,
 	} {
 		cmd.AddCommand(sub())
 	}

@@ -474,8 +474,7 @@ func (w *world) settle() {
 			w.ledger.settle(accepted)
 			return
 		case time.Now().After(deadline):
-			w.ledger.fault("the outcomes of %d deliveries of %d are not kept: %v, %v", len(left), len(accepted), left[:min(len(left), 5)], err)
-			return
+			w.t.Fatalf("the outcomes of %d deliveries of %d are not kept: %v, %v", len(left), len(accepted), left[:min(len(left), 5)], err)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
