@@ -98,7 +98,7 @@ func (f *fake) AuthoriseAccount(context.Context, tracker.Upstream, http.Header) 
 	return f.authorise
 }
 
-func (f *fake) Fetch(_ context.Context, _ tracker.Upstream, _ http.Header, id string) (*prediction.Snapshot, error) {
+func (f *fake) Fetch(_ context.Context, _ tracker.Upstream, _ http.Header, id string, _ func(int) bool) (*prediction.Snapshot, error) {
 	f.note("fetch %s", id)
 	return &prediction.Snapshot{ID: id, Status: "processing", Input: []byte(`{"a":1}`)}, f.authorise
 }

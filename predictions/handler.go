@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/budget"
+	"github.com/caddy-replicate/replicate-webhook/internal/loglimit"
 	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
 	"github.com/caddy-replicate/replicate-webhook/internal/secret"
 	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
@@ -52,7 +53,7 @@ type following interface {
 	Caller(ctx context.Context, up tracker.Upstream, h http.Header) (tracker.Caller, error)
 	Authorise(ctx context.Context, up tracker.Upstream, h http.Header, id string) error
 	AuthoriseAccount(ctx context.Context, up tracker.Upstream, h http.Header) error
-	Fetch(ctx context.Context, up tracker.Upstream, h http.Header, id string) (*prediction.Snapshot, error)
+	Fetch(ctx context.Context, up tracker.Upstream, h http.Header, id string, take func(bytes int) bool) (*prediction.Snapshot, error)
 	Reserve(ctx context.Context, c *tracker.Capture) (callbackURL string, err error)
 	Abandon(ctx context.Context, c *tracker.Capture)
 	Created(ctx context.Context, c *tracker.Capture, s *prediction.Snapshot) (store.Prediction, error)
@@ -131,6 +132,8 @@ type Handler struct {
 	tracker  following
 	budget   *budget.Budget
 	logger   *zap.Logger
+	// refusals bounds the lines of the log about requests that are refused.
+	refusals *loglimit.Limiter
 	// redeliveries is shared by the copies of a handler.
 	redeliveries *limiters
 }
@@ -183,6 +186,7 @@ func (h *Handler) useToken(t following) func(string) error {
 }
 
 func (h *Handler) join(t following, b *budget.Budget) error {
+	h.refusals = new(loglimit.Limiter)
 	h.tracker, h.budget, h.redeliveries = t, b, new(limiters)
 	if h.ServeSigningSecret && !t.PerClient() {
 		return errors.New("serve_signing_secret needs signing per_client: a shared secret given to one client would let it sign for all")

@@ -40,7 +40,9 @@ func (h *Handler) applyUpdate(w http.ResponseWriter, r *http.Request, rt route) 
 		}
 		body = p.Body
 	} else {
-		s, err := h.tracker.Fetch(ctx, h.upstream, r.Header, rt.id)
+		charge := h.budget.For(webhook.ClientAddress(r))
+		defer charge.Return()
+		s, err := h.tracker.Fetch(ctx, h.upstream, r.Header, rt.id, charge.Take)
 		if err != nil {
 			return err
 		}

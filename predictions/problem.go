@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
+	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -88,7 +90,9 @@ func problemOf(err error) *problem {
 		return &problem{status: http.StatusNotImplemented, cause: err,
 			detail: "this API can't be asked who may see a prediction, so this request is not available"}
 	case errors.Is(err, tracker.ErrUpstream):
-		return &problem{status: http.StatusBadGateway, detail: "the prediction API could not be asked", cause: err}
+		return &problem{status: http.StatusBadGateway, detail: "the prediction API could not be asked" + unanswered(err), cause: err}
+	case errors.Is(err, tracker.ErrNoRoom):
+		return &problem{status: http.StatusServiceUnavailable, retry: budgetRetry, detail: "too many bytes are being held at the moment", cause: err}
 	case errors.Is(err, store.ErrNotFound):
 		return &problem{status: http.StatusNotFound, detail: "there is no such prediction with a webhook", cause: err}
 	case errors.Is(err, store.ErrDisabled):
@@ -99,33 +103,74 @@ func problemOf(err error) *problem {
 		detail: "webhooks can't be stored at the moment", cause: err}
 }
 
-// fail answers with an error. The API's own refusals are passed back as they
+// unanswered says what was asked, as far as it is a client's business.
+func unanswered(err error) string {
+	var u *tracker.Unanswered
+	if !errors.As(err, &u) {
+		return ""
+	}
+	// The path is that of the client's own request, or of its account.
+	if u.Status == 0 {
+		return ": no response to GET " + u.Path
+	}
+	return fmt.Sprintf(": its response to GET %s (status %d) is of no use", u.Path, u.Status)
+}
+
+// fail responds with an error. The API's own refusals are passed back as they
 // are.
 func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) error {
 	if errors.Is(err, context.Canceled) && r.Context().Err() != nil {
 		w.WriteHeader(statusClientGone)
 		return nil
 	}
-	if c := h.logger.Check(zapcore.DebugLevel, "request refused"); c != nil {
-		c.Write(zap.String("method", r.Method), zap.String("path", r.URL.Path), zap.Error(err))
-	}
 	var refused *tracker.Refused
 	if errors.As(err, &refused) {
+		h.logRefusal(r, "passing the prediction API's refusal back", refused.Status, "", err)
 		header := w.Header()
 		for name, values := range refused.Header {
 			header[name] = values
 		}
-		header.Set("Content-Length", strconv.Itoa(len(refused.Body)))
+		body, _ := h.anyCallback().conceal(refused.Body)
+		header.Set("Content-Length", strconv.Itoa(len(body)))
 		w.WriteHeader(refused.Status)
-		_, _ = w.Write(refused.Body)
+		_, _ = w.Write(body)
 		return nil
 	}
 	p := problemOf(err)
-	if p.status == http.StatusServiceUnavailable && p.cause != nil {
-		h.logger.Error("answering 503", zap.String("path", r.URL.Path), zap.Error(err))
-	}
+	h.logRefusal(r, "request refused", p.status, p.about(), err)
 	p.write(w)
 	return nil
+}
+
+// about returns the member of ours that the problem is about, or empty.
+func (p *problem) about() string {
+	if p.member != "" {
+		return p.member
+	}
+	for _, m := range ourMembers {
+		if strings.HasPrefix(p.detail, m) {
+			return m
+		}
+	}
+	return ""
+}
+
+// logRefusal tells the operator why a request is refused: of each kind once a
+// minute, with the number of those that were not told, and of all at DEBUG.
+func (h *Handler) logRefusal(r *http.Request, what string, status int, member string, err error) {
+	level := zapcore.WarnLevel
+	skipped, ok := h.refusals.Allow(strconv.Itoa(status)+" "+member, time.Now())
+	if !ok {
+		level = zapcore.DebugLevel
+	}
+	if c := h.logger.Check(level, what); c != nil {
+		api := h.upstream.API
+		if api == "" {
+			api = apiOff
+		}
+		c.Write(zap.String("api", api), zap.Int("status", status), zap.String("member", member),
+			zap.String("method", r.Method), zap.String("path", r.URL.Path), zap.Int("skipped", skipped), zap.Error(err))
+	}
 }
 
 // statusClientGone is what Caddy logs for a request whose client went away.

@@ -89,51 +89,56 @@ var accountFields = ecmajson.NewSelector([]string{"type"}, []string{"username"})
 
 // account asks the API who the caller is.
 func (t *Tracker) account(ctx context.Context, up Upstream, c Caller) (identity string, err error) {
-	resp, err := t.ask(ctx, up.API+"/account", c)
+	resp, err := t.ask(ctx, up.API, "/account", c)
 	if err != nil {
 		return "", err
 	}
 	defer drop(resp)
+	nonsense := func(err error) error {
+		return &Unanswered{API: up.API, Path: "/account", Status: resp.StatusCode, Err: err}
+	}
 	body, err := readAll(resp.Body, maxAccount)
 	if err != nil {
-		return "", fmt.Errorf("%w: reading its answer: %w", ErrUpstream, err)
+		return "", nonsense(err)
 	}
 	d, err := ecmajson.Parse(body, ecmajson.Limits{}, accountFields)
 	if err != nil {
-		return "", fmt.Errorf("%w: reading account: %w", ErrUpstream, err)
+		return "", nonsense(fmt.Errorf("reading account: %w", err))
 	}
 	kind, _ := d.Value(0).Text()
 	name, _ := d.Value(1).Text()
 	if name == "" {
-		return "", fmt.Errorf("%w: reading account: it has no username", ErrUpstream)
+		return "", nonsense(errors.New("reading account: it has no username"))
 	}
 	return up.API + " " + url.PathEscape(kind) + "/" + url.PathEscape(name), nil
 }
 
-// askFor asks the API for a prediction on behalf of the sender of headers h.
-func (t *Tracker) askFor(ctx context.Context, up Upstream, h http.Header, id string) (*http.Response, error) {
+// askFor asks the API for a prediction on behalf of the sender of headers h, and
+// returns the path that it asked for.
+func (t *Tracker) askFor(ctx context.Context, up Upstream, h http.Header, id string) (resp *http.Response, path string, err error) {
 	if up.API == "" {
-		return nil, ErrNoUpstream
+		return nil, "", ErrNoUpstream
 	}
 	c, err := headersOf(h)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	if !prediction.ValidID(id) {
-		return nil, &Refused{
+		return nil, "", &Refused{
 			Status: http.StatusNotFound,
 			Header: http.Header{"Content-Type": {"application/problem+json"}},
 			Body:   []byte(`{"title":"Not found","detail":"the id is malformed","status":404}`),
 		}
 	}
-	path := Predictions + "/" + id
+	path = Predictions + "/" + id
 	switch p, err := t.Lookup(ctx, up.API, id); {
 	case err == nil && p.PollPath != "":
 		path = p.PollPath
 	case err != nil && !errors.Is(err, store.ErrNotFound):
-		return nil, err
+		return nil, "", err
 	}
-	return t.ask(ctx, up.API+path, c)
+	resp, err = t.ask(ctx, up.API, path, c)
+	return resp, path, err
 }
 
 // How long and how many callers are remembered.

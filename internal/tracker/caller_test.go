@@ -65,7 +65,7 @@ var asking = map[string]func(*Tracker, context.Context, Upstream) error{
 		return t.Authorise(ctx, up, headers("Authorization", "Bearer r8_x"), "p")
 	},
 	"Fetch": func(t *Tracker, ctx context.Context, up Upstream) error {
-		_, err := t.Fetch(ctx, up, headers("Authorization", "Bearer r8_x"), "p")
+		_, err := t.Fetch(ctx, up, headers("Authorization", "Bearer r8_x"), "p", nil)
 		return err
 	},
 }
@@ -331,7 +331,7 @@ func TestAuthoriseAsksWhereItIs(t *testing.T) {
 	if err := w.Authorise(t.Context(), up, headers("Authorization", "a"), "p"); err != nil {
 		t.Error(err)
 	}
-	s, err := w.Fetch(t.Context(), up, headers("Authorization", "a"), "p")
+	s, err := w.Fetch(t.Context(), up, headers("Authorization", "a"), "p", nil)
 	if err != nil || s.Status != "processing" {
 		t.Errorf("%+v, %v", s, err)
 	}
@@ -352,5 +352,33 @@ func TestAuthoriseAsksWhereItIs(t *testing.T) {
 	w.Tracker.acquire = func() (*store.Ref, error) { return nil, store.ErrUnavailable }
 	if err := w.Authorise(t.Context(), up, headers(), "p"); !errors.Is(err, store.ErrUnavailable) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// What a response holds of memory is asked for as it comes.
+func TestFetchStopsWhereThereIsNoRoom(t *testing.T) {
+	w := newWorld(t, nil)
+	w.api.set(path, strings.Replace(body("p", "processing"), `["x"]`, `"`+strings.Repeat("x", 1<<20)+`"`, 1))
+	taken := 0
+	_, err := w.Fetch(t.Context(), up, headers("Authorization", "a"), "p", func(n int) bool {
+		taken += n
+		return taken < 100_000
+	})
+	if !errors.Is(err, ErrNoRoom) || taken > 600_000 {
+		t.Errorf("%d bytes were read: %v", taken, err)
+	}
+}
+
+// An error says which API was asked for what, and what it responded.
+func TestErrorsNameTheAPIAndItsStatus(t *testing.T) {
+	w := newWorld(t, nil)
+	w.api.status(503)
+	_, err := w.Caller(t.Context(), up, headers("Authorization", "Bearer SECRET"))
+	var u *Unanswered
+	if !errors.Is(err, ErrUpstream) || !errors.As(err, &u) || u.API != apiURL || u.Path != "/account" || u.Status != 503 {
+		t.Fatalf("got %v", err)
+	}
+	if text := err.Error(); !strings.Contains(text, apiURL+": GET /account (status 503)") || strings.Contains(text, "SECRET") {
+		t.Errorf("it reads %q", text)
 	}
 }

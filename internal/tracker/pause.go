@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/loglimit"
 	"github.com/caddy-replicate/replicate-webhook/internal/retryafter"
 )
 
@@ -205,24 +206,10 @@ func retryAfter(h http.Header, now time.Time) time.Duration {
 	return max(wait, time.Second)
 }
 
-// quiet keeps a log readable when thousands of predictions meet one trouble:
-// it allows each key once a minute. The zero value is ready.
-type quiet struct {
-	mu   sync.Mutex
-	last map[string]time.Time
-}
-
-const quietFor = time.Minute
+// quiet allows each key a line in the log once a minute. The zero value is ready.
+type quiet struct{ loglimit.Limiter }
 
 func (q *quiet) allow(key string, now time.Time) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if d := now.Sub(q.last[key]); d >= 0 && d < quietFor {
-		return false
-	}
-	if q.last == nil {
-		q.last = make(map[string]time.Time)
-	}
-	q.last[key] = now
-	return true
+	_, ok := q.Allow(key, now)
+	return ok
 }

@@ -47,6 +47,32 @@ type Refused struct {
 // Error names the status.
 func (r *Refused) Error() string { return fmt.Sprintf("the prediction API answered %d", r.Status) }
 
+// Unanswered says that the API could not be asked, or gave no usable response.
+// It is ErrUpstream.
+type Unanswered struct {
+	// API and Path are what was asked for.
+	API, Path string
+	// Status is that of the response, 0 where there was none.
+	Status int
+	// Err is why, nil where the status says it.
+	Err error
+}
+
+// Error names the API, the path, and the status or what went wrong.
+func (u *Unanswered) Error() string {
+	text := fmt.Sprintf("%v %s: GET %s", ErrUpstream, u.API, u.Path)
+	if u.Status != 0 {
+		text += fmt.Sprintf(" (status %d)", u.Status)
+	}
+	if u.Err != nil {
+		text += ": " + u.Err.Error()
+	}
+	return text
+}
+
+// Unwrap gives ErrUpstream and the cause.
+func (u *Unanswered) Unwrap() []error { return []error{ErrUpstream, u.Err} }
+
 // Bounds on what is read of an API's answers, in bytes.
 const (
 	maxRefusal    = 64 << 10
@@ -120,19 +146,19 @@ func drop(resp *http.Response) {
 	_ = resp.Body.Close()
 }
 
-// ask is get on behalf of a caller: it gives a 200 or an error, *Refused for
-// 4xx and ErrUpstream for everything else.
-func (t *Tracker) ask(ctx context.Context, url string, c Caller) (*http.Response, error) {
-	resp, err := t.get(ctx, url, c.Authorization, c.UserAgent)
+// ask is get on behalf of a caller: it returns a 200 or an error, *Refused for
+// 4xx and *Unanswered for everything else.
+func (t *Tracker) ask(ctx context.Context, api, path string, c Caller) (*http.Response, error) {
+	resp, err := t.get(ctx, api+path, c.Authorization, c.UserAgent)
 	if err != nil {
-		return nil, err
+		return nil, &Unanswered{API: api, Path: path, Err: err}
 	}
 	switch {
 	case resp.StatusCode == http.StatusOK:
 		return resp, nil
 	case resp.StatusCode < 400 || resp.StatusCode > 499:
 		drop(resp)
-		return nil, fmt.Errorf("%w: it answered %d", ErrUpstream, resp.StatusCode)
+		return nil, &Unanswered{API: api, Path: path, Status: resp.StatusCode}
 	}
 	defer drop(resp)
 	r := &Refused{Status: resp.StatusCode, Header: make(http.Header)}
@@ -143,7 +169,7 @@ func (t *Tracker) ask(ctx context.Context, url string, c Caller) (*http.Response
 	}
 	r.Body, err = io.ReadAll(io.LimitReader(resp.Body, maxRefusal))
 	if err != nil {
-		return nil, fmt.Errorf("%w: reading its refusal: %w", ErrUpstream, err)
+		return nil, &Unanswered{API: api, Path: path, Status: resp.StatusCode, Err: fmt.Errorf("reading its refusal: %w", err)}
 	}
 	return nil, r
 }
@@ -165,7 +191,7 @@ func readAll(r io.Reader, max int64) ([]byte, error) {
 //
 // Errors: *Refused, ErrUpstream, ErrNoUpstream, store.ErrUnavailable.
 func (t *Tracker) Authorise(ctx context.Context, up Upstream, h http.Header, id string) error {
-	resp, err := t.askFor(ctx, up, h, id)
+	resp, path, err := t.askFor(ctx, up, h, id)
 	if err != nil {
 		return err
 	}
@@ -173,30 +199,53 @@ func (t *Tracker) Authorise(ctx context.Context, up Upstream, h http.Header, id 
 	// The id alone is needed, of a prediction that may be of any size.
 	var scan prediction.Scanner
 	if _, err := io.Copy(&scan, io.LimitReader(resp.Body, maxPrediction)); err != nil {
-		return fmt.Errorf("%w: reading its answer: %w", ErrUpstream, err)
+		return &Unanswered{API: up.API, Path: path, Status: resp.StatusCode, Err: err}
 	}
 	if !scan.Complete() || scan.ID() != id {
-		return fmt.Errorf("%w: %w", ErrUpstream, ErrNonsense)
+		return &Unanswered{API: up.API, Path: path, Status: resp.StatusCode, Err: ErrNonsense}
 	}
 	return nil
 }
 
-// Fetch is Authorise that gives the prediction too.
-func (t *Tracker) Fetch(ctx context.Context, up Upstream, h http.Header, id string) (*prediction.Snapshot, error) {
-	resp, err := t.askFor(ctx, up, h, id)
+// ErrNoRoom: the budget has no room for a response.
+var ErrNoRoom = errors.New("no room for a response of the prediction API")
+
+// Fetch is Authorise that returns the prediction too. take is asked for room for
+// the bytes of the response as they come; nil: there is room.
+//
+// Errors: those of Authorise, ErrNoRoom.
+func (t *Tracker) Fetch(ctx context.Context, up Upstream, h http.Header, id string, take func(bytes int) bool) (*prediction.Snapshot, error) {
+	resp, path, err := t.askFor(ctx, up, h, id)
 	if err != nil {
 		return nil, err
 	}
 	defer drop(resp)
-	body, err := readAll(resp.Body, maxPrediction)
+	body, err := readAll(&metered{r: resp.Body, take: take}, maxPrediction)
+	if errors.Is(err, ErrNoRoom) {
+		return nil, err
+	}
 	if err != nil {
-		return nil, fmt.Errorf("%w: reading its answer: %w", ErrUpstream, err)
+		return nil, &Unanswered{API: up.API, Path: path, Status: resp.StatusCode, Err: err}
 	}
 	s, err := prediction.Parse(body)
 	if err != nil || s.ID != id {
-		return nil, fmt.Errorf("%w: %w", ErrUpstream, errors.Join(ErrNonsense, err))
+		return nil, &Unanswered{API: up.API, Path: path, Status: resp.StatusCode, Err: errors.Join(ErrNonsense, err)}
 	}
 	return s, nil
+}
+
+// metered asks for room for what is read.
+type metered struct {
+	r    io.Reader
+	take func(bytes int) bool
+}
+
+func (m *metered) Read(p []byte) (int, error) {
+	n, err := m.r.Read(p)
+	if m.take != nil && n > 0 && !m.take(n) {
+		return 0, ErrNoRoom
+	}
+	return n, err
 }
 
 // AuthoriseAccount asks the API whether the caller is anyone at all: /account
