@@ -43,7 +43,7 @@ func init() {
 
 const appName = "replicate_webhook"
 
-// DefaultBodyBudget is the request bytes that may be buffered at once.
+// DefaultBodyBudget is the number of bytes that may be buffered at once.
 const DefaultBodyBudget = 256 << 20
 
 // App is the app module replicate_webhook. Handlers work without it being
@@ -53,9 +53,10 @@ type App struct {
 	// replicate_webhook/webhook.db under Caddy's data directory.
 	StoreRaw json.RawMessage `json:"store,omitempty" caddy:"namespace=replicate_webhook.stores inline_key=module"`
 
-	// BodyBudget is the request bytes buffered at once, all handlers
-	// together. Beyond it requests are answered 503. One client address may
-	// hold an eighth of it. Default: 256 MiB.
+	// BodyBudget is the bytes of requests and responses buffered at once, all
+	// handlers together. Beyond it requests get a 503, and responses pass
+	// unchanged. One client address may hold an eighth of it. Default:
+	// 256 MiB.
 	BodyBudget int64 `json:"body_budget,omitempty"`
 
 	Delivery
