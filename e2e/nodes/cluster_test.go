@@ -46,7 +46,10 @@ type cluster struct {
 const caddyfile = `{
 	{$GLOBALS}
 	replicate_webhook {
-		store postgres {env.DATABASE_URL}
+		store postgres {env.DATABASE_URL} {
+			listen_dsn {env.LISTEN_URL}
+			max_conns {$MAX_CONNS}
+		}
 		signing shared
 		signing_secret {env.SECRET}
 		seal_key {env.SECRET}
@@ -78,8 +81,17 @@ http://127.0.0.1:{$PORT1} {
 // newCluster starts it all.
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
+	database := pgtest.Start(t)
+	dsn := database.Fresh(t)
+	return newClusterOn(t, database, 3, dsn, dsn)
+}
+
+// newClusterOn starts so many nodes on a database that exists, which they may
+// reach by way of a pooler and listen to past it.
+func newClusterOn(t *testing.T, database *pgtest.Server, nodes int, dsn, listen string) *cluster {
+	t.Helper()
 	c := &cluster{
-		t: t, database: pgtest.Start(t), app: caddyrun.NewApp(t), receiver: caddyrun.NewApp(t),
+		t: t, database: database, app: caddyrun.NewApp(t), receiver: caddyrun.NewApp(t),
 		api: apitest.New(apitest.Options{Run: 200 * time.Millisecond}),
 	}
 	api := httptest.NewServer(c.api)
@@ -87,11 +99,10 @@ func newCluster(t *testing.T) *cluster {
 		api.CloseClientConnections()
 		api.Close()
 	})
-	dsn := c.database.Fresh(t)
 	_, port, _ := strings.Cut(c.receiver.Addr(), ":")
-	for range 3 {
+	for range nodes {
 		n := caddyrun.NewChild(t, fmt.Sprintf(caddyfile, port, c.app.Addr(), api.URL))
-		n.Environ = append(n.Environ, "DATABASE_URL="+dsn, "SECRET="+secret)
+		n.Environ = append(n.Environ, "DATABASE_URL="+dsn, "LISTEN_URL="+listen, "MAX_CONNS=6", "SECRET="+secret)
 		n.Start("PORT1")
 		c.nodes = append(c.nodes, n)
 	}

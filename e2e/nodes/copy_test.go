@@ -34,8 +34,9 @@ func TestMoveFromSQLite(t *testing.T) {
 	c.receiver.AnswerStatus(http.StatusServiceUnavailable)
 	_, port, _ := strings.Cut(c.receiver.Addr(), ":")
 	config := fmt.Sprintf(caddyfile, port, c.app.Addr(), api.URL)
+	const postgresStore = "store postgres {env.DATABASE_URL} {\n\t\t\tlisten_dsn {env.LISTEN_URL}\n\t\t\tmax_conns {$MAX_CONNS}\n\t\t}"
 	config = strings.Replace(config, "signing shared\n\t\tsigning_secret {env.SECRET}", "signing per_client", 1)
-	n := caddyrun.NewChild(t, strings.NewReplacer("store postgres {env.DATABASE_URL}", "store sqlite {$DIR}/webhook.db", "seal_key {env.SECRET}\n", "\n").Replace(config))
+	n := caddyrun.NewChild(t, strings.NewReplacer(postgresStore, "store sqlite {$DIR}/webhook.db", "seal_key {env.SECRET}\n", "\n").Replace(config))
 	n.Environ = append(n.Environ, "SECRET="+secret)
 	n.Start("PORT1")
 	c.nodes = append(c.nodes, n)
@@ -67,7 +68,7 @@ func TestMoveFromSQLite(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.Configure(strings.Replace(config, "seal_key {env.SECRET}", "seal_key {env.SEAL_KEY}", 1))
+	n.Configure(strings.NewReplacer("seal_key {env.SECRET}", "seal_key {env.SEAL_KEY}", postgresStore, "store postgres {env.DATABASE_URL}").Replace(config))
 	n.Environ = append(n.Environ, "DATABASE_URL="+dsn, "SEAL_KEY=sealkey_"+base64.StdEncoding.EncodeToString(key))
 	c.receiver.AnswerStatus(http.StatusOK)
 	n.Start("PORT1")

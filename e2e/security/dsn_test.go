@@ -3,6 +3,7 @@ package security_test
 import (
 	"fmt"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -81,5 +82,62 @@ http://127.0.0.1:{$PORT1} {
 	secrets.absent(t, "the log", []byte(c.Logs.String()))
 	for path, text := range c.Files() {
 		secrets.absent(t, path, []byte(text))
+	}
+}
+
+// TestMalformedDatabaseURLIsNotRepeated: a dsn that was pasted without escaping its
+// password is refused when it is loaded, and no part of it appears in what Caddy and
+// its commands say.
+func TestMalformedDatabaseURLIsNotRepeated(t *testing.T) {
+	secrets := planted{{"what precedes the character", "hunterbefore"}, {"what follows it", "trustnoafter"}}
+	const text = `{
+	{$GLOBALS}
+	replicate_webhook {
+		store postgres {env.C_DSN} {
+			listen_dsn {env.C_LISTEN}
+		}
+		seal_key {env.C_SEAL}
+	}
+}
+http://127.0.0.1:{$PORT1} {
+	replicate_webhook {
+		secret {env.C_EDGE}
+	}
+}
+`
+	const good = "postgres://app:x@127.0.0.1:1/hooks?sslmode=disable"
+	c := caddyrun.NewChild(t, text)
+	c.Configure(c.Expand(text))
+	for _, dsn := range []string{
+		"postgres://app:hunterbefore@trustnoafter@db/hooks", "postgres://app:hunterbefore/trustnoafter@db/hooks", "postgres://app:hunterbefore#trustnoafter@db/hooks",
+		"postgres://app:hunterbefore?trustnoafter=1@db/hooks", "postgres://app:hunterbefore:trustnoafter@db/hooks", "postgres://app:hunterbefore%trustnoafter@db/hooks",
+		"postgres://app:hunterbefore[trustnoafter@db/hooks", "postgres://app:hunterbefore trustnoafter@db/hooks", "postgres://hunterbefore@trustnoafter:x@db/hooks",
+		"host=db user=app password=hunterbefore trustnoafter", "host=db user=app password=hunterbefore trustnoafter=1", "host=hunterbefore@trustnoafter user=app",
+		"postgres://app:hunterbefore@db/hooks?sslmode=trustnoafter", "postgres://app:hunterbefore@db:trustnoafter/hooks", "DATABASE_URL=postgres://app:hunterbefore@trustnoafter/hooks",
+	} {
+		for _, listen := range []bool{false, true} {
+			c.Environ = []string{"C_DSN=" + dsn, "C_LISTEN=" + good, "C_SEAL=a seal key, long enough", "C_EDGE=" + unknown}
+			if listen {
+				c.Environ = []string{"C_DSN=" + good, "C_LISTEN=" + dsn, "C_SEAL=a seal key, long enough", "C_EDGE=" + unknown}
+			}
+			out, err := c.Command("validate", "--config", c.Path("Caddyfile")).CombinedOutput()
+			if err == nil || !strings.Contains(string(out), "dsn") {
+				t.Errorf("%s: %v: %s", dsn, err, out)
+			}
+			secrets.absent(t, "the output of caddy validate", out)
+		}
+		cmd := c.Command("replicate-webhook", "copy", "--from", c.Path("none.db"))
+		cmd.Env = append(cmd.Env, "DATABASE_URL="+dsn)
+		out, err := cmd.CombinedOutput()
+		if err == nil || len(out) == 0 {
+			t.Errorf("caddy replicate-webhook copy said %q", out)
+		}
+		secrets.absent(t, "the output of copy", out)
+	}
+	// Nor where a running Caddy is given it.
+	c.Environ = []string{"C_DSN=" + good, "C_LISTEN=" + good, "C_SEAL=a seal key, long enough", "C_EDGE=" + unknown}
+	out, err := c.Run("start")
+	if err == nil || !strings.Contains(out, "can't be reached") {
+		t.Errorf("started without a database: %s", out)
 	}
 }

@@ -115,6 +115,18 @@ func (s *Server) Disconnect(t TB) int {
 	return Value[int](t, s.DSN("public"), "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'caddy-replicate-webhook'")
 }
 
+// Fill takes all connections that the server has left, until the test ends.
+func (s *Server) Fill(t TB) {
+	t.Helper()
+	for {
+		conn, err := s.connect()
+		if err != nil {
+			return
+		}
+		t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	}
+}
+
 // WatchCommits makes the database record with which setting of synchronous_commit
 // the transactions end that write to the tables. CommittedWith returns what was
 // seen.
