@@ -47,11 +47,11 @@ ON CONFLICT (key) DO UPDATE SET
 	waited = c.waited OR c.owner <> excluded.owner
 RETURNING key, owner, token`
 
-// freeRows deletes the rows of claims.
+// freeRows deletes the rows of claims. IS TRUE keeps the list of claims from being
+// joined, whose plan would depend on how long it is taken for.
 const freeRows = `DELETE FROM webhook_claims WHERE key = ANY(ARRAY(
-	SELECT c.key FROM (SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::bigint[]) AS j (key, owner, token) ORDER BY j.key) j, LATERAL (
-		SELECT r.key FROM webhook_claims r WHERE r.key = j.key AND r.owner = j.owner AND r.token = j.token FOR UPDATE
-	) c
+	SELECT r.key FROM webhook_claims r WHERE r.key = ANY($1::uuid[]) AND ((r.owner, r.token) IN (SELECT * FROM unnest($2::bigint[], $3::bigint[]))) IS TRUE
+	ORDER BY r.key FOR UPDATE
 )) RETURNING key, waited`
 
 // That a sum is compared keeps plans from going by the index of what expires.
