@@ -2,9 +2,13 @@ package predictions
 
 import (
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
@@ -104,4 +108,29 @@ func TestCallbackBudget(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantProblem(t, w, 503, "too many")
+}
+
+// TestRefusedCallbacksEndTheirConnection: a callback that is refused before its
+// body is read does not hold a connection for as long as the body might take.
+func TestRefusedCallbacksEndTheirConnection(t *testing.T) {
+	cb := &Callback{tracker: newFake(), budget: budget.New(1 << 30), logger: zap.NewNop()}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := cb.ServeHTTP(w, r.WithContext(newRequest(r.Context(), r.Method, "/", "").Context()), nil); err != nil {
+			t.Error(err)
+		}
+	}))
+	defer server.Close()
+	for _, framing := range []string{"Content-Length: 100000\r\n\r\nabc", "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"} {
+		conn, err := net.Dial("tcp", server.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = conn.Close() }()
+		_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
+		_, _ = io.WriteString(conn, "POST /cb/unknown HTTP/1.1\r\nHost: x\r\n"+framing)
+		got, err := io.ReadAll(conn)
+		if err != nil || !strings.HasPrefix(string(got), "HTTP/1.1 404 ") {
+			t.Errorf("got %q, %v; want 404 and the end of the connection", got, err)
+		}
+	}
 }

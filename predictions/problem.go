@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddy-replicate/replicate-webhook/internal/ecmajson"
 	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
+	"github.com/caddy-replicate/replicate-webhook/internal/webhook"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -73,7 +74,7 @@ func (p *problem) write(w http.ResponseWriter) {
 		h.Set("Retry-After", strconv.Itoa(p.retry))
 	}
 	if p.closing {
-		h.Set("Connection", "close")
+		webhook.CloseAfter(w)
 	}
 	w.WriteHeader(p.status)
 	_, _ = w.Write(body)

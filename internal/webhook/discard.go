@@ -62,16 +62,22 @@ func Discard(r *http.Request) {
 // headers to arrive.
 const abandonedRead = 250 * time.Millisecond
 
-// Abandon gives up a body that is not at its end, and with it the connection: the
-// response says Connection: close, and the connection ends right after it. Left
-// alone, net/http would first read up to 256 KiB of the body, for as long as the
-// sender likes.
-func Abandon(w http.ResponseWriter, r *http.Request) {
+// CloseAfter has the connection end right after a response that is given before
+// the end of the body. Left alone, net/http would first read up to 256 KiB of the
+// body, for as long as the sender likes.
+func CloseAfter(w http.ResponseWriter) {
 	w.Header().Set("Connection", "close")
+	LimitRead(w, abandonedRead)
+}
+
+// Abandon gives up a body that is not at its end, and with it the connection: see
+// CloseAfter.
+func Abandon(w http.ResponseWriter, r *http.Request) {
 	if r.Body == nil || r.ContentLength == 0 {
+		w.Header().Set("Connection", "close")
 		return
 	}
-	LimitRead(w, abandonedRead)
+	CloseAfter(w)
 	// In HTTP/1, net/http closes the body after the response. To close it here
 	// could fail, which would cancel the context of error routes.
 	if (r.ProtoMajor != 1 || isCopy(r)) && r.Body.Close() == nil {
