@@ -285,10 +285,7 @@ func (e *Edge) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.
 		w.WriteHeader(refused.Status)
 		return nil
 	}
-	// The cause may be another handler's error, with a status of its own.
-	he := caddyhttp.Error(refused.Status, refused.Cause)
-	he.StatusCode = refused.Status
-	return he
+	return caddyhttp.Error(refused.Status, refused.Cause)
 }
 
 func (e *Edge) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (string, error) {

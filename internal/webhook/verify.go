@@ -115,8 +115,9 @@ func (v *Verifier) acceptsAlone(hook *Webhook) bool {
 // JudgedAt becomes the later of both times: whoever takes the standard signature
 // off has the same body judged by the body's time, so what is remembered must
 // cover that time too. A body whose time is further ahead than the tolerance is
-// refused, because it would become acceptable by X-Replicate-Signature alone when
-// nothing is remembered of it any more.
+// refused: it would become acceptable by X-Replicate-Signature alone after its
+// entry was purged, and to cover its time would have genuine webhooks refused
+// until then.
 func (v *Verifier) judgeTime(hook *Webhook, now time.Time) *Refusal {
 	if !hook.Schemes.Has(signature.Standard) {
 		if hook.TimestampFault != "" {
