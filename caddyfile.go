@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/directive"
+	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
 func init() {
@@ -324,7 +325,15 @@ func (e *Edge) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		case "in_flight_wait":
 			o.Duration(&e.InFlightWait)
 		case "events":
-			o.List(&e.Events)
+			for name, ok := o.Arg("one value or more"); ok; name, ok = o.Arg("") {
+				if _, err := store.ReadEvent(name); err != nil {
+					o.Failf("events: %v", err)
+				}
+				e.Events = append(e.Events, name)
+				if o.Remaining() == 0 {
+					break
+				}
+			}
 		case "max_body":
 			o.Size(&e.MaxBody)
 		case "read_timeout":

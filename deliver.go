@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -344,6 +345,9 @@ func (a *App) signingSecrets() ([]string, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
+	}
+	if len(values) > 0 && !strings.HasPrefix(values[0], "whsec_") {
+		a.logger.Warn("signing_secret does not begin with whsec_: deliveries have no webhook-signature whose time is new with each attempt, so that receivers which check the time in X-Replicate-Signature's body refuse late retries; use a secret that begins with whsec_")
 	}
 	return values, nil
 }

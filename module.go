@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -24,6 +25,7 @@ import (
 	_ "github.com/caddy-replicate/replicate-webhook/command"   // registers the command
 	_ "github.com/caddy-replicate/replicate-webhook/dashboard" // registers its handler
 	"github.com/caddy-replicate/replicate-webhook/internal/budget"
+	"github.com/caddy-replicate/replicate-webhook/internal/directive"
 	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
 	"github.com/caddy-replicate/replicate-webhook/internal/operate"
 	"github.com/caddy-replicate/replicate-webhook/internal/secret"
@@ -91,8 +93,8 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err := a.provisionNotices(ctx); err != nil {
 		return err
 	}
-	if a.BodyBudget < 0 {
-		return fmt.Errorf("body_budget is %d: it must be positive", a.BodyBudget)
+	if err := directive.Check(a); err != nil {
+		return err
 	}
 	if a.BodyBudget == 0 {
 		a.BodyBudget = DefaultBodyBudget
@@ -260,6 +262,9 @@ func (a *App) acquire() (*store.Ref, error) { return store.Acquire(a.opener) }
 // join enters an edge handler. Handlers of one scope see each other's events,
 // so they must agree on what makes an event and for how long.
 func (a *App) join(e *Edge) error {
+	if err := a.budget.Admits(e.MaxBody, "the max_body of replicate_webhook with the scope "+strconv.Quote(e.Scope)); err != nil {
+		return err
+	}
 	for i, other := range a.edges {
 		if other.Scope != e.Scope {
 			if e.sharesSecret(other) {

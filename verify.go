@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/directive"
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/internal/exchange"
 	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
@@ -178,6 +179,9 @@ func (e *Edge) setDefaults() error {
 	if len(e.Secret) == 0 {
 		return errors.New("secret is missing: name the secret that the sender signs with, such as secret {env.WEBHOOK_SECRET}")
 	}
+	if err := directive.Check(e); err != nil {
+		return err
+	}
 	for _, o := range []struct {
 		name     string
 		value    *caddy.Duration
@@ -202,10 +206,7 @@ func (e *Edge) setDefaults() error {
 		return fmt.Errorf("dedup is %s, less than twice the tolerance of %s: a webhook could be forgotten while its signed time is still good, and be replayed; use dedup %s or more",
 			time.Duration(e.Dedup), time.Duration(e.Tolerance), 2*time.Duration(e.Tolerance))
 	}
-	switch {
-	case e.MaxBody < 0:
-		return fmt.Errorf("max_body is %d: it must be positive", e.MaxBody)
-	case e.MaxBody == 0:
+	if e.MaxBody == 0 {
 		e.MaxBody = DefaultMaxBody
 	}
 	if e.Scope == "" {
@@ -218,9 +219,11 @@ func (e *Edge) setDefaults() error {
 		e.OnStoreError = "reject"
 	}
 	for i, name := range e.Events {
-		if !strings.Contains(name, ".") {
-			e.Events[i] = "prediction." + name
+		known, err := store.ReadEvent(name)
+		if err != nil {
+			return fmt.Errorf("events: %w", err)
 		}
+		e.Events[i] = known.Name()
 	}
 	return errors.Join(
 		oneOf("scheme", e.Scheme, "", "replicate", "standard"),

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-replicate/replicate-webhook/admin/client"
+	"github.com/caddy-replicate/replicate-webhook/internal/secret"
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
 )
 
@@ -91,6 +92,9 @@ func (t *terminal) secretText(from string) (string, error) {
 	text = strings.TrimRight(text, "\r\n")
 	if text == "" {
 		return "", fmt.Errorf("there is no secret: set %s, or say with --secret where it is", defaultSecret)
+	}
+	if err := secret.Check(text); err != nil {
+		return "", fmt.Errorf("the secret can't be used: %w", err)
 	}
 	return text, nil
 }

@@ -120,9 +120,9 @@ func (s *sending) payload(t *terminal) ([]byte, string, error) {
 		body, err := t.body([]string{s.body}, s.secrets...)
 		return body, "", err
 	}
-	e := store.ParseEvent(s.event)
-	if e == 0 {
-		return nil, "", fmt.Errorf("--event is %q: use started, completed or failed", s.event)
+	e, err := store.ReadEvent(s.event)
+	if err != nil {
+		return nil, "", fmt.Errorf("--event: %w", err)
 	}
 	id := s.prediction
 	if id == "" {
@@ -131,7 +131,6 @@ func (s *sending) payload(t *terminal) ([]byte, string, error) {
 	p := prediction.Snapshot{ID: id, Version: s.model, Status: "succeeded"}
 	at := prediction.FormatTime(t.now)
 	p.CreatedAt, p.StartedAt, p.CompletedAt = at, at, at
-	var err error
 	if p.Input, err = canonical("input", s.input); err != nil {
 		return nil, "", err
 	}

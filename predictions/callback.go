@@ -69,7 +69,7 @@ func (c *Callback) Provision(ctx caddy.Context) error {
 		return err
 	}
 	c.tracker, c.budget = app.Tracker(), app.Budget()
-	return nil
+	return c.budget.Admits(maxCallback, "the largest callback")
 }
 
 // ServeHTTP takes one callback. It writes its errors itself: an error that is

@@ -96,7 +96,8 @@ func TestJSONErrors(t *testing.T) {
 	for want, h := range map[string]*Handler{
 		"api is missing": {},
 		"test_mode is":   {API: "off", TestMode: "true"},
-		"max_body is -1": {API: "off", MaxBody: -1},
+		"max_body is -1":       {API: "off", MaxBody: -1},
+		"max_body is 16 bytes": {API: "off", MaxBody: 16},
 	} {
 		if err := h.check(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q", err, want)

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/budget"
+	"github.com/caddy-replicate/replicate-webhook/internal/directive"
 	"github.com/caddy-replicate/replicate-webhook/internal/loglimit"
 	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
 	"github.com/caddy-replicate/replicate-webhook/internal/secret"
@@ -191,6 +192,9 @@ func (h *Handler) join(t following, b *budget.Budget) error {
 	if h.ServeSigningSecret && !t.PerClient() {
 		return errors.New("serve_signing_secret needs signing per_client: a shared secret given to one client would let it sign for all")
 	}
+	if err := b.Admits(h.maxBody, "the max_body of replicate_predictions"); err != nil {
+		return err
+	}
 	return t.Join(h.upstream)
 }
 
@@ -211,6 +215,9 @@ func sharedApp(ctx caddy.Context) (App, error) {
 // check judges what the options' text alone shows, and fills in what was left
 // out.
 func (h *Handler) check() error {
+	if err := directive.Check(h); err != nil {
+		return err
+	}
 	if h.API == "" {
 		return errors.New("api is missing: name the base URL of the prediction API, such as api https://api.replicate.com/v1, or api off when it can't be asked")
 	}
@@ -237,13 +244,8 @@ func (h *Handler) check() error {
 			return fmt.Errorf("prefix is %q: it begins with a slash and holds letters, digits, '-', '_' and '.' between slashes", h.Prefix)
 		}
 	}
-	switch {
-	case h.MaxBody < 0:
-		return fmt.Errorf("max_body is %d: it must be positive", h.MaxBody)
-	case h.MaxBody == 0:
+	if h.maxBody = h.MaxBody; h.maxBody == 0 {
 		h.maxBody = DefaultMaxBody
-	default:
-		h.maxBody = h.MaxBody
 	}
 	return nil
 }

@@ -158,9 +158,9 @@ func readEvents(v ecmajson.Value) (store.EventSet, error) {
 		if !ok {
 			return wrong("must hold strings")
 		}
-		e := store.ParseEvent(name)
-		if e == 0 {
-			return wrong("holds %.64q, which is no event", name)
+		e, err := store.ReadEvent(name)
+		if err != nil {
+			return 0, unprocessable("%s holds a wrong name: %v", memberEvents, err)
 		}
 		set |= e
 	}

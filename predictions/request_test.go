@@ -23,7 +23,7 @@ func TestCreatesAreJudgedBeforeTheUpstreamSeesThem(t *testing.T) {
 		{"URL twice, once with escapes", `{` + url + `,"webhook_\u0075rl":null}`, "webhook_url is given 2 times"},
 		{"events a string", `{` + url + `,"webhook_events":"started"}`, "must be an array"},
 		{"events of another kind", `{` + url + `,"webhook_events":[1]}`, "must hold strings"},
-		{"unknown event", `{` + url + `,"webhook_events":["started","output"]}`, `holds "output"`},
+		{"unknown event", `{` + url + `,"webhook_events":["started","output"]}`, `"output" is not an event`},
 		{"no events", `{` + url + `,"webhook_events":[]}`, "is empty"},
 		{"too many events", `{` + url + `,"webhook_events":["` + strings.Repeat("x", 5000) + `"]}`, "too long"},
 		{"events twice", `{` + url + `,"webhook_events":["started"],"webhook_events":["failed"]}`, "webhook_events is given 2 times"},

@@ -2,6 +2,7 @@
 package budget
 
 import (
+	"fmt"
 	"net/netip"
 	"sync"
 )
@@ -15,6 +16,7 @@ const share = 8
 type Budget struct {
 	mu      sync.Mutex
 	free    int64
+	total   int64
 	each    int64
 	clients map[netip.Prefix]int64
 }
@@ -22,7 +24,18 @@ type Budget struct {
 // New makes a budget of so many bytes. One client address, or one IPv6 /64,
 // may hold an eighth of it.
 func New(bytes int64) *Budget {
-	return &Budget{free: bytes, each: bytes / share, clients: make(map[netip.Prefix]int64)}
+	return &Budget{free: bytes, total: bytes, each: bytes / share, clients: make(map[netip.Prefix]int64)}
+}
+
+// Admits reports an error unless a body of the given size fits into one client's
+// share: each such body would be refused for good, whoever sends it. what names
+// the size.
+func (b *Budget) Admits(size int64, what string) error {
+	if size <= b.each {
+		return nil
+	}
+	return fmt.Errorf("body_budget is %d bytes, of which one client may hold an eighth, %d: that is less than %s of %d bytes; make body_budget %d or more, or the other less",
+		b.total, b.each, what, size, share*size)
 }
 
 // Charge is what one request holds.

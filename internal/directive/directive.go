@@ -179,6 +179,8 @@ func (w *Walker) Size(dst *int64) {
 		w.Failf("%s is %q, which is no size: write it like 512KiB or 8MiB", w.name, s)
 	case n == 0 || n > maxSize:
 		w.Failf("%s is %s: it must be more than 0 and at most 1TiB", w.name, s)
+	case n < leastSize:
+		w.Failf("%s is %s, which is %d bytes: the least is 1KiB; write it like 512KiB or 8MiB", w.name, s, n)
 	}
 	*dst = int64(n)
 }

@@ -153,8 +153,8 @@ func (q *DeliveryQuery) filter(now time.Time) (f store.DeliveryFilter, err error
 		f.State = &state
 	}
 	if q.Event != "" {
-		if f.Event = store.ParseEvent(q.Event); f.Event == 0 {
-			return f, invalid("event", "is %q: use started, completed or failed", q.Event)
+		if f.Event, err = store.ReadEvent(q.Event); err != nil {
+			return f, invalid("event", "%v", err)
 		}
 	}
 	if f.Endpoint, err = endpoint(q.Endpoint); err != nil {

@@ -18,8 +18,14 @@ import (
 //
 // A line break at the end, as files have it, is not part of the secret. Errors
 // name the placeholder or the file, never the value.
+//
+// Unlike [Watcher.Use] it does not judge the value otherwise: what it is used for
+// has a shape of its own.
 func Expand(configured string) (value string, literal bool, err error) {
 	value, _, err = expand(configured)
+	if err == nil && strings.TrimSpace(value) == "" {
+		err = errors.New("it is empty")
+	}
 	return value, !isPlaceholder(configured), err
 }
 
@@ -53,11 +59,7 @@ func expand(configured string) (value string, files bool, err error) {
 		// The replacer's own message quotes only the placeholder.
 		return "", files, err
 	}
-	value = strings.TrimRight(value, "\r\n")
-	if value == "" {
-		return "", files, errors.New("it is empty")
-	}
-	return value, files, nil
+	return strings.TrimRight(value, "\r\n"), files, nil
 }
 
 // maxFile is the size that a file of a secret may have, in bytes.

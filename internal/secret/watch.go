@@ -49,7 +49,7 @@ type finding struct{ value, problem string }
 // NewWatcher returns a watcher that logs to logger.
 func NewWatcher(logger *zap.Logger) *Watcher { return &Watcher{logger: logger} }
 
-// Use reads a configured secret and hands it to use, now and whenever its file
+// Use reads a configured secret, judges it by [Check] and hands it to use, now and whenever its file
 // has changed. An error of use means that the value can't be used: the one before
 // is kept then. It must not quote the value. name names the secret in the log,
 // option in metrics.
@@ -57,6 +57,9 @@ func NewWatcher(logger *zap.Logger) *Watcher { return &Watcher{logger: logger} }
 // The error is that of the first read or the first use.
 func (w *Watcher) Use(option, name, configured string, use func(value string) error) error {
 	value, files, err := expand(configured)
+	if err == nil {
+		err = Check(value)
+	}
 	if err != nil {
 		return err
 	}
@@ -123,6 +126,9 @@ func (w *Watcher) again() {
 	for _, s := range watched {
 		var found finding
 		value, _, err := expand(s.configured)
+		if err == nil {
+			err = Check(value)
+		}
 		if found.value = value; err != nil {
 			found.problem = err.Error()
 		}

@@ -1,0 +1,76 @@
+package secret
+
+import (
+	"strings"
+	"testing"
+)
+
+// TestSecretsAsPeoplePasteThem holds that what is pasted along with a secret is
+// refused, by a message that says what it is and holds nothing of the secret.
+func TestSecretsAsPeoplePasteThem(t *testing.T) {
+	const key = "C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
+	const whsec = "whsec_" + key
+	for _, c := range []struct{ name, value, want string }{
+		{"double quotes", `"` + whsec + `"`, "quotes"},
+		{"single quotes", "'" + whsec + "'", "quotes"},
+		{"backquotes", "`" + whsec + "`", "quotes"},
+		{"typographic quotes", "\u201c" + whsec + "\u201d", "quotes"},
+		{"quotes around a plain secret", `"` + key + `"`, "quotes"},
+		{"a quote before", `"` + whsec, "before whsec_"},
+		{"v1", "v1," + whsec, "v1,"},
+		{"v1 before a plain secret", "v1," + key, "v1,"},
+		{"capital v1", "V1," + whsec, "v1,"},
+		{"name", "WEBHOOK_SECRET=" + whsec, "name"},
+		{"name and quotes", `WEBHOOK_SECRET="` + whsec + `"`, "name"},
+		{"export", "export WEBHOOK_SECRET=" + whsec, "name"},
+		{"name of a plain secret", "WEBHOOK_SECRET=" + key, "name"},
+		{"name in small letters", "secret=" + whsec, "before whsec_"},
+		{"YAML", "secret: " + whsec, "before whsec_"},
+		{"blank before", " " + whsec, "begins with a blank"},
+		{"blank after", whsec + " ", "ends in a blank"},
+		{"tab after", whsec + "\t", "ends in a tab"},
+		{"no-break space after", whsec + "\u00a0", "U+00A0"},
+		{"zero-width space after", whsec + "\u200b", "U+200B"},
+		{"line break before", "\n" + whsec, "begins with a line break"},
+		{"line break after", whsec + "\n", "ends in a line break"},
+		{"byte order mark", "\ufeff" + whsec, "byte order mark"},
+		{"byte order mark at the end", whsec + "\ufeff", "byte order mark"},
+		{"UTF-16", "\xff\xfew\x00h\x00s\x00e\x00c\x00_\x00", "UTF-8"},
+		{"capital letters", "WHSEC_" + key, "capital letters"},
+		{"a capital letter", "Whsec_" + key, "capital letters"},
+		{"hyphen", "whsec-" + key, "underscore"},
+		{"JSON", `{"key":"` + whsec + `"}`, "JSON"},
+		{"JSON of a plain secret", `{"key": "` + key + `"}`, "JSON"},
+		{"header", "Signing-Secret: " + whsec, "before whsec_"},
+		{"20 blanks", strings.Repeat(" ", 20), "blanks alone"},
+		{"other blanks", strings.Repeat("\u00a0\t", 20), "blanks alone"},
+		{"two lines", whsec + "\n" + whsec, "more than one line"},
+		{"two secrets", whsec + " " + whsec, "one word"},
+		{"shell variable", "$WEBHOOK_SIGNING_SECRET", "variable"},
+		{"shell variable in braces", "${WEBHOOK_SIGNING_SECRET}", "variable"},
+		{"escape character", whsec + "\x1b[0m" + key, "control"},
+		{"nothing", "", "empty"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			err := Check(c.value)
+			if err == nil {
+				t.Fatal("is taken")
+			}
+			if !strings.Contains(err.Error(), c.want) {
+				t.Errorf("the error is %q, want something with %q", err, c.want)
+			}
+			if strings.Contains(err.Error(), key) || strings.Contains(err.Error(), "C2FV") {
+				t.Errorf("the error %q quotes the secret", err)
+			}
+		})
+	}
+	for _, good := range []string{
+		whsec, key, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw==", "correct horse battery staple", "0123456789abcdef0123456789abcdef",
+		"a=b:c,d;e/f+g?h&i", "it's \"quoted\" inside", "YWJjZGVmZ2hpamtsbW5vcA==", "UPPERCASESECRETONLY==", "r8_abcdefghijklmnopqrstuvwxyz0123456789", "geheimnis-mit-ümlaut",
+		"{brace}without-quotes",
+	} {
+		if err := Check(good); err != nil {
+			t.Errorf("%q: %v", good, err)
+		}
+	}
+}
