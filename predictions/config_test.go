@@ -94,8 +94,8 @@ func TestAPIURLs(t *testing.T) {
 
 func TestJSONErrors(t *testing.T) {
 	for want, h := range map[string]*Handler{
-		"api is missing": {},
-		"test_mode is":   {API: "off", TestMode: "true"},
+		"api is missing":       {},
+		"test_mode is":         {API: "off", TestMode: "true"},
 		"max_body is -1":       {API: "off", MaxBody: -1},
 		"max_body is 16 bytes": {API: "off", MaxBody: 16},
 	} {
