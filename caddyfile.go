@@ -56,7 +56,7 @@ func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
 //		endpoint {
 //			concurrency <n>
 //			rate        <n>/<duration>
-//			breaker     <failures> <cooldown>
+//			breaker     <failures> <cooldown> [<hold>]|off
 //		}
 //		egress {
 //			allow_http
@@ -172,6 +172,9 @@ func (e *Endpoint) parse(o *directive.Walker) {
 			}
 			o.Count(&e.Breaker.Failures, 1)
 			o.Duration(&e.Breaker.Cooldown)
+			if o.Remaining() > 0 {
+				o.Duration(&e.Breaker.Hold)
+			}
 		default:
 			o.Unknown("concurrency, rate or breaker")
 		}

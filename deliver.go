@@ -110,7 +110,8 @@ type Endpoint struct {
 	Concurrency int `json:"concurrency,omitempty"`
 	// Rate bounds how often attempts begin. Default: no bound.
 	Rate *Rate `json:"rate,omitempty"`
-	// Breaker leaves an endpoint alone that keeps failing.
+	// Breaker stops deliveries to an endpoint, or to a client's URL on it,
+	// that keeps failing.
 	Breaker *Breaker `json:"breaker,omitempty"`
 }
 
@@ -122,12 +123,19 @@ type Rate struct {
 	Per caddy.Duration `json:"per,omitempty"`
 }
 
-// Breaker opens after consecutive failures.
+// Breaker opens after consecutive failures. Attempts without a complete response
+// count for the endpoint, and responses other than 2xx for the client's URL
+// alone.
 type Breaker struct {
 	// Failures in a row that open it. Default: 10. -1 is never.
 	Failures int `json:"failures,omitempty"`
-	// Cooldown is how long deliveries wait then. Default: 30s.
+	// Cooldown is how long deliveries wait then, before one goes first.
+	// Default: 30s.
 	Cooldown caddy.Duration `json:"cooldown,omitempty"`
+	// Hold is the longest that a delivery waits behind an open breaker for
+	// one try. Then the try has failed, and the next wait of the schedule
+	// begins. Default: 1h.
+	Hold caddy.Duration `json:"hold,omitempty"`
 }
 
 // Egress is where webhooks may go. Addresses of private and special networks
@@ -281,7 +289,7 @@ func (a *App) provisionSender(ctx caddy.Context) error {
 		Endpoint: delivery.Endpoint{
 			Concurrency: a.Endpoint.Concurrency,
 			Rate:        delivery.Rate{Count: a.Endpoint.Rate.Count, Per: time.Duration(a.Endpoint.Rate.Per)},
-			Breaker:     delivery.Breaker{Failures: a.Endpoint.Breaker.Failures, Cooldown: time.Duration(a.Endpoint.Breaker.Cooldown)},
+			Breaker:     delivery.Breaker{Failures: a.Endpoint.Breaker.Failures, Cooldown: time.Duration(a.Endpoint.Breaker.Cooldown), Hold: time.Duration(a.Endpoint.Breaker.Hold)},
 		},
 		Timeout:   time.Duration(a.Timeout),
 		Workers:   a.Workers,

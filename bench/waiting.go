@@ -105,7 +105,7 @@ func (f *retrying) fill(ctx context.Context, l *lab) error {
 // failAttempts commits a failed attempt of some deliveries, and reports whether
 // there were any.
 func failAttempts(ctx context.Context, s store.Store) (bool, error) {
-	claimed, _, err := s.ClaimDeliveries(ctx, 4*fillWriters, func(string) int { return 4 * fillWriters })
+	claimed, _, err := s.ClaimDeliveries(ctx, 4*fillWriters, func(store.Lane) store.Slots { return store.Slots{N: 4 * fillWriters} })
 	if err != nil || len(claimed) == 0 {
 		return false, err
 	}

@@ -62,7 +62,7 @@ func seed(t testing.TB, path string, rows []seeded) {
 		}))
 		tries := 0
 		for {
-			claimed, next, err := s.ClaimDeliveries(t.Context(), 10, func(string) int { return 10 })
+			claimed, next, err := s.ClaimDeliveries(t.Context(), 10, func(store.Lane) store.Slots { return store.Slots{N: 10} })
 			fail(err)
 			if len(claimed) == 0 {
 				if next.IsZero() || !next.Before(now.Add(time.Hour/2)) {

@@ -139,6 +139,10 @@ type Delivery struct {
 	Payload      []byte
 	// Attempts made so far.
 	Attempts int
+	// Lane is the one it was claimed from, and DueAt when it was due. Claims
+	// have them.
+	Lane  Lane
+	DueAt time.Time
 	// CreatedAt is when the event was committed.
 	CreatedAt time.Time
 }
@@ -183,6 +187,8 @@ type Outcome struct {
 	Attempt  Attempt
 	Verdict  Verdict
 	Due      time.Time // for Retry
+	// Apart makes a retry wait in the lane of its URL alone.
+	Apart bool
 }
 
 // Tracking keeps predictions and their deliveries.
@@ -211,8 +217,9 @@ type Tracking interface {
 	// ErrNotFound, also when the id is another prediction's.
 	Observe(ctx context.Context, ref int64, id string, happened []Happening) error
 	// SetWebhook commits a new URL (empty: disabled) and filter. Pending
-	// deliveries follow from their next attempt on. After the terminal
-	// event the filter stays as it is. ErrNotFound.
+	// deliveries follow from their next attempt on; after a change of the
+	// URL that is due at once. After the terminal event the filter stays as
+	// it is. ErrNotFound.
 	SetWebhook(ctx context.Context, ref int64, url string, events EventSet) error
 
 	// Prediction finds a prediction by API and id. ErrNotFound.
@@ -231,20 +238,37 @@ type Tracking interface {
 	Redeliver(ctx context.Context, ref int64, attempt int64) (string, error)
 
 	// ClaimDeliveries takes up to limit deliveries that are due. slots says
-	// how many more an endpoint (scheme://host:port) may have now; an
-	// endpoint that has none left is not asked for again before Resume or
-	// the Complete or Postpone of one of its deliveries. next is when the
-	// first of the others is due, zero when there is none. slots is called
-	// once an endpoint at most. With an error nothing is claimed.
-	ClaimDeliveries(ctx context.Context, limit int, slots func(endpoint string) int) (claimed []Delivery, next time.Time, err error)
-	// Resume makes an endpoint be asked for again.
-	Resume(endpoint string)
+	// how many more a lane may have now; a lane that has none left is not
+	// asked for again before it is resumed. next is when the first of the
+	// others is due, zero when there is none. slots is called once a lane at
+	// most. With an error nothing is claimed.
+	ClaimDeliveries(ctx context.Context, limit int, slots func(Lane) Slots) (claimed []Delivery, next time.Time, err error)
+	// Resume makes lanes be asked for again.
+	Resume(lanes ...Lane)
+	// Holds reports whether the claim on a delivery is certain to be this
+	// process's own still.
+	Holds(d Delivery) bool
 	// Complete commits an outcome and gives the claim back. It does nothing
 	// for a claim that was given back. After an error the claim is kept.
 	Complete(ctx context.Context, o Outcome) error
 	// Postpone gives a claim back without an attempt, due at the given
 	// time.
 	Postpone(ctx context.Context, d Delivery, due time.Time) error
+	// SetApart gives a claim back without an attempt. The delivery waits in
+	// the lane of its URL alone, due when it was.
+	SetApart(ctx context.Context, d Delivery) error
+
+	// Outages lists the outages that were not ended.
+	Outages(ctx context.Context) ([]Outage, error)
+	// BeginOutage commits an outage. One that is known already keeps its
+	// beginning.
+	BeginOutage(ctx context.Context, o Outage) error
+	// EndOutage ends the outage of a lane, if there is one.
+	EndOutage(ctx context.Context, lane Lane) error
+	// Witness commits that a process is there now, and returns the times in
+	// which one was, oldest first. Times that are no further apart than
+	// grace are one.
+	Witness(ctx context.Context, grace time.Duration) ([]Span, error)
 
 	// ClaimPolls takes up to limit predictions that are due for polling.
 	ClaimPolls(ctx context.Context, limit int) (claimed []Prediction, next time.Time, err error)

@@ -82,7 +82,7 @@ func TestClockStepsMoveNoDelivery(t *testing.T) {
 				}
 			}
 			mu.Unlock()
-			claimed, next, err := s.ClaimDeliveries(context.Background(), 1, func(string) int { return 1 })
+			claimed, next, err := s.ClaimDeliveries(context.Background(), 1, func(store.Lane) store.Slots { return store.Slots{N: 1} })
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -108,7 +108,7 @@ func TestClockStepsMoveNoDelivery(t *testing.T) {
 			if time.Now().After(deadline) {
 				t.Fatalf("%s: there were %d attempts, want %d for each of %d", step, total, each, waiting)
 			}
-			s.Resume(store.EndpointOf(receiver.URL)) // a timer does not see a step
+			s.Resume(store.LaneOf("", receiver.URL)) // a timer does not see a step
 			time.Sleep(10 * time.Millisecond)
 		}
 	}
@@ -143,7 +143,7 @@ func TestDueTimesOfAWrongClockHoldNothingUp(t *testing.T) {
 		return s
 	}
 	ctx := context.Background()
-	one := func(string) int { return 1 }
+	one := func(store.Lane) store.Slots { return store.Slots{N: 1} }
 	wall.Set(1000 * time.Hour)
 	s := open()
 	for _, host := range []string{"tried", "new"} {

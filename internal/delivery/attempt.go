@@ -62,6 +62,8 @@ func (e *Engine) attempt(d *store.Delivery, number int, at time.Time) (a answer)
 	}()
 	ctx, cancel := context.WithTimeout(e.life, e.conf.Timeout)
 	defer cancel()
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
 
 	secrets, err := e.conf.Secrets(ctx, d.Client)
 	if err == nil && len(secrets) == 0 {
@@ -92,7 +94,18 @@ func (e *Engine) attempt(d *store.Delivery, number int, at time.Time) (a answer)
 		ctx, end = e.conf.Trace(ctx, d, number, h)
 		defer func() { end(a.status, a.err()) }()
 	}
+	// The last moment before the request is written: the process may have
+	// been stopped for longer than its claims last.
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(got httptrace.GotConnInfo) {
+		if !e.conf.Store.Holds(*d) {
+			stop(errClaimLost)
+			_ = got.Conn.Close()
+		}
+	}})
 	e.exchange(ctx, &a, target, h, d.Payload)
+	if errors.Is(context.Cause(ctx), errClaimLost) {
+		return answer{kind: kindInternal, text: errClaimLost.Error(), cause: errClaimLost}
+	}
 	return a
 }
 

@@ -2,19 +2,21 @@ package delivery
 
 import "time"
 
-// breaker is one endpoint's circuit breaker.
+// breaker is a circuit breaker, of an endpoint or of a client's URL on it.
 //
 // Closed, it counts failures in a row. At the limit it opens: nothing is sent
-// until the cooldown is over. Then one attempt, the probe, goes first: if the
-// endpoint answers it the breaker closes, if it fails the cooldown begins
-// again.
+// until the cooldown is over. Then it is half-open: one attempt, the probe, goes
+// first. A probe that succeeds closes the breaker, and one that fails begins the
+// cooldown again.
 type breaker struct {
 	failures int
 	open     bool
+	since    time.Time // when it opened, while open
 	until    time.Time // end of the cooldown, while open
+	reason   string    // the failure that opened it last
 }
 
-// transition is what an attempt's outcome did to a breaker.
+// transition is what the outcome of an attempt did to a breaker.
 type transition uint8
 
 const (
@@ -27,38 +29,45 @@ const (
 // cooling reports whether nothing may be sent.
 func (b *breaker) cooling(now time.Time) bool { return b.open && now.Before(b.until) }
 
-// probing reports whether one attempt may be sent to find out.
+// probing reports whether the breaker is half-open.
 func (b *breaker) probing(now time.Time) bool { return b.open && !now.Before(b.until) }
 
-// record takes in the outcome of an attempt, which was the probe or not.
-//
-// A failure counts against the endpoint only where it tells of the endpoint:
-// no complete answer, 5xx and 429. Other answers that are not 2xx are the
-// verdict on one delivery, of an endpoint that works: they close an open
-// breaker and leave the count of a closed one as it is. What went wrong on
-// this side says nothing at all.
-func (b *breaker) record(limit *Breaker, h health, probe bool, now time.Time) transition {
-	switch h {
-	case up:
-		b.failures = 0
+// tripped reports whether so many failures in a row open the breaker.
+func (b *breaker) tripped(limit *Breaker) bool {
+	return limit.Failures > 0 && b.failures >= limit.Failures
+}
+
+// failed takes in a failure, of the probe or of another attempt. wait is how
+// long the receiver asks for to be left alone, which opens the breaker as well.
+func (b *breaker) failed(limit *Breaker, probe bool, wait time.Duration, reason string, now time.Time) transition {
+	b.failures++
+	if b.tripped(limit) && (probe || !b.open) {
+		wait = max(wait, limit.Cooldown)
+	}
+	until := now.Add(wait)
+	switch {
+	case b.open && probe && wait == 0:
+		// It was open for as long as the receiver had asked for.
 		return b.close()
-	case answering:
-		if probe {
-			b.failures = 0
-			return b.close()
+	case b.open && probe:
+		b.until, b.reason = until, reason
+		return reopened
+	case b.open:
+		// An attempt that began before. It does not prolong a cooldown.
+		if wait > 0 && until.After(b.until) {
+			b.until = until
 		}
-	case down:
-		b.failures++
-		switch {
-		case b.open && probe:
-			b.until = now.Add(limit.Cooldown)
-			return reopened
-		case !b.open && limit.Failures > 0 && b.failures >= limit.Failures:
-			b.open, b.until = true, now.Add(limit.Cooldown)
-			return opened
-		}
+	case wait > 0:
+		b.open, b.since, b.until, b.reason = true, now, until, reason
+		return opened
 	}
 	return unchanged
+}
+
+// succeeded takes in that an attempt was no failure.
+func (b *breaker) succeeded() transition {
+	b.failures = 0
+	return b.close()
 }
 
 func (b *breaker) close() transition {
@@ -67,4 +76,15 @@ func (b *breaker) close() transition {
 	}
 	b.open = false
 	return closed
+}
+
+// state returns the state as operators see it.
+func (b *breaker) state(now time.Time) State {
+	switch {
+	case !b.open:
+		return Closed
+	case b.probing(now):
+		return HalfOpen
+	}
+	return Open
 }

@@ -6,54 +6,81 @@ import (
 )
 
 func TestBreaker(t *testing.T) {
-	limit := &Breaker{Failures: 3, Cooldown: 30 * time.Second}
+	const s = time.Second
+	limit := &Breaker{Failures: 3, Cooldown: 30 * s}
 	type step struct {
-		after time.Duration
-		h     health
-		probe bool
-		want  transition
+		after  time.Duration
+		failed bool
+		probe  bool
+		wait   time.Duration // asked for
+		want   transition
+		until  time.Duration // from the step on, if it is open
 	}
+	fail := step{failed: true}
+	open := step{failed: true, want: opened, until: 30 * s}
 	for name, steps := range map[string][]step{
-		"opens at the limit":            {{0, down, false, unchanged}, {0, down, false, unchanged}, {0, down, false, opened}},
-		"2xx resets":                    {{0, down, false, unchanged}, {0, down, false, unchanged}, {0, up, false, unchanged}, {0, down, false, unchanged}, {0, down, false, unchanged}},
-		"other answers leave the count": {{0, down, false, unchanged}, {0, down, false, unchanged}, {0, answering, false, unchanged}, {0, down, false, opened}},
-		"own failures leave the count":  {{0, down, false, unchanged}, {0, down, false, unchanged}, {0, unknown, false, unchanged}, {0, down, false, opened}},
-		"late failures do not prolong":  {{0, down, false, unchanged}, {0, down, false, unchanged}, {0, down, false, opened}, {time.Second, down, false, unchanged}},
-		"late success closes":           {{0, down, false, unchanged}, {0, down, false, unchanged}, {0, down, false, opened}, {time.Second, up, false, closed}},
-		"probe fails":                   {{0, down, false, unchanged}, {0, down, false, unchanged}, {0, down, false, opened}, {30 * time.Second, down, true, reopened}},
-		"probe succeeds":                {{0, down, false, unchanged}, {0, down, false, unchanged}, {0, down, false, opened}, {30 * time.Second, up, true, closed}, {0, down, false, unchanged}},
-		"probe is answered":             {{0, down, false, unchanged}, {0, down, false, unchanged}, {0, down, false, opened}, {30 * time.Second, answering, true, closed}, {0, down, false, unchanged}},
-		"probe tells nothing":           {{0, down, false, unchanged}, {0, down, false, unchanged}, {0, down, false, opened}, {30 * time.Second, unknown, true, unchanged}},
+		"opens at the limit":                 {fail, fail, open},
+		"success resets":                     {fail, fail, {}, fail},
+		"late failures do not prolong":       {fail, fail, open, {after: s, failed: true, until: 29 * s}},
+		"late success closes":                {fail, fail, open, {after: s, want: closed}},
+		"probe fails":                        {fail, fail, open, {after: 30 * s, failed: true, probe: true, want: reopened, until: 30 * s}},
+		"probe succeeds":                     {fail, fail, open, {after: 30 * s, probe: true, want: closed}, fail},
+		"a wait opens":                       {{failed: true, wait: 5 * s, want: opened, until: 5 * s}},
+		"a shorter wait does not prolong":    {{failed: true, wait: 5 * s, want: opened, until: 5 * s}, {failed: true, wait: s, until: 5 * s}},
+		"a longer wait prolongs":             {{failed: true, wait: 5 * s, want: opened, until: 5 * s}, {failed: true, wait: 60 * s, until: 60 * s}},
+		"a wait ends with the first failure": {{failed: true, wait: 5 * s, want: opened, until: 5 * s}, {after: 5 * s, failed: true, probe: true, want: closed}},
+		"a wait is repeated":                 {{failed: true, wait: 5 * s, want: opened, until: 5 * s}, {after: 5 * s, failed: true, probe: true, wait: 7 * s, want: reopened, until: 7 * s}},
+		"a wait beyond the cooldown":         {fail, fail, {failed: true, wait: 60 * s, want: opened, until: 60 * s}},
+		"a wait below the cooldown":          {fail, fail, {failed: true, wait: s, want: opened, until: 30 * s}},
+		"the limit is reached after a wait":  {{failed: true, wait: s, want: opened, until: s}, {failed: true, until: s}, {after: s, failed: true, probe: true, want: reopened, until: 30 * s}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var b breaker
 			now := time.Unix(0, 0)
-			for i, s := range steps {
-				now = now.Add(s.after)
-				if got := b.record(limit, s.h, s.probe, now); got != s.want {
-					t.Fatalf("step %d: transition %d, want %d", i, got, s.want)
+			for i, st := range steps {
+				now = now.Add(st.after)
+				got := unchanged
+				if st.failed {
+					got = b.failed(limit, st.probe, st.wait, "why", now)
+				} else {
+					got = b.succeeded()
 				}
-				if b.open && s.want == reopened && b.until != now.Add(limit.Cooldown) {
-					t.Errorf("step %d: open until %v", i, b.until)
+				if got != st.want {
+					t.Fatalf("step %d: transition %d, want %d", i, got, st.want)
+				}
+				if b.open != (st.until > 0) || b.open && !b.until.Equal(now.Add(st.until)) {
+					t.Fatalf("step %d: open %t for %v, want %v", i, b.open, b.until.Sub(now), st.until)
 				}
 			}
 		})
 	}
 	var never breaker
 	for range 1000 {
-		if never.record(&Breaker{Failures: -1}, down, false, time.Unix(0, 0)) != unchanged {
+		if never.failed(&Breaker{Failures: -1}, false, 0, "why", time.Unix(0, 0)) != unchanged {
 			t.Fatal("a breaker that is off opened")
 		}
 	}
 }
 
-func TestWhatCountsAgainstAnEndpoint(t *testing.T) {
-	for status, want := range map[int]health{
-		101: down, 200: up, 204: up, 299: up, 301: answering, 304: answering, 400: answering, 401: answering,
-		404: answering, 410: answering, 413: answering, 429: down, 500: down, 503: down, 599: down, 700: down,
+func TestABreakerKnowsSinceWhenItIsOpen(t *testing.T) {
+	limit := &Breaker{Failures: 1, Cooldown: time.Second}
+	var b breaker
+	begun := time.Unix(0, 0)
+	for i := range 5 {
+		b.failed(limit, true, 0, "why", begun.Add(time.Duration(i)*time.Minute))
+	}
+	if !b.since.Equal(begun) {
+		t.Errorf("open since %v", b.since)
+	}
+}
+
+func TestWhatAStatusCountsAgainst(t *testing.T) {
+	for status, want := range map[int]blame{
+		101: ofURL, 200: ofNothing, 204: ofNothing, 299: ofNothing, 301: ofURL, 304: ofURL, 400: ofURL, 401: ofURL,
+		404: ofURL, 410: ofNothing, 413: ofURL, 429: ofURL, 500: ofURL, 503: ofURL, 599: ofURL, 700: ofURL,
 	} {
-		if got := ofStatus(status).health(); got != want {
-			t.Errorf("status %d: %v, want %v", status, got, want)
+		if k := ofStatus(status); k.blames() != want || !k.responded() {
+			t.Errorf("status %d: %v, responded %t; want %v", status, k.blames(), k.responded(), want)
 		}
 	}
 }

@@ -67,10 +67,14 @@ func (e *Engine) giveBack(o *store.Outcome, log *zap.Logger) {
 
 // note records an attempt, committed or not.
 func (e *Engine) note(o *store.Outcome, a *answer) {
-	metrics.ObserveAttempt(string(a.kind), o.Attempt.Took)
+	if a.kind == kindHeld {
+		metrics.CountHeldAttempt(string(a.kind))
+	} else {
+		metrics.ObserveAttempt(string(a.kind), o.Attempt.Took)
+	}
 	level, text := zap.DebugLevel, "delivery attempt succeeded"
 	switch {
-	case a.kind == kindForbidden:
+	case a.kind == kindForbidden, a.kind == kindBadURL:
 		level, text = zap.WarnLevel, "delivery attempt to a forbidden destination"
 	case !a.kind.success():
 		level, text = zap.WarnLevel, "delivery attempt failed"

@@ -18,10 +18,16 @@ import (
 // Store is what the engine asks of a store. store.Tracking has all of it.
 type Store interface {
 	Ready() error
-	ClaimDeliveries(ctx context.Context, limit int, slots func(endpoint string) int) ([]store.Delivery, time.Time, error)
-	Resume(endpoint string)
+	ClaimDeliveries(ctx context.Context, limit int, slots func(store.Lane) store.Slots) ([]store.Delivery, time.Time, error)
+	Resume(lanes ...store.Lane)
+	Holds(d store.Delivery) bool
 	Complete(ctx context.Context, o store.Outcome) error
 	Postpone(ctx context.Context, d store.Delivery, due time.Time) error
+	SetApart(ctx context.Context, d store.Delivery) error
+	Outages(ctx context.Context) ([]store.Outage, error)
+	BeginOutage(ctx context.Context, o store.Outage) error
+	EndOutage(ctx context.Context, lane store.Lane) error
+	Witness(ctx context.Context, grace time.Duration) ([]store.Span, error)
 	Changed() (<-chan struct{}, func())
 }
 
@@ -98,7 +104,8 @@ type Endpoint struct {
 	Concurrency int
 	// Rate bounds how often attempts begin. Default: it doesn't.
 	Rate Rate
-	// Breaker stops deliveries to an endpoint that is down.
+	// Breaker stops deliveries to an endpoint that is down, and to a URL
+	// whose receiver refuses them.
 	Breaker Breaker
 }
 
@@ -109,13 +116,17 @@ type Rate struct {
 	Per   time.Duration
 }
 
-// Breaker opens after so many consecutive failures of an endpoint.
+// Breaker opens after so many consecutive failures. Attempts without a complete
+// response count against their endpoint, and responses other than 2xx against
+// the client's URL alone.
 type Breaker struct {
 	// Failures in a row. Default 10, -1 for never.
 	Failures int
-	// Cooldown is how long an open endpoint is left alone before a probe.
-	// Default 30s.
+	// Cooldown is how long nothing is sent before a probe. Default 30s.
 	Cooldown time.Duration
+	// Hold is the longest that a delivery waits behind an open breaker for
+	// one try, which has failed then. Default 1h.
+	Hold time.Duration
 }
 
 // defaulted gives *p a default, and checks it against the least it may be.
@@ -153,6 +164,7 @@ func (c *Config) complete() error {
 		defaulted(&c.Endpoint.Concurrency, 16, 1, "endpoint concurrency"),
 		defaulted(&c.Endpoint.Breaker.Failures, 10, -1, "breaker failures"),
 		defaulted(&c.Endpoint.Breaker.Cooldown, 30*time.Second, 0, "breaker cooldown"),
+		defaulted(&c.Endpoint.Breaker.Hold, time.Hour, 0, "breaker hold"),
 		defaulted(&c.Timeout, 15*time.Second, 0, "timeout"),
 		defaulted(&c.Workers, 256, 1, "workers"),
 	} {

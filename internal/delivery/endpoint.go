@@ -2,13 +2,16 @@ package delivery
 
 import (
 	"container/heap"
+	"container/list"
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
 const (
-	// minTrust is the least time for which an answer vouches for its
+	// minTrust is the least time for which a response vouches for its
 	// endpoint.
 	minTrust = time.Second
 	// idleAfter is how long nothing must have happened at an endpoint before
@@ -21,12 +24,10 @@ const (
 type endpoint struct {
 	name     string
 	inFlight int
-	// left is how many of those that it was last said it may have have not
-	// been claimed.
-	left int
-	// parked: the store does not ask for it any more, see Store.Resume.
-	parked bool
-	// starving: parked, with nothing in flight, for want of room.
+	// granted and given are the slots that lanes have which wait to be asked
+	// about, and those that were given away in the claim under way.
+	granted, given int
+	// starving: with nothing in flight, for want of room.
 	starving bool
 	// trusted is until when it may have more than one attempt in flight.
 	trusted time.Time
@@ -34,21 +35,24 @@ type endpoint struct {
 	used    time.Time
 	breaker breaker
 	limiter *rate.Limiter // nil without a rate
-	// reason is what the failure was that opened the breaker.
-	reason string
+	// probed is the client whose attempt was the last probe.
+	probed string
 
-	// alarm is when to look at it again; at its place in the heap.
-	alarm time.Time
-	at    int
+	lanes   map[store.Lane]*lane
+	tenants map[string]*tenant
+	line    list.List // of *tenant, those that wait for slots
+	urls    map[store.Lane]*hookURL
+
+	timer timer
 }
 
-// answered takes in how an attempt went: an answer buys the endpoint trust, in
-// proportion to how long its answers take. That nothing came ends it.
-func (p *endpoint) answered(k kind, took time.Duration, now time.Time) {
+// responded takes in how an attempt went: a response buys the endpoint trust, in
+// proportion to how long its responses take. That nothing came ends it.
+func (p *endpoint) responded(k kind, took time.Duration, now time.Time) {
 	switch {
-	case k.answered():
+	case k.responded():
 		p.trusted = now.Add(max(minTrust, 2*took))
-	case k.health() == down:
+	case k.blames() == ofEndpoint:
 		p.trusted = time.Time{}
 	}
 }
@@ -65,20 +69,17 @@ func (p *endpoint) nextToken(now time.Time) time.Time {
 
 // idle reports whether there is nothing to remember.
 func (p *endpoint) idle(now time.Time) bool {
-	return p.inFlight == 0 && !p.starving && !p.breaker.cooling(now) && !now.Before(p.used.Add(idleAfter)) &&
+	return p.inFlight == 0 && !p.starving && len(p.urls) == 0 && !p.breaker.cooling(now) && !now.Before(p.used.Add(idleAfter)) &&
 		(p.limiter == nil || p.tokens(now) >= p.limiter.Burst())
 }
 
 // nextAlarm is when something changes at an endpoint by itself.
 func (p *endpoint) nextAlarm(now time.Time) time.Time {
-	t := p.used.Add(idleAfter)
-	if !t.After(now) {
-		t = now.Add(idleAfter)
-	}
+	t := laterThan(now, p.used.Add(idleAfter))
 	if p.breaker.cooling(now) && p.breaker.until.Before(t) {
 		t = p.breaker.until
 	}
-	if p.limiter != nil && p.parked && p.tokens(now) < 1 {
+	if p.limiter != nil && p.line.Len() > 0 && p.tokens(now) < 1 {
 		if next := p.nextToken(now); next.Before(t) {
 			t = next
 		}
@@ -86,38 +87,55 @@ func (p *endpoint) nextAlarm(now time.Time) time.Time {
 	return t
 }
 
-// alarms orders endpoints by their alarms. Each endpoint is in it once: being
-// used only moves its end away, which is found out when the alarm goes off.
-type alarms []*endpoint
-
-// set arms an endpoint's alarm.
-func (h *alarms) set(p *endpoint, t time.Time) {
-	p.alarm = t
-	heap.Fix(h, p.at)
+// laterThan returns t, or if it is not after now a time at which to look again.
+func laterThan(now, t time.Time) time.Time {
+	if t.After(now) {
+		return t
+	}
+	return now.Add(idleAfter)
 }
 
-// sooner arms an endpoint's alarm unless it goes off earlier anyway.
-func (h *alarms) sooner(p *endpoint, t time.Time) {
-	if t.Before(p.alarm) {
-		h.set(p, t)
+// timer is when to look again at an endpoint, or at a URL.
+type timer struct {
+	at       time.Time
+	pos      int
+	endpoint *endpoint
+	url      *hookURL
+}
+
+// timers orders endpoints and URLs by when to look at them. Each is in it once:
+// being used only moves its end away, which is found out when the timer goes
+// off.
+type timers []*timer
+
+// set arms a timer.
+func (h *timers) set(t *timer, at time.Time) {
+	t.at = at
+	heap.Fix(h, t.pos)
+}
+
+// sooner arms a timer unless it goes off earlier anyway.
+func (h *timers) sooner(t *timer, at time.Time) {
+	if at.Before(t.at) {
+		h.set(t, at)
 	}
 }
 
-func (h alarms) Len() int           { return len(h) }
-func (h alarms) Less(a, b int) bool { return h[a].alarm.Before(h[b].alarm) }
-func (h alarms) Swap(a, b int) {
+func (h timers) Len() int           { return len(h) }
+func (h timers) Less(a, b int) bool { return h[a].at.Before(h[b].at) }
+func (h timers) Swap(a, b int) {
 	h[a], h[b] = h[b], h[a]
-	h[a].at, h[b].at = a, b
+	h[a].pos, h[b].pos = a, b
 }
-func (h *alarms) Push(x any) {
-	p := x.(*endpoint)
-	p.at = len(*h)
-	*h = append(*h, p)
+func (h *timers) Push(x any) {
+	t := x.(*timer)
+	t.pos = len(*h)
+	*h = append(*h, t)
 }
-func (h *alarms) Pop() any {
+func (h *timers) Pop() any {
 	old := *h
-	p := old[len(old)-1]
+	t := old[len(old)-1]
 	old[len(old)-1] = nil
 	*h = old[:len(old)-1]
-	return p
+	return t
 }

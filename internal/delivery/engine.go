@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -49,6 +50,7 @@ type Engine struct {
 	unsigned atomic.Pointer[time.Time]
 
 	// Only the dispatcher uses these.
+	restored    bool
 	storeFailed bool
 	retryStore  time.Time
 }
@@ -126,7 +128,7 @@ func (e *Engine) finished() {
 			metrics.AddEndpointsOpen(-1)
 		}
 	}
-	e.capacity.endpoints, e.capacity.alarms = nil, nil
+	e.capacity.endpoints, e.capacity.timers = nil, nil
 	e.kill()
 	if t, ok := e.transport.(interface{ CloseIdleConnections() }); ok {
 		t.CloseIdleConnections()
@@ -160,9 +162,7 @@ func (e *Engine) dispatch() {
 		parked := e.capacity.parked()
 		e.mu.Unlock()
 		// Another engine may have room for them.
-		for _, name := range parked {
-			e.conf.Store.Resume(name)
-		}
+		e.conf.Store.Resume(parked...)
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		e.leave()
@@ -195,9 +195,12 @@ func (e *Engine) claim() (next time.Time) {
 		e.mu.Lock()
 		resume, limit := e.capacity.prepare(now)
 		wake, stopped := e.capacity.wakeAt(now), e.stopped
+		if !stopped {
+			e.keep()
+		}
 		e.mu.Unlock()
-		for _, name := range resume {
-			e.conf.Store.Resume(name)
+		if len(resume) > 0 {
+			e.conf.Store.Resume(resume...)
 		}
 		if stopped || limit == 0 {
 			return wake
@@ -211,12 +214,19 @@ func (e *Engine) claim() (next time.Time) {
 			e.storeDown(err)
 			return earlier(wake, e.retryStore)
 		}
-		claimed, due, err := e.conf.Store.ClaimDeliveries(e.life, limit, func(name string) int {
+		if !e.restored {
+			if err := e.restore(); err != nil {
+				e.storeDown(err)
+				return earlier(wake, e.retryStore)
+			}
+			e.restored = true
+		}
+		claimed, due, err := e.conf.Store.ClaimDeliveries(e.life, limit, func(lane store.Lane) store.Slots {
 			e.mu.Lock()
 			defer e.mu.Unlock()
-			return e.capacity.slots(name, now)
+			return e.capacity.slots(lane, now)
 		})
-		e.launch(claimed, now)
+		e.launch(claimed, err != nil, len(claimed) == limit, now)
 		if err != nil {
 			e.storeDown(err)
 			return earlier(wake, e.retryStore)
@@ -246,16 +256,25 @@ func (e *Engine) storeUp() {
 	}
 }
 
-// launch begins the attempts of what was claimed.
-func (e *Engine) launch(claimed []store.Delivery, now time.Time) {
-	if len(claimed) == 0 {
-		return
-	}
+// launch begins the attempts of what was claimed, and ends the claims of which
+// nothing is sent.
+func (e *Engine) launch(claimed []store.Delivery, failed, limited bool, now time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for i := range claimed {
 		e.pending++
-		go e.fly(e.capacity.begin(claimed[i], now))
+		switch f := e.capacity.begin(claimed[i], now); {
+		case f.outage != nil:
+			go e.giveUpTry(f)
+		case f.apart:
+			go e.release(f, f.delivery.DueAt)
+		default:
+			go e.fly(f)
+		}
+	}
+	e.capacity.settle(failed, limited, now)
+	if len(e.capacity.resume) > 0 {
+		e.nudge()
 	}
 }
 
@@ -272,16 +291,23 @@ func (e *Engine) fly(f *flight) {
 		return
 	}
 	end := e.conf.Now()
-	if a.unsigned {
+	switch {
+	case a.unsigned:
+		e.noteUnsigned(d, &a, end)
 		e.land(f, &a, end)
-		e.postpone(f, &a, end)
-		e.forget(f)
+		e.release(f, end.Add(signRetry))
+		return
+	case errors.Is(a.cause, errClaimLost):
+		e.conf.Logger.Warn("delivery attempt not made", zap.String("delivery", d.ID), zap.Error(errClaimLost))
+		e.land(f, &a, end)
+		// Whoever has it by now knows when it is due.
+		e.release(f, end.Add(storeRetry))
 		return
 	}
 	o.Attempt.Took = end.Sub(o.Attempt.At)
 	o.Attempt.Status, o.Attempt.Response, o.Attempt.Error, o.Attempt.Exception = a.status, a.response, a.text, a.exception
 	o.Verdict, o.Due = e.conf.Retry.verdict(&a, o.Attempt.Number, end)
-	e.land(f, &a, end)
+	o.Apart = e.land(f, &a, end)
 	e.note(&o, &a)
 	if e.commit(&o) {
 		e.conclude(&o, &a, end)
@@ -293,29 +319,54 @@ func (e *Engine) fly(f *flight) {
 // signed.
 const signRetry = 5 * time.Second
 
-// postpone gives a delivery back that could not be signed. That is no attempt:
-// the receiver is not at fault, and the secrets will be there again.
-func (e *Engine) postpone(f *flight, a *answer, now time.Time) {
+// noteUnsigned logs that a delivery could not be signed. That is no attempt: the
+// receiver is not at fault, and the secrets will be there again.
+func (e *Engine) noteUnsigned(d *store.Delivery, a *answer, now time.Time) {
 	if last := e.unsigned.Load(); last == nil || now.Sub(*last) >= time.Minute {
 		if e.unsigned.CompareAndSwap(last, &now) {
-			e.conf.Logger.Error("deliveries can't be signed: they wait", zap.String("delivery", f.delivery.ID), zap.Error(a.cause))
+			e.conf.Logger.Error("deliveries can't be signed: they wait", zap.String("delivery", d.ID), zap.Error(a.cause))
 		}
-	}
-	if err := e.conf.Store.Postpone(e.life, f.delivery, now.Add(signRetry)); err != nil {
-		e.conf.Logger.Error("claim of a delivery could not be given back", zap.Error(err))
 	}
 }
 
-// land gives back what an attempt held while it was in flight.
-func (e *Engine) land(f *flight, a *answer, now time.Time) {
+// giveUpTry ends the try of a delivery that has waited for too long behind an
+// open breaker.
+func (e *Engine) giveUpTry(f *flight) {
+	d, a, now := &f.delivery, f.outage, e.conf.Now()
+	o := store.Outcome{Delivery: *d, Attempt: store.Attempt{
+		Delivery: d.ID, Event: d.Event, URL: d.URL, Number: d.Attempts + 1, At: now, Error: a.text,
+	}}
+	o.Verdict, o.Due = e.conf.Retry.verdict(a, o.Attempt.Number, now)
+	e.note(&o, a)
+	if e.commit(&o) {
+		e.conclude(&o, a, now)
+	}
+	e.forget(f)
+}
+
+// land gives back what an attempt held while it was in flight. It reports
+// whether nothing more is sent to its URL for now.
+func (e *Engine) land(f *flight, a *answer, now time.Time) (apart bool) {
 	e.mu.Lock()
 	p := f.endpoint
-	t := e.capacity.end(f, a, now)
-	report := EndpointReport{Endpoint: p.name, Failures: p.breaker.failures, Until: p.breaker.until, Error: p.reason}
+	u, ofURL, t := e.capacity.end(f, a, now)
+	report := EndpointReport{Endpoint: p.name, Failures: p.breaker.failures, Until: p.breaker.until, Error: p.breaker.reason}
+	var hook breaker
+	if u != nil {
+		hook, apart = u.breaker, u.blocked(now)
+	}
+	e.keep()
 	if e.capacity.hungry() {
 		e.nudge()
 	}
 	e.mu.Unlock()
+	switch client := zap.String("client", f.delivery.Client); ofURL {
+	case opened:
+		e.conf.Logger.Warn("a client's webhook_url is left alone: its deliveries wait", zap.String("endpoint", p.name), client,
+			zap.Int("failures", hook.failures), zap.Time("until", hook.until), zap.String("error", hook.reason))
+	case closed:
+		e.conf.Logger.Info("a client's webhook_url works again: its deliveries go on", zap.String("endpoint", p.name), client)
+	}
 	switch t {
 	case opened:
 		e.conf.Logger.Warn("endpoint is open: its deliveries wait", zap.String("endpoint", p.name),
@@ -325,6 +376,7 @@ func (e *Engine) land(f *flight, a *answer, now time.Time) {
 		e.conf.Logger.Info("endpoint is closed: its deliveries go on", zap.String("endpoint", p.name))
 		e.reports.endpoint(e.conf.OnEndpointClosed, EndpointReport{Endpoint: p.name})
 	}
+	return apart
 }
 
 // forget ends a flight.

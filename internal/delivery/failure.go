@@ -32,41 +32,44 @@ const (
 	kindTLS         kind = "tls"
 	kindResolving   kind = "resolving"
 	kindForbidden   kind = "forbidden"
+	kindBadURL      kind = "bad_url"
 	kindProtocol    kind = "protocol"
 	kindInternal    kind = "internal" // nothing was sent
+	kindHeld        kind = "held"     // nothing was sent for too long, see Breaker.Hold
 )
 
 func (k kind) success() bool { return k == kindSuccess || k == kindDuplicate }
 
-// health is what an attempt tells of its endpoint.
-type health uint8
+// blame is what a failed attempt counts against.
+type blame uint8
 
 const (
-	unknown   health = iota // nothing: no request was made
-	up                      // 2xx
-	answering               // an answer about this delivery alone
-	down                    // no complete answer, or one about the endpoint
+	// ofNothing: it succeeded, it ended the delivery and the webhook with
+	// it, or nothing was sent.
+	ofNothing blame = iota
+	// ofURL: the receiver refused it, which is about the client's URL alone.
+	ofURL
+	// ofEndpoint: no complete response came.
+	ofEndpoint
 )
 
-func (k kind) health() health {
+func (k kind) blames() blame {
 	switch k {
-	case kindSuccess, kindDuplicate:
-		return up
-	case kindGone, kindRedirect, kindClientError:
-		return answering
-	case kindInternal:
-		return unknown
+	case kindSuccess, kindDuplicate, kindGone, kindInternal, kindHeld:
+		return ofNothing
+	case kindRedirect, kindClientError, kindThrottled, kindServerError, kindBadURL:
+		return ofURL
 	}
-	return down
+	return ofEndpoint
 }
 
-// answered reports whether the receiver gave a complete answer.
-func (k kind) answered() bool {
+// responded reports whether the receiver gave a complete response.
+func (k kind) responded() bool {
 	switch k {
-	case kindThrottled, kindServerError:
+	case kindSuccess, kindDuplicate, kindGone, kindRedirect, kindClientError, kindThrottled, kindServerError:
 		return true
 	}
-	return k.health() == up || k.health() == answering
+	return false
 }
 
 // ofStatus is the kind of a complete answer.
@@ -116,7 +119,7 @@ func explain(err error, at phase, timeout time.Duration) (kind, string) {
 		}
 		return kindTimeout, "timeout after " + seconds(timeout) + " " + at.String()
 	case errors.As(err, &badURL):
-		return kindForbidden, badURL.Error()
+		return kindBadURL, badURL.Error()
 	case errors.Is(err, egress.ErrForbidden):
 		return kindForbidden, unreachable(err)
 	case errors.As(err, &dns):

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/http/httptrace"
 	"strings"
 	"sync"
 	"testing"
@@ -19,7 +21,10 @@ import (
 // memStore is the delivery part of the store contract, in memory.
 type memStore struct {
 	mu       sync.Mutex
-	lanes    map[string]*memLane
+	lanes    map[store.Lane]*memLane
+	apart    map[string]bool // deliveries that wait in their URL's lane
+	outages  map[store.Lane]store.Outage
+	spans    []store.Span
 	due      memLanes // lanes that are neither empty nor parked
 	claimed  map[string]store.Delivery
 	double   []string // deliveries that ended without a claim
@@ -30,6 +35,7 @@ type memStore struct {
 	complete func(o *store.Outcome) error // may refuse
 	ended    func(o *store.Outcome)       // hears of every commit
 	claims   int
+	lost     map[string]bool // claims that are another's
 }
 
 type memItem struct {
@@ -38,14 +44,14 @@ type memItem struct {
 }
 
 type memLane struct {
-	name   string
+	key    store.Lane
 	items  memItems
 	at     int // in due, -1 if it isn't
 	parked bool
 }
 
 func newMemStore() *memStore {
-	return &memStore{lanes: map[string]*memLane{}, claimed: map[string]store.Delivery{}, subs: map[chan struct{}]bool{}, keep: true}
+	return &memStore{lanes: map[store.Lane]*memLane{}, apart: map[string]bool{}, outages: map[store.Lane]store.Outage{}, claimed: map[string]store.Delivery{}, subs: map[chan struct{}]bool{}, keep: true}
 }
 
 // add queues a delivery to a URL and gives its ID.
@@ -64,11 +70,15 @@ func (s *memStore) addAt(due time.Time, d store.Delivery) {
 }
 
 func (s *memStore) push(i memItem) {
-	name := store.EndpointOf(i.URL)
-	l := s.lanes[name]
+	key := store.LaneOf(i.Client, i.URL)
+	if s.apart[i.ID] {
+		key = key.Only(i.URL)
+		delete(s.apart, i.ID)
+	}
+	l := s.lanes[key]
 	if l == nil {
-		l = &memLane{name: name, at: -1}
-		s.lanes[name] = l
+		l = &memLane{key: key, at: -1}
+		s.lanes[key] = l
 	}
 	heap.Push(&l.items, i)
 	s.settle(l)
@@ -98,23 +108,32 @@ func (s *memStore) Ready() error {
 	return s.down
 }
 
-func (s *memStore) ClaimDeliveries(_ context.Context, limit int, slots func(string) int) (claimed []store.Delivery, next time.Time, _ error) {
+func (s *memStore) ClaimDeliveries(_ context.Context, limit int, slots func(store.Lane) store.Slots) (claimed []store.Delivery, next time.Time, _ error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.claims++
 	now := time.Now()
 	for len(s.due) > 0 && len(claimed) < limit && !s.due[0].items[0].due.After(now) {
 		l := s.due[0]
-		n := slots(l.name)
-		for ; n > 0 && len(claimed) < limit && len(l.items) > 0 && !l.items[0].due.After(now); n-- {
+		given := slots(l.key)
+		n, by := given.N, now
+		if !given.DueBy.IsZero() {
+			by = given.DueBy
+		}
+		for ; n > 0 && len(claimed) < limit && len(l.items) > 0 && !l.items[0].due.After(by); n-- {
 			i := heap.Pop(&l.items).(memItem)
+			i.Lane, i.DueAt = l.key, i.due
 			if _, twice := s.claimed[i.ID]; twice {
 				s.double = append(s.double, i.ID)
 			}
 			s.claimed[i.ID] = i.Delivery
 			claimed = append(claimed, i.Delivery)
 		}
-		l.parked = n == 0 && len(l.items) > 0 && !l.items[0].due.After(now)
+		more := len(l.items) > 0 && !l.items[0].due.After(now)
+		if more && n > 0 && !l.items[0].due.After(by) {
+			break // limit
+		}
+		l.parked = more
 		s.settle(l)
 	}
 	if len(s.due) > 0 {
@@ -123,14 +142,64 @@ func (s *memStore) ClaimDeliveries(_ context.Context, limit int, slots func(stri
 	return claimed, next, nil
 }
 
-func (s *memStore) Resume(name string) {
+func (s *memStore) Resume(lanes ...store.Lane) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if l := s.lanes[name]; l != nil && l.parked {
-		l.parked = false
-		s.settle(l)
-		s.signal()
+	for _, key := range lanes {
+		if l := s.lanes[key]; l != nil && l.parked {
+			l.parked = false
+			s.settle(l)
+			s.signal()
+		}
 	}
+}
+
+func (s *memStore) Holds(d store.Delivery) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.lost[d.ID]
+}
+
+func (s *memStore) SetApart(_ context.Context, d store.Delivery) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.release(d)
+	s.apart[d.ID] = true
+	s.push(memItem{d, d.DueAt})
+	s.signal()
+	return nil
+}
+
+func (s *memStore) Outages(context.Context) (out []store.Outage, _ error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, o := range s.outages {
+		out = append(out, o)
+	}
+	return out, nil
+}
+
+func (s *memStore) BeginOutage(_ context.Context, o store.Outage) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, known := s.outages[o.Lane]; !known {
+		s.outages[o.Lane] = o
+	}
+	return nil
+}
+
+func (s *memStore) EndOutage(_ context.Context, lane store.Lane) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.outages, lane)
+	return nil
+}
+
+func (s *memStore) Witness(_ context.Context, grace time.Duration) ([]store.Span, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.spans = store.Witnessed(s.spans, time.Now().Round(0), grace)
+	return s.spans, nil
 }
 
 // Complete commits also when the context has ended: a store may have begun to.
@@ -149,6 +218,9 @@ func (s *memStore) Complete(_ context.Context, o store.Outcome) error {
 	if o.Verdict == store.Retry {
 		d := o.Delivery
 		d.Attempts = o.Attempt.Number
+		if o.Apart {
+			s.apart[d.ID] = true
+		}
 		s.push(memItem{d, o.Due})
 	}
 	if s.ended != nil {
@@ -163,7 +235,7 @@ func (s *memStore) release(d store.Delivery) {
 		s.double = append(s.double, d.ID)
 	}
 	delete(s.claimed, d.ID)
-	if l := s.lanes[store.EndpointOf(d.URL)]; l != nil && l.parked {
+	if l := s.lanes[d.Lane]; l != nil && l.parked {
 		l.parked = false
 		s.settle(l)
 	}
@@ -304,3 +376,12 @@ func engine(t testing.TB, s *memStore, network roundTrip, configure ...func(*Con
 }
 
 func hostURL(i int) string { return fmt.Sprintf("https://host%d.example/hook", i) }
+
+// connect does what a network does that has a connection for a request.
+func connect(r *http.Request) error {
+	a, b := net.Pipe()
+	defer a.Close()
+	defer b.Close()
+	httptrace.ContextClientTrace(r.Context()).GotConn(httptrace.GotConnInfo{Conn: a})
+	return r.Context().Err()
+}

@@ -1,11 +1,13 @@
 package delivery
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
+	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
 // State is the state of an endpoint's breaker.
@@ -25,8 +27,29 @@ type EndpointStatus struct {
 	State    State     `json:"state"`
 	InFlight int       `json:"in_flight"`
 	Failures int       `json:"failures"`        // in a row
+	Since    time.Time `json:"since,omitzero"`  // when it opened, unless closed
 	Until    time.Time `json:"until,omitzero"`  // end of the cooldown, unless closed
-	Error    string    `json:"error,omitempty"` // of the failure that opened it, unless closed
+	Error    string    `json:"error,omitempty"` // of the failure that opened it last, unless closed
+	// URLs are clients' URLs on it that are left alone, those for longest
+	// first, up to MaxURLs.
+	URLs []URLStatus `json:"urls,omitempty"`
+	// URLsOpen is how many there are.
+	URLsOpen int `json:"urls_open"`
+}
+
+// MaxURLs is how many URLs of an endpoint are listed.
+const MaxURLs = 20
+
+// URLStatus is a client's URL that is left alone since its receiver answers with
+// failures, or has asked for it. A URL may be a secret: it is told by its client
+// alone.
+type URLStatus struct {
+	Client   string    `json:"client"`
+	State    State     `json:"state"`
+	Failures int       `json:"failures"` // in a row
+	Since    time.Time `json:"since"`
+	Until    time.Time `json:"until"`
+	Error    string    `json:"error"`
 }
 
 // Status is the load of an engine.
@@ -49,50 +72,79 @@ func (e *Engine) Status() Status {
 	return s
 }
 
-// Endpoints lists the known endpoints, those not closed first, then by name.
+// Endpoints lists the known endpoints, those not closed first, then those with
+// URLs that are left alone, then by name.
 func (e *Engine) Endpoints() []EndpointStatus {
 	now := e.conf.Now()
 	e.mu.Lock()
 	list := make([]EndpointStatus, 0, len(e.capacity.endpoints))
 	for _, p := range e.capacity.endpoints {
-		s := EndpointStatus{Endpoint: p.name, State: Closed, InFlight: p.inFlight, Failures: p.breaker.failures}
-		if p.breaker.open {
-			s.State, s.Until, s.Error = Open, p.breaker.until, p.reason
-			if p.breaker.probing(now) {
-				s.State = HalfOpen
-			}
-		}
-		list = append(list, s)
+		list = append(list, p.status(now))
 	}
 	e.mu.Unlock()
-	slices.SortFunc(list, func(a, b EndpointStatus) int {
-		if (a.State == Closed) != (b.State == Closed) {
-			if a.State == Closed {
-				return 1
-			}
-			return -1
+	rank := func(s *EndpointStatus) int {
+		switch {
+		case s.State != Closed:
+			return 0
+		case s.URLsOpen > 0:
+			return 1
 		}
-		return strings.Compare(a.Endpoint, b.Endpoint)
+		return 2
+	}
+	slices.SortFunc(list, func(a, b EndpointStatus) int {
+		return cmp.Or(cmp.Compare(rank(&a), rank(&b)), strings.Compare(a.Endpoint, b.Endpoint))
 	})
 	return list
 }
 
-// Reset closes the breaker of an endpoint and forgets its failures, so that its
-// deliveries go on at once. It reports whether the endpoint is known.
+func (p *endpoint) status(now time.Time) EndpointStatus {
+	b := &p.breaker
+	s := EndpointStatus{Endpoint: p.name, State: b.state(now), InFlight: p.inFlight, Failures: b.failures}
+	if b.open {
+		s.Since, s.Until, s.Error = b.since, b.until, b.reason
+	}
+	for _, u := range p.urls {
+		if b := &u.breaker; b.open {
+			s.URLs = append(s.URLs, URLStatus{Client: u.lane.Client, State: b.state(now), Failures: b.failures, Since: b.since, Until: b.until, Error: b.reason})
+		}
+	}
+	s.URLsOpen = len(s.URLs)
+	slices.SortFunc(s.URLs, func(a, b URLStatus) int {
+		return cmp.Or(a.Since.Compare(b.Since), strings.Compare(a.Client, b.Client))
+	})
+	s.URLs = s.URLs[:min(len(s.URLs), MaxURLs)]
+	return s
+}
+
+// Reset closes the breakers of an endpoint and of the URLs on it and forgets
+// their failures, so that their deliveries go on at once. It reports whether the
+// endpoint is known.
 func (e *Engine) Reset(name string) bool {
 	now := e.conf.Now()
 	e.mu.Lock()
-	p := e.capacity.endpoints[name]
+	c := &e.capacity
+	p := c.endpoints[name]
 	if p == nil {
 		e.mu.Unlock()
 		return false
 	}
-	p.breaker.failures = 0
-	t := p.breaker.close()
+	t := p.breaker.succeeded()
 	if t == closed {
 		metrics.AddEndpointsOpen(-1)
+		c.held.changed(store.Lane{Endpoint: name})
 	}
-	e.capacity.reconsider(p, now)
+	for _, u := range p.urls {
+		u.breaker.failures = 0
+		if u.inFlight == 0 {
+			c.forgetURL(u, now)
+			continue
+		}
+		u.breaker.open = false
+		c.keepURL(u)
+		c.releaseURL(p, u.lane, now)
+	}
+	c.reconsider(p, now)
+	e.keep()
 	e.nudge()
 	e.mu.Unlock()
 	if t == closed {

@@ -51,6 +51,10 @@ func ObserveAttempt(outcome string, took time.Duration) {
 	attemptSeconds.Observe(took.Seconds())
 }
 
+// CountHeldAttempt counts a try that came to its end without anything being
+// sent.
+func CountHeldAttempt(outcome string) { attempts.WithLabelValues(outcome).Inc() }
+
 // ObserveDeliveryLag records how long an event took to reach its receiver.
 func ObserveDeliveryLag(d time.Duration) { deliveryLag.Observe(d.Seconds()) }
 

@@ -2,6 +2,7 @@ package operate
 
 import (
 	"context"
+	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/delivery"
 )
@@ -18,11 +19,22 @@ func (s *Service) Endpoints() Endpoints {
 		out.Results = append(out.Results, e.Endpoints()...)
 	}
 	for i := range out.Results {
-		if u := &out.Results[i].Until; !u.IsZero() {
-			*u = u.UTC()
+		r := &out.Results[i]
+		utc(&r.Since, &r.Until)
+		for i := range r.URLs {
+			utc(&r.URLs[i].Since, &r.URLs[i].Until)
 		}
 	}
 	return out
+}
+
+// utc converts times that are set.
+func utc(times ...*time.Time) {
+	for _, t := range times {
+		if !t.IsZero() {
+			*t = t.UTC()
+		}
+	}
 }
 
 // Reset is an endpoint whose breaker was closed.

@@ -74,7 +74,7 @@ func (d *desk) track(api, id string, e store.EventSet) store.Prediction {
 // attempt ends everything that is due.
 func (d *desk) attempt(v store.Verdict) {
 	d.t.Helper()
-	claimed, _, err := d.store.ClaimDeliveries(d.t.Context(), 1000, func(string) int { return 1000 })
+	claimed, _, err := d.store.ClaimDeliveries(d.t.Context(), 1000, func(store.Lane) store.Slots { return store.Slots{N: 1000} })
 	for _, c := range claimed {
 		err = errors.Join(err, d.store.Complete(d.t.Context(), store.Outcome{Delivery: c, Verdict: v, Attempt: store.Attempt{
 			Delivery: c.ID, Event: c.Event, URL: c.URL, Status: 500, Number: c.Attempts + 1, At: time.Now(), Error: "status 500",

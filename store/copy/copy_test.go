@@ -45,7 +45,7 @@ func track(t *testing.T, s store.Store, id string, events ...store.EventSet) sto
 
 func claim(t *testing.T, s store.Store) map[string]store.Delivery {
 	t.Helper()
-	claimed, _, err := s.ClaimDeliveries(ctx, 1000, func(string) int { return 1000 })
+	claimed, _, err := s.ClaimDeliveries(ctx, 1000, func(store.Lane) store.Slots { return store.Slots{N: 1000} })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +155,7 @@ func TestCopy(t *testing.T) {
 		t.Errorf("copying twice: %v", err)
 	}
 
-	to, err := postgres.Open(postgres.Options{DSN: dsn, Now: clock})
+	to, err := postgres.Open(postgres.Options{DSN: dsn, Now: clock, DatabaseNow: clock})
 	if err != nil {
 		t.Fatal(err)
 	}

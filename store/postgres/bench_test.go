@@ -162,7 +162,7 @@ func lifecycles(tb testing.TB, s *Store, n int) {
 	changed, stop := s.Changed()
 	defer stop()
 	for {
-		claimed, _, err := s.ClaimDeliveries(ctx, clients, func(string) int { return clients })
+		claimed, _, err := s.ClaimDeliveries(ctx, clients, func(store.Lane) store.Slots { return store.Slots{N: clients} })
 		if err != nil {
 			tb.Error(err)
 			return
@@ -274,7 +274,7 @@ func drain(tb testing.TB, s *Store, n int) {
 	changed, stop := s.Changed()
 	defer stop()
 	for {
-		claimed, _, err := s.ClaimDeliveries(ctx, workers, func(string) int { return 4 })
+		claimed, _, err := s.ClaimDeliveries(ctx, workers, func(store.Lane) store.Slots { return store.Slots{N: 4} })
 		if err != nil {
 			tb.Error(err)
 			return

@@ -35,8 +35,8 @@ const handedOut = "d.n, d.nonce, d.prediction, d.event, d.attempts, d.due, d.cre
 // join depends on how many rows it expects.
 const takeReady = `WITH taken AS (
 	UPDATE webhook_deliveries SET owner = $4, lease = $5 WHERE n = ANY(ARRAY(
-		SELECT d.n FROM unnest($1::bytea[], $2::int[]) AS e (endpoint, slots), LATERAL (
-			SELECT r.n FROM webhook_deliveries r WHERE r.endpoint = e.endpoint AND r.state = 0 AND r.owner = 0 AND NOT r.held AND r.due <= $3
+		SELECT d.n FROM unnest($1::bytea[], $2::int[], $3::bigint[]) AS e (endpoint, slots, due), LATERAL (
+			SELECT r.n FROM webhook_deliveries r WHERE r.endpoint = e.endpoint AND r.state = 0 AND r.owner = 0 AND NOT r.held AND r.due <= e.due
 			ORDER BY r.endpoint, r.due, r.n LIMIT e.slots FOR UPDATE SKIP LOCKED
 		) d
 	)) RETURNING *
@@ -80,9 +80,11 @@ type claiming struct {
 	s     *Store
 	now   int64
 	limit int
-	slots func(string) int
-	// free is what asked endpoints have left.
+	slots func(store.Lane) store.Slots
+	// free is what asked endpoints have left, and by when what they may take
+	// must be due, if that is not now.
 	free map[string]int
+	by   map[string]int64
 	// resumed is what their lanes' counts were before they were asked.
 	resumed map[string]int
 	ready   []readyEndpoint // in the database
@@ -97,7 +99,7 @@ type readyEndpoint struct {
 }
 
 // ClaimDeliveries implements store.Tracking.
-func (s *Store) ClaimDeliveries(ctx context.Context, limit int, slots func(string) int) ([]store.Delivery, time.Time, error) {
+func (s *Store) ClaimDeliveries(ctx context.Context, limit int, slots func(store.Lane) store.Slots) ([]store.Delivery, time.Time, error) {
 	if err := s.closed(); err != nil {
 		return nil, time.Time{}, err
 	}
@@ -108,7 +110,7 @@ func (s *Store) ClaimDeliveries(ctx context.Context, limit int, slots func(strin
 	defer s.queue.claiming.Unlock()
 	c := &claiming{
 		s: s, now: s.now().UnixMilli(), limit: limit, slots: slots,
-		free: make(map[string]int), resumed: make(map[string]int), lease: s.queue.newLease(),
+		free: make(map[string]int), by: make(map[string]int64), resumed: make(map[string]int), lease: s.queue.newLease(),
 	}
 	next, err := c.run(ctx)
 	if err != nil {
@@ -182,9 +184,20 @@ func (c *claiming) ask(endpoint string) int {
 		c.resumed[endpoint] = 0
 	}
 	q.mu.Unlock()
-	n := c.slots(endpoint) // without the lock: it takes locks of its own
-	c.free[endpoint] = max(n, 0)
+	given := c.slots(store.ParseLane(endpoint)) // without the lock: it takes locks of its own
+	c.free[endpoint] = max(given.N, 0)
+	if !given.DueBy.IsZero() {
+		c.by[endpoint] = c.s.toDatabase(given.DueBy).UnixMilli()
+	}
 	return c.free[endpoint]
+}
+
+// dueBy is by when what is taken from an endpoint must be due.
+func (c *claiming) dueBy(endpoint string) int64 {
+	if by, limited := c.by[endpoint]; limited {
+		return min(by, c.now)
+	}
+	return c.now
 }
 
 // takeLocal claims what waits here.
@@ -208,9 +221,10 @@ func (c *claiming) takeLocal() {
 			return
 		}
 		n := min(c.ask(candidate.name), c.limit-len(c.local))
+		by := c.dueBy(candidate.name)
 		q.mu.Lock()
 		l := q.lanes[candidate.name]
-		for ; n > 0 && l != nil && len(l.waiting) > 0 && l.waiting[0].due <= c.now; n-- {
+		for ; n > 0 && l != nil && len(l.waiting) > 0 && l.waiting[0].due <= by; n-- {
 			i := l.waiting[0]
 			l.waiting = l.waiting[1:]
 			delete(q.waiting, i.n)
@@ -266,7 +280,8 @@ func (c *claiming) hand(h *handed) {
 		c.drop(&h.leased)
 		return
 	}
-	h.CreatedAt = c.s.fromDatabase(h.CreatedAt)
+	h.CreatedAt, h.DueAt = c.s.fromDatabase(h.CreatedAt), c.s.fromDatabase(timeOf(h.due))
+	h.Lane = store.ParseLane(h.endpoint)
 	c.out = append(c.out, *h)
 }
 
@@ -284,13 +299,14 @@ func (c *claiming) takeFromDatabase() error {
 	for {
 		var endpoints [][]byte
 		var slots []int32
+		var by []int64
 		left := c.limit - len(c.out)
 		for _, e := range c.ready {
 			if left <= 0 || e.due > c.now {
 				break
 			}
-			if n := min(c.ask(e.name), left); n > 0 {
-				endpoints, slots = append(endpoints, []byte(e.name)), append(slots, int32(n))
+			if n := min(c.ask(e.name), left); n > 0 && e.due <= c.dueBy(e.name) {
+				endpoints, slots, by = append(endpoints, []byte(e.name)), append(slots, int32(n)), append(by, c.dueBy(e.name))
 				left -= n
 			}
 		}
@@ -308,7 +324,7 @@ func (c *claiming) takeFromDatabase() error {
 			}
 			again = true
 			b := newBatch()
-			b.Queue(takeReady, endpoints, slots, c.now, c.s.nodes.id.Load(), c.lease)
+			b.Queue(takeReady, endpoints, slots, by, c.s.nodes.id.Load(), c.lease)
 			b.Queue(readyEndpoints)
 			res, err := send(ctx, conn, b)
 			if err != nil {
@@ -350,7 +366,7 @@ func (c *claiming) finish(scanned bool) (next int64) {
 		if l == nil {
 			continue
 		}
-		if free <= 0 && l.resumed == c.resumed[endpoint] {
+		if _, limited := c.by[endpoint]; (free <= 0 || limited) && l.resumed == c.resumed[endpoint] {
 			l.parked = true
 		}
 		q.settle(endpoint, l)
@@ -440,6 +456,35 @@ func (s *Store) Postpone(ctx context.Context, d store.Delivery, due time.Time) e
 	})
 }
 
+// SetApart implements store.Tracking.
+func (s *Store) SetApart(ctx context.Context, d store.Delivery) error {
+	return s.conclude(ctx, d.N, d.Prediction, func(u *unit, t *tracked, row *delivery) error {
+		row.wait(t, &d, true)
+		return nil
+	})
+}
+
+// wait puts a delivery into the lane of its URL alone or, apart from that, into
+// that of its client and endpoint, unless it goes to another URL by now.
+func (d *delivery) wait(t *tracked, attempted *store.Delivery, apart bool) {
+	if d.state != statePending || t.URL != attempted.URL {
+		return
+	}
+	l := store.LaneOf(t.Client, t.URL)
+	if apart {
+		l = l.Only(t.URL)
+	}
+	d.endpoint, d.dirty = l.String(), true
+}
+
+// Holds implements store.Tracking. What this node holds is another's once it
+// has not been heard of for a lease, which may have gone by while the process
+// was stopped.
+func (s *Store) Holds(d store.Delivery) bool {
+	claim := s.queue.held(d.N)
+	return claim != nil && claim.owner == s.nodes.id.Load() && s.nodes.held()
+}
+
 // Complete implements store.Tracking.
 func (s *Store) Complete(ctx context.Context, o store.Outcome) error {
 	return s.conclude(ctx, o.Delivery.N, o.Delivery.Prediction, func(u *unit, t *tracked, row *delivery) error {
@@ -491,6 +536,11 @@ func (u *unit) complete(t *tracked, d *delivery, o *store.Outcome) error {
 	state, due := statePending, u.s.toDatabase(o.Due).UnixMilli()
 	gone := false
 	switch o.Verdict {
+	case store.Retry:
+		if t.URL != o.Delivery.URL {
+			due = u.now // the new receiver has asked for no wait
+		}
+		d.wait(t, &o.Delivery, o.Apart)
 	case store.Delivered:
 		state = stateDelivered
 	case store.Exhausted:

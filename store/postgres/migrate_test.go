@@ -38,7 +38,8 @@ func TestDatabaseOfVersion1IsUpgraded(t *testing.T) {
 		}
 	}
 	now := time.UnixMilli(1795176000000).Add(time.Minute)
-	s, err := Open(Options{DSN: dsn, Now: func() time.Time { return now }})
+	clock := func() time.Time { return now }
+	s, err := Open(Options{DSN: dsn, Now: clock, DatabaseNow: clock})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +58,7 @@ func TestDatabaseOfVersion1IsUpgraded(t *testing.T) {
 		if _, err := s.Redeliver(ctx, 1, log[0].ID); err != nil {
 			t.Fatal(err)
 		}
-		claimed, _, err := s.ClaimDeliveries(ctx, 10, func(string) int { return 10 })
+		claimed, _, err := s.ClaimDeliveries(ctx, 10, func(store.Lane) store.Slots { return store.Slots{N: 10} })
 		if err != nil || len(claimed) != 1 || string(claimed[0].Payload) != "payload" {
 			t.Fatalf("claimed %+v, %v", claimed, err)
 		}

@@ -84,7 +84,7 @@ func happened(events ...store.EventSet) (out []store.Happening) {
 	return out
 }
 
-func plenty(string) int { return 1000 }
+func plenty(store.Lane) store.Slots { return store.Slots{N: 1000} }
 
 // due claims what is due, as "<id> <event>".
 func due(t *testing.T, s *Store) (names []string, claimed []store.Delivery) {
@@ -372,7 +372,7 @@ func TestNodes(t *testing.T) {
 					changed, stop := s.Changed()
 					defer stop()
 					for !finished() && !t.Failed() {
-						claimed, _, err := s.ClaimDeliveries(ctx, 20, func(string) int { return 10 })
+						claimed, _, err := s.ClaimDeliveries(ctx, 20, func(store.Lane) store.Slots { return store.Slots{N: 10} })
 						if err != nil {
 							t.Error(err)
 							return

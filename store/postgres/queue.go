@@ -30,7 +30,8 @@ type leased struct {
 	endpoint     string
 }
 
-// lane is what this node knows of an endpoint.
+// lane is what this node knows of a lane. Lanes are named by their text, which is
+// the endpoint of rows.
 type lane struct {
 	waiting []*leased
 	// parked: it may have no more now.
@@ -258,11 +259,13 @@ func (s *Store) Changed() (<-chan struct{}, func()) {
 }
 
 // Resume implements store.Tracking.
-func (s *Store) Resume(endpoint string) {
+func (s *Store) Resume(lanes ...store.Lane) {
 	q := &s.queue
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.resume(endpoint)
+	for _, l := range lanes {
+		q.resume(l.String())
+	}
 	q.signal()
 }
 

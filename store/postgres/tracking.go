@@ -81,17 +81,25 @@ func (u *unit) track(p store.Prediction, happened []store.Happening) (*tracked, 
 	if err != nil {
 		return nil, err
 	}
-	switch {
-	case known == nil && p.Ref == 0:
+	if known == nil && p.Ref == 0 {
 		return u.insertTracked(p, happened)
-	case known == nil || known.Ref == p.Ref:
+	}
+	was := known
+	if was == nil {
+		was = u.byRef[p.Ref]
+	}
+	before := ""
+	if was != nil {
+		before = was.URL
+	}
+	if known == nil || known.Ref == p.Ref {
 		if known, err = u.complement(p); err != nil {
 			return nil, err
 		}
-	default:
+	} else {
 		u.replaceWebhook(known, &p)
 	}
-	u.redirect(known)
+	u.redirect(known, before)
 	return known, u.emit(known, happened)
 }
 
@@ -220,8 +228,9 @@ func (s *Store) SetWebhook(ctx context.Context, ref int64, url string, events st
 		if err != nil {
 			return err
 		}
+		before := t.URL
 		t.setWebhook(url, events)
-		u.redirect(t)
+		u.redirect(t, before)
 		u.settle(t)
 		return nil
 	}})
@@ -284,16 +293,21 @@ func (d *delivery) end(state int16, now int64) {
 }
 
 // redirect makes a prediction's pending deliveries go to its URL, or nowhere if
-// it has none. Those under way follow when their attempt is over.
-func (u *unit) redirect(t *tracked) {
+// it has none. If it had another one before, they are due at once: what the old
+// receiver has done to be left alone is nothing to the new one. Those under way
+// follow when their attempt is over.
+func (u *unit) redirect(t *tracked, before string) {
 	if t.URL == "" {
 		u.cancelPending(t)
 		return
 	}
-	endpoint := store.EndpointOf(t.URL)
+	if t.URL == before {
+		return
+	}
+	lane := store.LaneOf(t.Client, t.URL).String()
 	for _, d := range t.deliveries {
-		if d.state == statePending && d.endpoint != endpoint {
-			d.endpoint, d.dirty = endpoint, true
+		if d.state == statePending {
+			d.endpoint, d.due, d.dirty = lane, min(d.due, u.now), true
 			u.withdraw(d)
 		}
 	}

@@ -51,7 +51,8 @@ type delivery struct {
 	state                int16
 	attempts             int
 	due, created         int64
-	endpoint             string
+	// endpoint is the lane it waits in, as text.
+	endpoint string
 	// held: it waits for the started event's.
 	held bool
 	// owner is the node that has it, 0 for none, and lease what it was
@@ -321,7 +322,7 @@ func (u *unit) insert(t *tracked, event store.EventSet, payload []byte, shared i
 	}
 	d := &delivery{
 		n: n, nonce: int64(rand.Uint64()), prediction: t.Ref, event: event, redelivery: shared != 0, shared: shared,
-		due: u.now, created: u.now, endpoint: store.EndpointOf(t.URL), fresh: true, payload: payload,
+		due: u.now, created: u.now, endpoint: store.LaneOf(t.Client, t.URL).String(), fresh: true, payload: payload,
 	}
 	t.deliveries = append(t.deliveries, d)
 	return d, nil

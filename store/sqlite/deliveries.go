@@ -14,8 +14,8 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store/internal/rules"
 )
 
-// maxEndpoints is how many URLs loadQueue remembers at a time.
-const maxEndpoints = 4096
+// maxLoadedLanes is how many lanes loadQueue remembers at a time.
+const maxLoadedLanes = 4096
 
 // loadQueue reads what is pending. Payloads stay on disk.
 func (s *Store) loadQueue() error {
@@ -24,22 +24,22 @@ func (s *Store) loadQueue() error {
 		return err
 	}
 	s.queue = newQueue(n)
-	rows, err := s.db.Query(`SELECT d.n, d.due, d.prediction, d.attempts, d.event, d.redelivery, p.events, p.happened, p.url
+	rows, err := s.db.Query(`SELECT d.n, d.due, d.prediction, d.attempts, d.event, d.redelivery, p.events, p.happened, p.client, p.url
 		FROM deliveries d INDEXED BY deliveries_pending JOIN predictions p ON p.ref = d.prediction
 		WHERE d.state = 0 ORDER BY d.n`)
 	if err != nil {
 		return err
 	}
 	defer rows.Close()
-	endpoints := make(map[string]string) // by URL
 	wall := s.opts.Now()
 	now := wall.UnixMilli()
-	shift := s.opts.clock.At(wall) - now // to the clock's scale
+	shift := s.opts.clock.At(wall) - now    // to the clock's scale
+	lanes := make(map[[2]string]store.Lane) // by client and URL
 	for rows.Next() {
 		i := new(item)
 		var p store.Prediction
-		var url sql.RawBytes
-		if err := rows.Scan(&i.n, &i.due, &i.prediction, &i.attempts, &i.event, &i.redelivery, &p.Events, &p.Happened, &url); err != nil {
+		var client, url string
+		if err := rows.Scan(&i.n, &i.due, &i.prediction, &i.attempts, &i.event, &i.redelivery, &p.Events, &p.Happened, &client, &url); err != nil {
 			return err
 		}
 		if i.due > now {
@@ -50,15 +50,15 @@ func (s *Store) loadQueue() error {
 		i.due += shift
 		i.last = rules.IsLast(i.event, &p)
 		// Those that wait for long wait for few receivers.
-		endpoint, known := endpoints[string(url)]
+		key, known := lanes[[2]string{client, url}]
 		if !known {
-			if len(endpoints) >= maxEndpoints {
-				clear(endpoints)
+			if len(lanes) >= maxLoadedLanes {
+				clear(lanes)
 			}
-			endpoint = store.EndpointOf(string(url))
-			endpoints[string(url)] = endpoint
+			key = store.LaneOf(client, url)
+			lanes[[2]string{client, url}] = key
 		}
-		s.queue.add(i, endpoint)
+		s.queue.add(i, key)
 	}
 	return rows.Err()
 }
@@ -89,11 +89,11 @@ func (s *Store) waiting(n, prediction, due int64, attempts int32, now int64) (in
 }
 
 // ClaimDeliveries implements store.Tracking.
-func (s *Store) ClaimDeliveries(ctx context.Context, limit int, slots func(string) int) ([]store.Delivery, time.Time, error) {
+func (s *Store) ClaimDeliveries(ctx context.Context, limit int, slots func(store.Lane) store.Slots) ([]store.Delivery, time.Time, error) {
 	if err := s.closed(); err != nil {
 		return nil, time.Time{}, err
 	}
-	taken, next := s.queue.take(s.opts.clock.Now(), limit, slots)
+	taken, next := s.queue.take(s.opts.clock, limit, slots)
 	fresh, stored := s.queue.fetch(taken)
 	read, err := s.readDeliveries(ctx, stored)
 	if err != nil {
@@ -108,6 +108,7 @@ func (s *Store) ClaimDeliveries(ctx context.Context, limit int, slots func(strin
 	out := make([]store.Delivery, 0, len(taken))
 	for _, i := range taken {
 		if d := fresh[i]; d != nil {
+			s.label(i, d)
 			out = append(out, *d)
 			continue
 		}
@@ -118,8 +119,9 @@ func (s *Store) ClaimDeliveries(ctx context.Context, limit int, slots func(strin
 			// it is looked at again when the store is opened.
 			s.opts.Logger().Error("delivery can't be read", zap.String("store", s.opts.Path), zap.Int64("number", i.n))
 			s.queue.drop(i)
-		case s.queue.holds(i, d.URL):
+		case s.queue.holds(i, d.Client, d.URL):
 			d.Prediction, d.Event, d.Attempts = i.prediction, i.event, int(i.attempts)
+			s.label(i, &d)
 			out = append(out, d)
 		}
 	}
@@ -146,19 +148,28 @@ func (q *queue) fetch(taken []*item) (fresh map[*item]*store.Delivery, stored []
 }
 
 // holds reports whether a claimed item still goes where it was claimed for. If
-// it was canceled, or given to another endpoint, the claim is given back: the
-// slot that was counted for it is not its own.
-func (q *queue) holds(i *item, url string) bool {
-	endpoint := store.EndpointOf(url)
+// it was canceled, or given to another lane, the claim is given back: the slot
+// that was counted for it is not its own.
+func (q *queue) holds(i *item, client, url string) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	i.canceled = i.canceled || url == ""
-	if !i.canceled && endpoint == i.lane.endpoint {
+	if !i.canceled && i.lane.key.Takes(client, url) {
 		return true
 	}
-	i.sendTo(endpoint)
+	i.sendTo(store.LaneOf(client, url))
 	q.requeue(i)
 	return false
+}
+
+// label notes in a delivery where it was claimed.
+func (s *Store) label(i *item, d *store.Delivery) {
+	q := s.queue
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if d.DueAt = s.opts.clock.Time(i.due); i.lane != nil {
+		d.Lane = i.lane.key
+	}
 }
 
 // readBatch is how many deliveries one query reads.
@@ -239,6 +250,35 @@ func (s *Store) Postpone(_ context.Context, d store.Delivery, due time.Time) err
 	return nil
 }
 
+// SetApart implements store.Tracking. Nothing is written: after a restart the
+// delivery waits with the others.
+func (s *Store) SetApart(_ context.Context, d store.Delivery) error {
+	if err := s.closed(); err != nil {
+		return err
+	}
+	if i := s.claimed(d.N); i != nil {
+		q := s.queue
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		if i.claimed && q.items[i.n] == i {
+			q.setApart(i, &d)
+			q.requeue(i)
+		}
+	}
+	return nil
+}
+
+// setApart makes an item go to the lane of its URL alone, unless it was given
+// another URL meanwhile.
+func (q *queue) setApart(i *item, d *store.Delivery) {
+	if key := i.goesTo(); key.Takes(d.Client, d.URL) && (i.aside == nil || i.aside.lane == store.Lane{}) {
+		i.sendTo(store.LaneOf(d.Client, d.URL).Only(d.URL))
+	}
+}
+
+// Holds implements store.Tracking. A claim is the process's own.
+func (s *Store) Holds(d store.Delivery) bool { return s.claimed(d.N) != nil }
+
 func (s *Store) claimed(n int64) *item {
 	s.queue.mu.Lock()
 	defer s.queue.mu.Unlock()
@@ -263,7 +303,7 @@ func (s *Store) Complete(ctx context.Context, o store.Outcome) error {
 		},
 		after: func(err error) {
 			if err == nil && end != nil {
-				s.queue.completed(i, end)
+				s.queue.completed(i, end, &o)
 			}
 		},
 	})
@@ -297,6 +337,12 @@ func (g *group) complete(i *item, o *store.Outcome) (*ending, error) {
 	}
 	end := &ending{state: statePending, attempts: o.Attempt.Number, due: o.Due.UnixMilli(), at: g.w.opts.clock.At(o.Due)}
 	switch o.Verdict {
+	case store.Retry:
+		if there, err := g.goesTo(i.prediction, o.Delivery.URL); err != nil {
+			return nil, err
+		} else if !there {
+			end.due, end.at = g.now(), g.w.opts.clock.Now() // the new receiver has asked for no wait
+		}
 	case store.Delivered:
 		end.state = stateDelivered
 	case store.Exhausted:
@@ -322,6 +368,17 @@ func (g *group) complete(i *item, o *store.Outcome) (*ending, error) {
 	}
 	set(&g.written.endings, i, end)
 	return end, g.writeEnding(i, o, end, last)
+}
+
+// goesTo reports whether a prediction's webhooks go to a URL.
+func (g *group) goesTo(ref int64, url string) (bool, error) {
+	stmt, err := g.stmt("SELECT count(*) FROM predictions WHERE ref = ? AND url = ?")
+	if err != nil {
+		return false, err
+	}
+	var n int
+	err = stmt.QueryRow(ref, url).Scan(&n)
+	return n == 1, err
 }
 
 // disable switches a webhook off whose receiver said 410, unless its URL was
@@ -377,7 +434,7 @@ func (g *group) end(n int64, state, attempts int, due int64) error {
 }
 
 // completed brings the memory up to a committed outcome.
-func (q *queue) completed(i *item, end *ending) {
+func (q *queue) completed(i *item, end *ending, o *store.Outcome) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if !i.claimed || q.items[i.n] != i {
@@ -390,6 +447,12 @@ func (q *queue) completed(i *item, end *ending) {
 	}
 	if end.state == statePending {
 		i.attempts, i.due = int32(end.attempts), end.at
+		switch {
+		case o.Apart:
+			q.setApart(i, &o.Delivery)
+		case i.goesTo().URL != 0:
+			i.sendTo(store.LaneOf(o.Delivery.Client, o.Delivery.URL))
+		}
 		q.requeue(i)
 		return
 	}

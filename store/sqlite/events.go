@@ -30,8 +30,10 @@ type change struct {
 	// was written, so that no attempt begins.
 	superseded []*item
 	// redirected deliveries go to the prediction's URL from now on, or
-	// nowhere if it has none.
+	// nowhere if it has none. They are due at the given time on the clock's scale,
+	// if it is not 0.
 	redirected []int64
+	due        int64
 }
 
 // emit writes what is new among what happened to a prediction that is there.
@@ -85,7 +87,7 @@ func (g *group) deliver(c *change, p *store.Prediction, wanted []store.Happening
 	if len(wanted) == 0 {
 		return nil
 	}
-	endpoint := store.EndpointOf(p.URL)
+	key := store.LaneOf(p.Client, p.URL)
 	for _, h := range wanted {
 		if h.Event.Has(store.Terminal) {
 			if err := g.supersede(c, p.Ref); err != nil {
@@ -96,7 +98,7 @@ func (g *group) deliver(c *change, p *store.Prediction, wanted []store.Happening
 		if err != nil {
 			return err
 		}
-		i.sendTo(endpoint)
+		i.sendTo(key)
 		if h.Event.Has(store.Terminal) {
 			set(&g.written.terminal, p.Ref, i)
 		}
@@ -127,7 +129,7 @@ func (g *group) supersede(c *change, prediction int64) error {
 		q.mu.Unlock()
 		return nil
 	default:
-		first.sendTo(first.endpoint()) // for undo: it leaves its lane
+		first.sendTo(first.goesTo()) // for undo: it leaves its lane
 		q.unlane(first)
 		q.mu.Unlock()
 		c.superseded = append(c.superseded, first)
@@ -168,15 +170,20 @@ func (g *group) insertDelivery(p *store.Prediction, event store.EventSet, shared
 		d.N, nonce, p.Ref, event, i.redelivery, statePending, created, created, shared)
 }
 
-// redirect writes that a prediction's pending deliveries go to its new URL, or
-// nowhere if it has none.
-func (g *group) redirect(c *change, p *store.Prediction) (err error) {
+// redirect writes that a prediction's pending deliveries go to its URL, or
+// nowhere if it has none. If it had another one before, they are due at once:
+// what the old receiver has done to be left alone is nothing to the new one.
+func (g *group) redirect(c *change, p *store.Prediction, before string) (err error) {
 	c.prediction = *p
 	set(&g.written.predictions, p.Ref, &c.prediction)
-	if p.URL == "" {
+	switch p.URL {
+	case "":
 		c.redirected, err = g.cancelPending(p.Ref)
-	} else {
+	case before:
 		c.redirected, err = g.numbers("SELECT n FROM deliveries WHERE prediction = ? AND state = ?", p.Ref, statePending)
+	default:
+		c.due = g.w.opts.clock.Now()
+		c.redirected, err = g.numbers("UPDATE deliveries SET due = ? WHERE prediction = ? AND state = ? RETURNING n", g.now(), p.Ref, statePending)
 	}
 	return err
 }
@@ -214,7 +221,7 @@ func (c *change) undo(q *queue) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, i := range c.superseded {
-		q.push(i, i.endpoint())
+		q.push(i, i.goesTo())
 	}
 	c.superseded = nil
 }
@@ -235,26 +242,27 @@ func (s *Store) apply(c *change, err error) {
 	for _, i := range c.superseded {
 		q.remove(i)
 	}
-	q.redirect(c.redirected, &c.prediction)
+	q.redirect(c)
 	if first := q.started[c.prediction.Ref]; first != nil {
 		first.last = rules.IsLast(first.event, &c.prediction)
 	}
 	for _, i := range c.added {
-		q.add(i, i.endpoint())
+		q.add(i, i.goesTo())
 	}
 	if polling || len(c.added) > 0 || len(c.redirected) > 0 {
 		q.signal()
 	}
 }
 
-// redirect moves pending deliveries to a prediction's new URL; an empty one
-// cancels them. Those that are claimed follow when their attempt is over.
-func (q *queue) redirect(numbers []int64, p *store.Prediction) {
-	if len(numbers) == 0 {
+// redirect moves pending deliveries to a prediction's URL; an empty one cancels
+// them. Those that are claimed follow when their attempt is over.
+func (q *queue) redirect(c *change) {
+	if len(c.redirected) == 0 {
 		return
 	}
-	endpoint := store.EndpointOf(p.URL)
-	for _, n := range numbers {
+	p := &c.prediction
+	key := store.LaneOf(p.Client, p.URL)
+	for _, n := range c.redirected {
 		i := q.items[n]
 		if i == nil {
 			continue
@@ -265,11 +273,19 @@ func (q *queue) redirect(numbers []int64, p *store.Prediction) {
 		}
 		q.dropFresh(i)
 		i.last = rules.IsLast(i.event, p)
-		if i.lane != nil && !i.claimed {
-			q.unlane(i)
-			q.push(i, endpoint)
+		if i.claimed {
+			i.sendTo(key)
+			continue
+		}
+		laned := i.lane != nil
+		q.unlane(i)
+		if c.due != 0 {
+			i.due = c.due
+		}
+		if laned {
+			q.push(i, key)
 		} else {
-			i.sendTo(endpoint)
+			i.sendTo(key)
 		}
 	}
 }

@@ -145,12 +145,12 @@ func (x *Export) Payloads() iter.Seq2[move.Payload, error] {
 
 // Deliveries implements move.Source.
 func (x *Export) Deliveries() iter.Seq2[move.Delivery, error] {
-	query := fmt.Sprintf(`SELECT d.n, d.nonce, d.prediction, d.event, d.redelivery, d.state, d.attempts, d.due, d.created, p.url, %[1]s
+	query := fmt.Sprintf(`SELECT d.n, d.nonce, d.prediction, d.event, d.redelivery, d.state, d.attempts, d.due, d.created, p.client, p.url, %[1]s
 		FROM deliveries d JOIN predictions p ON p.ref = d.prediction WHERE EXISTS (SELECT 1 FROM payloads b WHERE b.n = iif(%[1]s = 0, d.n, %[1]s)) ORDER BY d.n`, x.payload)
 	return walk(x, query, func(rows *sql.Rows) (d move.Delivery, err error) {
-		var url string
-		err = rows.Scan(&d.N, &d.Nonce, &d.Prediction, &d.Event, &d.Redelivery, &d.State, &d.Attempts, &d.Due, &d.Created, &url, &d.Payload)
-		d.Endpoint = store.EndpointOf(url)
+		var client, url string
+		err = rows.Scan(&d.N, &d.Nonce, &d.Prediction, &d.Event, &d.Redelivery, &d.State, &d.Attempts, &d.Due, &d.Created, &client, &url, &d.Payload)
+		d.Endpoint = store.LaneOf(client, url).String()
 		return d, err
 	})
 }

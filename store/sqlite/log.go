@@ -75,7 +75,7 @@ func (s *Store) redeliver(ctx context.Context, where string, args ...any) (strin
 		if err != nil {
 			return err
 		}
-		i.sendTo(store.EndpointOf(p.URL))
+		i.sendTo(store.LaneOf(p.Client, p.URL))
 		id, c.prediction, c.added = d.ID, p, []*item{i}
 		return nil
 	}, func(err error) { s.apply(c, err) })

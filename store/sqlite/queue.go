@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/clock"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -40,29 +41,29 @@ type item struct {
 
 // aside is what an item has besides, for a time.
 type aside struct {
-	// endpoint it goes to next, if that is not its lane's.
-	endpoint string
+	// lane it goes to next, if that is not the one it is in.
+	lane store.Lane
 	// fresh is the delivery until its first attempt, if there is room.
 	fresh *store.Delivery
 }
 
-// endpoint is where the item goes next.
-func (i *item) endpoint() string {
+// goesTo returns where the item goes next.
+func (i *item) goesTo() store.Lane {
 	switch {
-	case i.aside != nil && i.aside.endpoint != "":
-		return i.aside.endpoint
+	case i.aside != nil && i.aside.lane != store.Lane{}:
+		return i.aside.lane
 	case i.lane != nil:
-		return i.lane.endpoint
+		return i.lane.key
 	}
-	return ""
+	return store.Lane{}
 }
 
 // sendTo notes where an item goes that is in no lane, or on its way.
-func (i *item) sendTo(endpoint string) {
+func (i *item) sendTo(key store.Lane) {
 	if i.aside == nil {
 		i.aside = new(aside)
 	}
-	i.aside.endpoint = endpoint
+	i.aside.lane = key
 }
 
 // fresh is the delivery, if it is in memory still.
@@ -73,12 +74,12 @@ func (i *item) fresh() *store.Delivery {
 	return i.aside.fresh
 }
 
-// lane holds the deliveries to one endpoint, those due first in front.
+// lane holds the deliveries of one lane of the store, those due first in front.
 type lane struct {
-	endpoint string
-	items    []*item
-	where    laneState
-	pos      int // in queue.waiting
+	key   store.Lane
+	items []*item
+	where laneState
+	pos   int // in queue.waiting
 	// resumed counts the calls of resume, so that one which comes while
 	// slots is being asked is not lost.
 	resumed int
@@ -90,7 +91,7 @@ const (
 	laneEmpty   laneState = iota
 	laneWaiting           // in queue.waiting, for its first item to become due
 	laneReady             // in queue.ready
-	laneParked            // due, but the endpoint may have no more now
+	laneParked            // due, but the lane may have no more now
 )
 
 // queue is the index of pending deliveries.
@@ -98,7 +99,7 @@ type queue struct {
 	mu      sync.Mutex
 	items   map[int64]*item
 	started map[int64]*item // pending started events by prediction
-	lanes   map[string]*lane
+	lanes   map[store.Lane]*lane
 	ready   []*lane
 	waiting laneHeap
 	fresh   int
@@ -112,14 +113,14 @@ func newQueue(n int) *queue {
 	return &queue{
 		items:       make(map[int64]*item, n),
 		started:     make(map[int64]*item),
-		lanes:       make(map[string]*lane),
+		lanes:       make(map[store.Lane]*lane),
 		subscribers: make(map[chan struct{}]bool),
 	}
 }
 
 // add takes a delivery in. One that has to wait for its prediction's started
 // event is held back.
-func (q *queue) add(i *item, endpoint string) {
+func (q *queue) add(i *item, key store.Lane) {
 	q.items[i.n] = i
 	if d := i.fresh(); d != nil {
 		if size := len(d.Payload); q.fresh+size > freshBytes {
@@ -132,24 +133,24 @@ func (q *queue) add(i *item, endpoint string) {
 		q.started[i.prediction] = i
 	} else if first := q.started[i.prediction]; first != nil && !i.redelivery {
 		first.next = i
-		i.sendTo(endpoint)
+		i.sendTo(key)
 		return
 	}
-	q.push(i, endpoint)
+	q.push(i, key)
 }
 
-// push makes an item wait in an endpoint's lane.
-func (q *queue) push(i *item, endpoint string) {
-	l := q.lanes[endpoint]
+// push makes an item wait in a lane.
+func (q *queue) push(i *item, key store.Lane) {
+	l := q.lanes[key]
 	if l == nil {
-		l = &lane{endpoint: endpoint}
-		q.lanes[endpoint] = l
+		l = &lane{key: key}
+		q.lanes[key] = l
 	}
 	i.lane, i.claimed = l, false
 	if i.fresh() == nil {
 		i.aside = nil
 	} else {
-		i.aside.endpoint = ""
+		i.aside.lane = store.Lane{}
 	}
 	heap.Push((*itemHeap)(l), i)
 	if l.where != laneWaiting || l.items[0] == i {
@@ -167,7 +168,7 @@ func (q *queue) settle(l *lane) {
 		return
 	}
 	if len(l.items) == 0 {
-		delete(q.lanes, l.endpoint)
+		delete(q.lanes, l.key)
 		return
 	}
 	l.where = laneWaiting
@@ -183,7 +184,7 @@ func (q *queue) remove(i *item) {
 	q.dropFresh(i)
 	q.unlane(i)
 	if next := i.next; next != nil && q.items[next.n] == next {
-		q.push(next, next.endpoint())
+		q.push(next, next.goesTo())
 	}
 	i.next = nil
 }
@@ -210,18 +211,18 @@ func (q *queue) cancel(i *item) {
 
 // requeue puts a claimed item back, or drops one that was canceled meanwhile.
 func (q *queue) requeue(i *item) {
-	endpoint := i.endpoint()
+	key := i.goesTo()
 	q.unclaim(i)
 	if i.canceled {
 		q.remove(i)
 	} else {
-		q.push(i, endpoint)
+		q.push(i, key)
 	}
 }
 
 // unclaim ends an attempt. The item is in no lane then.
 func (q *queue) unclaim(i *item) {
-	q.resume(i.lane.endpoint)
+	q.resume(i.lane.key)
 	q.signal()
 	i.claimed, i.lane = false, nil
 	q.claimed.Add(-1)
@@ -235,9 +236,10 @@ func (q *queue) dropFresh(i *item) {
 }
 
 // take claims up to limit due items. slots is called without the lock, since
-// it takes locks of its own, and once an endpoint, since it does not know yet
+// it takes locks of its own, and once a lane, since it does not know yet
 // what was taken.
-func (q *queue) take(now int64, limit int, slots func(string) int) (taken []*item, next int64) {
+func (q *queue) take(clock *clock.Clock, limit int, slots func(store.Lane) store.Slots) (taken []*item, next int64) {
+	now := clock.Now()
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for len(q.waiting) > 0 && q.waiting[0].items[0].due <= now {
@@ -249,18 +251,22 @@ func (q *queue) take(now int64, limit int, slots func(string) int) (taken []*ite
 		l := q.ready[0]
 		resumed := l.resumed
 		q.mu.Unlock()
-		free := slots(l.endpoint)
+		given := slots(l.key)
+		free, by := given.N, now
+		if !given.DueBy.IsZero() {
+			by = min(by, clock.At(given.DueBy))
+		}
 		q.mu.Lock()
 		if len(q.ready) == 0 || q.ready[0] != l {
 			continue // another claim came in between
 		}
-		for ; free > 0 && len(taken) < limit && l.due(now); free-- {
+		for ; free > 0 && len(taken) < limit && l.due(by); free-- {
 			i := heap.Pop((*itemHeap)(l)).(*item)
 			i.claimed = true
 			q.claimed.Add(1)
 			taken = append(taken, i)
 		}
-		if l.due(now) && free > 0 {
+		if l.due(by) && free > 0 {
 			break // limit reached
 		}
 		q.ready = q.ready[1:]
@@ -286,8 +292,8 @@ func (q *queue) take(now int64, limit int, slots func(string) int) (taken []*ite
 func (l *lane) due(now int64) bool { return len(l.items) > 0 && l.items[0].due <= now }
 
 // resume lets a parked lane be asked again.
-func (q *queue) resume(endpoint string) {
-	if l := q.lanes[endpoint]; l != nil {
+func (q *queue) resume(key store.Lane) {
+	if l := q.lanes[key]; l != nil {
 		q.resumeLane(l)
 	}
 }
@@ -311,7 +317,7 @@ func (q *queue) signal() {
 }
 
 // Changed implements store.Tracking. A new subscriber has limits of its own, so
-// every endpoint is asked for again.
+// every lane is asked for again.
 func (s *Store) Changed() (<-chan struct{}, func()) {
 	c := make(chan struct{}, 1)
 	q := s.queue
@@ -329,11 +335,13 @@ func (s *Store) Changed() (<-chan struct{}, func()) {
 }
 
 // Resume implements store.Tracking.
-func (s *Store) Resume(endpoint string) {
+func (s *Store) Resume(lanes ...store.Lane) {
 	q := s.queue
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.resume(endpoint)
+	for _, key := range lanes {
+		q.resume(key)
+	}
 	q.signal()
 }
 

@@ -88,7 +88,7 @@ func lost(s *Store) (events, deliveries int) {
 			}
 		}
 	}
-	claimed, _, err := s.ClaimDeliveries(context.Background(), 2*rotPredictions, func(string) int { return rotPredictions })
+	claimed, _, err := s.ClaimDeliveries(context.Background(), 2*rotPredictions, func(store.Lane) store.Slots { return store.Slots{N: rotPredictions} })
 	if err != nil {
 		return events, 0 // it says so
 	}

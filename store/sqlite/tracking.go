@@ -129,16 +129,17 @@ func (g *group) track(c *change, p store.Prediction, happened []store.Happening)
 		}
 	}
 	known, err := g.prediction(selectPrediction+"key = ?", rules.PredictionKey(p.API, p.ID))
+	before := known.URL
 	switch {
 	case err == nil && known.Ref == p.Ref, errors.Is(err, store.ErrNotFound) && p.Ref != 0:
-		known, err = g.complement(p)
+		known, before, err = g.complement(p)
 	case err == nil:
 		err = g.replaceWebhook(&known, &p)
 	}
 	if err != nil {
 		return p, err
 	}
-	if err := g.redirect(c, &known); err != nil {
+	if err := g.redirect(c, &known, before); err != nil {
 		return p, err
 	}
 	err = g.emit(c, &known, happened)
@@ -159,11 +160,12 @@ func (g *group) insertTracked(c *change, p store.Prediction, happened []store.Ha
 	return true, g.deliver(c, &p, wanted)
 }
 
-// complement completes a reserved prediction.
-func (g *group) complement(p store.Prediction) (store.Prediction, error) {
+// complement completes a reserved prediction. It returns the URL that it was
+// reserved with.
+func (g *group) complement(p store.Prediction) (_ store.Prediction, before string, _ error) {
 	known, err := g.prediction(selectPrediction+"ref = ?", p.Ref)
 	if err != nil {
-		return p, err
+		return p, "", err
 	}
 	p.Happened, p.Webhook, p.Token, p.CreatedAt = known.Happened, known.Webhook, known.Token, known.CreatedAt
 	if known.Webhook == store.WebhookDisabled {
@@ -176,7 +178,7 @@ func (g *group) complement(p store.Prediction) (store.Prediction, error) {
 	if known.ID == "" {
 		g.named(&p)
 	}
-	return p, g.exec("UPDATE predictions SET key = ?, api = ?, id = ?, client = ?, url = ?, events = ?, poll_path = ?, credential = ?, traceparent = ?, test = ?, body = ?, webhook = ? WHERE ref = ?",
+	return p, known.URL, g.exec("UPDATE predictions SET key = ?, api = ?, id = ?, client = ?, url = ?, events = ?, poll_path = ?, credential = ?, traceparent = ?, test = ?, body = ?, webhook = ? WHERE ref = ?",
 		rules.PredictionKey(p.API, p.ID), p.API, p.ID, p.Client, p.URL, p.Events, p.PollPath, p.Credential, p.Traceparent, p.Test, p.Body, p.Webhook, p.Ref)
 }
 
@@ -282,10 +284,11 @@ func (s *Store) SetWebhook(ctx context.Context, ref int64, url string, events st
 		if err != nil {
 			return err
 		}
+		before := p.URL
 		if err := g.setWebhook(&p, url, events); err != nil {
 			return err
 		}
-		return g.redirect(c, &p)
+		return g.redirect(c, &p, before)
 	}, func(err error) { s.apply(c, err) })
 }
 

@@ -76,7 +76,7 @@ func lifecycles(b *testing.B, s *Store, first, n int64) {
 	changed, stop := s.Changed()
 	defer stop()
 	for {
-		claimed, _, err := s.ClaimDeliveries(ctx, clients, func(string) int { return clients })
+		claimed, _, err := s.ClaimDeliveries(ctx, clients, func(store.Lane) store.Slots { return store.Slots{N: clients} })
 		if err != nil {
 			b.Error(err)
 			return

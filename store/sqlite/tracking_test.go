@@ -49,7 +49,7 @@ func TestUnreadableDeliveryHoldsUpNoOther(t *testing.T) {
 	}
 	s = reopen()
 	defer s.Close()
-	claimed, next, err := s.ClaimDeliveries(context.Background(), 10, func(string) int { return 10 })
+	claimed, next, err := s.ClaimDeliveries(context.Background(), 10, func(store.Lane) store.Slots { return store.Slots{N: 10} })
 	if err != nil || len(claimed) != 1 || claimed[0].PredictionID != "whole" || !next.IsZero() {
 		t.Fatalf("claimed %+v, next %v, error %v", claimed, next, err)
 	}

@@ -20,6 +20,7 @@ func RunTracking(t *testing.T, fresh func(t *testing.T) Resource) {
 	}{
 		{"events", eventCases},
 		{"claims", claimCases},
+		{"outages", outageCases},
 		{"order", orderCases},
 		{"webhook", webhookCases},
 		{"log", logCases},
@@ -59,12 +60,17 @@ const (
 	hook    = "https://a.example.com/hook"
 	other   = "https://b.example.com/hook"
 	hookEnd = "https://a.example.com:443"
+	// client has all predictions unless a test says otherwise.
+	client = "client"
 	// lease is longer than a store may hold on to the claims of a process
 	// that is gone.
 	lease = time.Minute
 )
 
 var ctx = context.Background()
+
+// hookLane is where deliveries to hook wait.
+var hookLane = store.LaneOf(client, hook)
 
 func (b *tracking) must(err error) {
 	b.t.Helper()
@@ -82,7 +88,7 @@ func (b *tracking) restart() {
 
 func (b *tracking) prediction(id string) store.Prediction {
 	return store.Prediction{
-		API: testAPI, ID: id, Client: "client of " + id, URL: hook, Events: store.AllEvents,
+		API: testAPI, ID: id, Client: client, URL: hook, Events: store.AllEvents,
 		PollPath: "/predictions/" + id, Credential: []byte("sealed " + id), Traceparent: "trace " + id,
 		CreatedAt: b.now(), PollAt: b.now().Add(time.Second),
 	}
@@ -148,7 +154,7 @@ func (b *tracking) status(id string, want store.WebhookStatus) {
 	}
 }
 
-func plenty(string) int { return 1000 }
+func plenty(store.Lane) store.Slots { return store.Slots{N: 1000} }
 
 // claimed asks for all that is due now.
 func (b *tracking) claimed() ([]store.Delivery, time.Time) {

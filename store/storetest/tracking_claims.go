@@ -14,11 +14,18 @@ var claimCases = []trackingCase{
 	{"in order of due time", dueOrder},
 	{"no more than the limit", claimLimit},
 	{"next is when the first of the others is due", nextDue},
-	{"no more than an endpoint's slots", slotsRespected},
-	{"one full endpoint does not hold up another", fullEndpointAside},
-	{"full endpoint is asked again after resuming", resumed},
-	{"full endpoint is asked again after completing", resumedByComplete},
-	{"full endpoint is asked again after postponing", resumedByPostpone},
+	{"no more than a lane's slots", slotsRespected},
+	{"one full lane does not hold up another", fullEndpointAside},
+	{"full lane is asked again after resuming", resumed},
+	{"full lane is asked again after completing", resumedByComplete},
+	{"full lane is asked again after postponing", resumedByPostpone},
+	{"each client of an endpoint has a lane", clientLanes},
+	{"only what is due by a time", dueBy},
+	{"set apart into the lane of the URL", setApart},
+	{"retry waits in the lane of the URL", retryApart},
+	{"what was set apart follows a new URL", apartFollows},
+	{"claims are held until they are given back", holdsClaims},
+	{"delivery says where and since when it waited", labelled},
 	{"resuming while slots are asked is not lost", resumedMeanwhile},
 	{"concurrent claims are apart", concurrentClaims},
 	{"claims come back after reopening", claimsComeBack},
@@ -95,9 +102,9 @@ func nextDue(t *testing.T, b *tracking) {
 // ask claims with the given slots for every endpoint and counts the questions.
 func (b *tracking) ask(slots int) (claimed []store.Delivery, asked int) {
 	b.t.Helper()
-	claimed, _, err := b.s.ClaimDeliveries(ctx, 1000, func(endpoint string) int {
+	claimed, _, err := b.s.ClaimDeliveries(ctx, 1000, func(lane store.Lane) store.Slots {
 		asked++
-		return slots
+		return store.Slots{N: slots}
 	})
 	b.must(err)
 	return claimed, asked
@@ -115,9 +122,9 @@ func slotsRespected(t *testing.T, b *tracking) {
 	if claimed, asked := b.ask(3); len(claimed) != 3 || asked != 1 {
 		t.Fatalf("claimed %d of 3, asked %d times", len(claimed), asked)
 	}
-	claimed, next, err := b.s.ClaimDeliveries(ctx, 1000, func(endpoint string) int {
-		t.Errorf("%s is asked for again", endpoint)
-		return 1
+	claimed, next, err := b.s.ClaimDeliveries(ctx, 1000, func(lane store.Lane) store.Slots {
+		t.Errorf("%q is asked for again", lane)
+		return store.Slots{N: 1}
 	})
 	b.must(err)
 	if len(claimed) != 0 || !next.IsZero() {
@@ -130,11 +137,11 @@ func fullEndpointAside(t *testing.T, b *tracking) {
 	p := b.prediction("x")
 	p.URL = other
 	b.trackAs(p, store.Started)
-	claimed, _, err := b.s.ClaimDeliveries(ctx, 1000, func(endpoint string) int {
-		if endpoint == hookEnd {
-			return 0
+	claimed, _, err := b.s.ClaimDeliveries(ctx, 1000, func(lane store.Lane) store.Slots {
+		if lane == hookLane {
+			return store.Slots{}
 		}
-		return 1
+		return store.Slots{N: 1}
 	})
 	b.must(err)
 	if got := names(claimed); !slices.Equal(got, []string{"x started"}) {
@@ -151,11 +158,11 @@ func resumed(t *testing.T, b *tracking) {
 	if claimed, asked := b.ask(9); len(claimed) != 0 || asked != 0 {
 		t.Fatalf("claimed %q, asked %d times", names(claimed), asked)
 	}
-	b.s.Resume("https://b.example.com:443")
+	b.s.Resume(store.LaneOf(client, other), store.LaneOf("another", hook), hookLane.Only(hook))
 	if claimed, _ := b.ask(9); len(claimed) != 0 {
-		t.Fatalf("claimed %q after another endpoint was resumed", names(claimed))
+		t.Fatalf("claimed %q after other lanes were resumed", names(claimed))
 	}
-	b.s.Resume(hookEnd)
+	b.s.Resume(hookLane)
 	if claimed, _ := b.ask(9); len(claimed) != 6 {
 		t.Fatalf("claimed %q", names(claimed))
 	}
@@ -183,9 +190,9 @@ func resumedByPostpone(t *testing.T, b *tracking) {
 
 func resumedMeanwhile(t *testing.T, b *tracking) {
 	b.trackMany(1)
-	claimed, next, err := b.s.ClaimDeliveries(ctx, 10, func(endpoint string) int {
-		b.s.Resume(endpoint)
-		return 0
+	claimed, next, err := b.s.ClaimDeliveries(ctx, 10, func(lane store.Lane) store.Slots {
+		b.s.Resume(lane)
+		return store.Slots{}
 	})
 	b.must(err)
 	if len(claimed) != 0 || next.IsZero() {
@@ -220,7 +227,7 @@ func concurrentClaims(t *testing.T, b *tracking) {
 			changed, stop := b.s.Changed()
 			defer stop()
 			for completed() < 2*n && !t.Failed() {
-				claimed, next, err := b.s.ClaimDeliveries(ctx, 7, func(string) int { return 5 })
+				claimed, next, err := b.s.ClaimDeliveries(ctx, 7, func(store.Lane) store.Slots { return store.Slots{N: 5} })
 				if err != nil {
 					t.Error(err)
 					return
@@ -322,12 +329,174 @@ func endpoints(t *testing.T, b *tracking) {
 		b.trackAs(p, store.Started)
 	}
 	asked := make(map[string]int)
-	claimed, _, err := b.s.ClaimDeliveries(ctx, 100, func(endpoint string) int {
-		asked[endpoint]++
-		return want[endpoint]
+	claimed, _, err := b.s.ClaimDeliveries(ctx, 100, func(lane store.Lane) store.Slots {
+		asked[lane.Endpoint]++
+		return store.Slots{N: want[lane.Endpoint]}
 	})
 	b.must(err)
 	if len(claimed) != 6 || len(asked) != len(want) {
 		t.Fatalf("claimed %d, asked for %v", len(claimed), asked)
+	}
+}
+
+func clientLanes(t *testing.T, b *tracking) {
+	for i := range 6 {
+		p := b.prediction(fmt.Sprint(i))
+		p.Client = fmt.Sprint("client", i%3)
+		b.trackAs(p, store.Started)
+		b.advance(time.Millisecond)
+	}
+	asked := make(map[store.Lane]int)
+	claimed, _, err := b.s.ClaimDeliveries(ctx, 100, func(l store.Lane) store.Slots {
+		asked[l]++
+		if l.Client == "client1" {
+			return store.Slots{}
+		}
+		return store.Slots{N: 1}
+	})
+	b.must(err)
+	for i := range 3 {
+		if l := store.LaneOf(fmt.Sprint("client", i), hook); asked[l] != 1 || l.Endpoint != hookEnd {
+			t.Errorf("%q is asked for %d times", l, asked[l])
+		}
+	}
+	if got := names(claimed); len(asked) != 3 || !slices.Equal(got, []string{"0 started", "2 started"}) {
+		t.Fatalf("claimed %q of %v", got, asked)
+	}
+	b.s.Resume(store.LaneOf("client1", hook))
+	b.due("1 started", "4 started")
+}
+
+// claimDueBy claims what of a lane was due by a time.
+func (b *tracking) claimDueBy(by time.Time) []string {
+	b.t.Helper()
+	claimed, _, err := b.s.ClaimDeliveries(ctx, 100, func(store.Lane) store.Slots { return store.Slots{N: 100, DueBy: by} })
+	b.must(err)
+	return names(claimed)
+}
+
+func dueBy(t *testing.T, b *tracking) {
+	begun := b.now()
+	for _, id := range []string{"a", "b", "c"} {
+		b.track(id, store.Started)
+		b.advance(time.Minute)
+	}
+	if got := b.claimDueBy(begun.Add(time.Minute)); !slices.Equal(got, []string{"a started", "b started"}) {
+		t.Fatalf("claimed %q", got)
+	}
+	b.due() // the lane had no slots for the third
+	b.s.Resume(hookLane)
+	if got := b.claimDueBy(begun.Add(-time.Hour)); len(got) != 0 {
+		t.Fatalf("claimed %q", got)
+	}
+	b.s.Resume(hookLane)
+	if got := b.claimDueBy(begun.Add(1000 * time.Hour)); !slices.Equal(got, []string{"c started"}) {
+		t.Fatalf("claimed %q", got)
+	}
+	b.s.Resume(hookLane)
+	b.track("later", store.Started)
+	b.complete(b.one("later started"), store.Retry)
+	if got := b.claimDueBy(begun.Add(1000 * time.Hour)); len(got) != 0 {
+		t.Fatalf("claimed what is not due: %q", got)
+	}
+}
+
+// lanesAsked claims all that is due, and gives the lanes that were asked for.
+func (b *tracking) lanesAsked() (claimed []store.Delivery, lanes []store.Lane) {
+	b.t.Helper()
+	claimed, _, err := b.s.ClaimDeliveries(ctx, 1000, func(l store.Lane) store.Slots {
+		lanes = append(lanes, l)
+		return store.Slots{N: 1000}
+	})
+	b.must(err)
+	return claimed, lanes
+}
+
+func setApart(t *testing.T, b *tracking) {
+	b.trackMany(3)
+	claimed, _ := b.claimed()
+	due := claimed[0].DueAt
+	b.advance(time.Minute)
+	for _, d := range claimed[:2] {
+		b.must(b.s.SetApart(ctx, d))
+	}
+	again, lanes := b.lanesAsked()
+	if len(again) != 2 || len(lanes) != 1 || lanes[0] != hookLane.Only(hook) {
+		t.Fatalf("claimed %q of %q", names(again), lanes)
+	}
+	if d := again[0]; !d.DueAt.Equal(due) || d.Attempts != 0 || d.Lane != lanes[0] || string(d.Payload) != string(payloadOf(d.PredictionID, d.Event)) {
+		t.Fatalf("set apart is %+v, was due at %v", d, due)
+	}
+	// A retry is with the others again.
+	b.complete(again[0], store.Retry)
+	b.complete(again[1], store.Delivered)
+	b.advance(time.Second)
+	if again, lanes := b.lanesAsked(); len(again) != 1 || len(lanes) != 1 || lanes[0] != hookLane {
+		t.Fatalf("claimed %q of %q", names(again), lanes)
+	}
+}
+
+func retryApart(t *testing.T, b *tracking) {
+	b.trackMany(1)
+	o := b.outcome(b.one("0 started"), store.Retry)
+	o.Apart = true
+	b.must(b.s.Complete(ctx, o))
+	b.due()
+	b.advance(time.Second)
+	claimed, lanes := b.lanesAsked()
+	if len(claimed) != 1 || lanes[0] != hookLane.Only(hook) || claimed[0].Attempts != 1 {
+		t.Fatalf("claimed %+v of %q", claimed, lanes)
+	}
+	o = b.outcome(claimed[0], store.Retry)
+	o.Apart = true
+	b.must(b.s.Complete(ctx, o))
+	b.restart()
+	b.complete(b.one("0 started"), store.Delivered)
+}
+
+func apartFollows(t *testing.T, b *tracking) {
+	p, q := b.track("p", store.Started), b.track("q", store.Started)
+	claimed := b.due("p started", "q started")
+	b.must(b.s.SetApart(ctx, claimed[0]))
+	b.set(p, other)
+	b.set(q, other)
+	b.must(b.s.SetApart(ctx, claimed[1]))
+	again, lanes := b.lanesAsked()
+	if len(again) != 2 || len(lanes) != 1 || lanes[0] != store.LaneOf(client, other) || again[0].URL != other || again[1].URL != other {
+		t.Fatalf("claimed %+v of %q", again, lanes)
+	}
+}
+
+func holdsClaims(t *testing.T, b *tracking) {
+	b.trackMany(3)
+	claimed, _ := b.claimed()
+	for _, d := range claimed {
+		if !b.s.Holds(d) {
+			t.Errorf("claim on %s is not held", d.ID)
+		}
+	}
+	b.complete(claimed[0], store.Delivered)
+	b.must(b.s.Postpone(ctx, claimed[1], b.now().Add(time.Hour)))
+	b.must(b.s.SetApart(ctx, claimed[2]))
+	for _, d := range claimed {
+		if b.s.Holds(d) {
+			t.Errorf("claim on %s is held after it was given back", d.ID)
+		}
+	}
+}
+
+func labelled(t *testing.T, b *tracking) {
+	b.track("a", store.Started)
+	begun := b.now()
+	b.advance(time.Minute)
+	d := b.one("a started")
+	if d.Lane != hookLane || !d.DueAt.Equal(begun) {
+		t.Fatalf("claimed of %q, due %v", d.Lane, d.DueAt)
+	}
+	b.complete(d, store.Retry)
+	due := b.now().Add(time.Second)
+	b.restart()
+	if d := b.one("a started"); d.Lane != hookLane || !d.DueAt.Equal(due) {
+		t.Fatalf("claimed of %q, due %v; want %v", d.Lane, d.DueAt, due)
 	}
 }

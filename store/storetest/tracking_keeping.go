@@ -297,7 +297,7 @@ func trackingClosed(t *testing.T, b *tracking) {
 			t.Errorf("%s: got %v, want unavailable", name, err)
 		}
 	}
-	b.s.Resume(hookEnd)
+	b.s.Resume(hookLane)
 	_, stop := b.s.Changed()
 	stop()
 }

@@ -38,7 +38,7 @@ func model(t *testing.T, b *tracking, seed uint64) {
 		do     func()
 	}{
 		{4, m.stepTrack}, {14, m.stepObserve}, {5, m.stepSetWebhook}, {20, m.stepClaim}, {30, m.stepComplete},
-		{4, m.stepPostpone}, {8, m.stepAdvance}, {3, m.stepRedeliver}, {2, m.stepRestart},
+		{4, m.stepPostpone}, {4, m.stepSetApart}, {8, m.stepAdvance}, {3, m.stepRedeliver}, {2, m.stepRestart},
 	}
 	total := 0
 	for _, s := range steps {
@@ -184,9 +184,16 @@ func (m *world) stepSetWebhook() {
 }
 
 func (m *world) changeURL(p *modelPrediction, url string) {
+	moved := url != p.URL
 	p.URL = url
 	if url == "" {
 		m.cancel(p)
+		return
+	}
+	for _, d := range m.deliveries {
+		if moved && d.of == p && d.state == "pending" && !d.claimed {
+			d.due = m.now()
+		}
 	}
 }
 
@@ -224,21 +231,26 @@ func (m *world) stepClaim() {
 	}
 	m.step("claim %d with %d slots", limit, slots)
 	m.claim(limit, slots)
-	m.s.Resume(store.EndpointOf(hook))
-	m.s.Resume(store.EndpointOf(other))
+	for _, url := range []string{hook, other} {
+		l := store.LaneOf(client, url)
+		m.s.Resume(l, l.Only(url))
+	}
 }
 
 func (m *world) claim(limit, slots int) int {
-	claimed, next, err := m.s.ClaimDeliveries(ctx, limit, func(string) int { return slots })
+	claimed, next, err := m.s.ClaimDeliveries(ctx, limit, func(store.Lane) store.Slots { return store.Slots{N: slots} })
 	m.must(err)
 	m.step("got %q", names(claimed))
 	if len(claimed) > limit {
 		m.fail("claimed %d, limit %d", len(claimed), limit)
 	}
-	per := make(map[string]int)
+	per := make(map[store.Lane]int)
 	for _, c := range claimed {
 		m.take(c)
-		if per[store.EndpointOf(c.URL)]++; per[store.EndpointOf(c.URL)] > slots {
+		if !c.Lane.Takes(c.Client, c.URL) {
+			m.fail("%s was claimed of %q", c.ID, c.Lane)
+		}
+		if per[c.Lane]++; per[c.Lane] > slots {
 			m.fail("more than %d slots were taken", slots)
 		}
 	}
@@ -319,7 +331,9 @@ func (m *world) stepComplete() {
 }
 
 func (m *world) end(c store.Delivery, d *modelDelivery, v store.Verdict) {
-	m.complete(c, v)
+	o := m.outcome(c, v)
+	o.Apart = m.rand.IntN(2) == 0
+	m.must(m.s.Complete(ctx, o))
 	delete(m.held, c.ID)
 	d.claimed = false
 	d.attempts++
@@ -343,6 +357,8 @@ func (m *world) end(c store.Delivery, d *modelDelivery, v store.Verdict) {
 		d.state = "failed"
 	case v == store.Gone: // of a receiver that was replaced meanwhile
 		d.due = m.now()
+	case c.URL != d.of.URL:
+		d.due = m.now()
 	default:
 		d.due = m.now().Add(time.Second)
 	}
@@ -356,6 +372,15 @@ func (m *world) stepPostpone() {
 		m.step("postpone %s", c.ID)
 		d.due = m.now().Add(time.Duration(m.rand.IntN(5)) * time.Second)
 		m.must(m.s.Postpone(ctx, c, d.due))
+		delete(m.held, c.ID)
+		d.claimed = false
+	}
+}
+
+func (m *world) stepSetApart() {
+	if c, d := m.anyHeld(); d != nil {
+		m.step("set apart %s", c.ID)
+		m.must(m.s.SetApart(ctx, c))
 		delete(m.held, c.ID)
 		d.claimed = false
 	}

@@ -233,7 +233,7 @@ func signalComplete(t *testing.T, b *tracking) {
 func signalResume(t *testing.T, b *tracking) {
 	b.track("a", store.Started)
 	b.ask(0)
-	b.signalled(func() { b.s.Resume(hookEnd) })
+	b.signalled(func() { b.s.Resume(hookLane) })
 }
 
 func signalURL(t *testing.T, b *tracking) {

@@ -234,9 +234,9 @@ func goneReplaced(t *testing.T, b *tracking) {
 func (b *tracking) to(url, want string) store.Delivery {
 	b.t.Helper()
 	var asked []string
-	claimed, _, err := b.s.ClaimDeliveries(ctx, 1000, func(endpoint string) int {
-		asked = append(asked, endpoint)
-		return 10
+	claimed, _, err := b.s.ClaimDeliveries(ctx, 1000, func(lane store.Lane) store.Slots {
+		asked = append(asked, lane.Endpoint)
+		return store.Slots{N: 10}
 	})
 	b.must(err)
 	if len(claimed) != 1 || names(claimed)[0] != want || claimed[0].URL != url || len(asked) != 1 || asked[0] != store.EndpointOf(url) {
@@ -258,21 +258,29 @@ func newURL(t *testing.T, b *tracking) {
 
 func newURLRetry(t *testing.T, b *tracking) {
 	p := b.track("a", store.Started)
-	b.complete(b.one("a started"), store.Retry)
-	b.set(p, other)
+	o := b.outcome(b.one("a started"), store.Retry)
+	o.Due = b.now().Add(time.Hour) // the old receiver has asked for it
+	b.must(b.s.Complete(ctx, o))
+	b.set(p, hook) // no change
 	b.due()
-	b.advance(time.Second)
+	b.set(p, other)
 	b.complete(b.to(other, "a started"), store.Retry)
 	b.restart()
-	b.to(other, "a started")
+	o = b.outcome(b.to(other, "a started"), store.Retry)
+	o.Due = b.now().Add(time.Hour)
+	b.must(b.s.Complete(ctx, o))
+	b.set(p, hook)
+	b.restart()
+	b.to(hook, "a started")
 }
 
 func newURLClaimed(t *testing.T, b *tracking) {
 	p := b.track("a", store.Started)
 	d := b.one("a started")
 	b.set(p, other)
-	b.complete(d, store.Retry)
-	b.advance(time.Second)
+	o := b.outcome(d, store.Retry)
+	o.Due = b.now().Add(time.Hour)
+	b.must(b.s.Complete(ctx, o))
 	b.to(other, "a started")
 }
 

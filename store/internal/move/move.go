@@ -34,7 +34,7 @@ type Delivery struct {
 	State                int16
 	Attempts             int
 	Due, Created         int64
-	// Endpoint is where its prediction's webhooks go now.
+	// Endpoint is the lane of its prediction's webhooks, as text.
 	Endpoint string
 	// Payload is the number of the payload it shares, 0 for its own, which
 	// has its number.

@@ -1,0 +1,70 @@
+package postgres
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/caddy-replicate/replicate-webhook/store"
+)
+
+// Outages implements store.Tracking. They are those that any node has found.
+func (s *Store) Outages(ctx context.Context) (out []store.Outage, err error) {
+	err = s.read(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
+		out, err = collect(ctx, conn, func(row pgx.CollectableRow) (o store.Outage, err error) {
+			var lane, reason []byte
+			var since int64
+			err = row.Scan(&lane, &since, &reason)
+			o.Lane, o.Since, o.Reason = store.ParseLane(string(lane)), s.fromDatabase(timeOf(since)), string(reason)
+			return o, err
+		}, "SELECT lane, since, reason FROM webhook_outages")
+		return err
+	})
+	return out, err
+}
+
+// BeginOutage implements store.Tracking.
+func (s *Store) BeginOutage(ctx context.Context, o store.Outage) error {
+	return s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		return execute(ctx, conn, "INSERT INTO webhook_outages (lane, since, reason) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+			[]byte(o.Lane.String()), s.toDatabase(o.Since).UnixMilli(), []byte(o.Reason))
+	})
+}
+
+// EndOutage implements store.Tracking.
+func (s *Store) EndOutage(ctx context.Context, lane store.Lane) error {
+	return s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		return execute(ctx, conn, "DELETE FROM webhook_outages WHERE lane = $1", []byte(lane.String()))
+	})
+}
+
+// maxSpans is how many times in which a node was there are kept.
+const maxSpans = 1000
+
+// Witness implements store.Tracking. It is about all nodes together.
+func (s *Store) Witness(ctx context.Context, grace time.Duration) (spans []store.Span, err error) {
+	err = s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		found, err := collect(ctx, conn, func(row pgx.CollectableRow) (p store.Span, err error) {
+			var began, ended int64
+			err = row.Scan(&began, &ended)
+			p.Began, p.Ended = timeOf(began), timeOf(ended)
+			return p, err
+		}, "SELECT began, ended FROM webhook_presence ORDER BY began")
+		if err != nil {
+			return err
+		}
+		spans = store.Witnessed(found, timeOf(s.now().UnixMilli()), grace)
+		spans = spans[max(0, len(spans)-maxSpans):]
+		last := spans[len(spans)-1]
+		b := newBatch()
+		b.Queue("DELETE FROM webhook_presence WHERE began < $1 OR began > $2", spans[0].Began.UnixMilli(), last.Began.UnixMilli())
+		b.Queue("INSERT INTO webhook_presence (began, ended) VALUES ($1, $2) ON CONFLICT (began) DO UPDATE SET ended = excluded.ended",
+			last.Began.UnixMilli(), last.Ended.UnixMilli())
+		return conn.SendBatch(ctx, b).Close()
+	})
+	for i := range spans {
+		spans[i].Began, spans[i].Ended = s.fromDatabase(spans[i].Began), s.fromDatabase(spans[i].Ended)
+	}
+	return spans, err
+}

@@ -1,0 +1,76 @@
+package sqlite
+
+import (
+	"context"
+	"time"
+
+	"github.com/caddy-replicate/replicate-webhook/store"
+)
+
+// Outages implements store.Tracking.
+func (s *Store) Outages(ctx context.Context) ([]store.Outage, error) {
+	rows, err := s.db.QueryContext(ctx, "SELECT lane, since, reason FROM outages")
+	if err != nil {
+		return nil, s.readError(err)
+	}
+	defer rows.Close()
+	var out []store.Outage
+	for rows.Next() {
+		var o store.Outage
+		var lane string
+		var since int64
+		if err := rows.Scan(&lane, &since, &o.Reason); err != nil {
+			return nil, s.readError(err)
+		}
+		o.Lane, o.Since = store.ParseLane(lane), timeOf(since)
+		out = append(out, o)
+	}
+	return out, s.readError(rows.Err())
+}
+
+// BeginOutage implements store.Tracking.
+func (s *Store) BeginOutage(ctx context.Context, o store.Outage) error {
+	return s.commit(ctx, func(g *group) error {
+		return g.exec("INSERT INTO outages (lane, since, reason) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", o.Lane.String(), o.Since.UnixMilli(), o.Reason)
+	}, nil)
+}
+
+// EndOutage implements store.Tracking.
+func (s *Store) EndOutage(ctx context.Context, lane store.Lane) error {
+	return s.commit(ctx, func(g *group) error {
+		return g.exec("DELETE FROM outages WHERE lane = ?", lane.String())
+	}, nil)
+}
+
+// maxSpans is how many times in which a process was there are kept.
+const maxSpans = 1000
+
+// Witness implements store.Tracking.
+func (s *Store) Witness(ctx context.Context, grace time.Duration) (spans []store.Span, err error) {
+	err = s.commit(ctx, func(g *group) error {
+		spans = nil
+		rows, err := g.query("SELECT began, ended FROM presence ORDER BY began")
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var began, ended int64
+			if err := rows.Scan(&began, &ended); err != nil {
+				return err
+			}
+			spans = append(spans, store.Span{Began: timeOf(began), Ended: timeOf(ended)})
+		}
+		if err := rows.Err(); err != nil {
+			return err
+		}
+		spans = store.Witnessed(spans, timeOf(g.now()), grace)
+		spans = spans[max(0, len(spans)-maxSpans):]
+		last := spans[len(spans)-1]
+		if err := g.exec("DELETE FROM presence WHERE began < ?1 OR began > ?2", spans[0].Began.UnixMilli(), last.Began.UnixMilli()); err != nil {
+			return err
+		}
+		return g.exec("INSERT INTO presence (began, ended) VALUES (?1, ?2) ON CONFLICT (began) DO UPDATE SET ended = ?2", last.Began.UnixMilli(), last.Ended.UnixMilli())
+	}, nil)
+	return spans, err
+}
