@@ -298,7 +298,7 @@ func TestConnectionLimit(t *testing.T) {
 	core, logs := observer.New(zap.WarnLevel)
 	var nodes []*Store
 	for range 2 {
-		s, err := Open(Options{DSN: dsn, Lease: time.Second, Logger: func() *zap.Logger { return zap.New(core) }})
+		s, err := Open(Options{DSN: dsn, Lease: time.Second, MaxConns: 14, Logger: func() *zap.Logger { return zap.New(core) }})
 		if err != nil {
 			t.Fatal(err)
 		}
