@@ -40,7 +40,8 @@ type Delivery struct {
 	SigningSecret []string `json:"signing_secret,omitempty"`
 
 	// SealKey seals what the store keeps of credentials and generated
-	// secrets: the key in use first, then older ones that still open.
+	// secrets: the key in use first, then older ones that still open. What
+	// an older one sealed is sealed again with the first.
 	// Default, with store sqlite: 32 random bytes in seal.key beside the
 	// database. Required with other stores. One that begins with sealkey_
 	// is a key itself: its 32 bytes follow in base64.
