@@ -34,6 +34,7 @@ type options struct {
 	queued      int
 	waiting     int
 	hanging     int
+	soak        time.Duration
 	only        *regexp.Regexp
 	out         string
 	dir         string
@@ -73,6 +74,8 @@ func serving(args []string) func() error {
 		return serveApp
 	case serveAPIArg:
 		return serveAPI
+	case serveIllArg:
+		return serveIll
 	case serveReceiverArg:
 		return func() error { return serveReceiver(args[1:]) }
 	}
@@ -98,6 +101,7 @@ func parseFlags(args []string) (options, error) {
 	fs.IntVar(&o.queued, "queued", 50_000, "deliveries in a queue that is drained")
 	fs.IntVar(&o.waiting, "waiting", 200_000, "deliveries that wait for a retry")
 	fs.IntVar(&o.hanging, "hanging", 1000, "receivers that hang")
+	fs.DurationVar(&o.soak, "soak", 20*time.Minute, "time of the scenario soak, which runs only if -only names it")
 	fs.StringVar(&only, "only", "", "run only the scenarios that match this `regexp`: "+scenarioNames())
 	fs.StringVar(&o.out, "o", "", "write the results to this `file`; default bench/RESULTS.md for a whole run, none with -only or -quick")
 	fs.StringVar(&o.dir, "dir", "", "`folder` to make the temporary folder with the stores in; default the system's")
@@ -127,6 +131,7 @@ func parseFlags(args []string) (options, error) {
 			"queued":   func() { o.queued = 4_000 },
 			"waiting":  func() { o.waiting = 5_000 },
 			"hanging":  func() { o.hanging = 100 },
+			"soak":     func() { o.soak = 20 * time.Second },
 		}
 		for name, set := range quickly {
 			if !given[name] {
@@ -167,16 +172,24 @@ func (o *options) check(only string) error {
 	case o.hanging < 1 || o.hanging > 5000:
 		return fmt.Errorf("-hanging is %d: it must be from 1 to 5000", o.hanging)
 	}
+	if o.soak < 10*time.Second || o.soak > 24*time.Hour {
+		return fmt.Errorf("-soak is %s: it must be from 10s to 24h", o.soak)
+	}
 	var err error
 	if o.only, err = regexp.Compile(only); err != nil {
 		return fmt.Errorf("-only: %w", err)
 	}
 	for _, s := range scenarios() {
-		if o.only.MatchString(s.name) {
+		if o.runs(s) {
 			return nil
 		}
 	}
 	return fmt.Errorf("-only %q matches none of %s", only, scenarioNames())
+}
+
+// runs reports whether a scenario is part of the run.
+func (o *options) runs(s scenario) bool {
+	return o.only.MatchString(s.name) && (s.name != soakName || o.only.String() != "")
 }
 
 func scenarioNames() string {
@@ -201,7 +214,7 @@ func run(ctx context.Context, o options) error {
 	r := report{command: o.command, quick: o.quick}
 	var failed error
 	for _, s := range scenarios() {
-		if !o.only.MatchString(s.name) {
+		if !o.runs(s) {
 			continue
 		}
 		fmt.Fprintf(os.Stderr, "%s …\n", s.name)

@@ -29,6 +29,7 @@ func scenarios() []scenario {
 		{"stores", (*lab).runStores},
 		{"watched", (*lab).runWatched},
 		{"packages", (*lab).runPackages},
+		{soakName, (*lab).runSoak},
 	}
 }
 
