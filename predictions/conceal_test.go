@@ -141,12 +141,12 @@ func TestNoPartOfATokenPassesWhereAResponseIsCut(t *testing.T) {
 		for know, h := range hiding() {
 			body := `{"id":"p","webhook":"` + text + `","x":1}`
 			want, _ := h.conceal([]byte(body))
-			for cut := range len(body) + 1 {
+			for cut := 0; cut <= len(body); cut += 1 + len(body)/80 {
 				var out []byte
 				c := concealer{h: h, emit: func(p []byte) error { out = append(out, p...); return nil }}
 				_, _ = c.Write([]byte(body[:cut/2]))
-				for i := cut / 2; i < cut; i++ {
-					_, _ = c.Write([]byte(body[i : i+1]))
+				for i := cut / 2; i < cut; i += 3 {
+					_, _ = c.Write([]byte(body[i:min(i+3, cut)]))
 				}
 				_ = c.Close()
 				if len(out) != cut {
