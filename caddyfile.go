@@ -61,8 +61,9 @@ func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
 //		egress {
 //			allow_http
 //			ports <port...>
-//			allow <cidr...>
-//			deny  <cidr...>
+//			allow      <cidr...>
+//			allow_host <name...>
+//			deny       <cidr...>
 //		}
 //		retention {
 //			deliveries  <duration>
@@ -199,10 +200,12 @@ func (e *Egress) parse(o *directive.Walker) {
 			}
 		case "allow":
 			o.List(&e.Allow)
+		case "allow_host":
+			o.List(&e.AllowHost)
 		case "deny":
 			o.List(&e.Deny)
 		default:
-			o.Unknown("allow_http, ports, allow or deny")
+			o.Unknown("allow_http, ports, allow, allow_host or deny")
 		}
 	}
 	o.End()

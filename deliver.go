@@ -148,6 +148,9 @@ type Egress struct {
 	Ports []int `json:"ports,omitempty"`
 	// Allow are networks admitted against the built-in list.
 	Allow []string `json:"allow,omitempty"`
+	// AllowHost are host names admitted whatever addresses they have, those
+	// in Deny apart. Default: none.
+	AllowHost []string `json:"allow_host,omitempty"`
 	// Deny are networks refused whatever Allow says.
 	Deny []string `json:"deny,omitempty"`
 }
@@ -369,7 +372,7 @@ func (e *Egress) guard() (*egress.Guard, error) {
 		}
 		return out
 	}
-	return egress.New(egress.Config{AllowHTTP: e.AllowHTTP, Ports: e.Ports, Allow: parse(e.Allow), Deny: parse(e.Deny)})
+	return egress.New(egress.Config{AllowHTTP: e.AllowHTTP, Ports: e.Ports, Allow: parse(e.Allow), AllowHosts: e.AllowHost, Deny: parse(e.Deny)})
 }
 
 // keyFiler is a store that has a place for the sealing key beside its data.

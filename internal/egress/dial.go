@@ -45,6 +45,11 @@ func (g *Guard) DialContext(ctx context.Context, network, address string) (net.C
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 
+	if host, _, err := net.SplitHostPort(address); err == nil && g.trusted != nil {
+		if h, _ := parseHost(host, strings.Contains(host, ":")); slices.Contains(g.allowHosts, h.name) {
+			g = g.trusted
+		}
+	}
 	targets, err := g.resolve(ctx, network, address)
 	if err != nil {
 		return nil, err
@@ -73,7 +78,7 @@ func (g *Guard) resolve(ctx context.Context, network, address string) ([]netip.A
 	// The textual rules apply here too. The C library's resolver would
 	// otherwise read 0x7f.1 as an address, and a caller may have come by its
 	// URL without CheckURL.
-	h, problem := parseHost(name, strings.Contains(name, ":"))
+	h, problem := g.admitHost(name, strings.Contains(name, ":"))
 	if problem != "" {
 		return nil, &ForbiddenError{Host: name, Reason: "a URL " + problem}
 	}

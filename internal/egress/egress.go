@@ -21,6 +21,7 @@
 package egress
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -57,8 +58,12 @@ type Config struct {
 	// to the rule against the host's own addresses.
 	Allow []netip.Prefix
 
+	// AllowHosts are host names admitted whatever addresses they have, those
+	// in Deny apart. Names of local networks may be among them.
+	AllowHosts []string
+
 	// Deny are addresses forbidden beside the built-in ones. Deny beats
-	// Allow.
+	// Allow and AllowHosts.
 	Deny []netip.Prefix
 
 	// Resolver resolves host names; nil means [net.DefaultResolver].
@@ -86,6 +91,11 @@ type Guard struct {
 	own       *ownAddrs
 	resolver  Resolver
 	tls       *tls.Config
+
+	// allowHosts are in canonical form, and trusted is the guard for them,
+	// nil if there are none.
+	allowHosts []string
+	trusted    *Guard
 
 	// connect opens one TCP connection to an address that has been checked.
 	// It is a field so that tests can watch which addresses would be dialled
@@ -134,10 +144,32 @@ func New(c Config) (*Guard, error) {
 		g.resolver = net.DefaultResolver
 	}
 	g.connect = g.dialTCP
+	if err := g.trust(c.AllowHosts); err != nil {
+		return nil, err
+	}
 	if _, err := g.own.has(netip.IPv4Unspecified()); err != nil {
 		return nil, err
 	}
 	return g, nil
+}
+
+// trust prepares the guard for hosts that are admitted by name.
+func (g *Guard) trust(names []string) error {
+	if len(names) == 0 {
+		return nil
+	}
+	for _, name := range names {
+		h, problem := parseHost(name, false)
+		if h.name == "" {
+			return fmt.Errorf("reading allowed hosts: %q: a name %s", name, cmp.Or(problem, "must not be an address"))
+		}
+		g.allowHosts = append(g.allowHosts, h.name)
+	}
+	t := *g
+	t.allow = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
+	t.connect = t.dialTCP
+	g.trusted = &t
+	return nil
 }
 
 // portList validates the configured ports and supplies the defaults.

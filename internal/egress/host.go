@@ -2,6 +2,7 @@ package egress
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -82,9 +83,20 @@ func parseHost(s string, ipv6 bool) (host, string) {
 		return host{}, legacyIPv4
 	}
 	if isLocalName(name) {
-		return host{}, localName
+		return host{name: name}, localName
 	}
 	return host{name: name}, ""
+}
+
+// admitHost is [parseHost] under the policy of the guard. A name of a local
+// network is judged by its addresses alone where there are exceptions to the
+// built-in list of these, or where the operator names it.
+func (g *Guard) admitHost(s string, ipv6 bool) (host, string) {
+	h, problem := parseHost(s, ipv6)
+	if problem == localName && (len(g.allow) > 0 || slices.Contains(g.allowHosts, h.name)) {
+		return h, ""
+	}
+	return h, problem
 }
 
 // parseIPv6 reads the text between the brackets of an IP literal.

@@ -51,9 +51,18 @@ func (t *Trace) ByException() bool {
 	return t.exception
 }
 
+// exceptional reports whether an address that was connected to was admitted by an
+// exception only, of the address or of the name that led to it.
+func (g *Guard) exceptional(a netip.Addr) bool {
+	if g.AllowedByException(a) {
+		return true
+	}
+	return g.trusted != nil && g.CheckAddr(a) != nil
+}
+
 func (t *Trace) connectStart(_, address string) {
 	to, err := netip.ParseAddrPort(address)
-	if err != nil || !t.guard.AllowedByException(to.Addr()) {
+	if err != nil || !t.guard.exceptional(to.Addr()) {
 		return
 	}
 	t.mu.Lock()
@@ -68,7 +77,7 @@ func (t *Trace) gotConn(info httptrace.GotConnInfo) {
 	}
 	ap := tcp.AddrPort()
 	remote := netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
-	exception := t.guard.AllowedByException(remote.Addr())
+	exception := t.guard.exceptional(remote.Addr())
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.remote, t.exception = remote, exception

@@ -28,8 +28,8 @@ const MaxURLLength = 2048
 //   - has a host that is a plain name or a plain address: no percent
 //     encoding, no legacy number forms of IPv4 addresses even where they
 //     stand for a public one, no IPv6 zone, no IPv4 address inside an IPv6
-//     one, no characters that become others by IDNA mapping, no name
-//     reserved for local networks;
+//     one, no characters that become others by IDNA mapping, and no name
+//     reserved for local networks unless the policy has exceptions;
 //   - uses a port the policy allows; and
 //   - does not name a literal address that [Guard.CheckAddr] forbids. The
 //     rule against the host's own addresses is left to the dial, because
@@ -84,7 +84,7 @@ func (g *Guard) checkURL(raw string) (u *url.URL, problem string, forbidden bool
 	if u.Hostname() == "" {
 		return nil, "must have a host", false
 	}
-	h, problem := parseHost(u.Hostname(), authority[0] == '[')
+	h, problem := g.admitHost(u.Hostname(), authority[0] == '[')
 	if problem != "" {
 		return nil, problem, problem == localName
 	}

@@ -667,3 +667,34 @@ func TestBadOperationFailsAlone(t *testing.T) {
 		t.Fatalf("log is %+v, %v", rows, err)
 	}
 }
+
+// TestStoppedNodeHoldsNothing: a node that was stopped for longer than its lease
+// knows that before it sends anything, whatever it had claimed.
+func TestStoppedNodeHoldsNothing(t *testing.T) {
+	t.Parallel()
+	s, err := Open(Options{DSN: pgtest.Start(t).Fresh(t), Lease: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	track(t, s, "a", store.Started)
+	claimed, _, err := s.ClaimDeliveries(ctx, 10, plenty)
+	if err != nil || len(claimed) != 1 || !s.Holds(claimed[0]) {
+		t.Fatalf("claimed %+v, %v", claimed, err)
+	}
+	heard := s.nodes.confirmed.Load()
+	long := heard.Add(-time.Hour)
+	s.nodes.confirmed.Store(&long)
+	if s.Holds(claimed[0]) {
+		t.Error("a claim is held after a lease without a heartbeat")
+	}
+	s.nodes.confirmed.Store(heard)
+	if !s.Holds(claimed[0]) {
+		t.Error("a claim is not held within the lease")
+	}
+	s.nodes.id.Add(1) // it was taken for dead, and began again
+	if s.Holds(claimed[0]) {
+		t.Error("the claim of a node that is no more is held")
+	}
+	s.nodes.id.Add(-1)
+}
