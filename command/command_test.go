@@ -217,6 +217,9 @@ func TestSecretSignsWhatIsDelivered(t *testing.T) {
 		t.Fatalf("got %+v, want the secret of the prediction's client", doc)
 	}
 	sh.ask("secret").fails(1, "client is missing")
+	if r := sh.ask("secret", "--client", "nobody").fails(1, `no prediction is of the client "nobody"`); strings.Contains(r.out, "whsec_") {
+		t.Errorf("a secret is printed for nobody: %s", r.out)
+	}
 	// What arrived verifies with it.
 	hook := s.Hook.Seen()[0]
 	headers := ""

@@ -36,6 +36,9 @@ The secret goes to standard output alone.`,
 				identity = p.Client
 			}
 			s, err := c.Secret(ctx, identity)
+			if exitCode(err) == exitNotFound {
+				return fmt.Errorf("no prediction is of the client %q, so that there is no secret of it: 'caddy replicate-webhook predictions' shows clients as they are named", identity)
+			}
 			if err != nil {
 				return err
 			}

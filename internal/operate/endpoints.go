@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/delivery"
+	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
 // Endpoints lists the endpoints that this process has delivered to lately.
@@ -71,7 +72,7 @@ type Secret struct {
 
 // Secret gives the secret of a client, as predictions name it, or the shared
 // one, for which no client is named. The error is an *InvalidError,
-// ErrUnavailable, or that of a sealing key that does not fit.
+// ErrNotFound for a client without predictions, ErrUnavailable, or that of a sealing key that does not fit.
 func (s *Service) Secret(ctx context.Context, client string) (Secret, error) {
 	out := Secret{Signing: "shared", Client: client}
 	if s.conf.Tracker.PerClient() {
@@ -82,9 +83,35 @@ func (s *Service) Secret(ctx context.Context, client string) (Secret, error) {
 	} else if client != "" {
 		return Secret{}, invalid("client", "is named, but all clients share one secret: leave it out")
 	}
+	if client != "" {
+		if err := s.use(func(o store.Store) error { return findClient(ctx, o, client) }); err != nil {
+			return Secret{}, err
+		}
+	}
 	var err error
 	if out.Secret, err = s.conf.Tracker.SigningSecret(ctx, client); err != nil {
 		return Secret{}, err
 	}
 	return out, nil
+}
+
+// findClient returns ErrNotFound unless the store holds a prediction of the
+// client. A secret can be derived for any name, and one for a misspelled name
+// verifies nothing.
+func findClient(ctx context.Context, o store.Store, client string) error {
+	for f := (store.PredictionFilter{Limit: MaxLimit}); ; {
+		rows, next, err := o.ListPredictions(ctx, f)
+		if err != nil {
+			return err
+		}
+		for i := range rows {
+			if rows[i].Client == client {
+				return nil
+			}
+		}
+		if next == 0 {
+			return ErrNotFound
+		}
+		f.Before = next
+	}
 }

@@ -236,12 +236,16 @@ func TestQueriesAreWrittenAsTheyAreRead(t *testing.T) {
 
 func TestSecretOfWhom(t *testing.T) {
 	shared := operate.New(operate.Config{Tracker: untracked{}})
-	own := operate.New(operate.Config{Tracker: untracked{perClient: true}})
+	own := newDesk(t)
+	own.track("https://api.example.com/v1", "p1", store.Completed)
 	if got, err := shared.Secret(t.Context(), ""); err != nil || got.Signing != "shared" || got.Secret != "secret of " {
 		t.Errorf("shared: %+v, %v", got, err)
 	}
-	if got, err := own.Secret(t.Context(), "me"); err != nil || got != (operate.Secret{Signing: "per_client", Client: "me", Secret: "secret of me"}) {
+	if got, err := own.Secret(t.Context(), "someone"); err != nil || got != (operate.Secret{Signing: "per_client", Client: "someone", Secret: "secret of someone"}) {
 		t.Errorf("own: %+v, %v", got, err)
+	}
+	if got, err := own.Secret(t.Context(), "nobody"); !errors.Is(err, operate.ErrNotFound) {
+		t.Errorf("own, of a client that has no prediction: %+v, %v", got, err)
 	}
 	var refused *operate.InvalidError
 	if _, err := shared.Secret(t.Context(), "me"); !errors.As(err, &refused) {
