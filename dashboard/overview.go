@@ -65,7 +65,7 @@ func (v *visit) overview() error {
 	now := v.now()
 	page.Charts = charts(v.history.Since(now.Add(-chartBars*step)), now, step)
 	for _, e := range s.Endpoints().Results {
-		if e.State != delivery.Closed && len(page.Open) < 5 {
+		if (e.State != delivery.Closed || e.URLsOpen > 0) && len(page.Open) < 5 {
 			page.Open = append(page.Open, e)
 		}
 	}

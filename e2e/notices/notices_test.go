@@ -129,14 +129,14 @@ func TestEvents(t *testing.T) {
 			t.Errorf("delivered: %v", data)
 		}
 	}
-	s.Hook.AnswerStatus(http.StatusInternalServerError)
+	s.Hook.Answer(func(http.ResponseWriter, *caddyrun.Request) { panic(http.ErrAbortHandler) })
 	s.Create(secretPath)
 	s.Settled(4)
 	until(t, "a failed and an opened endpoint", func() bool {
 		return count(t.Name(), "replicate_webhook_failed") >= 1 && count(t.Name(), "replicate_webhook_endpoint_open") >= 1
 	})
 	failed := events(t.Name())["replicate_webhook_failed"][0]
-	if failed["error"] != "status 500" || failed["gone"] != false || failed["endpoint"] != s.Hook.URL {
+	if failed["error"] != "connection closed" || failed["gone"] != false || failed["endpoint"] != s.Hook.URL {
 		t.Errorf("failed: %v", failed)
 	}
 	s.Hook.AnswerStatus(http.StatusOK)
