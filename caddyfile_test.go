@@ -87,6 +87,7 @@ func TestAdaptedConfigurationsLoad(t *testing.T) {
 	t.Setenv("WEBHOOK_SECRET", whsec)
 	t.Setenv("OTHER", older)
 	t.Setenv("DATABASE_URL", "postgres://caddy:a-password@127.0.0.1:5432/webhooks")
+	t.Setenv("DATABASE_DIRECT_URL", "postgres://caddy:a-password@127.0.0.1:5433/webhooks")
 	t.Setenv("SEAL_KEY", "a sealing key of some length")
 	files, _ := filepath.Glob("testdata/adapt/*.caddyfiletest")
 	for _, file := range files {
