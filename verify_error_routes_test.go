@@ -254,7 +254,8 @@ func TestNoTunnelThroughTheEdge(t *testing.T) {
 // TestWithoutAFinalStatusNothingIsAccepted: a site without an app behind the edge,
 // or a handler that gives no status, is a 502, and the event can come again.
 func TestWithoutAFinalStatusNothingIsAccepted(t *testing.T) {
-	for name, behind := range map[string]string{"no handler": "", "one that ends": "misbehave nothing", "one that takes the connection": "misbehave hijack", "one that sets a header": "header X-App 1"} {
+	for name, behind := range map[string]string{"no handler": "", "one that ends": "misbehave nothing", "one that takes the connection": "misbehave hijack", "one that sets a header": "header X-App 1",
+		"one that holds responses back": "intercept {\n@any status 200\nhandle_response @any {\nrespond 200\n}\n}"} {
 		t.Run(name, func(t *testing.T) {
 			e := newEdge(t, "", "misbehave")
 			text := site(withSecret(""), e.app.Addr(), behind)

@@ -14,7 +14,7 @@ import (
 )
 
 // ErrNoStatus says that no final status came, which every response of an app has.
-var ErrNoStatus = errors.New("the handlers behind replicate_webhook gave no final status: there is none such as reverse_proxy, or the app answered 101")
+var ErrNoStatus = errors.New("the handlers behind replicate_webhook returned no final status: no handler such as reverse_proxy is there, or the app's status is 101 or not valid")
 
 // small is the longest answer that is held back until it is complete. It is
 // what net/http keeps to itself, too, until the handler returns, so that nobody
@@ -55,7 +55,7 @@ func NewWriter(w http.ResponseWriter, accept func(whole bool) error) *Writer {
 }
 
 // Finish is told that the handler returned, and whether without an error. One
-// that wrote nothing gave no final status: net/http would make a 200 of that, and
+// that wrote nothing returned no final status: net/http would make a 200 of that, and
 // an event would count as accepted that no app has seen.
 func (x *Writer) Finish(ok bool) {
 	x.ended = true
@@ -143,12 +143,14 @@ func (x *Writer) Header() http.Header {
 }
 
 // WriteHeader takes the first final status. Informational ones pass, except that
-// protocols are not switched: a tunnel would lead round the edge.
+// protocols are not switched: a tunnel would lead round the edge. A status at
+// which net/http panics, such as the 0 that intercept writes when no handler
+// stands behind it, is no status.
 func (x *Writer) WriteHeader(status int) {
 	switch {
 	case x.status != 0 || x.err != nil:
 		// There is one final status.
-	case status == http.StatusSwitchingProtocols && !x.decided:
+	case !x.decided && (status == http.StatusSwitchingProtocols || status < 100 || status > 999):
 		x.refuse(ErrNoStatus)
 	case status < 200:
 		x.ResponseWriterWrapper.WriteHeader(status)

@@ -136,10 +136,12 @@ func (r *record) Flush() { r.add("flush") }
 // gets the connection.
 func TestOnlyAFinalStatusIsAResponse(t *testing.T) {
 	for name, handle := range map[string]func(http.ResponseWriter){
-		"nothing":     func(http.ResponseWriter) {},
-		"a header":    func(w http.ResponseWriter) { w.Header().Set("X-App", "1") },
-		"early hints": func(w http.ResponseWriter) { w.WriteHeader(103) },
-		"101":         func(w http.ResponseWriter) { w.Header().Set("Upgrade", "x"); w.WriteHeader(101) },
+		"nothing":               func(http.ResponseWriter) {},
+		"a header":              func(w http.ResponseWriter) { w.Header().Set("X-App", "1") },
+		"a status that is none": func(w http.ResponseWriter) { w.WriteHeader(0) },
+		"one of four digits":    func(w http.ResponseWriter) { w.WriteHeader(1000) },
+		"early hints":           func(w http.ResponseWriter) { w.WriteHeader(103) },
+		"101":                   func(w http.ResponseWriter) { w.Header().Set("Upgrade", "x"); w.WriteHeader(101) },
 		"101 and more": func(w http.ResponseWriter) {
 			w.WriteHeader(101)
 			w.WriteHeader(200)
