@@ -75,6 +75,9 @@ func (s *Store) try(e store.Entry) (mine, other *claim, err error) {
 	if d.closed != nil {
 		return nil, nil, fmt.Errorf("%w: %w", store.ErrUnavailable, d.closed)
 	}
+	if err := s.writer.available(); isMoved(err) {
+		return nil, nil, err // a duplicate's 2xx would promise what the file no longer keeps
+	}
 	for _, k := range e.Keys {
 		if expires, ok := d.live[k]; ok && expires > now {
 			return nil, nil, store.ErrDuplicate

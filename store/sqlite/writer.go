@@ -272,9 +272,16 @@ func (w *writer) gather(first *op) []*op {
 func (w *writer) commit(ops []*op) {
 	start := time.Now()
 	err := w.transact(ops)
+	told := err
 	switch {
 	case err == nil:
 		w.commits.Add(1)
+		// It is durable, and of no use in a file that nobody will find. The
+		// memory follows the file, and the callers hear of no success.
+		if moved := w.presence.check(); moved != nil {
+			told = w.fail(moved)
+			break
+		}
 		metrics.ObserveCommit(len(ops), time.Since(start))
 		if w.down.Swap(nil) != nil {
 			w.opts.Logger().Info("store takes writes again", zap.String("store", w.opts.Path))
@@ -287,13 +294,14 @@ func (w *writer) commit(ops []*op) {
 		return
 	case w.broken(err):
 		err = w.fail(err)
+		told = err
 	}
 	for _, o := range ops {
 		if o.after != nil {
 			o.after(err)
 		}
 		w.account(o, -1)
-		o.done <- err
+		o.done <- told
 	}
 }
 
@@ -374,10 +382,6 @@ func (w *writer) transact(ops []*op) (err error) {
 		return err
 	}
 	if err := g.exec("COMMIT"); err != nil {
-		return err
-	}
-	// It is durable, and of no use in a file that nobody will find.
-	if err := w.presence.check(); err != nil {
 		return err
 	}
 	w.totalsMu.Lock()
