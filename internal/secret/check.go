@@ -13,7 +13,7 @@ import (
 const prefix = "whsec_"
 
 var (
-	assignment = regexp.MustCompile(`^(?:(?:export|set|env)\s+)?[A-Z][A-Z0-9_]{2,}(?:\s*=\s*[^=\s]|:\s+\S)`)
+	assignment = regexp.MustCompile(`^(?:(?:export|set|env)\s+)?[A-Z][A-Z0-9_]{2,}(?:\s*=\s*[^=\s]|:\s+\S)|^(?i:[a-z0-9_.-]*(?:secret|token|key))(?:\s*=\s*[^=\s]|:\s+\S)`)
 	variable   = regexp.MustCompile(`^\$(?:[A-Za-z_][A-Za-z0-9_]*|\{[^{}]*\})$`)
 )
 
@@ -26,6 +26,7 @@ func Check(value string) error {
 	first, _ := utf8.DecodeRuneInString(value)
 	last, _ := utf8.DecodeLastRuneInString(value)
 	trimmed := strings.TrimFunc(value, isInvisible)
+	hidden := strings.IndexFunc(value, isZeroWidth)
 	switch {
 	case value == "":
 		return errors.New("it is empty")
@@ -43,6 +44,11 @@ func Check(value string) error {
 		return errors.New("it has more than one line: leave out what is not the secret")
 	case strings.IndexFunc(value, unicode.IsControl) >= 0:
 		return errors.New("it holds a control character: remove that")
+	case hidden >= 0:
+		r, _ := utf8.DecodeRuneInString(value[hidden:])
+		return errors.New("it holds " + blankName(r) + ": remove that")
+	case hasFoldedPrefix(value, "bearer "):
+		return errors.New("it begins with Bearer, as a header does: leave that out")
 	case strings.ContainsRune(quotes, first) && strings.ContainsRune(quotes, last) && len(value) > 1:
 		return errors.New("it is in quotes: leave them out")
 	case first == '{' && strings.Contains(value, `"`):
@@ -86,7 +92,12 @@ const quotes = "\"'`\u2018\u2019\u201c\u201d\u201e\u00ab\u00bb"
 
 // isInvisible reports whether r does not show at the end of a line.
 func isInvisible(r rune) bool {
-	return unicode.IsSpace(r) || r == '\ufeff' || r == '\u200b' || r == '\u200c' || r == '\u200d' || r == '\u2060'
+	return unicode.IsSpace(r) || isZeroWidth(r)
+}
+
+// isZeroWidth reports whether r does not show anywhere.
+func isZeroWidth(r rune) bool {
+	return r == '\ufeff' || r == '\u200b' || r == '\u200c' || r == '\u200d' || r == '\u2060'
 }
 
 func blankName(r rune) string {

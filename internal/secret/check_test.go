@@ -24,8 +24,8 @@ func TestSecretsAsPeoplePasteThem(t *testing.T) {
 		{"name and quotes", `WEBHOOK_SECRET="` + whsec + `"`, "name"},
 		{"export", "export WEBHOOK_SECRET=" + whsec, "name"},
 		{"name of a plain secret", "WEBHOOK_SECRET=" + key, "name"},
-		{"name in small letters", "secret=" + whsec, "before whsec_"},
-		{"YAML", "secret: " + whsec, "before whsec_"},
+		{"name in small letters", "secret=" + whsec, "a name"},
+		{"YAML", "secret: " + whsec, "a name"},
 		{"blank before", " " + whsec, "begins with a blank"},
 		{"blank after", whsec + " ", "ends in a blank"},
 		{"tab after", whsec + "\t", "ends in a tab"},
@@ -41,7 +41,7 @@ func TestSecretsAsPeoplePasteThem(t *testing.T) {
 		{"hyphen", "whsec-" + key, "underscore"},
 		{"JSON", `{"key":"` + whsec + `"}`, "JSON"},
 		{"JSON of a plain secret", `{"key": "` + key + `"}`, "JSON"},
-		{"header", "Signing-Secret: " + whsec, "before whsec_"},
+		{"header", "Signing-Secret: " + whsec, "a name"},
 		{"20 blanks", strings.Repeat(" ", 20), "blanks alone"},
 		{"other blanks", strings.Repeat("\u00a0\t", 20), "blanks alone"},
 		{"two lines", whsec + "\n" + whsec, "more than one line"},
@@ -50,6 +50,10 @@ func TestSecretsAsPeoplePasteThem(t *testing.T) {
 		{"shell variable in braces", "${WEBHOOK_SIGNING_SECRET}", "variable"},
 		{"escape character", whsec + "\x1b[0m" + key, "control"},
 		{"nothing", "", "empty"},
+		{"name in small letters of a plain secret", "webhook_secret=" + key, "name"},
+		{"YAML of a plain secret", "secret: " + key, "name"},
+		{"Bearer", "Bearer " + key, "Bearer"},
+		{"zero-width space inside", key[:9] + "\u200b" + key[9:], "U+200B"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			err := Check(c.value)
