@@ -119,7 +119,7 @@ func TestStampsFromBeforeTheStartAreTakenAsTheyAre(t *testing.T) {
 // back at once.
 func TestSettledTakesNoStepForSeconds(t *testing.T) {
 	within(t, func(t *testing.T, wall *clocktest.Wall, c *Clock) {
-		ahead := func() time.Duration { return c.Settled().Sub(time.Now()).Round(time.Second) }
+		ahead := func() time.Duration { return time.Until(c.Settled()).Round(time.Second) }
 		wall.Set(day)
 		for range 4 {
 			if got := ahead(); got != 0 {

@@ -219,7 +219,7 @@ func TestAnOutageIsKnownAfterARestart(t *testing.T) {
 		var o outage
 		o.up.Store(true)
 		again := record(o.answer)
-		e = engine(t, s, again.trip, func(c *Config) { c.Endpoint.Breaker = Breaker{Failures: 5, Cooldown: 30 * time.Second} })
+		engine(t, s, again.trip, func(c *Config) { c.Endpoint.Breaker = Breaker{Failures: 5, Cooldown: 30 * time.Second} })
 		time.Sleep(5 * time.Minute)
 		synctest.Wait()
 		if n := count(s.outcomes(t), store.Delivered); n != 50 || len(s.outages) != 0 {

@@ -40,7 +40,7 @@ func TestClockStepsEndNoPrediction(t *testing.T) {
 					t.Errorf("%d polls of two predictions in the minute after the step", n)
 				}
 				started := both[:1]
-				time.Sleep(begun.Add(day - time.Minute).Sub(time.Now()))
+				time.Sleep(time.Until(begun.Add(day - time.Minute)))
 				w.wantEvents("before", started)
 				w.wantEvents("between", started)
 				time.Sleep(2 * time.Minute)
