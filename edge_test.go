@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -14,6 +15,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -273,6 +275,12 @@ type rawConn struct {
 func dial(t testing.TB, addr string) *rawConn {
 	t.Helper()
 	c, err := net.Dial("tcp", addr)
+	// A reload closes the old listener, and resets what it has not accepted.
+	for range 3 {
+		if errors.Is(err, syscall.ECONNRESET) {
+			c, err = net.Dial("tcp", addr)
+		}
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

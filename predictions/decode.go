@@ -82,33 +82,29 @@ func decode(src io.Reader, codings []string) (io.Reader, error) {
 	return src, nil
 }
 
-// unpacker decodes what is written to it and hands the content to a sink, in a
-// goroutine of its own that ends with Close.
+// unpacker decodes what is written to it and hands the content to a sink. The
+// decoders read, so they run in a goroutine of their own, which ends with Close.
+// It runs only while Write or Close waits for it, so that the sink may use what
+// the writer uses.
 type unpacker struct {
-	in   *io.PipeWriter
-	done chan struct{}
-	err  error
+	chunks chan []byte
+	idle   chan struct{} // a chunk has been decoded, and the next one is wanted
+	done   chan struct{}
+	end    error // what follows the last chunk, set before chunks is closed
+	err    error // set before done is closed
 }
 
 func unpack(codings []string, sink func([]byte) error) *unpacker {
-	r, w := io.Pipe()
-	u := &unpacker{in: w, done: make(chan struct{})}
+	u := &unpacker{chunks: make(chan []byte), idle: make(chan struct{}), done: make(chan struct{})}
 	go func() {
 		defer close(u.done)
-		u.err = u.run(r, codings, sink)
-		// A writer gets the error, and what follows the encoded body is
-		// dropped.
-		if u.err != nil {
-			_ = r.CloseWithError(u.err)
-		} else {
-			_, _ = io.Copy(io.Discard, r)
-		}
+		u.err = u.run(codings, sink)
 	}()
 	return u
 }
 
-func (u *unpacker) run(src io.Reader, codings []string, sink func([]byte) error) error {
-	content, err := decode(src, codings)
+func (u *unpacker) run(codings []string, sink func([]byte) error) error {
+	content, err := decode(&chunkReader{u: u}, codings)
 	if err != nil {
 		return err
 	}
@@ -129,16 +125,59 @@ func (u *unpacker) run(src io.Reader, codings []string, sink func([]byte) error)
 	}
 }
 
-func (u *unpacker) Write(p []byte) (int, error) { return u.in.Write(p) }
+// chunkReader is what the decoders of an unpacker read.
+type chunkReader struct {
+	u     *unpacker
+	rest  []byte // of the last chunk
+	begun bool
+	ended bool
+}
+
+func (r *chunkReader) Read(p []byte) (int, error) {
+	for len(r.rest) == 0 {
+		if r.ended {
+			return 0, r.u.end
+		}
+		if r.begun {
+			r.u.idle <- struct{}{}
+		}
+		r.begun = true
+		chunk, ok := <-r.u.chunks
+		r.rest, r.ended = chunk, !ok
+	}
+	n := copy(p, r.rest)
+	r.rest = r.rest[n:]
+	return n, nil
+}
+
+// Write returns when p has been decoded. Once decoding has ended, it returns the
+// error that ended it, or drops what follows the encoded body.
+func (u *unpacker) Write(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	select {
+	case u.chunks <- p:
+		select {
+		case <-u.idle:
+			return len(p), nil
+		case <-u.done:
+		}
+	case <-u.done:
+	}
+	if u.err != nil {
+		return 0, u.err
+	}
+	return len(p), nil
+}
 
 // Close ends the body, in its middle if cut, and waits until all that can be
 // decoded of it is. It returns why that is not all.
 func (u *unpacker) Close(cut bool) error {
-	if cut {
-		_ = u.in.CloseWithError(io.ErrUnexpectedEOF)
-	} else {
-		_ = u.in.Close()
+	if u.end = io.EOF; cut {
+		u.end = io.ErrUnexpectedEOF
 	}
+	close(u.chunks)
 	<-u.done
 	if u.err == nil && cut {
 		return io.ErrUnexpectedEOF

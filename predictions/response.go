@@ -65,8 +65,6 @@ type response struct {
 	unpacker *unpacker
 	decoded  bool
 
-	// The unpacker's goroutine writes too.
-	mu      sync.Mutex
 	mode    responseMode
 	begun   bool // a byte other than white space has come
 	buf     *bytes.Buffer
@@ -122,8 +120,6 @@ func (a *response) WriteHeader(status int) {
 	if hold || a.hidden != nil {
 		a.unpack()
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	if hold {
 		a.Header().Del(statusHeader) // it is ours alone
 		a.mode = holding
@@ -146,8 +142,6 @@ func (a *response) unpack() {
 	dropBodyHeaders(a.Header())
 	a.Header().Del("Content-Length")
 	a.unpacker = unpack(list, func(p []byte) error {
-		a.mu.Lock()
-		defer a.mu.Unlock()
 		if err := a.take(p); err != nil {
 			return err
 		}
@@ -183,8 +177,6 @@ func (a *response) Write(p []byte) (int, error) {
 	if a.unpacker != nil {
 		return a.unpacker.Write(p)
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	if err := a.take(p); err != nil {
 		return 0, err
 	}
@@ -295,8 +287,6 @@ func (a *response) ReadFrom(r io.Reader) (int64, error) {
 // FlushError flushes what passes. What is held is not sent by a flush.
 func (a *response) FlushError() error {
 	a.WriteHeader(http.StatusOK)
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	a.flushed = true
 	if a.mode == holding || a.mode == dropped {
 		return nil

@@ -78,7 +78,7 @@ func TestUpdateDisableLogAndRedeliver(t *testing.T) {
 	}
 	third := r.wait(3)
 	r.verified(third)
-	if third.Event != end.Event || third.Delivery == end.Delivery || third.Delivery != again.Body.ID || third.Timestamp == end.Timestamp {
+	if third.Event != end.Event || third.Delivery == end.Delivery || third.Delivery != again.Body.ID || third.SHA256 != end.SHA256 {
 		t.Fatalf("the redelivery is %+v after %+v", third, end)
 	}
 
