@@ -235,12 +235,16 @@ func (c *capacity) begin(d store.Delivery, now time.Time) *flight {
 
 // settle ends a claim. limited: there was more than it could take.
 func (c *capacity) settle(failed, limited bool, now time.Time) {
+	var again []*lane // those that got more slots meanwhile, and are asked about again
 	for _, l := range c.asked {
 		p := c.endpoints[l.key.Endpoint]
 		p.given -= l.given
 		switch {
 		case failed:
 			c.resume = append(c.resume, l.key)
+		case l.granted > 0 && l.taken >= l.given:
+			l.again = true
+			again = append(again, l)
 		case l.given == 0 || l.taken >= l.given:
 			// It took all it could have. There may be more.
 			p.park(l, now)
@@ -255,13 +259,14 @@ func (c *capacity) settle(failed, limited bool, now time.Time) {
 		p.tidy(l)
 	}
 	c.asked = c.asked[:0]
-	if limited {
-		return // the others have their turn in the next one
-	}
 	granted := c.granted
-	c.granted = nil
+	if limited {
+		granted = nil // the others have their turn in the next one
+	} else {
+		c.granted = again
+	}
 	for _, l := range granted {
-		if l.granted == 0 || l.parked {
+		if l.granted == 0 || l.parked || l.again {
 			continue
 		}
 		// There was nothing in it any more.
@@ -271,6 +276,9 @@ func (c *capacity) settle(failed, limited bool, now time.Time) {
 		l.granted = 0
 		p.tidy(l)
 		c.reconsider(p, now)
+	}
+	for _, l := range again {
+		l.again = false
 	}
 }
 
@@ -330,32 +338,42 @@ func (c *capacity) reconsider(p *endpoint, now time.Time) {
 		c.starve(p) // behind the others
 		return
 	}
-	free := c.allow(p, now) - p.granted
-	from := len(c.granted)
-	for ; free > 0; free-- {
-		l := p.next(p.breaker.open)
+	for free := c.allow(p, now) - p.granted; free > 0; free-- {
+		l := c.next(p)
 		if l == nil {
 			break
 		}
-		p.unpark(l)
 		c.grant(p, l)
-		c.granted = append(c.granted, l)
-		c.resume = append(c.resume, l.key)
-	}
-	// What is left after each had one goes round once more.
-	for turn := c.granted[from:]; free > 0 && len(turn) > 0; {
-		for _, l := range turn[:min(len(turn), free)] {
-			c.grant(p, l)
-			free--
-		}
 	}
 	if p.limiter != nil && p.line.Len() > 0 {
 		c.timers.sooner(&p.timer, p.nextAlarm(now))
 	}
 }
 
-// grant keeps a slot for a lane.
+// next returns the lane that a free slot of an endpoint goes to. Those that have
+// been granted some already, or are being asked about, left the line, but may
+// want more: without them, of slots that become free together all but one would
+// go to other clients.
+func (c *capacity) next(p *endpoint) *lane {
+	best := p.next(p.breaker.open)
+	if p.breaker.open || p.granted == 0 && p.given == 0 {
+		return best
+	}
+	for _, l := range p.lanes {
+		if l.granted+l.given > 0 && (best == nil || l.load() < best.load()) {
+			best = l
+		}
+	}
+	return best
+}
+
+// grant keeps a slot for a lane, of which the store is to be told.
 func (c *capacity) grant(p *endpoint, l *lane) {
+	if l.granted == 0 {
+		p.unpark(l)
+		c.granted = append(c.granted, l)
+		c.resume = append(c.resume, l.key)
+	}
 	l.granted++
 	l.tenant.granted++
 	p.granted++
@@ -393,10 +411,7 @@ func (c *capacity) prepare(now time.Time) (resume []store.Lane, limit int) {
 // for room.
 func (c *capacity) takeTurn(p *endpoint, now time.Time) {
 	if l := p.next(p.breaker.open); l != nil && c.allow(p, now) > p.granted {
-		p.unpark(l)
 		c.grant(p, l)
-		c.granted = append(c.granted, l)
-		c.resume = append(c.resume, l.key)
 	}
 }
 

@@ -84,21 +84,27 @@ func (h *held) threshold(now time.Time) time.Time {
 		}
 		return time.Time{}
 	}
-	// A clock that was set is no time that has gone by: the next look at the
-	// store makes a gap of it.
+	// A clock that was set, or a process that stood still, is no time that was
+	// waited: the next look at the store makes a gap of it.
 	passed := now.Sub(h.witnessed)
-	if jump := now.Round(0).Sub(h.witnessed.Round(0)) - passed; jump.Abs() > h.grace() {
+	if jump := now.Round(0).Sub(h.witnessed.Round(0)) - passed; max(passed, jump.Abs()) > h.grace() {
 		return time.Time{}
 	}
-	ended := now
-	for i := len(h.spans) - 1; i >= 0; i-- {
+	// The spans are by the store's clock, which may not be this node's.
+	last := len(h.spans) - 1
+	ended := h.spans[last].Ended.Add(passed)
+	ahead := now.Round(0).Sub(ended)
+	for i := last; i >= 0; i-- {
 		s := h.spans[i]
-		if i < len(h.spans)-1 {
+		if i < last {
 			ended = s.Ended
 		}
-		if was := ended.Round(0).Sub(s.Began); was >= left {
-			return ended.Add(-left)
-		} else if was > 0 {
+		switch was := ended.Sub(s.Began); {
+		case was >= left && i == last:
+			return now.Add(-left)
+		case was >= left:
+			return ended.Add(ahead - left)
+		case was > 0:
 			left -= was
 		}
 	}

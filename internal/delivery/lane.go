@@ -29,6 +29,8 @@ type lane struct {
 	given, taken int
 	overdue      bool
 	asked        bool
+	// again: settle is not to take its slots back.
+	again bool
 }
 
 // tenant is a client of an endpoint.
@@ -40,6 +42,9 @@ type tenant struct {
 	lanes    list.List     // of *lane, those that wait for slots
 	place    *list.Element // in endpoint.line, while there are any
 }
+
+// load is what the lane's tenant has in flight, or will have.
+func (l *lane) load() int { return l.tenant.inFlight + l.tenant.granted + l.given - l.taken }
 
 // lane returns a lane of the endpoint, which may be a new one.
 func (p *endpoint) lane(key store.Lane) *lane {

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/testenv"
 )
 
 // Pooler is a pgbouncer in transaction mode before a server.
@@ -24,7 +26,7 @@ func (s *Server) Pooler(t TB, connections int) *Pooler {
 	if err != nil {
 		program = "/usr/sbin/pgbouncer"
 		if _, err := os.Stat(program); err != nil {
-			t.Skip("pgbouncer is not installed: it is neither on the PATH nor in /usr/sbin; Debian's package is pgbouncer")
+			testenv.Skip(t, "pgbouncer (on the PATH or in /usr/sbin)", "apt-get install pgbouncer")
 		}
 	}
 	dir, err := os.MkdirTemp("", "pgbouncer-*")

@@ -123,8 +123,9 @@ func TestPlans(t *testing.T) {
 	// It takes as long as what is taken, not as what is there.
 	var endpoints [][]byte
 	var slots []int32
+	var due []int64
 	for i := range 64 {
-		endpoints, slots = append(endpoints, []byte{0, 0, 0, 0, 0, 0, 0, byte(i)}), append(slots, 4)
+		endpoints, slots, due = append(endpoints, []byte{0, 0, 0, 0, 0, 0, 0, byte(i)}), append(slots, 4), append(due, int64(rows))
 	}
 	tx, err := conn.Begin(ctx)
 	if err != nil {
@@ -134,7 +135,7 @@ func TestPlans(t *testing.T) {
 	if _, err := tx.Exec(ctx, settings); err != nil {
 		t.Fatal(err)
 	}
-	lines, err := pgx.CollectRows(must(tx.Query(ctx, "EXPLAIN (ANALYZE, BUFFERS, COSTS OFF, TIMING OFF) "+takeReady, endpoints, slots, int64(rows), s.nodes.id.Load(), int64(1))), pgx.RowTo[string])
+	lines, err := pgx.CollectRows(must(tx.Query(ctx, "EXPLAIN (ANALYZE, BUFFERS, COSTS OFF, TIMING OFF) "+takeReady, endpoints, slots, due, s.nodes.id.Load(), int64(1))), pgx.RowTo[string])
 	if err != nil {
 		t.Fatal(err)
 	}
