@@ -18,16 +18,15 @@ type keeper struct {
 func (k *keeper) use(ctx context.Context, c *connector, f func(context.Context, *pgx.Conn) error) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for fresh := false; ; {
+	for again := false; ; again = true {
 		if k.conn == nil || k.conn.IsClosed() {
 			var err error
 			if k.conn, err = c.connect(ctx); err != nil {
 				return err
 			}
-			fresh = true
 		}
 		err := f(ctx, k.conn)
-		if err == nil || fresh || !k.conn.IsClosed() || ctx.Err() != nil {
+		if err == nil || again || !k.conn.IsClosed() || ctx.Err() != nil {
 			return err
 		}
 	}
