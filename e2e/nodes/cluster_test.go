@@ -104,6 +104,8 @@ func newClusterOn(t *testing.T, database *pgtest.Server, nodes int, dsn, listen 
 		n := caddyrun.NewChild(t, fmt.Sprintf(caddyfile, port, c.app.Addr(), api.URL))
 		n.Environ = append(n.Environ, "DATABASE_URL="+dsn, "LISTEN_URL="+listen, "MAX_CONNS=6", "SECRET="+secret)
 		n.Start("PORT1")
+		// The port answers before the store of the node is open.
+		n.Logs.Wait(t, "serving initial configuration")
 		c.nodes = append(c.nodes, n)
 	}
 	t.Cleanup(func() {
