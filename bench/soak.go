@@ -22,6 +22,8 @@ const (
 	soakCreates, soakEvents = 8, 40
 	// soakTries is how often a delivery is tried.
 	soakTries = 3
+	// soakFailures is how many failures in a row open a breaker.
+	soakFailures = 10
 	// soakSlack is what a busy machine may add to what the configuration
 	// allows a delivery.
 	soakSlack = 15 * time.Second
@@ -58,9 +60,10 @@ func (t *soakTarget) feed() feed {
 // lifetime is the longest that a delivery may take to its end: each try waits
 // behind an open breaker, then for its response, and tries are 1 s and 2 s apart.
 // The terminal event's first try comes after the first one of
-// prediction.started.
+// prediction.started. Before the breaker of a receiver that hangs opens, attempts
+// go one at a time.
 func (s *soak) lifetime() time.Duration {
-	return (1+soakTries)*(s.hold+s.cooldown+s.timeout) + 3*time.Second + soakSlack
+	return soakFailures*s.timeout + (1+soakTries)*(s.hold+s.cooldown+s.timeout) + 3*time.Second + soakSlack
 }
 
 // runSoak runs everything at once for as long as -soak says.
@@ -122,8 +125,8 @@ func (s *soak) start(ctx context.Context, st *stage, bad *receiver) (err error) 
 	s.c, err = s.l.startCaddy(ctx, caddyConfig{
 		name: "soak", path: "/*",
 		options: deliveryOptions(st.receiver, bad) + fmt.Sprintf("\t\ttimeout %s\n\t\tretry {\n\t\t\tmax_attempts %d\n\t\t\tinitial_delay 1s\n\t\t}\n"+
-			"\t\tendpoint {\n\t\t\tbreaker 10 %s %s\n\t\t}\n\t\tretention {\n\t\t\tdeliveries %s\n\t\t\tpredictions %s\n\t\t}\n",
-			s.timeout, soakTries-1, s.cooldown, s.hold, 2*s.lifetime(), 3*s.lifetime()),
+			"\t\tendpoint {\n\t\t\tbreaker %d %s %s\n\t\t}\n\t\tretention {\n\t\t\tdeliveries %s\n\t\t\tpredictions %s\n\t\t}\n",
+			s.timeout, soakTries-1, soakFailures, s.cooldown, s.hold, 2*s.lifetime(), 3*s.lifetime()),
 		sites: map[string]string{
 			"edge": fmt.Sprintf("replicate_webhook {\n\t\t\tsecret {env.%s}\n\t\t\ttolerance %s\n\t\t\tdedup %s\n\t\t}\n\t\t", secretEnv, remembered/2, remembered) +
 				proxyRoute(s.l.app.addr, ""),

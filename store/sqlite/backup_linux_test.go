@@ -64,14 +64,26 @@ func TestBackupReplacesNothing(t *testing.T) {
 			t.Errorf("%s: got %v, want %q", name, err, c.want)
 		}
 	}
-	// A full disk.
-	if info, err := os.Stat(path); err == nil {
-		fullFor(t, info.Size()/4, func() {
-			if _, err := Backup(t.Context(), path, in("new")); err == nil {
-				t.Error("a backup was made on a full disk")
-			}
-		})
+	if after := tree(t, dir); !maps.Equal(before, after) {
+		t.Errorf("there was\n%q\nand now there is\n%q", before, after)
 	}
+}
+
+// TestBackupOnAFullDisk: a backup that does not fit leaves nothing.
+func TestBackupOnAFullDisk(t *testing.T) {
+	if !alone(t) {
+		return
+	}
+	_, path := living(t)
+	dir := t.TempDir()
+	before := tree(t, dir)
+	info, err := os.Stat(path)
+	must(t, err)
+	fullFor(t, info.Size()/4, func() {
+		if _, err := Backup(t.Context(), path, filepath.Join(dir, "new")); err == nil {
+			t.Error("a backup was made on a full disk")
+		}
+	})
 	if after := tree(t, dir); !maps.Equal(before, after) {
 		t.Errorf("there was\n%q\nand now there is\n%q", before, after)
 	}

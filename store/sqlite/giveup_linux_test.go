@@ -15,7 +15,25 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
-// fullFor lets no file grow beyond a size while f runs, as a full disk does.
+// alone reports whether the test is in a process of its own. If not, it runs the
+// test in one.
+func alone(t *testing.T) bool {
+	t.Helper()
+	const env = "SQLITE_TEST_ALONE"
+	if os.Getenv(env) != "" {
+		return true
+	}
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
+	cmd.Env = append(os.Environ(), env+"=1")
+	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
+		t.Fatalf("in a process of its own: %v\n%s", err, out)
+	}
+	return false
+}
+
+// fullFor lets no file grow beyond a size while f runs, as a full disk does. The
+// limit holds for all files of the process, among them the log that go test keeps
+// of opened files, so the test has to be alone.
 func fullFor(t *testing.T, size int64, f func()) {
 	t.Helper()
 	signal.Ignore(syscall.SIGXFSZ)
@@ -30,15 +48,7 @@ func fullFor(t *testing.T, size int64, f func()) {
 // TestFailedCheckpointGivesItsConnectionUp: what a checkpoint that failed has left
 // undone is not taken for done by a connection that remembers it.
 func TestFailedCheckpointGivesItsConnectionUp(t *testing.T) {
-	const alone = "SQLITE_TEST_ALONE"
-	if os.Getenv(alone) == "" {
-		// The limit holds for all files of the process, among them the log of
-		// files that go test keeps.
-		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
-		cmd.Env = append(os.Environ(), alone+"=1")
-		if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
-			t.Fatalf("in a process of its own: %v\n%s", err, out)
-		}
+	if !alone(t) {
 		return
 	}
 	s, err := Open(Options{Path: filepath.Join(t.TempDir(), "webhook.db"), PurgeEvery: time.Hour})
