@@ -218,6 +218,7 @@ func TestTheExampleLeavesTheCheckoutClean(t *testing.T) {
 	}
 	for _, end := range []func(){c.Kill, c.Stop} {
 		c.Start("PORT1")
+		c.Logs.Wait(t, "serving initial configuration") // the port answers before the store is open
 		end()
 		check()
 	}
