@@ -162,8 +162,9 @@ func (f *finder) line(c byte) {
 	switch {
 	case c == '\n':
 		f.token, f.ready = f.token[:0], false
-	case f.ready || c == ' ' || c == '\t' || c == '\r' || c == '"' || c == '\'':
+	case f.ready, len(f.token) == 0 && isSpace(c):
 	case c == ':' || c == '=':
+		f.token = bytes.Trim(f.token, " \t\r\"'")
 		f.key()
 		f.ready = true // what follows on the line is the value
 	default:
