@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
@@ -62,8 +63,6 @@ func (e *Engine) attempt(d *store.Delivery, number int, at time.Time) (a answer)
 	}()
 	ctx, cancel := context.WithTimeout(e.life, e.conf.Timeout)
 	defer cancel()
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
 
 	secrets, err := e.conf.Secrets(ctx, d.Client)
 	if err == nil && len(secrets) == 0 {
@@ -96,14 +95,15 @@ func (e *Engine) attempt(d *store.Delivery, number int, at time.Time) (a answer)
 	}
 	// The last moment before the request is written: the process may have
 	// been stopped for longer than its claims last.
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(got httptrace.GotConnInfo) {
+	var lost atomic.Bool
+	e.exchange(ctx, &a, target, h, d.Payload, func(c net.Conn) {
 		if !e.conf.Store.Holds(*d) {
-			stop(errClaimLost)
-			_ = got.Conn.Close()
+			lost.Store(true)
+			cancel()
+			_ = c.Close()
 		}
-	}})
-	e.exchange(ctx, &a, target, h, d.Payload)
-	if errors.Is(context.Cause(ctx), errClaimLost) {
+	})
+	if lost.Load() {
 		return answer{kind: kindInternal, text: errClaimLost.Error(), cause: errClaimLost}
 	}
 	return a
@@ -154,9 +154,10 @@ func (t *targets) get(raw string, judge func(string) (*url.URL, error)) (*url.UR
 	return u, nil
 }
 
-// exchange posts the payload and reads the answer.
-func (e *Engine) exchange(ctx context.Context, a *answer, target *url.URL, h http.Header, payload []byte) {
-	ctx, w := e.watch(ctx)
+// exchange posts the payload and reads the response. It calls connected with the
+// connection before it writes the request.
+func (e *Engine) exchange(ctx context.Context, a *answer, target *url.URL, h http.Header, payload []byte, connected func(net.Conn)) {
+	ctx, w := e.watch(ctx, connected)
 	req := (&http.Request{
 		Method: http.MethodPost, URL: target, Host: target.Host, Header: h,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
@@ -187,14 +188,17 @@ type watcher struct {
 	got   atomic.Bool
 }
 
-func (e *Engine) watch(ctx context.Context) (context.Context, *watcher) {
+func (e *Engine) watch(ctx context.Context, connected func(net.Conn)) (context.Context, *watcher) {
 	w := new(watcher)
 	if e.conf.Guard != nil {
-		ctx, w.trace = e.conf.Guard.Trace(ctx)
+		ctx, w.trace = e.conf.Guard.Trace(ctx, connected)
 		return ctx, w
 	}
 	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GotConn: func(httptrace.GotConnInfo) { w.got.Store(true) },
+		GotConn: func(got httptrace.GotConnInfo) {
+			w.got.Store(true)
+			connected(got.Conn)
+		},
 	}), w
 }
 

@@ -11,7 +11,8 @@ import (
 // Trace tells, during and after a request, which address it was sent to. It is
 // safe for concurrent use.
 type Trace struct {
-	guard *Guard
+	guard     *Guard
+	connected func(net.Conn)
 
 	mu        sync.Mutex
 	remote    netip.AddrPort
@@ -20,9 +21,11 @@ type Trace struct {
 }
 
 // Trace returns a context for one request, and the trace that observes the
-// request made with it. Hooks that ctx already carries stay in effect.
-func (g *Guard) Trace(ctx context.Context) (context.Context, *Trace) {
-	t := &Trace{guard: g}
+// request made with it. Before the request is written, connected is called with
+// its connection, unless it is nil. Hooks that ctx already carries stay in
+// effect, at a cost: net/http/httptrace calls them by reflection.
+func (g *Guard) Trace(ctx context.Context, connected func(net.Conn)) (context.Context, *Trace) {
+	t := &Trace{guard: g, connected: connected}
 	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		ConnectStart: t.connectStart,
 		GotConn:      t.gotConn,
@@ -71,6 +74,9 @@ func (t *Trace) connectStart(_, address string) {
 }
 
 func (t *Trace) gotConn(info httptrace.GotConnInfo) {
+	if t.connected != nil {
+		t.connected(info.Conn)
+	}
 	tcp, ok := info.Conn.RemoteAddr().(*net.TCPAddr)
 	if !ok {
 		return

@@ -19,7 +19,7 @@ func TestTrace(t *testing.T) {
 		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
 			GotConn: func(httptrace.GotConnInfo) { outer++ },
 		})
-		ctx, trace := g.Trace(ctx)
+		ctx, trace := g.Trace(ctx, nil)
 		if trace.ByException() || trace.Remote().IsValid() {
 			t.Errorf("%s: knows an address before the request", name)
 		}
@@ -50,7 +50,7 @@ func TestTraceOfFailedAttempt(t *testing.T) {
 	s.Close() // nobody listens there now
 
 	g, c := loopbackClient(t, port, nil)
-	ctx, trace := g.Trace(t.Context())
+	ctx, trace := g.Trace(t.Context(), nil)
 	r, err := http.NewRequestWithContext(ctx, "POST", at("http", port, "/"), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -68,7 +68,7 @@ func TestTraceOfFailedAttempt(t *testing.T) {
 // at an excepted one came before it.
 func TestTraceOfPublicAddress(t *testing.T) {
 	g := newGuard(t, Config{Allow: prefixes("127.0.0.0/8")})
-	_, trace := g.Trace(t.Context())
+	_, trace := g.Trace(t.Context(), nil)
 	trace.connectStart("tcp", "93.184.216.34:443")
 	if trace.ByException() {
 		t.Error("an attempt at a public address counts as an exception")
