@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"net"
 	"strconv"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -31,6 +33,9 @@ const (
 	// fullWait is how often a connection is asked for again at a server that
 	// has none left.
 	fullWait = 20 * time.Millisecond
+	// connectTries is how often a connection is tried whose start the server
+	// breaks off.
+	connectTries = 5
 )
 
 // connector makes connections. Nothing is kept in their sessions, so that a
@@ -100,10 +105,13 @@ func (c *connector) check(_ context.Context, conn *pgx.Conn) error {
 
 // connect makes a connection outside the pool.
 func (c *connector) connect(ctx context.Context) (*pgx.Conn, error) {
-	for {
+	for try := 1; ; try++ {
 		conf := c.conf.Copy()
 		_ = c.prepare(ctx, conf)
 		conn, err := pgx.ConnectConfig(ctx, conf)
+		if brokenOff(err) && try < connectTries {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -177,15 +185,30 @@ func serverFull(err error) bool {
 	return errors.As(err, &pg) && pg.Code == "53300"
 }
 
+// brokenOff reports whether err says that a connection was ended while it began,
+// by a server that is there: an administrator ended it, or a pooler was restarted.
+func brokenOff(err error) bool {
+	var connect *pgconn.ConnectError
+	if !errors.As(err, &connect) {
+		return false
+	}
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		return pg.Code == "57P01"
+	}
+	return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)
+}
+
 // acquire takes a connection from the pool. Where the server has no further one,
 // it waits for one of those that the node has.
 func (s *Store) acquire(ctx context.Context) (*pgxpool.Conn, error) {
-	for {
+	for try := 1; ; try++ {
 		conn, err := s.pool.Acquire(ctx)
 		switch {
 		case err == nil, ctx.Err() != nil:
 			return conn, err
 		case errors.Is(err, errPooler):
+		case brokenOff(err) && try < connectTries:
 		case serverFull(err) && s.pool.Stat().TotalConns() > 0:
 			select {
 			case <-time.After(fullWait):

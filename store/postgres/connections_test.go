@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -166,11 +167,34 @@ func TestUnheardCommits(t *testing.T) {
 	one("redeliver", 1, "SELECT count(*) FROM webhook_deliveries WHERE redelivery")
 }
 
+// TestConnectionsBrokenOff: connections that end while they begin are made again,
+// for commits and for heartbeats.
+func TestConnectionsBrokenOff(t *testing.T) {
+	server := pgtest.Start(t)
+	dsn := server.Fresh(t)
+	deaf := newDeaf(t, server.Port())
+	s := node(t, strings.Replace(dsn, fmt.Sprint(":", server.Port()), fmt.Sprint(":", deaf.port), 1))
+	for round := range 3 {
+		deaf.refuse.Store(connectTries - 1)
+		server.Disconnect(t)
+		if err := work(s, fmt.Sprint("p", round)); err != nil {
+			t.Error(err)
+		}
+		deaf.refuse.Store(connectTries - 1)
+		server.Disconnect(t)
+		if err := s.beatWith(func(ctx context.Context, conn *pgx.Conn) error { return conn.Ping(ctx) }); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // deaf is a proxy that, once armed, breaks the next connection in place of handing
-// on that a transaction was committed.
+// on that a transaction was committed. It ends as many of the next connections as
+// refuse says before the server can answer.
 type deaf struct {
-	port  int
-	armed atomic.Bool
+	port   int
+	armed  atomic.Bool
+	refuse atomic.Int64
 }
 
 func newDeaf(t *testing.T, server int) *deaf {
@@ -186,6 +210,10 @@ func newDeaf(t *testing.T, server int) *deaf {
 			client, err := l.Accept()
 			if err != nil {
 				return
+			}
+			if d.refuse.Add(-1) >= 0 {
+				_ = client.Close()
+				continue
 			}
 			up, err := net.Dial("tcp", fmt.Sprint("127.0.0.1:", server))
 			if err != nil {
