@@ -18,7 +18,8 @@ func backupCommand() *cobra.Command {
 		Long: `
 Writes a copy of the SQLite file into a new one, with mode 0600. Caddy may run
 meanwhile: the copy has what was committed at one moment, and is complete without
-a log. It is read to the end, and fsynced, before the command succeeds.
+a log. It is read to the end, and fsynced, before it gets its name: until then it
+has one that ends in .partial, which only a crash leaves behind.
 
 The key that the credentials in it are sealed with, seal.key beside the SQLite
 file, is not in it. Keep that in another place.`,

@@ -33,8 +33,9 @@ func Backup(ctx context.Context, from, to string) (size int64, err error) {
 	return size, nil
 }
 
-// writeBackup makes the file before SQLite does, for its mode. What can't be
-// completed is removed.
+// writeBackup writes the copy under a name of its own, which ends in ".partial",
+// so that one that a crash interrupts is never taken for a backup. It makes the
+// file before SQLite does, for its mode. What can't be completed is removed.
 func writeBackup(ctx context.Context, db *sql.DB, to string) (size int64, err error) {
 	if err := checkName(to); err != nil {
 		return 0, err
@@ -42,32 +43,54 @@ func writeBackup(ctx context.Context, db *sql.DB, to string) (size int64, err er
 	if to, err = filepath.Abs(to); err != nil {
 		return 0, err
 	}
-	f, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
-	switch {
-	case errors.Is(err, fs.ErrExist):
-		return 0, errors.New("is there already: name a new file")
-	case err != nil:
+	if _, err := os.Lstat(to); err == nil {
+		return 0, errBackupThere
+	}
+	f, err := os.CreateTemp(filepath.Dir(to), filepath.Base(to)+".*.partial")
+	if err != nil {
 		return 0, err
 	}
+	partial := f.Name()
 	defer func() {
-		if err = errors.Join(err, f.Close()); err != nil {
-			err = errors.Join(err, os.Remove(to))
+		_ = f.Close()
+		if removed := os.Remove(partial); !errors.Is(removed, fs.ErrNotExist) {
+			err = errors.Join(err, removed)
 		}
 	}()
 	if err := f.Chmod(0o600); err != nil { // whatever the umask
 		return 0, err
 	}
-	if _, err := db.ExecContext(ctx, "VACUUM INTO ?", to); err != nil {
+	if _, err := db.ExecContext(ctx, "VACUUM INTO ?", partial); err != nil {
 		return 0, err
 	}
-	if err := checkBackup(ctx, to); err != nil {
+	if err := checkBackup(ctx, partial); err != nil {
 		return 0, err
 	}
 	info, err := f.Stat()
-	if err != nil {
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return 0, err
 	}
-	return info.Size(), errors.Join(f.Sync(), syncDir(filepath.Dir(to)))
+	if err := publish(partial, to); err != nil {
+		return 0, err
+	}
+	if err := syncDir(filepath.Dir(to)); err != nil {
+		return 0, errors.Join(err, os.Remove(to))
+	}
+	return info.Size(), nil
+}
+
+var errBackupThere = errors.New("is there already: name a new file")
+
+// publish gives a complete file its name, unless that is another file's.
+func publish(partial, name string) error {
+	if os.Link(partial, name) == nil {
+		return nil
+	}
+	// The name is taken, or the file system has no hard links.
+	if _, err := os.Lstat(name); err == nil {
+		return errBackupThere
+	}
+	return os.Rename(partial, name)
 }
 
 // checkBackup reads all of it.

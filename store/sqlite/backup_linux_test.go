@@ -1,6 +1,8 @@
 package sqlite
 
 import (
+	"context"
+	"errors"
 	"maps"
 	"os"
 	"path/filepath"
@@ -86,5 +88,51 @@ func TestBackupOnAFullDisk(t *testing.T) {
 	})
 	if after := tree(t, dir); !maps.Equal(before, after) {
 		t.Errorf("there was\n%q\nand now there is\n%q", before, after)
+	}
+}
+
+// TestBackupHasItsNameWhenItIsWhole: a process that is killed while it makes a
+// backup leaves nothing under the backup's name.
+func TestBackupHasItsNameWhenItIsWhole(t *testing.T) {
+	_, path := living(t)
+	to := filepath.Join(t.TempDir(), "backup.db")
+	done, first := make(chan struct{}), make(chan int64)
+	go func() {
+		for {
+			over := false
+			select {
+			case <-done:
+				over = true
+			default:
+			}
+			if info, err := os.Stat(to); err == nil || over {
+				if err != nil {
+					t.Error(err)
+					first <- 0
+					return
+				}
+				first <- info.Size()
+				return
+			}
+		}
+	}()
+	size, err := Backup(t.Context(), path, to)
+	close(done)
+	if seen := <-first; err != nil || seen != size {
+		t.Errorf("the backup had %d bytes of %d when its name was first there: %v", seen, size, err)
+	}
+}
+
+// TestInterruptedBackup: a backup that is interrupted leaves nothing at all.
+func TestInterruptedBackup(t *testing.T) {
+	_, path := living(t)
+	dir := t.TempDir()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := Backup(ctx, path, filepath.Join(dir, "backup.db")); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	if files := contents(t, dir); len(files) > 0 {
+		t.Errorf("there is %q", files)
 	}
 }

@@ -6,12 +6,18 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 )
+
+// variables matches what shells expand at the beginning of a path's element,
+// $HOME and %APPDATA%, or anywhere, ${HOME}. One of the groups is the name.
+var variables = regexp.MustCompile(`(?:^|[/\\])(?:\$([A-Za-z_]\w*)|%([A-Za-z_]\w*)%)|\$\{([A-Za-z_]\w*)`)
 
 // checkName refuses names that other programs give a meaning to and the file
 // system does not: the database would be a file of that very name.
 func checkName(path string) error {
+	variable := variables.FindStringSubmatch(path)
 	switch {
 	case path == "":
 		return errors.New("has no name: name a file, such as /var/lib/caddy/webhook.db")
@@ -19,6 +25,9 @@ func checkName(path string) error {
 		return errors.New("has a zero byte in its name: name a file")
 	case strings.HasPrefix(path, "~"):
 		return errors.New("begins with ~, which only a shell expands: write the directory out, or {env.HOME}")
+	case variable != nil:
+		name := strings.Join(variable[1:], "")
+		return fmt.Errorf("holds the shell's variable %s, which nothing expands here: write {env.%s}", name, name)
 	case strings.HasPrefix(path, "file:"):
 		return errors.New("is a URI: name a file, without file: and without parameters")
 	case strings.HasPrefix(filepath.Base(path), ":memory:"):

@@ -73,6 +73,13 @@ var unusable = map[string]struct {
 	"home":                   {path: "~/webhook.db", want: "write the directory out"},
 	"home alone":             {path: "~", want: "write the directory out"},
 	"another's home":         {path: "~caddy/webhook.db", want: "write the directory out"},
+	"variable":               {path: "$HOME/webhook.db", want: "write {env.HOME}"},
+	"variable in braces":     {path: "${HOME}/webhook.db", want: "write {env.HOME}"},
+	"variable's default":     {path: "${STATE:-/var}/webhook.db", want: "write {env.STATE}"},
+	"variable in the middle": {path: "state/$STAGE/webhook.db", want: "write {env.STAGE}"},
+	"variable in a name":     {path: "state/webhook-${STAGE}.db", want: "write {env.STAGE}"},
+	"variable alone":         {path: "$DATABASE", want: "write {env.DATABASE}"},
+	"variable of Windows":    {path: `%APPDATA%\webhook.db`, want: "write {env.APPDATA}"},
 	"zero byte":              {path: "web\x00hook.db", want: "zero byte"},
 	"slash at the end":       {path: "state/", want: "is the name of a directory"},
 	"directory":              {path: "state", want: "is a directory: name a file in it", prepare: func(t *testing.T) { must(t, os.Mkdir("state", 0o700)) }},
@@ -190,7 +197,7 @@ func TestLinksAreFollowed(t *testing.T) {
 
 // TestOddNamesAreNames: what means something in a URI means nothing in a path.
 func TestOddNamesAreNames(t *testing.T) {
-	for _, name := range []string{"a b.db", "a?mode=memory", "a#b", "a%41.db", "ä.db", "a&b=c", "x:memory:", "a~b", "file"} {
+	for _, name := range []string{"a b.db", "a?mode=memory", "a#b", "a%41.db", "ä.db", "a&b=c", "x:memory:", "a~b", "file", "a$b", "$1", "100%", "a%b%c"} {
 		path := filepath.Join(t.TempDir(), name)
 		s, err := Open(Options{Path: path})
 		if err != nil {

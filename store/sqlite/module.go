@@ -43,6 +43,9 @@ func (m *Module) Provision(caddy.Context) error {
 	if m.Path != "" {
 		var err error
 		if path, err = caddy.NewReplacer().ReplaceOrErr(m.Path, true, true); err != nil {
+			if bad := checkName(m.Path); bad != nil { // ${HOME} holds a placeholder
+				return fmt.Errorf("store %s %w", m.Path, bad)
+			}
 			return fmt.Errorf("path: %w", err)
 		}
 	}

@@ -305,3 +305,43 @@ func BenchmarkPresence(b *testing.B) {
 		}
 	}
 }
+
+// TestOpeningCreatesNoDatabase: whatever opens a database that is missing fails,
+// and leaves no file. Only createFile makes one.
+func TestOpeningCreatesNoDatabase(t *testing.T) {
+	for name, open := range map[string]func(path string) error{
+		"the store's first connection": func(path string) error {
+			db, err := openDB(path)
+			if err == nil {
+				_ = db.Close()
+			}
+			return err
+		},
+		"a further connection": func(path string) error {
+			// After the connector's check, which finds nothing to complain of.
+			db, err := (&presence{path: path}).connect()
+			must(t, err)
+			conn, err := db.Driver().Open(dsn(path, connPragmas...))
+			if err == nil {
+				_ = conn.Close()
+			}
+			return errors.Join(err, db.Close())
+		},
+		"migrating":         func(path string) error { return migrate(path) },
+		"making the schema": func(path string) error { return writeSchema(path) },
+		"checking a backup": func(path string) error { return checkBackup(t.Context(), path) },
+		"a backup": func(path string) error {
+			_, err := Backup(t.Context(), path, filepath.Join(t.TempDir(), "backup.db"))
+			return err
+		},
+		"a copy": func(path string) error { _, err := OpenExport(path); return err },
+	} {
+		dir := t.TempDir()
+		if err := open(filepath.Join(dir, "webhook.db")); err == nil {
+			t.Errorf("%s: a missing database was opened", name)
+		}
+		if files := contents(t, dir); len(files) > 0 {
+			t.Errorf("%s: it made a file", name)
+		}
+	}
+}
