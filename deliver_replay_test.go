@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/caddyrun"
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/caddyrun"
 )
 
 // newClockedEdge starts an edge whose store's clock can be moved.

@@ -11,9 +11,9 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/siterun"
+	"github.com/caddy-replicate/replicate-webhook/internal/fakeapi"
 	"github.com/caddy-replicate/replicate-webhook/internal/operate"
-	"github.com/caddy-replicate/replicate-webhook/internal/siterun"
-	"github.com/caddy-replicate/replicate-webhook/predictions/apitest"
 )
 
 // createStatus is the answer to a create with a webhook.
@@ -39,7 +39,7 @@ func createStatus(t *testing.T, s *siterun.Site) (status int, body string) {
 // before the API is charged, and what is due waits without an attempt. A reload
 // is refused and a validation is not. All goes on when the key is back.
 func TestRunningWithoutItsSealingKey(t *testing.T) {
-	o := siterun.Options{API: apitest.Options{Manual: true}}
+	o := siterun.Options{API: fakeapi.Options{Manual: true}}
 	s := siterun.Start(t, o)
 	file := s.Path("seal.key")
 	key, err := os.ReadFile(file)
@@ -129,7 +129,7 @@ func TestRotatedSealingKey(t *testing.T) {
 	t.Setenv("SEAL_OLD", "the sealing key of last year")
 	t.Setenv("SEAL_NEW", "the sealing key of this year")
 	with := func(keys string) siterun.Options {
-		return siterun.Options{API: apitest.Options{Manual: true}, App: []string{"seal_key " + keys}}
+		return siterun.Options{API: fakeapi.Options{Manual: true}, App: []string{"seal_key " + keys}}
 	}
 	s := siterun.Start(t, with("{env.SEAL_OLD}"))
 	id := s.Create("/hook")

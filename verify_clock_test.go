@@ -11,7 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	replicatewebhook "github.com/caddy-replicate/replicate-webhook"
-	"github.com/caddy-replicate/replicate-webhook/internal/caddyrun"
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/caddyrun"
 )
 
 func init() { caddy.RegisterModule(clockedEdge{}) }

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/caddyrun"
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/caddyrun"
 )
 
 // TestPlaceholders are there for the handlers behind the edge.

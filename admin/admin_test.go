@@ -9,8 +9,8 @@ import (
 	"testing"
 
 	"github.com/caddy-replicate/replicate-webhook/admin/client"
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/siterun"
 	"github.com/caddy-replicate/replicate-webhook/internal/operate"
-	"github.com/caddy-replicate/replicate-webhook/internal/siterun"
 )
 
 func deliveryQuery(state string) operate.DeliveryQuery { return operate.DeliveryQuery{State: state} }

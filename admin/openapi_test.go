@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/admin"
-	"github.com/caddy-replicate/replicate-webhook/internal/siterun"
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/siterun"
 )
 
 // schema is what this description uses of JSON Schema. Other keywords are

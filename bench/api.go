@@ -10,7 +10,7 @@ import (
 	"os/exec"
 	"time"
 
-	"github.com/caddy-replicate/replicate-webhook/predictions/apitest"
+	"github.com/caddy-replicate/replicate-webhook/internal/fakeapi"
 )
 
 // serveAPIArg makes this binary the imitation of a prediction API.
@@ -33,7 +33,7 @@ func serveAPI() error {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		os.Exit(0)
 	}()
-	api := apitest.New(apitest.Options{Sync: true, Output: `["https://files.example.com/out/6a1f0c3e/out-0.png"]`})
+	api := fakeapi.New(fakeapi.Options{Sync: true, Output: `["https://files.example.com/out/6a1f0c3e/out-0.png"]`})
 	srv := &http.Server{Handler: api, ReadHeaderTimeout: 10 * time.Second}
 	return srv.Serve(ln)
 }

@@ -15,9 +15,9 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/caddyrun"
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/caddyrun"
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/siterun"
 	"github.com/caddy-replicate/replicate-webhook/internal/operate"
-	"github.com/caddy-replicate/replicate-webhook/internal/siterun"
 )
 
 // shell runs the real binary.

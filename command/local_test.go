@@ -16,8 +16,8 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/caddyrun"
-	"github.com/caddy-replicate/replicate-webhook/internal/siterun"
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/caddyrun"
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/siterun"
 )
 
 // guideBody is a payload in the form of JSON.stringify.

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	_ "github.com/caddy-replicate/replicate-webhook"
-	"github.com/caddy-replicate/replicate-webhook/internal/caddyrun"
-	"github.com/caddy-replicate/replicate-webhook/predictions/apitest"
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/caddyrun"
+	"github.com/caddy-replicate/replicate-webhook/internal/fakeapi"
 )
 
 const (
@@ -37,7 +37,7 @@ func start(t testing.TB, before func(path string)) *site {
 	t.Helper()
 	t.Setenv("SIGNING_SECRET", signingSecret)
 	s := &site{t: t, receiver: caddyrun.NewApp(t), upstream: caddyrun.NewApp(t)}
-	api := apitest.New(apitest.Options{})
+	api := fakeapi.New(fakeapi.Options{})
 	s.upstream.Answer(func(w http.ResponseWriter, r *caddyrun.Request) {
 		r.Body = io.NopCloser(strings.NewReader(string(r.Got)))
 		api.ServeHTTP(w, r.Request)

@@ -18,8 +18,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/budget"
+	"github.com/caddy-replicate/replicate-webhook/internal/fakeapi"
 	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
-	"github.com/caddy-replicate/replicate-webhook/predictions/apitest"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -32,7 +32,7 @@ const (
 func TestCreateIsCapturedBeforeItsAnswer(t *testing.T) {
 	for _, path := range []string{"/v1/predictions", "/v1/models/o/n/predictions", "/v1/deployments/o/n/predictions", "/v1/trainings", "/v1/models/o/n/versions/v/trainings"} {
 		t.Run(path, func(t *testing.T) {
-			f := newFixture(t, apitest.Options{})
+			f := newFixture(t, fakeapi.Options{})
 			w := f.do("POST", path, ourBody, "Content-Digest", "sha-256=:x:", "Traceparent", "00-a-b-01", "Expect", "100-continue")
 			wantStatus(t, w, 201, three)
 			if !strings.HasSuffix(w.Body.String(), "}\n") || strings.Count(w.Body.String(), "webhook_completed") != 1 || w.Header().Get("Etag") != "" {
@@ -71,7 +71,7 @@ func TestOtherCreatesPassAsTheyAre(t *testing.T) {
 		{"empty", "/v1/predictions", ``, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			f := newFixture(t, apitest.Options{})
+			f := newFixture(t, fakeapi.Options{})
 			var got []byte
 			f.answerWith(func(w http.ResponseWriter, r *http.Request) {
 				got, _ = io.ReadAll(r.Body)
@@ -91,7 +91,7 @@ func TestOtherCreatesPassAsTheyAre(t *testing.T) {
 }
 
 func TestMembersThatHoldNothingAreOnlyCutOut(t *testing.T) {
-	f := newFixture(t, apitest.Options{})
+	f := newFixture(t, fakeapi.Options{})
 	w := f.do("POST", "/v1/predictions", `{"webhook_url":null,"input":{},"test_mode":false}`)
 	wantStatus(t, w, 201, `"webhook_completed":null`)
 	if got := string(f.api.Last().Body); got != `{"input":{}}` {
@@ -117,7 +117,7 @@ func TestErrorsBeforeTheUpstreamIsCharged(t *testing.T) {
 		{"too large", func(f *fixture) { f.h.maxBody = 50 }, ourBody, 413, "at most 50 bytes"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			f := newFixture(t, apitest.Options{})
+			f := newFixture(t, fakeapi.Options{})
 			c.set(f)
 			w := f.do("POST", "/v1/predictions", c.body)
 			wantProblem(t, w, c.status, c.detail)
@@ -132,7 +132,7 @@ func TestErrorsBeforeTheUpstreamIsCharged(t *testing.T) {
 }
 
 func TestRefusalsArePassedBackAsTheyAre(t *testing.T) {
-	f := newFixture(t, apitest.Options{})
+	f := newFixture(t, fakeapi.Options{})
 	f.fake.caller = &tracker.Refused{Status: 401, Header: http.Header{"Www-Authenticate": {"Bearer"}, "Content-Type": {"x/y"}}, Body: []byte("no")}
 	w := f.do("POST", "/v1/predictions", ourBody)
 	wantStatus(t, w, 401, "no")
@@ -153,7 +153,7 @@ func TestUnreadableBodies(t *testing.T) {
 		{"too slow", context.DeadlineExceeded, 400},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			f := newFixture(t, apitest.Options{})
+			f := newFixture(t, fakeapi.Options{})
 			r := newRequest(t.Context(), "POST", "/v1/predictions", "x")
 			r.Body, r.ContentLength = &brokenBody{`{"webhook_url":`, c.err}, -1
 			w := httptest.NewRecorder()
@@ -166,7 +166,7 @@ func TestUnreadableBodies(t *testing.T) {
 }
 
 func TestLargeRequestsWithoutAWebhookStreamOn(t *testing.T) {
-	f := newFixture(t, apitest.Options{})
+	f := newFixture(t, fakeapi.Options{})
 	f.h.maxBody = 1000
 	body := `{"input":{"a":"` + strings.Repeat("x", 300<<10) + `","b":"webhook_url"}}`
 	wantStatus(t, f.do("POST", "/v1/predictions", body), 201, `"webhook_completed":null`)
@@ -178,7 +178,7 @@ func TestLargeRequestsWithoutAWebhookStreamOn(t *testing.T) {
 func TestChunkedBodies(t *testing.T) {
 	for _, n := range []int{10, 5000, 70 << 10, 300 << 10} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
-			f := newFixture(t, apitest.Options{})
+			f := newFixture(t, fakeapi.Options{})
 			b := f.h.budget
 			input := strings.Repeat("x", n)
 			r := newRequest(t.Context(), "POST", "/v1/predictions", `{"webhook_url":"https://r.example/hook","input":{"a":"`+input+`"}}`)
@@ -199,7 +199,7 @@ func TestChunkedBodies(t *testing.T) {
 }
 
 func TestCallbackIsAddedAndHidden(t *testing.T) {
-	f := newFixture(t, apitest.Options{})
+	f := newFixture(t, fakeapi.Options{})
 	f.fake.callback = "https://hooks.example/cb"
 	w := f.do("POST", "/v1/predictions", ourBody)
 	wantStatus(t, w, 201, three)
@@ -216,7 +216,7 @@ func TestCallbackIsAddedAndHidden(t *testing.T) {
 }
 
 func TestTheClientsOwnWebhookIsLeftAlone(t *testing.T) {
-	f := newFixture(t, apitest.Options{})
+	f := newFixture(t, fakeapi.Options{})
 	f.fake.callback = "https://hooks.example/cb"
 	w := f.do("POST", "/v1/predictions", `{"webhook":"https://own.example","webhook_url":"https://r.example/hook","input":{}}`)
 	wantStatus(t, w, 201, three)
@@ -240,7 +240,7 @@ func TestReservationsAreGivenUpWithTheCreate(t *testing.T) {
 		{"only informational", func(w http.ResponseWriter, _ *http.Request) error { w.WriteHeader(103); return errors.New("x") }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			f := newFixture(t, apitest.Options{})
+			f := newFixture(t, fakeapi.Options{})
 			f.fake.callback = "https://hooks.example/cb"
 			func() {
 				defer func() {
@@ -256,7 +256,7 @@ func TestReservationsAreGivenUpWithTheCreate(t *testing.T) {
 }
 
 func TestAnAcceptedCreateIsAnsweredWhateverFailsHere(t *testing.T) {
-	f := newFixture(t, apitest.Options{})
+	f := newFixture(t, fakeapi.Options{})
 	f.fake.created = errFakeStore
 	w := f.do("POST", "/v1/predictions", ourBody)
 	wantStatus(t, w, 201, `"webhook_status":"failed","webhook_completed":true`)
@@ -287,7 +287,7 @@ func TestAResponseThatIsNoPredictionSaysThatTheWebhookFailed(t *testing.T) {
 		{"an unknown coding", "application/json", "\x01\x02", 201, "\x01\x02", "failed", []string{"abandon"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			f := newFixture(t, apitest.Options{})
+			f := newFixture(t, fakeapi.Options{})
 			f.answerWith(func(w http.ResponseWriter, _ *http.Request) {
 				w.Header().Set("Content-Type", c.contentType)
 				w.Header().Set("Etag", "x")
@@ -315,7 +315,7 @@ func TestAResponseIsJudgedByItsBytes(t *testing.T) {
 	for _, contentType := range []string{"", "text/html", "text/plain; charset=utf-8", "application/octet-stream", "image/png", "text/event-stream"} {
 		for _, mark := range []string{"", "\ufeff", " \r\n\t"} {
 			t.Run(contentType+mark, func(t *testing.T) {
-				f := newFixture(t, apitest.Options{})
+				f := newFixture(t, fakeapi.Options{})
 				f.answerWith(func(w http.ResponseWriter, _ *http.Request) {
 					w.Header()["Content-Type"] = []string{contentType}
 					w.WriteHeader(201)
@@ -384,7 +384,7 @@ func TestEncodedResponsesAreDecoded(t *testing.T) {
 			})
 		}
 		t.Run(coding, func(t *testing.T) {
-			f := newFixture(t, apitest.Options{})
+			f := newFixture(t, fakeapi.Options{})
 			respond(f, text)
 			w := f.do("POST", "/v1/predictions", ourBody)
 			wantStatus(t, w, 201, `{"id":"p","status":"starting",`+three+`}`)
@@ -393,13 +393,13 @@ func TestEncodedResponsesAreDecoded(t *testing.T) {
 			}
 		})
 		t.Run(coding+", but only so called", func(t *testing.T) {
-			f := newFixture(t, apitest.Options{})
+			f := newFixture(t, fakeapi.Options{})
 			respond(f, body)
 			wantStatus(t, f.do("POST", "/v1/predictions", ourBody), 201, `{"id":"p","status":"starting",`+three+`}`)
 		})
 	}
 	t.Run("small until decoded", func(t *testing.T) {
-		f := newFixture(t, apitest.Options{})
+		f := newFixture(t, fakeapi.Options{})
 		f.h.maxBody = 1000
 		text := `{"output":"` + strings.Repeat("x", 100_000) + `","id":"p","status":"succeeded"}`
 		f.answerWith(func(w http.ResponseWriter, _ *http.Request) {
@@ -430,7 +430,7 @@ func (w *watched) Write(p []byte) (int, error) {
 }
 
 func TestLargeAnswersPassButForTheirLastByte(t *testing.T) {
-	f := newFixture(t, apitest.Options{})
+	f := newFixture(t, fakeapi.Options{})
 	f.h.maxBody = 1000
 	body := `{"output":"` + strings.Repeat("x", 50_000) + `","id":"p","status":"succeeded"}`
 	f.answerWith(func(w http.ResponseWriter, r *http.Request) {
@@ -458,7 +458,7 @@ func TestLargeAnswersPassButForTheirLastByte(t *testing.T) {
 }
 
 func TestNothingLeavesBeforeItIsStored(t *testing.T) {
-	f := newFixture(t, apitest.Options{})
+	f := newFixture(t, fakeapi.Options{})
 	w := &watched{ResponseRecorder: httptest.NewRecorder(), told: func() bool { return len(f.fake.Calls("created")) > 0 }}
 	f.answerWith(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
@@ -478,7 +478,7 @@ func TestNothingLeavesBeforeItIsStored(t *testing.T) {
 }
 
 func TestAnAnswerThatBreaksOffPassesAsFarAsItCame(t *testing.T) {
-	f := newFixture(t, apitest.Options{})
+	f := newFixture(t, fakeapi.Options{})
 	f.fake.callback = "https://hooks.example/cb"
 	f.answerWith(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
@@ -503,7 +503,7 @@ func TestAnAnswerThatBreaksOffPassesAsFarAsItCame(t *testing.T) {
 }
 
 func TestTheExchangeOutlivesItsClient(t *testing.T) {
-	f := newFixture(t, apitest.Options{})
+	f := newFixture(t, fakeapi.Options{})
 	ctx, leave := context.WithCancel(t.Context())
 	f.context = ctx
 	api := f.next
@@ -541,7 +541,7 @@ func TestAnExchangeEndsSomeTimeAfterItsClient(t *testing.T) {
 }
 
 func TestStreamsFlowThroughACreate(t *testing.T) {
-	f := newFixture(t, apitest.Options{})
+	f := newFixture(t, fakeapi.Options{})
 	w := httptest.NewRecorder()
 	f.answerWith(func(rw http.ResponseWriter, _ *http.Request) {
 		rw.Header().Set("Content-Type", "text/event-stream")
@@ -560,7 +560,7 @@ func TestStreamsFlowThroughACreate(t *testing.T) {
 }
 
 func TestTestMode(t *testing.T) {
-	f := newFixture(t, apitest.Options{})
+	f := newFixture(t, fakeapi.Options{})
 	w := f.do("POST", "/v1/predictions", `{"webhook_url":"https://r.example/hook","input":{"a":1.0},"version":"v","test_mode":"prediction.failed"}`)
 	wantStatus(t, w, 201, `{"id":"test_1","status":"succeeded",`+three+`}`)
 	if f.api.Creates.Load() != 0 {
@@ -570,7 +570,7 @@ func TestTestMode(t *testing.T) {
 }
 
 func TestTestModeAsksTheAPI(t *testing.T) {
-	f := newFixture(t, apitest.Options{})
+	f := newFixture(t, fakeapi.Options{})
 	for err, status := range map[error]int{tracker.ErrNoUpstream: 501, tracker.ErrUpstream: 502, &tracker.Refused{Status: 403}: 403} {
 		f.fake.authorise = err
 		wantStatus(t, f.do("POST", "/v1/predictions", `{"webhook_url":"https://x","test_mode":true}`), status, "")
@@ -579,7 +579,7 @@ func TestTestModeAsksTheAPI(t *testing.T) {
 }
 
 func TestEventsAreHandedOn(t *testing.T) {
-	f := newFixture(t, apitest.Options{})
+	f := newFixture(t, fakeapi.Options{})
 	f.do("POST", "/v1/predictions", `{"webhook_url":"https://x","webhook_events":["completed"],"input":{}}`)
 	wantCalls(t, f.fake.Calls("created"), fmt.Sprintf("created %s starting https://x /predictions %d ", f.api.IDs()[0], store.Completed))
 }

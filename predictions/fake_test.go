@@ -20,9 +20,9 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/budget"
+	"github.com/caddy-replicate/replicate-webhook/internal/fakeapi"
 	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
 	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
-	"github.com/caddy-replicate/replicate-webhook/predictions/apitest"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -220,16 +220,16 @@ type fixture struct {
 	t       *testing.T
 	h       *Handler
 	fake    *fake
-	api     *apitest.API
+	api     *fakeapi.API
 	next    caddyhttp.Handler
 	context context.Context
 }
 
 const apiURL = "https://api.example.com/v1"
 
-func newFixture(t *testing.T, o apitest.Options) *fixture {
+func newFixture(t *testing.T, o fakeapi.Options) *fixture {
 	t.Helper()
-	f := &fixture{t: t, fake: newFake(), api: apitest.New(o), context: context.Background()}
+	f := &fixture{t: t, fake: newFake(), api: fakeapi.New(o), context: context.Background()}
 	f.h = &Handler{API: apiURL, logger: zap.NewNop()}
 	f.next = caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
 		f.api.ServeHTTP(w, r)

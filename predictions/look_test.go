@@ -11,8 +11,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/fakeapi"
 	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
-	"github.com/caddy-replicate/replicate-webhook/predictions/apitest"
 )
 
 // tracked makes a prediction that the API has and the tracker knows.
@@ -30,7 +30,7 @@ func TestTrackedPredictionsAreObservedAndShown(t *testing.T) {
 		{"cancel", "POST", "/v1/predictions/%s/cancel", "succeeded"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			f := newFixture(t, apitest.Options{})
+			f := newFixture(t, fakeapi.Options{})
 			id := f.tracked()
 			w := f.do(c.method, fmt.Sprintf(c.path, id), "", "If-None-Match", "x", "Range", "bytes=0-1")
 			wantStatus(t, w, 200, `"webhook_url":"https://r.example/hook","webhook_status":"delivered","webhook_completed":true`)
@@ -43,7 +43,7 @@ func TestTrackedPredictionsAreObservedAndShown(t *testing.T) {
 }
 
 func TestOtherPredictionsPassAsTheyAre(t *testing.T) {
-	f := newFixture(t, apitest.Options{})
+	f := newFixture(t, fakeapi.Options{})
 	f.do("POST", "/v1/predictions", plainBody)
 	id := f.api.IDs()[0]
 	for _, path := range []string{"/v1/predictions/" + id, "/v1/predictions", "/v1/predictions/" + id + "/"} {
@@ -56,7 +56,7 @@ func TestOtherPredictionsPassAsTheyAre(t *testing.T) {
 }
 
 func TestALookDoesNotDependOnTheStore(t *testing.T) {
-	f := newFixture(t, apitest.Options{})
+	f := newFixture(t, fakeapi.Options{})
 	id := f.tracked()
 	f.fake.observe = errFakeStore
 	wantStatus(t, f.do("GET", "/v1/predictions/"+id, ""), 200, three)
@@ -78,7 +78,7 @@ func TestAnswersThatAreNotThePredictionPass(t *testing.T) {
 		{"markup", "application/json", `<html>`, 200},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			f := newFixture(t, apitest.Options{})
+			f := newFixture(t, fakeapi.Options{})
 			id := f.tracked()
 			f.h.maxBody = 1000
 			body := strings.ReplaceAll(c.body, "%s", id)
@@ -108,7 +108,7 @@ func TestALookThatBreaksOff(t *testing.T) {
 		{"error", func() error { return errors.New("late") }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			f := newFixture(t, apitest.Options{})
+			f := newFixture(t, fakeapi.Options{})
 			id := f.tracked()
 			f.next = caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
 				w.Header().Set("Content-Type", "application/json")
@@ -131,7 +131,7 @@ func TestALookThatBreaksOff(t *testing.T) {
 }
 
 func TestTestPredictionsAreTheirCreatorsAlone(t *testing.T) {
-	f := newFixture(t, apitest.Options{})
+	f := newFixture(t, fakeapi.Options{})
 	f.do("POST", "/v1/predictions", `{"webhook_url":"https://r.example/hook","test_mode":true}`)
 	for _, c := range []struct {
 		method, path, body string
@@ -157,7 +157,7 @@ func TestTestPredictionsAreTheirCreatorsAlone(t *testing.T) {
 func TestSigningSecret(t *testing.T) {
 	const theirs = "VXBzdHJlYW0ncyBvd24gc2VjcmV0IQ"
 	t.Run("served", func(t *testing.T) {
-		f := newFixture(t, apitest.Options{Gzip: true})
+		f := newFixture(t, fakeapi.Options{Gzip: true})
 		f.h.ServeSigningSecret = true
 		w := f.do("GET", "/v1/webhooks/default/secret", "")
 		wantStatus(t, w, 200, `{"key":"whsec_of `+apiURL+` Bearer one"}`)
@@ -166,16 +166,16 @@ func TestSigningSecret(t *testing.T) {
 		}
 	})
 	t.Run("not asked for", func(t *testing.T) {
-		f := newFixture(t, apitest.Options{})
+		f := newFixture(t, fakeapi.Options{})
 		wantStatus(t, f.do("GET", "/v1/webhooks/default/secret", ""), 200, theirs)
 	})
 	t.Run("refused by the API", func(t *testing.T) {
-		f := newFixture(t, apitest.Options{})
+		f := newFixture(t, fakeapi.Options{})
 		f.h.ServeSigningSecret = true
 		wantStatus(t, f.do("GET", "/v1/webhooks/default/secret", "", "Authorization", ""), 401, "authentication")
 	})
 	t.Run("not to be had", func(t *testing.T) {
-		f := newFixture(t, apitest.Options{})
+		f := newFixture(t, fakeapi.Options{})
 		f.h.ServeSigningSecret = true
 		f.fake.caller = tracker.ErrUpstream
 		w := f.do("GET", "/v1/webhooks/default/secret", "")
@@ -185,7 +185,7 @@ func TestSigningSecret(t *testing.T) {
 		}
 	})
 	t.Run("no key", func(t *testing.T) {
-		f := newFixture(t, apitest.Options{})
+		f := newFixture(t, fakeapi.Options{})
 		f.h.ServeSigningSecret = true
 		f.answerWith(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
@@ -194,7 +194,7 @@ func TestSigningSecret(t *testing.T) {
 		wantStatus(t, f.do("GET", "/v1/webhooks/default/secret", ""), 200, `{"secret":1}`)
 	})
 	t.Run("shared", func(t *testing.T) {
-		f := newFixture(t, apitest.Options{})
+		f := newFixture(t, fakeapi.Options{})
 		f.h.ServeSigningSecret, f.fake.perClient = true, false
 		if err := f.h.join(f.fake, nil); err == nil || !strings.Contains(err.Error(), "needs signing per_client") {
 			t.Fatalf("got %v", err)

@@ -12,8 +12,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/fakeapi"
 	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
-	"github.com/caddy-replicate/replicate-webhook/predictions/apitest"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -27,7 +27,7 @@ func TestUpdate(t *testing.T) {
 		{"events alone keep the URL", `{"webhook_events":["completed"]}`, `"webhook_url":"https://old.example"`, []string{"fetch p", "set p https://old.example 2"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			f := newFixture(t, apitest.Options{})
+			f := newFixture(t, fakeapi.Options{})
 			f.fake.put(store.Prediction{API: apiURL, ID: "p", URL: "https://old.example"})
 			w := f.do("PATCH", "/v1/predictions/p", c.body)
 			wantStatus(t, w, 200, c.want)
@@ -38,7 +38,7 @@ func TestUpdate(t *testing.T) {
 }
 
 func TestUpdateOfAnUntrackedPrediction(t *testing.T) {
-	f := newFixture(t, apitest.Options{})
+	f := newFixture(t, fakeapi.Options{})
 	wantStatus(t, f.do("PATCH", "/v1/predictions/p", `{"webhook_url":null}`), 200, `"webhook_url":null,"webhook_status":"disabled","webhook_completed":true`)
 	wantProblem(t, f.do("PATCH", "/v1/predictions/p", `{"webhook_events":["failed"]}`), 422, "has no webhook")
 	wantCalls(t, f.fake.Calls("existing", "set"))
@@ -65,7 +65,7 @@ func TestUpdatesThatAreRefused(t *testing.T) {
 		{"API down", func(f *fixture) { f.fake.authorise = tracker.ErrUpstream }, `{"webhook_url":null}`, nil, 502, "could not be asked"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			f := newFixture(t, apitest.Options{})
+			f := newFixture(t, fakeapi.Options{})
 			if c.set != nil {
 				c.set(f)
 			}
@@ -76,7 +76,7 @@ func TestUpdatesThatAreRefused(t *testing.T) {
 }
 
 func TestManagingNeedsTheAPIsConsent(t *testing.T) {
-	f := newFixture(t, apitest.Options{})
+	f := newFixture(t, fakeapi.Options{})
 	f.fake.put(store.Prediction{API: apiURL, ID: "p", URL: "https://old.example"})
 	f.fake.authorise = &tracker.Refused{Status: 404, Body: []byte("theirs")}
 	for _, c := range [][3]string{
@@ -90,7 +90,7 @@ func TestManagingNeedsTheAPIsConsent(t *testing.T) {
 }
 
 func TestRedeliver(t *testing.T) {
-	f := newFixture(t, apitest.Options{})
+	f := newFixture(t, fakeapi.Options{})
 	f.fake.put(store.Prediction{API: apiURL, ID: "p", URL: "https://old.example"})
 	f.fake.put(store.Prediction{API: apiURL, ID: "off"})
 	wantStatus(t, f.do("POST", "/v1/predictions/p/webhook_deliveries/7/redeliver", ""), 202, `{"id":"new-delivery"}`)
@@ -103,7 +103,7 @@ func TestRedeliver(t *testing.T) {
 }
 
 func TestRedeliveriesAreLimitedPerCaller(t *testing.T) {
-	f := newFixture(t, apitest.Options{})
+	f := newFixture(t, fakeapi.Options{})
 	f.fake.put(store.Prediction{API: apiURL, ID: "p", URL: "https://old.example"})
 	redeliver := func(token string) *httptest.ResponseRecorder {
 		return f.do("POST", "/v1/predictions/p/webhook_deliveries/7/redeliver", "", "Authorization", "Bearer "+token)
@@ -147,7 +147,7 @@ func TestLimiters(t *testing.T) {
 }
 
 func TestDeliveryLogRows(t *testing.T) {
-	f := newFixture(t, apitest.Options{})
+	f := newFixture(t, fakeapi.Options{})
 	f.fake.put(store.Prediction{API: apiURL, ID: "p"})
 	at := time.Date(2026, 1, 2, 3, 4, 5, 6e6, time.UTC)
 	f.fake.rows = []store.Attempt{
@@ -169,7 +169,7 @@ func TestDeliveryLogRows(t *testing.T) {
 }
 
 func TestDeliveryLogPages(t *testing.T) {
-	f := newFixture(t, apitest.Options{})
+	f := newFixture(t, fakeapi.Options{})
 	f.fake.put(store.Prediction{API: apiURL, ID: "p"})
 	const rows = 3*pageSize + 50
 	for i := range rows {

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/caddy-replicate/replicate-webhook/predictions/apitest"
+	"github.com/caddy-replicate/replicate-webhook/internal/fakeapi"
 )
 
 func utf16Of(s, mark string, swap bool) string {
@@ -74,7 +74,7 @@ func TestAWebhookThatCannotBeActedOnIsRefusedBeforeTheAPISeesIt(t *testing.T) {
 		{"over max_body, found late", json, "", `{"input":"` + strings.Repeat("x", 50_000) + `",` + member + "}", 413, []string{"webhook_url", "3000 bytes"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			f := newFixture(t, apitest.Options{})
+			f := newFixture(t, fakeapi.Options{})
 			f.h.maxBody = 3000
 			reached := false
 			f.answerWith(func(w http.ResponseWriter, r *http.Request) {
@@ -118,7 +118,7 @@ func TestWhatNamesNoWebhookPassesByteForByte(t *testing.T) {
 		{"large", "application/json", "", `{"a":"` + strings.Repeat("x", 9000) + `","input":{"webhook_url":"x"},}`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			f := newFixture(t, apitest.Options{})
+			f := newFixture(t, fakeapi.Options{})
 			f.h.maxBody = 3000
 			var got []byte
 			var header http.Header
@@ -144,7 +144,7 @@ func TestAMisspelledCreateWithAWebhookIsRefused(t *testing.T) {
 		{"POST", "/v1/trainings/"},
 	} {
 		t.Run(c.method+" "+c.path, func(t *testing.T) {
-			f := newFixture(t, apitest.Options{})
+			f := newFixture(t, fakeapi.Options{})
 			reached := 0
 			f.answerWith(func(_ http.ResponseWriter, r *http.Request) {
 				if b, _ := io.ReadAll(r.Body); string(b) == plainBody {
@@ -189,7 +189,7 @@ func FuzzFinder(f *testing.F) {
 }
 
 func TestLargeCreatesAreStoppedWhereTheyNameAWebhook(t *testing.T) {
-	f := newFixture(t, apitest.Options{})
+	f := newFixture(t, fakeapi.Options{})
 	f.h.maxBody = 1000
 	api := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		if b, err := io.ReadAll(r.Body); err == nil {

@@ -15,8 +15,8 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/budget"
+	"github.com/caddy-replicate/replicate-webhook/internal/fakeapi"
 	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
-	"github.com/caddy-replicate/replicate-webhook/predictions/apitest"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -41,7 +41,7 @@ func TestRefusalsAreLoggedWithTheirCause(t *testing.T) {
 		{"an update", "PATCH", "/v1/predictions/p", `{"webhook_url":null}`, func(f *fixture) { f.fake.authorise = fmt.Errorf("asking: %w", tracker.ErrNoRoom) }, 503, "", "no room", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			f := newFixture(t, apitest.Options{})
+			f := newFixture(t, fakeapi.Options{})
 			core, logs := observer.New(zapcore.WarnLevel)
 			f.h.logger = zap.New(core)
 			if c.set != nil {
@@ -66,7 +66,7 @@ func TestRefusalsAreLoggedWithTheirCause(t *testing.T) {
 // passes as it is, and says in its header what its body can't.
 func TestHeldResponsesAreBoundedByTheBudget(t *testing.T) {
 	const size, share = 1 << 20, 4 << 20
-	f := newFixture(t, apitest.Options{})
+	f := newFixture(t, fakeapi.Options{})
 	f.h.budget = budget.New(8 * share)
 	f.fake.put(store.Prediction{API: apiURL, ID: "p", URL: "https://r.example/hook"})
 	body := `{"id":"p","status":"processing","output":"` + strings.Repeat("x", size) + `"}`
@@ -133,7 +133,7 @@ func TestResponsesBeyondTheBudget(t *testing.T) {
 	large := `{"id":"p","output":"` + strings.Repeat("x", 100_000) + `"}`
 	for coding, text := range encodings(t, large) {
 		t.Run(coding, func(t *testing.T) {
-			f := newFixture(t, apitest.Options{})
+			f := newFixture(t, fakeapi.Options{})
 			f.h.budget = budget.New(8 * 20_000)
 			f.answerWith(func(w http.ResponseWriter, _ *http.Request) {
 				w.Header().Set("Content-Encoding", coding)
@@ -151,7 +151,7 @@ func TestResponsesBeyondTheBudget(t *testing.T) {
 			wantCalls(t, f.fake.Calls("created", "bodyless"), "bodyless p ")
 		})
 	}
-	f := newFixture(t, apitest.Options{})
+	f := newFixture(t, fakeapi.Options{})
 	f.h.ServeSigningSecret = true
 	f.h.budget = budget.New(8 * 10)
 	w := httptest.NewRecorder()

@@ -7,8 +7,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/caddyrun"
-	"github.com/caddy-replicate/replicate-webhook/predictions/apitest"
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/caddyrun"
+	"github.com/caddy-replicate/replicate-webhook/internal/fakeapi"
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/sqlite"
 )
@@ -49,7 +49,7 @@ func (o *official) request(method, path string, data any) (p page, status int) {
 // TestUpdateDisableLogAndRedeliver: what the guide calls webhook management,
 // by the official client.
 func TestUpdateDisableLogAndRedeliver(t *testing.T) {
-	s := start(t, apitest.Options{Manual: true}, config{})
+	s := start(t, fakeapi.Options{Manual: true}, config{})
 	r, c := s.newReceiver(), s.newOfficial()
 	v := c.call("predictions.create", object{"version": "v1", "input": object{}, "webhook_url": r.url + "?first"})
 	s.api.Set(v.ID, "processing", "")
@@ -109,7 +109,7 @@ func TestUpdateDisableLogAndRedeliver(t *testing.T) {
 
 // TestTestModeByTheOfficialClient: events at once, and nothing upstream.
 func TestTestModeByTheOfficialClient(t *testing.T) {
-	s := start(t, apitest.Options{}, config{})
+	s := start(t, fakeapi.Options{}, config{})
 	r, c := s.newReceiver(), s.newOfficial()
 	for i, k := range []struct {
 		mode      any
@@ -139,7 +139,7 @@ func TestTestModeByTheOfficialClient(t *testing.T) {
 // TestClientsHaveKeysOfTheirOwn: under signing per_client the official look-up
 // gives a key that verifies the caller's webhooks, and nobody else's.
 func TestClientsHaveKeysOfTheirOwn(t *testing.T) {
-	s := start(t, apitest.Options{Accounts: twoClients}, config{
+	s := start(t, fakeapi.Options{Accounts: twoClients}, config{
 		options: []string{"signing per_client", "signing_secret"},
 		handler: []string{"serve_signing_secret"},
 	})
@@ -177,7 +177,7 @@ func TestClientsHaveKeysOfTheirOwn(t *testing.T) {
 // TestClientsAreKeptApart: nobody reads, changes or redelivers another's.
 func TestClientsAreKeptApart(t *testing.T) {
 	h := newHook(t)
-	s := start(t, apitest.Options{Accounts: twoClients}, config{ports: []string{portOf(h.Server)}})
+	s := start(t, fakeapi.Options{Accounts: twoClients}, config{ports: []string{portOf(h.Server)}})
 	own := s.create(h.URL)
 	s.ends(own.ID, "delivered")
 	test := s.create(h.URL, `"test_mode":true`)
@@ -219,7 +219,7 @@ func TestClientsAreKeptApart(t *testing.T) {
 // finish, the new one takes the rest.
 func TestReloadCutsNoAttemptOffAndDoublesNone(t *testing.T) {
 	h := newHook(t)
-	s := start(t, apitest.Options{}, config{
+	s := start(t, fakeapi.Options{}, config{
 		ports: []string{portOf(h.Server)}, options: []string{"timeout 2m"},
 	})
 	proceed := make(chan struct{})
@@ -250,7 +250,7 @@ func TestReloadToAnotherStoreLetsAttemptsFinish(t *testing.T) {
 	h := newHook(t)
 	release := make(chan struct{})
 	h.Answer(func(http.ResponseWriter, *caddyrun.Request) { <-release })
-	s := start(t, apitest.Options{}, config{ports: []string{portOf(h.Server)}})
+	s := start(t, fakeapi.Options{}, config{ports: []string{portOf(h.Server)}})
 	s.create(h.URL, `"webhook_events":["completed"]`)
 	h.Wait(1)
 	s.server.Reload("{\n{$GLOBALS}\n}\n")
@@ -272,7 +272,7 @@ func TestReloadToAnotherStoreLetsAttemptsFinish(t *testing.T) {
 // committed, and the rest is delivered after the next start.
 func TestExitWaitsForAttempts(t *testing.T) {
 	h := newHook(t)
-	s := startChild(t, apitest.Options{}, config{ports: []string{portOf(h.Server)}, options: []string{"timeout 2m"}})
+	s := startChild(t, fakeapi.Options{}, config{ports: []string{portOf(h.Server)}, options: []string{"timeout 2m"}})
 	proceed := make(chan struct{})
 	hold(h, proceed)
 	first, second := s.create(h.URL), s.create(h.URL)

@@ -9,14 +9,14 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/caddyrun"
-	"github.com/caddy-replicate/replicate-webhook/predictions/apitest"
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/caddyrun"
+	"github.com/caddy-replicate/replicate-webhook/internal/fakeapi"
 )
 
 // TestRetriesUntilTheReceiverTakesIt: the same delivery, the same bytes, a
 // counted attempt, and the terminal event not before the started one is over.
 func TestRetriesUntilTheReceiverTakesIt(t *testing.T) {
-	s := start(t, apitest.Options{Manual: true}, config{})
+	s := start(t, fakeapi.Options{Manual: true}, config{})
 	r := s.newReceiver()
 	v := s.run(r.url + "?fail=503&times=2")
 	for n := 1; n <= 3; n++ {
@@ -44,7 +44,7 @@ func TestRetriesUntilTheReceiverTakesIt(t *testing.T) {
 // TestGivenUpAfterMaxAttempts: the first try and max_attempts retries, then the
 // prediction says that its webhook failed.
 func TestGivenUpAfterMaxAttempts(t *testing.T) {
-	s := start(t, apitest.Options{}, config{})
+	s := start(t, fakeapi.Options{}, config{})
 	r := s.newReceiver()
 	v := s.create(r.url+"?fail=500", `"webhook_events":["completed"]`)
 	s.ends(v.ID, "failed")
@@ -58,7 +58,7 @@ func TestGivenUpAfterMaxAttempts(t *testing.T) {
 // hold up the terminal one, and does not come after it.
 func TestStartedIsSupersededByTheEnd(t *testing.T) {
 	h := newHook(t)
-	s := start(t, apitest.Options{Manual: true}, config{
+	s := start(t, fakeapi.Options{Manual: true}, config{
 		ports:   []string{portOf(h.Server)},
 		options: []string{"retry {\n max_attempts 100\n initial_delay 10m\n max_delay 10m\n}"},
 	})
@@ -79,7 +79,7 @@ func TestStartedIsSupersededByTheEnd(t *testing.T) {
 
 // TestGoneDisables: a 410 is a receiver's last word.
 func TestGoneDisables(t *testing.T) {
-	s := start(t, apitest.Options{Manual: true}, config{})
+	s := start(t, fakeapi.Options{Manual: true}, config{})
 	r := s.newReceiver()
 	v := s.run(r.url + "?fail=410")
 	s.ends(v.ID, "disabled")
@@ -110,7 +110,7 @@ func TestReceiversThatCannotBeReached(t *testing.T) {
 	unknown.StartTLS()
 	t.Cleanup(unknown.Close)
 	cert, key := certificate(t)
-	s := start(t, apitest.Options{}, config{
+	s := start(t, fakeapi.Options{}, config{
 		ports: []string{portOfURL("tcp://" + l.Addr().String()), portOf(unknown)},
 		options: []string{
 			"retry {\n max_attempts 1\n initial_delay 10ms\n}",
@@ -147,7 +147,7 @@ func portOfURL(url string) string {
 // TestExpressDefaultLimitIsALogged413: express.json takes 100 kB unless it is
 // told otherwise, and the log says what happened to a larger payload.
 func TestExpressDefaultLimitIsALogged413(t *testing.T) {
-	s := start(t, apitest.Options{Output: `"` + strings.Repeat("x", 150_000) + `"`}, config{
+	s := start(t, fakeapi.Options{Output: `"` + strings.Repeat("x", 150_000) + `"`}, config{
 		options: []string{"retry {\n max_attempts 1\n initial_delay 10ms\n}"},
 	})
 	r := s.newReceiver("LIMIT=")
@@ -163,7 +163,7 @@ func TestExpressDefaultLimitIsALogged413(t *testing.T) {
 // TestForbiddenReceiversAre422: the API is not charged for a prediction whose
 // webhook could not be sent.
 func TestForbiddenReceiversAre422(t *testing.T) {
-	s := start(t, apitest.Options{}, config{options: []string{"egress {\n deny 203.0.113.0/24\n}"}})
+	s := start(t, fakeapi.Options{}, config{options: []string{"egress {\n deny 203.0.113.0/24\n}"}})
 	for _, url := range []string{
 		"http://example.com/hook", "https://127.0.0.1/hook", "https://0x7f000001/hook", "https://127.1/hook", "https://[::1]/hook",
 		"https://user:password@example.com/", "https://example.com/#fragment", "https://example.com:22/", "https://203.0.113.7/",

@@ -8,14 +8,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-replicate/replicate-webhook/predictions/apitest"
+	"github.com/caddy-replicate/replicate-webhook/internal/fakeapi"
 )
 
 // TestClientGetsItsEvents is the main job: the official client creates with a
 // webhook_url, and the guide's receiver gets the events, verified, in order and
 // once.
 func TestClientGetsItsEvents(t *testing.T) {
-	s := start(t, apitest.Options{Run: 60 * time.Millisecond, Output: `["https://example.com/out.png"]`}, config{})
+	s := start(t, fakeapi.Options{Run: 60 * time.Millisecond, Output: `["https://example.com/out.png"]`}, config{})
 	r, c := s.newReceiver(), s.newOfficial()
 	options := func(more ...any) object {
 		o := object{"input": object{"prompt": "a serene landscape"}, "webhook_url": r.url}
@@ -90,7 +90,7 @@ var guideTime = regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$`)
 // when they have no value, and the headers that go with them.
 func TestPayloadIsTheGuides(t *testing.T) {
 	h := newHook(t)
-	s := start(t, apitest.Options{Run: 60 * time.Millisecond, Output: `{"b":1,"a":2}`}, config{ports: []string{portOf(h.Server)}})
+	s := start(t, fakeapi.Options{Run: 60 * time.Millisecond, Output: `{"b":1,"a":2}`}, config{ports: []string{portOf(h.Server)}})
 	v := s.create(h.URL + "/in?a=b")
 	s.ends(v.ID, "delivered")
 	const instant = `"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"`
@@ -137,7 +137,7 @@ func TestPayloadIsTheGuides(t *testing.T) {
 // TestOnlyWantedEvents: webhook_events filters.
 func TestOnlyWantedEvents(t *testing.T) {
 	h := newHook(t)
-	s := start(t, apitest.Options{}, config{ports: []string{portOf(h.Server)}})
+	s := start(t, fakeapi.Options{}, config{ports: []string{portOf(h.Server)}})
 	for _, c := range []struct{ filter, want string }{
 		{`["completed"]`, "completed 1"},
 		{`["prediction.started"]`, "started 1"},
@@ -164,7 +164,7 @@ func TestOnlyWantedEvents(t *testing.T) {
 // exception of the operator's admits.
 func TestReceiverOverHTTPS(t *testing.T) {
 	cert, key := certificate(t)
-	s := start(t, apitest.Options{}, config{options: []string{"egress {\n ports {$PORT_HOOK}\n allow 127.0.0.0/8\n}"}})
+	s := start(t, fakeapi.Options{}, config{options: []string{"egress {\n ports {$PORT_HOOK}\n allow 127.0.0.0/8\n}"}})
 	r := s.newReceiver("TLS_CERT="+cert, "TLS_KEY="+key)
 	url := strings.Replace(r.url, "http:", "https:", 1)
 	v := s.create(url)
@@ -183,7 +183,7 @@ func TestReceiverOverHTTPS(t *testing.T) {
 // untouched beside webhook_url, byte for byte.
 func TestNativeWebhookIsTheClientsOwn(t *testing.T) {
 	h := newHook(t)
-	s := start(t, apitest.Options{}, config{ports: []string{portOf(h.Server)}})
+	s := start(t, fakeapi.Options{}, config{ports: []string{portOf(h.Server)}})
 	native := `"webhook":"https://example.com/own","webhook_events_filter":["completed"]`
 	odd := `{ "input" : {"n":12345678901234567890,"e":1.0e2,"u":"\u003c\/","d":1,"d":2}, ` + native + `,"webhook_url":"` + h.URL + `","version":"v1"}`
 	a := s.send(http.MethodPost, "/v1/predictions", odd)

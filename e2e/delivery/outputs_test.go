@@ -6,14 +6,14 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/caddy-replicate/replicate-webhook/predictions/apitest"
+	"github.com/caddy-replicate/replicate-webhook/internal/fakeapi"
 )
 
 // TestOutputsTheGuidesReceiverVerifies: whatever a model puts out, a receiver
 // that signs JSON.stringify of what it has parsed gets the signature right, and
 // so do the libraries that sign the bytes.
 func TestOutputsTheGuidesReceiverVerifies(t *testing.T) {
-	s := start(t, apitest.Options{Manual: true}, config{})
+	s := start(t, fakeapi.Options{Manual: true}, config{})
 	r := s.newReceiver()
 	for _, c := range []struct{ name, output, has string }{
 		{"integers beyond 2^53", `[9007199254740993,18446744073709551615,-9007199254740993]`, `"output":[9007199254740992,18446744073709552000,-9007199254740992]`},
@@ -54,7 +54,7 @@ func TestOutputsTheGuidesReceiverVerifies(t *testing.T) {
 // members.
 func TestInputsPassByteForByte(t *testing.T) {
 	h := newHook(t)
-	s := start(t, apitest.Options{}, config{ports: []string{portOf(h.Server)}})
+	s := start(t, fakeapi.Options{}, config{ports: []string{portOf(h.Server)}})
 	url, _ := json.Marshal(h.URL)
 	for _, c := range []struct{ name, before, after string }{
 		{"at the beginning", `{"webhook_url":` + string(url) + `,`, `"version":"v1","input":{"a":1e400}}`},

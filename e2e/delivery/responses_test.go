@@ -14,8 +14,8 @@ import (
 
 	"github.com/andybalholm/brotli"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/caddyrun"
-	"github.com/caddy-replicate/replicate-webhook/predictions/apitest"
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/caddyrun"
+	"github.com/caddy-replicate/replicate-webhook/internal/fakeapi"
 )
 
 // raw makes the API respond with these very bytes, then end the connection.
@@ -68,7 +68,7 @@ func readWire(t *testing.T, wire string) (status int, body string, ended bool) {
 func TestAResponseThatBreaksOffReachesTheClient(t *testing.T) {
 	const beginning = `{"id":"broken","status":"starting","input":{"prompt":"`
 	h := newHook(t)
-	s := start(t, apitest.Options{}, config{ports: []string{portOf(h.Server)}, handler: []string{"max_body 64KiB"}, options: []string{"poll 1h 1h"}})
+	s := start(t, fakeapi.Options{}, config{ports: []string{portOf(h.Server)}, handler: []string{"max_body 64KiB"}, options: []string{"poll 1h 1h"}})
 	for _, c := range []struct{ name, wire, body string }{
 		{"with a length", "HTTP/1.1 201 Created\r\nContent-Type: application/json\r\nContent-Length: 5000\r\n\r\n" + beginning, beginning},
 		{"chunked", fmt.Sprintf("HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n", len(beginning), beginning), beginning},
@@ -104,7 +104,7 @@ func TestAResponseThatBreaksOffReachesTheClient(t *testing.T) {
 func TestTheCallbackNeverReachesAClient(t *testing.T) {
 	const base = "https://hooks.example.com/replicate/callback"
 	h := newHook(t)
-	s := start(t, apitest.Options{}, config{ports: []string{portOf(h.Server)}, handler: []string{"max_body 64KiB"}, options: []string{"poll 1h 1h", "callback " + base}})
+	s := start(t, fakeapi.Options{}, config{ports: []string{portOf(h.Server)}, handler: []string{"max_body 64KiB"}, options: []string{"poll 1h 1h", "callback " + base}})
 	var callback string
 	serve := func(respond func(callback string) string) {
 		s.raw(func(r *caddyrun.Request) string {

@@ -15,8 +15,8 @@ import (
 	"time"
 
 	_ "github.com/caddy-replicate/replicate-webhook"
-	"github.com/caddy-replicate/replicate-webhook/internal/caddyrun"
-	"github.com/caddy-replicate/replicate-webhook/predictions/apitest"
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/caddyrun"
+	"github.com/caddy-replicate/replicate-webhook/internal/fakeapi"
 )
 
 // secret signs in most tests, for all clients.
@@ -101,7 +101,7 @@ type site struct {
 	*caddyrun.Env
 	client   *http.Client
 	logs     *caddyrun.Logs
-	api      *apitest.API
+	api      *fakeapi.API
 	upstream *caddyrun.App
 	config   config
 	// server is Caddy in this process, child one in a process of its own.
@@ -110,10 +110,10 @@ type site struct {
 }
 
 // prepare makes the parts that do not depend on how Caddy runs.
-func prepare(t *testing.T, o apitest.Options, c config) *site {
+func prepare(t *testing.T, o fakeapi.Options, c config) *site {
 	t.Helper()
 	t.Setenv("E2E_SIGNING_SECRET", secret)
-	s := &site{t: t, api: apitest.New(o), upstream: caddyrun.NewApp(t), config: c}
+	s := &site{t: t, api: fakeapi.New(o), upstream: caddyrun.NewApp(t), config: c}
 	s.upstream.Answer(func(w http.ResponseWriter, r *caddyrun.Request) {
 		r.Body = io.NopCloser(bytes.NewReader(r.Got))
 		s.api.ServeHTTP(w, r.Request)
@@ -125,7 +125,7 @@ func prepare(t *testing.T, o apitest.Options, c config) *site {
 func (s *site) text() string { return s.config.text(s.upstream.URL + "/v1") }
 
 // start runs Caddy in this process.
-func start(t *testing.T, o apitest.Options, c config, globals ...string) *site {
+func start(t *testing.T, o fakeapi.Options, c config, globals ...string) *site {
 	t.Helper()
 	s := prepare(t, o, c)
 	s.server = caddyrun.New(t, globals...)
@@ -135,7 +135,7 @@ func start(t *testing.T, o apitest.Options, c config, globals ...string) *site {
 }
 
 // startChild runs Caddy in a process of its own.
-func startChild(t *testing.T, o apitest.Options, c config) *site {
+func startChild(t *testing.T, o fakeapi.Options, c config) *site {
 	t.Helper()
 	s := prepare(t, o, c)
 	s.child = caddyrun.NewChild(t, s.text())

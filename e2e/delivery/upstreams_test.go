@@ -11,25 +11,25 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/caddyrun"
-	"github.com/caddy-replicate/replicate-webhook/predictions/apitest"
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/caddyrun"
+	"github.com/caddy-replicate/replicate-webhook/internal/fakeapi"
 )
 
 // TestEveryEndIsDelivered: how a prediction ends, and where from it is seen.
 func TestEveryEndIsDelivered(t *testing.T) {
 	for _, c := range []struct {
 		name    string
-		options apitest.Options
+		options fakeapi.Options
 		header  []string
 		end     string // event and status
 		sync    bool
 	}{
-		{name: "succeeds later", options: apitest.Options{Run: 50 * time.Millisecond}, end: "prediction.completed succeeded"},
-		{name: "fails later", options: apitest.Options{Run: 50 * time.Millisecond, Failure: "out of memory"}, end: "prediction.failed failed"},
+		{name: "succeeds later", options: fakeapi.Options{Run: 50 * time.Millisecond}, end: "prediction.completed succeeded"},
+		{name: "fails later", options: fakeapi.Options{Run: 50 * time.Millisecond, Failure: "out of memory"}, end: "prediction.failed failed"},
 		{name: "was never seen running", end: "prediction.completed succeeded"},
 		{name: "is in the create's answer", header: []string{"Prefer", "wait"}, end: "prediction.completed succeeded", sync: true},
-		{name: "is a failure in the create's answer", options: apitest.Options{Failure: "no"}, header: []string{"Prefer", "wait=5"}, end: "prediction.failed failed", sync: true},
-		{name: "comes compressed", options: apitest.Options{Run: 50 * time.Millisecond, Gzip: true}, end: "prediction.completed succeeded"},
+		{name: "is a failure in the create's answer", options: fakeapi.Options{Failure: "no"}, header: []string{"Prefer", "wait=5"}, end: "prediction.failed failed", sync: true},
+		{name: "comes compressed", options: fakeapi.Options{Run: 50 * time.Millisecond, Gzip: true}, end: "prediction.completed succeeded"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			h := newHook(t)
@@ -76,7 +76,7 @@ func (s *site) polled() int64 {
 // TestCanceledPredictionsFail: a cancel through the proxy is seen there.
 func TestCanceledPredictionsFail(t *testing.T) {
 	h := newHook(t)
-	s := start(t, apitest.Options{Manual: true}, config{ports: []string{portOf(h.Server)}, options: []string{"poll 1h 1h"}})
+	s := start(t, fakeapi.Options{Manual: true}, config{ports: []string{portOf(h.Server)}, options: []string{"poll 1h 1h"}})
 	v := s.run(h.URL)
 	if a := s.send(http.MethodPost, "/v1/predictions/"+v.ID+"/cancel", ""); a.status != http.StatusOK || s.read(a).Status != "canceled" {
 		t.Fatalf("canceling: got %v", a)
@@ -92,11 +92,11 @@ func TestCanceledPredictionsFail(t *testing.T) {
 func TestPollingOutlivesUpstreamTrouble(t *testing.T) {
 	for _, c := range []struct {
 		name  string
-		fault apitest.Fault
+		fault fakeapi.Fault
 	}{
-		{"429", apitest.Status(http.MethodGet, "/predictions/", http.StatusTooManyRequests, 2, "Retry-After", "1")},
-		{"500", apitest.Status(http.MethodGet, "/predictions/", http.StatusInternalServerError, 3)},
-		{"nonsense", func() apitest.Fault {
+		{"429", fakeapi.Status(http.MethodGet, "/predictions/", http.StatusTooManyRequests, 2, "Retry-After", "1")},
+		{"500", fakeapi.Status(http.MethodGet, "/predictions/", http.StatusInternalServerError, 3)},
+		{"nonsense", func() fakeapi.Fault {
 			n := 0
 			return func(w http.ResponseWriter, r *http.Request) bool {
 				if r.Method != http.MethodGet || n >= 3 {
@@ -111,7 +111,7 @@ func TestPollingOutlivesUpstreamTrouble(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			h := newHook(t)
-			s := start(t, apitest.Options{Manual: true}, config{ports: []string{portOf(h.Server)}})
+			s := start(t, fakeapi.Options{Manual: true}, config{ports: []string{portOf(h.Server)}})
 			v := s.run(h.URL)
 			h.Wait(1)
 			s.api.Inject(c.fault)
@@ -128,7 +128,7 @@ func TestPollingOutlivesUpstreamTrouble(t *testing.T) {
 // its webhook failed, and is logged.
 func TestNonsenseToACreatePasses(t *testing.T) {
 	h := newHook(t)
-	s := start(t, apitest.Options{}, config{ports: []string{portOf(h.Server)}})
+	s := start(t, fakeapi.Options{}, config{ports: []string{portOf(h.Server)}})
 	for _, c := range []struct {
 		name, kind, body string
 		status           int
@@ -180,7 +180,7 @@ func TestNonsenseToACreatePasses(t *testing.T) {
 // TestStoreTroubleIsFoundOutBeforeTheAPIIsCharged: 503 in the API's own shape.
 func TestStoreTroubleIsFoundOutBeforeTheAPIIsCharged(t *testing.T) {
 	h := newHook(t)
-	s := start(t, apitest.Options{}, config{
+	s := start(t, fakeapi.Options{}, config{
 		ports: []string{portOf(h.Server)}, options: []string{"store sqlite {$DIR}/store/webhook.db"},
 	})
 	s.cutOff()
@@ -237,7 +237,7 @@ func TestCallbacksInPlaceOfPolls(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			h := newHook(t)
 			client := caddyrun.NewClient(t)
-			s := start(t, apitest.Options{Run: 30 * time.Millisecond, Webhooks: client}, config{
+			s := start(t, fakeapi.Options{Run: 30 * time.Millisecond, Webhooks: client}, config{
 				ports:   []string{portOf(h.Server)},
 				options: []string{"callback http://127.0.0.1:{$PORT2}/callback", "poll 1h 1h"},
 				handler: c.handler,

@@ -42,7 +42,7 @@ func ours(t *testing.T) map[string]reflect.Type {
 		if typ.Kind() == reflect.Pointer {
 			typ = typ.Elem()
 		}
-		if strings.HasPrefix(typ.PkgPath(), modulePath) && !strings.Contains(typ.PkgPath(), "/internal/caddyrun") {
+		if strings.HasPrefix(typ.PkgPath(), modulePath) && !strings.Contains(typ.PkgPath(), "/e2e/rig/caddyrun") {
 			found[id] = typ
 		}
 	}

@@ -16,8 +16,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/caddyrun"
-	"github.com/caddy-replicate/replicate-webhook/predictions/apitest"
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/caddyrun"
+	"github.com/caddy-replicate/replicate-webhook/internal/fakeapi"
 )
 
 const receiversPage = "docs/receivers.md"
@@ -162,7 +162,7 @@ func TestReceiversOnTheirOwn(t *testing.T) {
 	for file, b := range programs(t, "direct") {
 		t.Run(file, func(t *testing.T) {
 			t.Setenv("WEBHOOK_SECRET", secret)
-			api := apitest.New(apitest.Options{})
+			api := fakeapi.New(fakeapi.Options{})
 			upstream := caddyrun.NewApp(t)
 			upstream.Answer(func(w http.ResponseWriter, r *caddyrun.Request) {
 				r.Body = io.NopCloser(bytes.NewReader(r.Got))

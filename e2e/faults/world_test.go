@@ -17,8 +17,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/caddyrun"
-	"github.com/caddy-replicate/replicate-webhook/predictions/apitest"
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/caddyrun"
+	"github.com/caddy-replicate/replicate-webhook/internal/fakeapi"
 )
 
 // secret signs webhooks both ways.
@@ -31,7 +31,7 @@ type world struct {
 	*caddyrun.Child
 	t      *testing.T
 	ledger *ledger
-	api    *apitest.API
+	api    *fakeapi.API
 	hook   string // URL of the receiver
 	text   string // the Caddyfile
 	client *http.Client
@@ -46,7 +46,7 @@ type world struct {
 // newWorld prepares a world whose Caddy has the store of the Caddyfile line.
 func newWorld(t *testing.T, store string) *world {
 	t.Helper()
-	w := &world{t: t, ledger: newLedger(), api: apitest.New(apitest.Options{Run: 40 * time.Millisecond})}
+	w := &world{t: t, ledger: newLedger(), api: fakeapi.New(fakeapi.Options{Run: 40 * time.Millisecond})}
 	serve := func(h http.Handler) *httptest.Server {
 		s := httptest.NewServer(h)
 		w.servers = append(w.servers, s)

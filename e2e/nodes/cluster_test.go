@@ -22,9 +22,9 @@ import (
 	"time"
 
 	_ "github.com/caddy-replicate/replicate-webhook" // so that a change of it runs these tests again
-	"github.com/caddy-replicate/replicate-webhook/internal/caddyrun"
-	"github.com/caddy-replicate/replicate-webhook/internal/pgtest"
-	"github.com/caddy-replicate/replicate-webhook/predictions/apitest"
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/caddyrun"
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/pgtest"
+	"github.com/caddy-replicate/replicate-webhook/internal/fakeapi"
 )
 
 var away = flag.Duration("away", 3*time.Second, "how long TestDatabaseAway keeps the database away")
@@ -40,7 +40,7 @@ type cluster struct {
 	nodes    []*caddyrun.Child
 	app      *caddyrun.App
 	receiver *caddyrun.App
-	api      *apitest.API
+	api      *fakeapi.API
 }
 
 const caddyfile = `{
@@ -92,7 +92,7 @@ func newClusterOn(t *testing.T, database *pgtest.Server, nodes int, dsn, listen 
 	t.Helper()
 	c := &cluster{
 		t: t, database: database, app: caddyrun.NewApp(t), receiver: caddyrun.NewApp(t),
-		api: apitest.New(apitest.Options{Run: 200 * time.Millisecond}),
+		api: fakeapi.New(fakeapi.Options{Run: 200 * time.Millisecond}),
 	}
 	api := httptest.NewServer(c.api)
 	t.Cleanup(func() {

@@ -12,9 +12,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/caddyrun"
-	"github.com/caddy-replicate/replicate-webhook/internal/pgtest"
-	"github.com/caddy-replicate/replicate-webhook/predictions/apitest"
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/caddyrun"
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/pgtest"
+	"github.com/caddy-replicate/replicate-webhook/internal/fakeapi"
 )
 
 // TestMoveFromSQLite: a Caddy with its key file moves to PostgreSQL by the copy
@@ -24,7 +24,7 @@ import (
 func TestMoveFromSQLite(t *testing.T) {
 	c := &cluster{
 		t: t, database: pgtest.Start(t), app: caddyrun.NewApp(t), receiver: caddyrun.NewApp(t),
-		api: apitest.New(apitest.Options{Manual: true, Accounts: map[string]string{"r8_the_token_of_a_client": "ada"}}),
+		api: fakeapi.New(fakeapi.Options{Manual: true, Accounts: map[string]string{"r8_the_token_of_a_client": "ada"}}),
 	}
 	api := httptest.NewServer(c.api)
 	t.Cleanup(func() {

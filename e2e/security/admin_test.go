@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/siterun"
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/siterun"
 )
 
 // TestAdminEndpointRefusesWebPages: a page that an operator has open can neither

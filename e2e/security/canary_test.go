@@ -15,8 +15,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/caddyrun"
-	"github.com/caddy-replicate/replicate-webhook/predictions/apitest"
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/caddyrun"
+	"github.com/caddy-replicate/replicate-webhook/internal/fakeapi"
 )
 
 // canary is a secret that is looked for.
@@ -98,7 +98,7 @@ func lookForSecrets(t *testing.T, shared bool) {
 		{"api_token", "r8_canary_of_the_api_token"},
 		{"the client's token", "r8_canary_of_a_client"},
 	}
-	api := apitest.New(apitest.Options{Accounts: map[string]string{secrets.value("the client's token"): "alice", secrets.value("api_token"): "operator"}, Manual: true})
+	api := fakeapi.New(fakeapi.Options{Accounts: map[string]string{secrets.value("the client's token"): "alice", secrets.value("api_token"): "operator"}, Manual: true})
 	upstream := caddyrun.NewApp(t)
 	upstream.Answer(func(w http.ResponseWriter, r *caddyrun.Request) {
 		r.Body = io.NopCloser(bytes.NewReader(r.Got))

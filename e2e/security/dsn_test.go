@@ -7,8 +7,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/caddyrun"
-	"github.com/caddy-replicate/replicate-webhook/internal/pgtest"
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/caddyrun"
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/pgtest"
 )
 
 // TestDatabasePasswordAppearsNowhere: store postgres takes a dsn with a password.

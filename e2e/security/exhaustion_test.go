@@ -14,10 +14,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/caddyrun"
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/caddyrun"
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/siterun"
+	"github.com/caddy-replicate/replicate-webhook/internal/fakeapi"
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
-	"github.com/caddy-replicate/replicate-webhook/internal/siterun"
-	"github.com/caddy-replicate/replicate-webhook/predictions/apitest"
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/sqlite"
 )
@@ -309,7 +309,7 @@ func memoryOfQueue(t *testing.T, n int) int64 {
 		}
 	})
 	api := caddyrun.NewApp(t)
-	mock := apitest.New(apitest.Options{})
+	mock := fakeapi.New(fakeapi.Options{})
 	api.Answer(func(w http.ResponseWriter, r *caddyrun.Request) {
 		r.Body = io.NopCloser(strings.NewReader(string(r.Got)))
 		mock.ServeHTTP(w, r.Request)

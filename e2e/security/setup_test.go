@@ -14,7 +14,7 @@ import (
 	"time"
 
 	_ "github.com/caddy-replicate/replicate-webhook"
-	"github.com/caddy-replicate/replicate-webhook/internal/caddyrun"
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/caddyrun"
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
 )
 

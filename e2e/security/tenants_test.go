@@ -9,10 +9,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/caddyrun"
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/caddyrun"
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/siterun"
+	"github.com/caddy-replicate/replicate-webhook/internal/fakeapi"
 	"github.com/caddy-replicate/replicate-webhook/internal/operate"
-	"github.com/caddy-replicate/replicate-webhook/internal/siterun"
-	"github.com/caddy-replicate/replicate-webhook/predictions/apitest"
 )
 
 // others is the token of another client than siterun's.
@@ -40,7 +40,7 @@ func ask(t *testing.T, s *siterun.Site, method, path, body string, authorization
 // with a webhook gets the very answers of one that is not there, in a time of
 // the same order of magnitude.
 func TestNothingTellsOfAnothersPrediction(t *testing.T) {
-	s := siterun.Start(t, siterun.Options{API: apitest.Options{Accounts: twoClients}})
+	s := siterun.Start(t, siterun.Options{API: fakeapi.Options{Accounts: twoClients}})
 	own := s.Create("/hook")
 	s.Settled(2)
 	nobody := strings.Repeat("x", len(own))
@@ -84,7 +84,7 @@ func TestTestModeIsNoOpenRelay(t *testing.T) {
 	body := func(url string) string {
 		return fmt.Sprintf(`{"version":"v","input":{},"test_mode":true,"webhook_url":%q}`, url)
 	}
-	s := siterun.Start(t, siterun.Options{API: apitest.Options{Accounts: twoClients}})
+	s := siterun.Start(t, siterun.Options{API: fakeapi.Options{Accounts: twoClients}})
 	for _, auth := range [][]string{
 		nil, {""}, {"Bearer wrong"}, {"Bearer " + siterun.Token + "x"}, {"Basic YTpi"}, {"Bearer wrong", "Bearer " + siterun.Token}, {siterun.Token},
 	} {
@@ -112,7 +112,7 @@ func TestTestModeIsNoOpenRelay(t *testing.T) {
 // TestTestModeWithoutAccounts: an API that can't say who somebody is vouches for
 // nobody.
 func TestTestModeWithoutAccounts(t *testing.T) {
-	s := siterun.Start(t, siterun.Options{API: apitest.Options{NoAccounts: true, Open: true}})
+	s := siterun.Start(t, siterun.Options{API: fakeapi.Options{NoAccounts: true, Open: true}})
 	for _, auth := range [][]string{nil, {"Bearer x"}} {
 		a := ask(t, s, http.MethodPost, "/v1/predictions", fmt.Sprintf(`{"version":"v","input":{},"test_mode":true,"webhook_url":%q}`, s.Hook.URL), auth...)
 		if a.status < 400 || a.status > 499 {

@@ -19,7 +19,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
-	"github.com/caddy-replicate/replicate-webhook/predictions/apitest"
+	"github.com/caddy-replicate/replicate-webhook/internal/fakeapi"
 )
 
 // Options say how to run.
@@ -50,7 +50,7 @@ func Run(ctx context.Context, out io.Writer, o Options) (err error) {
 		return err
 	}
 	a := newApp(secret)
-	api := apitest.New(apitest.Options{Run: time.Second, Output: `["https://replicate.delivery/demo/landscape.png"]`})
+	api := fakeapi.New(fakeapi.Options{Run: time.Second, Output: `["https://replicate.delivery/demo/landscape.png"]`})
 	var stopApp, stopAPI func()
 	if s.app, stopApp, err = listen(a); err != nil {
 		return err
@@ -90,7 +90,7 @@ func Run(ctx context.Context, out io.Writer, o Options) (err error) {
 type demonstration struct {
 	*site
 	app    *app
-	api    *apitest.API
+	api    *fakeapi.API
 	client *http.Client
 	secret string
 	once   bool

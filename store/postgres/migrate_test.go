@@ -7,7 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/pgtest"
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/pgtest"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 

@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/pgtest"
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/pgtest"
 	"github.com/caddy-replicate/replicate-webhook/store/storetest"
 )
 

@@ -1,7 +1,7 @@
-// Package apitest is a strict imitation of a Replicate-style prediction API for
+// Package fakeapi is a strict imitation of a Replicate-style prediction API for
 // tests, benchmarks and demonstrations. It refuses what the real one refuses,
 // has its odd habits, and can be told to misbehave.
-package apitest
+package fakeapi
 
 import (
 	"compress/gzip"

@@ -15,9 +15,9 @@ import (
 
 	_ "github.com/caddy-replicate/replicate-webhook" // what the configuration names
 	"github.com/caddy-replicate/replicate-webhook/admin/client"
-	"github.com/caddy-replicate/replicate-webhook/internal/caddyrun"
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/caddyrun"
+	"github.com/caddy-replicate/replicate-webhook/internal/fakeapi"
 	"github.com/caddy-replicate/replicate-webhook/internal/operate"
-	"github.com/caddy-replicate/replicate-webhook/predictions/apitest"
 )
 
 const (
@@ -35,7 +35,7 @@ type Site struct {
 	*caddyrun.Server
 	// API is the prediction API behind PORT1, App the app behind the edge
 	// at PORT2, and Hook the receiver of webhooks.
-	API       *apitest.API
+	API       *fakeapi.API
 	App, Hook *caddyrun.App
 	// Admin speaks to the admin endpoint, at AdminAddr.
 	Admin     *client.Client
@@ -47,7 +47,7 @@ type Site struct {
 
 // Options say how a site is made.
 type Options struct {
-	API apitest.Options
+	API fakeapi.Options
 	// App are options of replicate_webhook, Site more directives of the
 	// site at PORT1, and Globals more global options.
 	App, Site, Globals []string
@@ -57,7 +57,7 @@ type Options struct {
 func Start(t testing.TB, o Options) *Site {
 	t.Helper()
 	t.Setenv("EDGE_SECRET", EdgeSecret)
-	s := &Site{t: t, API: apitest.New(o.API), App: caddyrun.NewApp(t), Hook: caddyrun.NewApp(t), upstream: caddyrun.NewApp(t)}
+	s := &Site{t: t, API: fakeapi.New(o.API), App: caddyrun.NewApp(t), Hook: caddyrun.NewApp(t), upstream: caddyrun.NewApp(t)}
 	s.upstream.Answer(func(w http.ResponseWriter, r *caddyrun.Request) {
 		r.Body = io.NopCloser(bytes.NewReader(r.Got))
 		s.API.ServeHTTP(w, r.Request)
