@@ -12,7 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/directive"
-	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 )
 
 func init() {
@@ -332,7 +332,7 @@ func (e *Edge) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			o.Duration(&e.InFlightWait)
 		case "events":
 			for name, ok := o.Arg("one value or more"); ok; name, ok = o.Arg("") {
-				if _, err := store.ReadEvent(name); err != nil {
+				if _, err := event.Parse(name); err != nil {
 					o.Failf("events: %v", err)
 				}
 				e.Events = append(e.Events, name)

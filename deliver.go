@@ -23,6 +23,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
 	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
 	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/shared"
 )
 
 // Delivery is how outbound webhooks are signed and delivered. Its fields are
@@ -173,7 +174,7 @@ type sender struct {
 	config  delivery.Config
 	ring    *seal.Ring
 	keeper  *sealing.Keeper
-	ref     *store.Ref
+	ref     *shared.Ref
 	// transport is what the operator's APIs are asked through.
 	transport *http.Transport
 }
@@ -413,7 +414,7 @@ func (a *App) provisionRing() (file string, err error) {
 const unlockTimeout = 30 * time.Second
 
 // unlock makes sure that the sealed values of a store can be read.
-func (a *App) unlock(ref *store.Ref) error {
+func (a *App) unlock(ref *shared.Ref) error {
 	ctx, cancel := context.WithTimeout(context.Background(), unlockTimeout)
 	defer cancel()
 	return a.sender.keeper.Unlock(ctx, ref)
@@ -421,7 +422,7 @@ func (a *App) unlock(ref *store.Ref) error {
 
 // acquireSealed is acquire for those who seal: the key must be at hand before
 // anything is captured that can't be kept without it.
-func (a *App) acquireSealed() (*store.Ref, error) {
+func (a *App) acquireSealed() (*shared.Ref, error) {
 	ref, err := a.acquire()
 	if err != nil {
 		return nil, err

@@ -35,6 +35,7 @@ import (
 	_ "github.com/caddy-replicate/replicate-webhook/predictions" // registers its handlers
 	"github.com/caddy-replicate/replicate-webhook/store"
 	_ "github.com/caddy-replicate/replicate-webhook/store/postgres" // registers its module
+	"github.com/caddy-replicate/replicate-webhook/store/shared"
 	"github.com/caddy-replicate/replicate-webhook/store/sqlite"
 )
 
@@ -68,7 +69,7 @@ type App struct {
 	budget *budget.Budget
 	// secrets reads those of the app and of its handlers.
 	secrets *secret.Watcher
-	ref     *store.Ref
+	ref     *shared.Ref
 	edges   []*Edge
 	sender  sender
 
@@ -257,7 +258,7 @@ func (a *App) Cleanup() error {
 
 // acquire takes a reference to the store, opening it if need be: requests may
 // come before Start, and outlive Cleanup.
-func (a *App) acquire() (*store.Ref, error) { return store.Acquire(a.opener) }
+func (a *App) acquire() (*shared.Ref, error) { return shared.Acquire(a.opener) }
 
 // join enters an edge handler. Handlers of one scope see each other's events,
 // so they must agree on what makes an event and for how long.

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/directive"
+	"github.com/caddy-replicate/replicate-webhook/internal/envelope"
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/internal/exchange"
 	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
@@ -152,7 +153,7 @@ func (e *Edge) Provision(ctx caddy.Context) error {
 		return err
 	}
 	e.warn()
-	e.verifier = webhook.Verifier{Selector: event.NewSelector()}
+	e.verifier = webhook.Verifier{Selector: envelope.NewSelector()}
 	if e.Tolerance != off {
 		e.verifier.Tolerance = time.Duration(e.Tolerance)
 	}
@@ -219,7 +220,7 @@ func (e *Edge) setDefaults() error {
 		e.OnStoreError = "reject"
 	}
 	for i, name := range e.Events {
-		known, err := store.ReadEvent(name)
+		known, err := event.Parse(name)
 		if err != nil {
 			return fmt.Errorf("events: %w", err)
 		}

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/internal/lifecycle"
 	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
 	"github.com/caddy-replicate/replicate-webhook/store"
@@ -22,7 +23,7 @@ const drainConcurrency = 128
 
 // fillPredictions commits predictions lo to hi, which have succeeded, so that
 // the events they want are due. url gives the receiver of each.
-func fillPredictions(ctx context.Context, s store.Store, lo, hi uint64, events store.EventSet, url func(n uint64) string) error {
+func fillPredictions(ctx context.Context, s store.Store, lo, hi uint64, events event.Set, url func(n uint64) string) error {
 	var next atomic.Uint64
 	next.Store(lo)
 	failed := newFailure(func() { next.Store(hi) })
@@ -41,7 +42,7 @@ func fillPredictions(ctx context.Context, s store.Store, lo, hi uint64, events s
 	return failed.get()
 }
 
-func fillPrediction(ctx context.Context, s store.Store, n uint64, events store.EventSet, url string) error {
+func fillPrediction(ctx context.Context, s store.Store, n uint64, events event.Set, url string) error {
 	id := fmt.Sprintf("%s%016x", idPrefix, n)
 	seen, err := prediction.Parse(fmt.Appendf(nil, `{"id":%q,"version":"39ed52f2a78e934b3ba6e2a89f5b1c712de7dfea535525255b1aa35c5565e08b",`+
 		`"input":{"prompt":%q,"width":1024,"height":768},"output":["https://files.example.com/out/6a1f0c3e/out-0.png"],"status":"succeeded",`+
@@ -70,7 +71,7 @@ func (l *lab) runDrain(ctx context.Context) (section, error) {
 	if err != nil {
 		return section{}, err
 	}
-	err = fillPredictions(ctx, s, lo, lo+n, store.AllEvents, func(uint64) string { return to.url() })
+	err = fillPredictions(ctx, s, lo, lo+n, event.All, func(uint64) string { return to.url() })
 	if err := errors.Join(err, s.Close()); err != nil {
 		return section{}, fmt.Errorf("queueing deliveries: %w", err)
 	}

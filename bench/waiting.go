@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/sqlite"
 )
@@ -90,7 +91,7 @@ func (f *retrying) fill(ctx context.Context, l *lab) error {
 	n := uint64(f.waiting)
 	lo := l.signer.next.Add(n) - n
 	// Nothing listens there, and nothing is sent there.
-	err = fillPredictions(ctx, s, lo, lo+n, store.Terminal, func(n uint64) string {
+	err = fillPredictions(ctx, s, lo, lo+n, event.Terminal, func(n uint64) string {
 		return fmt.Sprintf("http://127.2.%d.%d/webhooks", n%waitingEndpoints/250, 1+n%250)
 	})
 	for err == nil && f.waiting > 0 {

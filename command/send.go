@@ -17,8 +17,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/ecmajson"
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
-	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
 // sent is what send did.
@@ -120,7 +120,7 @@ func (s *sending) payload(t *terminal) ([]byte, string, error) {
 		body, err := t.body([]string{s.body}, s.secrets...)
 		return body, "", err
 	}
-	e, err := store.ReadEvent(s.event)
+	e, err := event.Parse(s.event)
 	if err != nil {
 		return nil, "", fmt.Errorf("--event: %w", err)
 	}
@@ -134,7 +134,7 @@ func (s *sending) payload(t *terminal) ([]byte, string, error) {
 	if p.Input, err = canonical("input", s.input); err != nil {
 		return nil, "", err
 	}
-	if e == store.Failed {
+	if e == event.Failed {
 		p.Status, p.Error = "failed", ecmajson.AppendString(nil, s.failure)
 	} else if p.Output, err = canonical("output", s.output); err != nil {
 		return nil, "", err

@@ -13,7 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/event"
+	"github.com/caddy-replicate/replicate-webhook/internal/envelope"
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
 	"github.com/caddy-replicate/replicate-webhook/internal/webhook"
 )
@@ -151,7 +151,7 @@ func judge(h http.Header, body []byte, texts []string, secrets []signature.Secre
 	if err != nil {
 		return headerVerdict(err)
 	}
-	verifier := webhook.Verifier{Secrets: secrets, Accept: accept, Selector: event.NewSelector(), Tolerance: tolerance}
+	verifier := webhook.Verifier{Secrets: secrets, Accept: accept, Selector: envelope.NewSelector(), Tolerance: tolerance}
 	hook, refused := verifier.Verify(claim, body, now)
 	if refused == nil {
 		return verdict{

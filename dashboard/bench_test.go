@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 )
 
 // multiply makes a million deliveries of the one seeded prediction's two.
@@ -25,7 +25,7 @@ INSERT INTO attempts SELECT 1000 + 2 * i + id, 1000 + 2 * i + delivery, 1000 + i
 // million deliveries in the store.
 func BenchmarkMillion(b *testing.B) {
 	s := start(b, func(path string) {
-		seed(b, path, []seeded{{id: "pred_first", url: "https://hooks.example.com/in", event: store.Completed, age: 2 * time.Hour, answers: []int{200}}})
+		seed(b, path, []seeded{{id: "pred_first", url: "https://hooks.example.com/in", event: event.Completed, age: 2 * time.Hour, answers: []int{200}}})
 		db, err := sql.Open("sqlite", path)
 		if err != nil {
 			b.Fatal(err)

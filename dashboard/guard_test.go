@@ -8,14 +8,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 )
 
 // oneFailed seeds one delivery that failed.
 func oneFailed(t *testing.T) func(string) {
 	return func(path string) {
 		seed(t, path, []seeded{{
-			id: "pred_failed", url: "https://hooks.example.com/in", event: store.Completed, age: time.Hour,
+			id: "pred_failed", url: "https://hooks.example.com/in", event: event.Completed, age: time.Hour,
 			answers: []int{500, 500, 500}, response: "<b>boom</b>", err: "status 500",
 		}})
 	}

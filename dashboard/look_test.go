@@ -14,7 +14,7 @@ import (
 	"github.com/chromedp/chromedp"
 
 	"github.com/caddy-replicate/replicate-webhook/dashboard"
-	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 )
 
 // screenshots is where TestBrowserScreens puts the pictures that the README
@@ -33,7 +33,7 @@ func anHour(t *testing.T) func(string) {
 		hosts := []string{"https://hooks.acme.example/replicate", "https://api.globex.example/webhooks/replicate?app=studio", "https://initech.example:8443/in"}
 		for i := range 70 {
 			row := seeded{
-				id: fmt.Sprintf("r%dkqv5c1a%02dxj0cnb8%c", i%7, i, 'a'+i%26), url: hosts[i%3], event: store.Completed,
+				id: fmt.Sprintf("r%dkqv5c1a%02dxj0cnb8%c", i%7, i, 'a'+i%26), url: hosts[i%3], event: event.Completed,
 				age: time.Duration(70-i)*51*time.Second + 20*time.Second, answers: []int{200},
 			}
 			switch {
@@ -42,7 +42,7 @@ func anHour(t *testing.T) func(string) {
 			case i%9 == 4:
 				row.answers, row.response = []int{500, 0, 200}, `{"error":"the database is restarting"}`
 			case i%13 == 6:
-				row.event = store.Failed
+				row.event = event.Failed
 			case i >= 66 && i%2 == 0:
 				row.answers, row.pending = []int{429}, true
 			}

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/sqlite"
 )
@@ -15,7 +16,7 @@ import (
 // starts.
 type seeded struct {
 	id, url string
-	event   store.EventSet // the terminal one
+	event   event.Set // the terminal one
 	payload string
 	age     time.Duration
 	// answers are those of the terminal event's attempts, 0 for none. The
@@ -51,14 +52,14 @@ func seed(t testing.TB, path string, rows []seeded) {
 	}
 	for _, row := range rows {
 		set(now.Add(-row.age))
-		p := store.Prediction{API: "https://api.replicate.com/v1", ID: row.id, Client: "user alice", URL: row.url, Events: store.AllEvents, CreatedAt: clock}
+		p := store.Prediction{API: "https://api.replicate.com/v1", ID: row.id, Client: "user alice", URL: row.url, Events: event.All, CreatedAt: clock}
 		payload := row.payload
 		if payload == "" {
 			payload = fmt.Sprintf(`{"event":%q,"prediction":{"id":%q,"version":"5c7d5dc6","input":{"prompt":"a serene landscape, golden hour","width":1024,"height":768},"output":["https://replicate.delivery/pbxt/landscape-0.webp"],"status":"succeeded","created_at":%q},"timestamp":%q}`,
 				row.event.Name(), row.id, clock.UTC().Format(time.RFC3339), clock.UTC().Format(time.RFC3339))
 		}
 		fail(s.Track(t.Context(), &p, []store.Happening{
-			{Event: store.Started, Payload: []byte(payload)}, {Event: row.event, Payload: []byte(payload)},
+			{Event: event.Started, Payload: []byte(payload)}, {Event: row.event, Payload: []byte(payload)},
 		}))
 		tries := 0
 		for {
@@ -76,7 +77,7 @@ func seed(t testing.TB, path string, rows []seeded) {
 					Delivery: d.ID, Event: d.Event, URL: d.URL, Status: http.StatusOK, Number: d.Attempts + 1,
 					At: clock, Took: 83 * time.Millisecond, Response: "OK",
 				}}
-				if d.Event != store.Started {
+				if d.Event != event.Started {
 					if tries == len(row.answers) { // never tried
 						fail(s.Postpone(t.Context(), d, now.Add(time.Hour)))
 						continue

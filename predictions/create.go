@@ -13,6 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
 	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
 	"github.com/caddy-replicate/replicate-webhook/internal/webhook"
@@ -164,7 +165,7 @@ func withBody(ctx context.Context, r *http.Request, body *buffered, data []byte)
 }
 
 // newCapture names the webhook and who asks for it.
-func (h *Handler) newCapture(r *http.Request, url string, events store.EventSet, collection string) (*tracker.Capture, error) {
+func (h *Handler) newCapture(r *http.Request, url string, events event.Set, collection string) (*tracker.Capture, error) {
 	caller, err := h.tracker.Caller(r.Context(), h.upstream, r.Header)
 	if err != nil {
 		return nil, err

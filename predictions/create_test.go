@@ -18,9 +18,9 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/budget"
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/internal/fakeapi"
 	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
-	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
 const (
@@ -581,5 +581,5 @@ func TestTestModeAsksTheAPI(t *testing.T) {
 func TestEventsAreHandedOn(t *testing.T) {
 	f := newFixture(t, fakeapi.Options{})
 	f.do("POST", "/v1/predictions", `{"webhook_url":"https://x","webhook_events":["completed"],"input":{}}`)
-	wantCalls(t, f.fake.Calls("created"), fmt.Sprintf("created %s starting https://x /predictions %d ", f.api.IDs()[0], store.Completed))
+	wantCalls(t, f.fake.Calls("created"), fmt.Sprintf("created %s starting https://x /predictions %d ", f.api.IDs()[0], event.Completed))
 }

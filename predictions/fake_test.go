@@ -20,6 +20,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/budget"
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/internal/fakeapi"
 	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
 	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
@@ -160,7 +161,7 @@ func (f *fake) Observe(_ context.Context, p store.Prediction, s *prediction.Snap
 	return f.put(p), nil
 }
 
-func (f *fake) SetWebhook(_ context.Context, p store.Prediction, url string, events store.EventSet) (store.Prediction, error) {
+func (f *fake) SetWebhook(_ context.Context, p store.Prediction, url string, events event.Set) (store.Prediction, error) {
 	f.note("set %s %s %d", p.ID, url, events)
 	p.URL = url
 	if url == "" {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/caddy-replicate/replicate-webhook/internal/budget"
 	"github.com/caddy-replicate/replicate-webhook/internal/directive"
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/internal/loglimit"
 	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
 	"github.com/caddy-replicate/replicate-webhook/internal/secret"
@@ -62,7 +63,7 @@ type following interface {
 	TrackExisting(ctx context.Context, c *tracker.Capture, s *prediction.Snapshot) (store.Prediction, error)
 	Lookup(ctx context.Context, api, id string) (store.Prediction, error)
 	Observe(ctx context.Context, p store.Prediction, s *prediction.Snapshot) (store.Prediction, error)
-	SetWebhook(ctx context.Context, p store.Prediction, url string, events store.EventSet) (store.Prediction, error)
+	SetWebhook(ctx context.Context, p store.Prediction, url string, events event.Set) (store.Prediction, error)
 	Log(ctx context.Context, p store.Prediction, before int64, limit int) ([]store.Attempt, error)
 	Redeliver(ctx context.Context, p store.Prediction, attempt int64) (deliveryID string, err error)
 	Test(ctx context.Context, c *tracker.Capture, fail bool, input []byte, version string) (store.Prediction, error)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/internal/fakeapi"
 	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
 	"github.com/caddy-replicate/replicate-webhook/store"
@@ -151,9 +152,9 @@ func TestDeliveryLogRows(t *testing.T) {
 	f.fake.put(store.Prediction{API: apiURL, ID: "p"})
 	at := time.Date(2026, 1, 2, 3, 4, 5, 6e6, time.UTC)
 	f.fake.rows = []store.Attempt{
-		{ID: 1, Event: store.Started, URL: "https://a", Number: 1, At: at, Error: "no route to host"},
-		{ID: 2, Event: store.Started, URL: "https://a", Number: 2, At: at, Status: 200, Response: "OK <3"},
-		{ID: 3, Event: store.Completed, URL: "https://a", Number: 1, At: at, Status: 500, Response: "secret", Error: "it answered 500", Exception: true},
+		{ID: 1, Event: event.Started, URL: "https://a", Number: 1, At: at, Error: "no route to host"},
+		{ID: 2, Event: event.Started, URL: "https://a", Number: 2, At: at, Status: 200, Response: "OK <3"},
+		{ID: 3, Event: event.Completed, URL: "https://a", Number: 1, At: at, Status: 500, Response: "secret", Error: "it answered 500", Exception: true},
 	}
 	w := f.do("GET", "/v1/predictions/p/webhook_deliveries", "")
 	const want = `{"next":null,"previous":null,"results":[` +
@@ -173,7 +174,7 @@ func TestDeliveryLogPages(t *testing.T) {
 	f.fake.put(store.Prediction{API: apiURL, ID: "p"})
 	const rows = 3*pageSize + 50
 	for i := range rows {
-		f.fake.rows = append(f.fake.rows, store.Attempt{ID: int64(i + 1), Event: store.Started})
+		f.fake.rows = append(f.fake.rows, store.Attempt{ID: int64(i + 1), Event: event.Started})
 	}
 	get := func(target string) (page logPage) {
 		t.Helper()

@@ -7,7 +7,7 @@ import (
 	"strings"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/ecmajson"
-	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 )
 
 // hook is what a request says about its webhook, checked.
@@ -17,7 +17,7 @@ type hook struct {
 	// and are only cut out.
 	asked  bool
 	url    string
-	events store.EventSet // 0: not given
+	events event.Set // 0: not given
 	test   testMode
 	// native: the client has set the API's own webhook for itself.
 	native  bool
@@ -135,11 +135,11 @@ func readURL(v ecmajson.Value, check func(string) error) (string, error) {
 const maxEvents = 4 << 10
 
 // readEvents reads a webhook_events. A null is none.
-func readEvents(v ecmajson.Value) (store.EventSet, error) {
+func readEvents(v ecmajson.Value) (event.Set, error) {
 	if !present(v) {
 		return 0, nil
 	}
-	wrong := func(format string, args ...any) (store.EventSet, error) {
+	wrong := func(format string, args ...any) (event.Set, error) {
 		return 0, unprocessable(memberEvents+" "+format+": it is an array of started, completed and failed, with or without prediction. before them", args...)
 	}
 	if v.Kind() != ecmajson.Array {
@@ -152,13 +152,13 @@ func readEvents(v ecmajson.Value) (store.EventSet, error) {
 	if err := json.Unmarshal(v.Raw(), &items); err != nil {
 		return wrong("can't be read")
 	}
-	var set store.EventSet
+	var set event.Set
 	for _, item := range items {
 		name, ok := item.(string)
 		if !ok {
 			return wrong("must hold strings")
 		}
-		e, err := store.ReadEvent(name)
+		e, err := event.Parse(name)
 		if err != nil {
 			return 0, unprocessable("%s holds a wrong name: %v", memberEvents, err)
 		}
@@ -185,8 +185,8 @@ func readTestMode(v ecmajson.Value) (testMode, error) {
 // patch is the body of an update.
 type patch struct {
 	hasURL bool
-	url    string         // empty: null
-	events store.EventSet // 0: not given
+	url    string    // empty: null
+	events event.Set // 0: not given
 }
 
 var patchMembers = ecmajson.NewSelector([]string{memberURL}, []string{memberEvents})

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 )
 
 func TestCreatesAreJudgedBeforeTheUpstreamSeesThem(t *testing.T) {
@@ -73,7 +73,7 @@ func TestWhatACreateSays(t *testing.T) {
 		return h
 	}
 	h := read(`{"version":"v","input":{"b":1,"a":1.0},"webhook_url":"https://\u0078/","webhook_events":["started","prediction.failed"],"test_mode":"prediction.failed"}`)
-	if h.url != "https://x/" || h.events != store.Started|store.Failed || h.test != testFailure || h.version != "v" || string(h.input) != `{"b":1,"a":1}` || h.native {
+	if h.url != "https://x/" || h.events != event.Started|event.Failed || h.test != testFailure || h.version != "v" || string(h.input) != `{"b":1,"a":1}` || h.native {
 		t.Fatalf("got %+v", h)
 	}
 	for text, want := range map[string]testMode{"true": testSuccess, `"prediction.completed"`: testSuccess, "false": testOff, "null": testOff} {
@@ -102,8 +102,8 @@ func TestUpdatesAreJudged(t *testing.T) {
 	}{
 		{"URL", `{"webhook_url":"https://x"}`, patch{hasURL: true, url: "https://x"}, 0, ""},
 		{"null", `{"webhook_url":null}`, patch{hasURL: true}, 0, ""},
-		{"events", `{"webhook_events":["completed"]}`, patch{events: store.Completed}, 0, ""},
-		{"both", `{"webhook_url":"https://x","webhook_events":["completed"]}`, patch{true, "https://x", store.Completed}, 0, ""},
+		{"events", `{"webhook_events":["completed"]}`, patch{events: event.Completed}, 0, ""},
+		{"both", `{"webhook_url":"https://x","webhook_events":["completed"]}`, patch{true, "https://x", event.Completed}, 0, ""},
 		{"empty", `{}`, patch{}, 422, "nothing to update"},
 		{"null events", `{"webhook_events":null}`, patch{}, 422, "nothing to update"},
 		{"unknown member", `{"webhook_url":null,"input":{}}`, patch{}, 422, `"input" can't be updated`},

@@ -3,6 +3,8 @@ package store
 import (
 	"context"
 	"time"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 )
 
 // DeliveryState is how far a delivery has come.
@@ -48,7 +50,7 @@ type DeliveryRow struct {
 // DeliveryFilter selects deliveries. Zero fields select all.
 type DeliveryFilter struct {
 	State      *DeliveryState
-	Event      EventSet
+	Event      event.Set
 	Endpoint   string // as EndpointOf gives it
 	Prediction string // the API's id
 	Since      time.Time

@@ -1,5 +1,5 @@
-// Package store says what the plugin asks of a store and shares open stores
-// between configurations.
+// Package store defines what the plugin needs of a store, on the standard library
+// alone. Package store/shared opens one store for all configurations that use it.
 //
 // A store is a Caddy module in the namespace replicate_webhook.stores. Every
 // store passes the suite in store/storetest.
@@ -27,6 +27,17 @@ type Store interface {
 type Closer interface {
 	Store
 	io.Closer
+}
+
+// Opener is implemented by store modules: it knows where the store is and how to
+// open it.
+type Opener interface {
+	// Resource names what is opened (a path, a database), never how: two
+	// configurations with the same resource share one open store.
+	Resource() string
+	// Open opens the resource. It is called at most once at a time for a
+	// resource.
+	Open() (Closer, error)
 }
 
 // Dedup remembers which events an app has been given.

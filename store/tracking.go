@@ -3,50 +3,10 @@ package store
 import (
 	"context"
 	"errors"
-	"strings"
 	"time"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 )
-
-// EventSet is a set of lifecycle events. Completed and Failed are the terminal
-// ones, of which a prediction has exactly one.
-type EventSet uint8
-
-// The lifecycle events of the webhook guide.
-const (
-	Started EventSet = 1 << iota
-	Completed
-	Failed
-
-	Terminal  = Completed | Failed
-	AllEvents = Started | Terminal
-)
-
-// Has reports whether the sets share an event.
-func (s EventSet) Has(o EventSet) bool { return s&o != 0 }
-
-// Name is the event's name in payloads and headers, for a set of one.
-func (s EventSet) Name() string {
-	switch s {
-	case Started:
-		return "prediction.started"
-	case Completed:
-		return "prediction.completed"
-	case Failed:
-		return "prediction.failed"
-	}
-	return ""
-}
-
-// ParseEvent reads an event's name, with or without "prediction.". It gives 0
-// for any other name.
-func ParseEvent(name string) EventSet {
-	for _, e := range []EventSet{Started, Completed, Failed} {
-		if strings.TrimPrefix(name, "prediction.") == strings.TrimPrefix(e.Name(), "prediction.") {
-			return e
-		}
-	}
-	return 0
-}
 
 // WebhookStatus is what a prediction says of its webhook.
 type WebhookStatus uint8
@@ -79,7 +39,7 @@ type Prediction struct {
 	// URL gets the events. Empty: disabled.
 	URL string
 	// Events are those the client wants.
-	Events EventSet
+	Events event.Set
 	// PollPath is where to ask for it, below API, such as
 	// /predictions/abc. Empty: it is not polled.
 	PollPath string
@@ -99,7 +59,7 @@ type Prediction struct {
 
 	// Happened are the events there have been, wanted or not. Set by the
 	// store.
-	Happened EventSet
+	Happened event.Set
 	// Webhook is set by the store.
 	Webhook WebhookStatus
 	// PollAt is when to ask for it first, as Track is told. It is kept in
@@ -118,7 +78,7 @@ func (p *Prediction) Done() bool { return p.Webhook != WebhookPending }
 
 // Happening is an event of a prediction with the payload that announces it.
 type Happening struct {
-	Event   EventSet // one
+	Event   event.Set // one
 	Payload []byte
 }
 
@@ -135,7 +95,7 @@ type Delivery struct {
 	Client       string
 	URL          string
 	Traceparent  string
-	Event        EventSet
+	Event        event.Set
 	Payload      []byte
 	// Attempts made so far.
 	Attempts int
@@ -153,7 +113,7 @@ type Attempt struct {
 	ID int64
 	// Delivery is the delivery's ID.
 	Delivery string
-	Event    EventSet
+	Event    event.Set
 	URL      string
 	// Status is the HTTP status, 0 when there was no answer.
 	Status int
@@ -220,7 +180,7 @@ type Tracking interface {
 	// deliveries follow from their next attempt on; after a change of the
 	// URL that is due at once. After the terminal event the filter stays as
 	// it is. ErrNotFound.
-	SetWebhook(ctx context.Context, ref int64, url string, events EventSet) error
+	SetWebhook(ctx context.Context, ref int64, url string, events event.Set) error
 
 	// Prediction finds a prediction by API and id. ErrNotFound.
 	Prediction(ctx context.Context, api, id string) (Prediction, error)

@@ -14,7 +14,7 @@ func TestBackupUnderLoad(t *testing.T) {
 	stop := make(chan struct{})
 	wg := w.load(stop, 4, 2, 0)
 	w.settle()
-	before := w.ledger.selected(func(e *event) bool { return e.accepted && e.path == "/webhooks/replicate" })
+	before := w.ledger.selected(func(e *webhook) bool { return e.accepted && e.path == "/webhooks/replicate" })
 	backup := w.Path("backup.db")
 	out, err := w.Command("replicate-webhook", "backup", "--from", w.Path("store/webhook.db"), backup).CombinedOutput()
 	if err != nil {
@@ -35,7 +35,7 @@ func TestBackupUnderLoad(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.Start("PORT1")
-	together(before, func(e *event) {
+	together(before, func(e *webhook) {
 		if a := w.post(e); !a.duplicate {
 			w.ledger.fault("event %s was accepted before the backup and got %v after it was restored", e.id, a)
 		}

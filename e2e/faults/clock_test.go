@@ -14,6 +14,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/e2e/rig/caddyrun"
 	"github.com/caddy-replicate/replicate-webhook/internal/clock/clocktest"
 	"github.com/caddy-replicate/replicate-webhook/internal/delivery"
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/sqlite"
@@ -43,8 +44,8 @@ func TestClockStepsMoveNoDelivery(t *testing.T) {
 	}))
 	defer receiver.Close()
 	for i := range waiting {
-		p := store.Prediction{API: "https://api.example.com/v1", ID: fmt.Sprint("p", i), URL: receiver.URL, Events: store.AllEvents, CreatedAt: now()}
-		if err := s.Track(context.Background(), &p, []store.Happening{{Event: store.Completed, Payload: []byte("{}")}}); err != nil {
+		p := store.Prediction{API: "https://api.example.com/v1", ID: fmt.Sprint("p", i), URL: receiver.URL, Events: event.All, CreatedAt: now()}
+		if err := s.Track(context.Background(), &p, []store.Happening{{Event: event.Completed, Payload: []byte("{}")}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -147,8 +148,8 @@ func TestDueTimesOfAWrongClockHoldNothingUp(t *testing.T) {
 	wall.Set(1000 * time.Hour)
 	s := open()
 	for _, host := range []string{"tried", "new"} {
-		p := store.Prediction{API: "https://api.example.com/v1", ID: host, URL: "https://" + host + ".example.com", Events: store.AllEvents, CreatedAt: wall.Now()}
-		if err := s.Track(ctx, &p, []store.Happening{{Event: store.Completed, Payload: []byte("{}")}}); err != nil {
+		p := store.Prediction{API: "https://api.example.com/v1", ID: host, URL: "https://" + host + ".example.com", Events: event.All, CreatedAt: wall.Now()}
+		if err := s.Track(ctx, &p, []store.Happening{{Event: event.Completed, Payload: []byte("{}")}}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -66,7 +66,7 @@ func (w *world) recovers() {
 	if a := w.create(); a.status != 201 || a.duplicate {
 		w.t.Fatalf("the disk is well again, and a create got %v", a)
 	}
-	together(w.ledger.selected(func(e *event) bool { return !e.accepted }), func(e *event) {
+	together(w.ledger.selected(func(e *webhook) bool { return !e.accepted }), func(e *webhook) {
 		if a := w.post(e); a.status != 200 {
 			w.ledger.fault("the retry of event %s got %v", e.id, a)
 		}
@@ -142,7 +142,7 @@ func TestReadOnly(t *testing.T) {
 	run(t, "mount", "-o", "remount,abort", d.dir)
 	w.ailing(true)
 	// The app's 2xx to what is refused here ends with the process.
-	for _, e := range w.ledger.selected(func(e *event) bool { return !e.accepted }) {
+	for _, e := range w.ledger.selected(func(e *webhook) bool { return !e.accepted }) {
 		w.ledger.update(func() { e.unanswered++ })
 	}
 	w.outlive(d.restore)

@@ -14,7 +14,7 @@ type ledger struct {
 	mu         sync.Mutex
 	generation int
 	crashes    int
-	events     map[string]*event
+	events     map[string]*webhook
 	creates    map[string]bool // by prediction: the client has its 201
 	deliveries map[string][]receipt
 	// settled has, of deliveries whose outcome is known to be committed, how
@@ -32,8 +32,8 @@ type ledger struct {
 	dead bool
 }
 
-// event is one webhook to the edge.
-type event struct {
+// webhook is one webhook to the edge.
+type webhook struct {
 	id, path, body, signature string
 	at                        time.Time
 	// accepted: a sender has a 2xx for it.
@@ -61,7 +61,7 @@ type receipt struct {
 
 func newLedger() *ledger {
 	return &ledger{
-		events: make(map[string]*event), creates: make(map[string]bool),
+		events: make(map[string]*webhook), creates: make(map[string]bool),
 		deliveries: make(map[string][]receipt), settled: make(map[string]int), byPrediction: make(map[string][]receipt),
 	}
 }
@@ -150,7 +150,7 @@ func (l *ledger) settle(ids []string) {
 }
 
 // selected gives the events that match.
-func (l *ledger) selected(match func(*event) bool) (out []*event) {
+func (l *ledger) selected(match func(*webhook) bool) (out []*webhook) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, e := range l.events {

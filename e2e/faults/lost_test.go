@@ -67,7 +67,7 @@ func TestLostFiles(t *testing.T) {
 				w.outlive(func() {})
 			case c.refusal == "":
 				// The app's 2xx to what is refused here ends with the process.
-				for _, e := range w.ledger.selected(func(e *event) bool { return !e.accepted }) {
+				for _, e := range w.ledger.selected(func(e *webhook) bool { return !e.accepted }) {
 					w.ledger.update(func() { e.unanswered++ })
 				}
 				w.outlive(func() {})

@@ -178,8 +178,8 @@ func sign(body string) string {
 }
 
 // newEvent enters a new event into the ledger.
-func (w *world) newEvent(path string) *event {
-	e := &event{id: strings.ToLower(rand.Text()), path: path, at: time.Now()}
+func (w *world) newEvent(path string) *webhook {
+	e := &webhook{id: strings.ToLower(rand.Text()), path: path, at: time.Now()}
 	e.body = fmt.Sprintf(`{"event":"prediction.completed","prediction":{"id":%q,"version":"v1","input":{},"output":"a result","status":"succeeded","created_at":"2026-01-01T00:00:00.000Z"},"timestamp":%q}`,
 		e.id, e.at.UTC().Format("2006-01-02T15:04:05.000Z"))
 	e.signature = sign(e.body)
@@ -201,7 +201,7 @@ func (a answer) String() string {
 }
 
 // post posts an event to the edge and enters the answer.
-func (w *world) post(e *event) answer {
+func (w *world) post(e *webhook) answer {
 	a := w.do(e.path, "PORT1", e.body, "X-Replicate-Signature", e.signature)
 	w.ledger.update(func() {
 		switch {
@@ -363,9 +363,9 @@ func (w *world) createNew(int) answer {
 }
 
 // together runs f for each event, some at a time.
-func together(events []*event, f func(*event)) {
+func together(events []*webhook, f func(*webhook)) {
 	var wg sync.WaitGroup
-	next := make(chan *event)
+	next := make(chan *webhook)
 	for range 16 {
 		wg.Go(func() {
 			for e := range next {
@@ -387,10 +387,10 @@ func (w *world) check() {
 	w.remembers()
 	w.takesAgain()
 	// What is forgotten is too old to be accepted again.
-	expired := w.ledger.selected(func(e *event) bool {
+	expired := w.ledger.selected(func(e *webhook) bool {
 		return e.accepted && e.path == "/webhooks/brief" && time.Since(e.at) > 4*time.Second
 	})
-	together(expired[:min(len(expired), 20)], func(e *event) {
+	together(expired[:min(len(expired), 20)], func(e *webhook) {
 		if a := w.post(e); a.status != http.StatusUnauthorized {
 			w.ledger.fault("event %s is past its tolerance and got %v", e.id, a)
 		}
@@ -406,13 +406,13 @@ const askAgain = 100
 // the rest.
 func (w *world) remembers() {
 	now := w.ledger.generation
-	known := func(asked bool) []*event {
-		return w.ledger.selected(func(e *event) bool {
+	known := func(asked bool) []*webhook {
+		return w.ledger.selected(func(e *webhook) bool {
 			return e.accepted && e.generation < now && e.asked == asked && e.path == "/webhooks/replicate" && time.Since(e.at) < 4*time.Minute
 		})
 	}
 	again := known(true) // in the order of a map
-	together(append(known(false), again[:min(len(again), askAgain)]...), func(e *event) {
+	together(append(known(false), again[:min(len(again), askAgain)]...), func(e *webhook) {
 		a := w.post(e)
 		w.ledger.update(func() { e.asked = a.duplicate })
 		if !a.duplicate {
@@ -425,7 +425,7 @@ func (w *world) remembers() {
 // when the lease of the node that died has ended.
 func (w *world) takesAgain() {
 	deadline := time.Now().Add(w.lease + caddyrun.Patience)
-	together(w.ledger.selected(func(e *event) bool { return !e.accepted }), func(e *event) {
+	together(w.ledger.selected(func(e *webhook) bool { return !e.accepted }), func(e *webhook) {
 		for {
 			a := w.post(e)
 			fresh := e.path == "/webhooks/replicate" || time.Since(e.at) < time.Second

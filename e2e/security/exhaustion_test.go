@@ -16,6 +16,7 @@ import (
 
 	"github.com/caddy-replicate/replicate-webhook/e2e/rig/caddyrun"
 	"github.com/caddy-replicate/replicate-webhook/e2e/rig/siterun"
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/internal/fakeapi"
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
 	"github.com/caddy-replicate/replicate-webhook/store"
@@ -375,9 +376,9 @@ func queue(t *testing.T, path string, n int, url string) {
 		wg.Go(func() {
 			for i := next.Add(1); i <= int64(n); i = next.Add(1) {
 				p := store.Prediction{
-					API: "https://api.example.com/v1", ID: fmt.Sprint("p", i), Client: "c", URL: url, Events: store.AllEvents, CreatedAt: time.Now(),
+					API: "https://api.example.com/v1", ID: fmt.Sprint("p", i), Client: "c", URL: url, Events: event.All, CreatedAt: time.Now(),
 				}
-				if err := s.Track(context.Background(), &p, []store.Happening{{Event: store.Completed, Payload: body}}); err != nil {
+				if err := s.Track(context.Background(), &p, []store.Happening{{Event: event.Completed, Payload: body}}); err != nil {
 					t.Error(err)
 					return
 				}

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -67,7 +68,7 @@ func BenchmarkDrain(b *testing.B) {
 			}
 			payload := bytes.Repeat([]byte("x"), 1500)
 			for i := range b.N {
-				s.addAt(time.Now(), store.Delivery{ID: "dlv_" + strconv.Itoa(i), URL: url, Event: store.Completed, CreatedAt: time.Now(), Payload: payload})
+				s.addAt(time.Now(), store.Delivery{ID: "dlv_" + strconv.Itoa(i), URL: url, Event: event.Completed, CreatedAt: time.Now(), Payload: payload})
 			}
 			e, err := New(Config{
 				Store: st, Secrets: secrets(b, testSecret), Guard: guard(b, nil, port),

@@ -15,6 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -459,7 +460,7 @@ func TestPayloadsInMemoryAreBounded(t *testing.T) {
 		e := engine(t, s, g.around(after(time.Second)))
 		payload := make([]byte, 8<<20)
 		for i := range 120 {
-			s.addAt(time.Now(), store.Delivery{ID: strconv.Itoa(i), URL: hostURL(i), Event: store.Completed, Payload: payload})
+			s.addAt(time.Now(), store.Delivery{ID: strconv.Itoa(i), URL: hostURL(i), Event: event.Completed, Payload: payload})
 			if i == 0 {
 				// The first one shows how large they are.
 				time.Sleep(2 * time.Second)

@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
@@ -232,7 +233,7 @@ func TestHeadersVerifyAndRotate(t *testing.T) {
 					conf.Secrets, conf.UserAgent = secrets(t, c.secrets...), "caddy-replicate-webhook/1.2"
 				})
 				const parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-				s.addAt(time.Now(), store.Delivery{ID: "dlv_1", URL: hostURL(1), Event: store.Started, Payload: []byte(`{"a":1}`), Traceparent: parent})
+				s.addAt(time.Now(), store.Delivery{ID: "dlv_1", URL: hostURL(1), Event: event.Started, Payload: []byte(`{"a":1}`), Traceparent: parent})
 				time.Sleep(time.Minute)
 				synctest.Wait()
 				if len(net.headers) != 3 {
@@ -412,9 +413,9 @@ func TestFarDeliveryIsMadeOnTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, net := newMemStore(), record(always(200))
 		engine(t, s, net.trip)
-		s.addAt(time.Now().Add(7*time.Hour+time.Millisecond), store.Delivery{ID: "far", URL: hostURL(1), Event: store.Failed})
+		s.addAt(time.Now().Add(7*time.Hour+time.Millisecond), store.Delivery{ID: "far", URL: hostURL(1), Event: event.Failed})
 		synctest.Wait()
-		s.addAt(time.Now().Add(time.Hour), store.Delivery{ID: "near", URL: hostURL(1), Event: store.Failed})
+		s.addAt(time.Now().Add(time.Hour), store.Delivery{ID: "near", URL: hostURL(1), Event: event.Failed})
 		time.Sleep(8 * time.Hour)
 		synctest.Wait()
 		equal(t, "attempts", net.times(), []time.Duration{time.Hour, 7*time.Hour + time.Millisecond})

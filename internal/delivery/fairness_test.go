@@ -12,13 +12,14 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
 // addFor queues a delivery of a client.
 func (s *memStore) addFor(client, id, url string) {
 	s.addAt(time.Now(), store.Delivery{
-		ID: id, URL: url, Client: client, PredictionID: "p-" + id, Event: store.Completed, CreatedAt: time.Now(), Payload: []byte(`{}`),
+		ID: id, URL: url, Client: client, PredictionID: "p-" + id, Event: event.Completed, CreatedAt: time.Now(), Payload: []byte(`{}`),
 	})
 }
 

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
@@ -57,7 +58,7 @@ func newMemStore() *memStore {
 // add queues a delivery to a URL and gives its ID.
 func (s *memStore) add(id, url string) {
 	s.addAt(time.Now(), store.Delivery{
-		ID: id, URL: url, Client: "client", PredictionID: "p-" + id, Event: store.Completed, CreatedAt: time.Now(),
+		ID: id, URL: url, Client: "client", PredictionID: "p-" + id, Event: event.Completed, CreatedAt: time.Now(),
 		Payload: []byte(`{"event":"prediction.completed","id":"` + id + `"}`),
 	})
 }

@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -106,8 +107,8 @@ func TestPendingDeliveriesAreBoundedByTheHold(t *testing.T) {
 func TestADeliveryWaitsOnlySinceTheBreakerOpened(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newMemStore()
-		s.addAt(time.Now().Add(-100*time.Hour), store.Delivery{ID: "old", URL: shared, Client: "a", Event: store.Completed})
-		s.addAt(time.Now().Add(-100*time.Hour), store.Delivery{ID: "old2", URL: shared, Client: "b", Event: store.Completed})
+		s.addAt(time.Now().Add(-100*time.Hour), store.Delivery{ID: "old", URL: shared, Client: "a", Event: event.Completed})
+		s.addAt(time.Now().Add(-100*time.Hour), store.Delivery{ID: "old2", URL: shared, Client: "b", Event: event.Completed})
 		engine(t, s, refuse, hold(10*time.Minute))
 		time.Sleep(9*time.Minute + 30*time.Second)
 		synctest.Wait()

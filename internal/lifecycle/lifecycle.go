@@ -9,38 +9,22 @@ package lifecycle
 import (
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
-// Of is the event that a status stands for, 0 for "starting" and for one that
-// the API is not known to have: of these nothing follows yet.
-func Of(status string) store.EventSet {
-	switch status {
-	case "processing":
-		return store.Started
-	case "succeeded":
-		return store.Completed
-	case "failed", "canceled", "aborted":
-		return store.Failed
-	}
-	return 0
-}
-
-// Terminal reports whether nothing can follow the status.
-func Terminal(status string) bool { return store.Terminal.Has(Of(status)) }
-
 // Next gives the events that are new, in order, when a prediction of which the
 // given events have happened is seen with the given status.
-func Next(happened store.EventSet, status string) []store.EventSet {
-	e := Of(status)
+func Next(happened event.Set, status string) []event.Set {
+	e := event.ForStatus(status)
 	switch {
-	case e == 0, happened.Has(store.Terminal), happened.Has(e):
+	case e == 0, happened.Has(event.Terminal), happened.Has(e):
 		return nil
-	case e == store.Started, happened.Has(store.Started):
-		return []store.EventSet{e}
+	case e == event.Started, happened.Has(event.Started):
+		return []event.Set{e}
 	}
-	return []store.EventSet{store.Started, e}
+	return []event.Set{event.Started, e}
 }
 
 // Happenings gives what is new about p, now that it was seen as s at the given

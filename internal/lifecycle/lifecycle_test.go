@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
@@ -16,8 +17,8 @@ var statuses = []string{"starting", "processing", "succeeded", "failed", "cancel
 func TestEveryOrderOfObservations(t *testing.T) {
 	const longest = 6
 	count := 0
-	var walk func(seen []string, happened store.EventSet, events []store.EventSet)
-	walk = func(seen []string, happened store.EventSet, events []store.EventSet) {
+	var walk func(seen []string, happened event.Set, events []event.Set)
+	walk = func(seen []string, happened event.Set, events []event.Set) {
 		count++
 		check(t, seen, events)
 		if len(seen) == longest || t.Failed() {
@@ -38,15 +39,15 @@ func TestEveryOrderOfObservations(t *testing.T) {
 	}
 }
 
-func check(t *testing.T, seen []string, events []store.EventSet) {
-	var want []store.EventSet
+func check(t *testing.T, seen []string, events []event.Set) {
+	var want []event.Set
 	for _, s := range seen {
 		if s == "processing" && want == nil {
-			want = []store.EventSet{store.Started}
+			want = []event.Set{event.Started}
 		}
-		terminal := map[string]store.EventSet{"succeeded": store.Completed, "failed": store.Failed, "canceled": store.Failed, "aborted": store.Failed}[s]
+		terminal := map[string]event.Set{"succeeded": event.Completed, "failed": event.Failed, "canceled": event.Failed, "aborted": event.Failed}[s]
 		if terminal != 0 {
-			want = []store.EventSet{store.Started, terminal}
+			want = []event.Set{event.Started, terminal}
 			break
 		}
 	}
@@ -62,10 +63,10 @@ func check(t *testing.T, seen []string, events []store.EventSet) {
 // Next stands on what the store says has happened, which may be more than this
 // process has seen.
 func TestNextFromEveryState(t *testing.T) {
-	for happened := store.EventSet(0); happened <= store.AllEvents; happened++ {
+	for happened := event.Set(0); happened <= event.All; happened++ {
 		for _, s := range statuses {
 			for _, e := range Next(happened, s) {
-				if happened.Has(e) || happened.Has(store.Terminal) {
+				if happened.Has(e) || happened.Has(event.Terminal) {
 					t.Errorf("Next(%b, %q) gives %s again", happened, s, e.Name())
 				}
 			}
@@ -77,7 +78,7 @@ func TestHappenings(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	p := &store.Prediction{ID: "p", CreatedAt: at.Add(-time.Minute)}
 	got := Happenings(p, &prediction.Snapshot{Status: "canceled", Output: []byte(`1`)}, at)
-	if len(got) != 2 || got[0].Event != store.Started || got[1].Event != store.Failed {
+	if len(got) != 2 || got[0].Event != event.Started || got[1].Event != event.Failed {
 		t.Fatalf("got %v", got)
 	}
 	for i, want := range []string{
@@ -88,12 +89,12 @@ func TestHappenings(t *testing.T) {
 			t.Errorf("got  %s\nwant %s", got[i].Payload, want)
 		}
 	}
-	p.Happened = store.Started
+	p.Happened = event.Started
 	got = Happenings(p, &prediction.Snapshot{ID: "p", Status: "succeeded", CreatedAt: "then"}, at)
-	if len(got) != 1 || got[0].Event != store.Completed || !strings.Contains(string(got[0].Payload), `"created_at":"then"`) {
+	if len(got) != 1 || got[0].Event != event.Completed || !strings.Contains(string(got[0].Payload), `"created_at":"then"`) {
 		t.Errorf("got %v", got)
 	}
-	p.Happened |= store.Completed
+	p.Happened |= event.Completed
 	if got := Happenings(p, &prediction.Snapshot{ID: "p", Status: "failed"}, at); got != nil {
 		t.Errorf("a second terminal event: %v", got)
 	}
@@ -102,8 +103,8 @@ func TestHappenings(t *testing.T) {
 func TestTerminal(t *testing.T) {
 	for _, s := range statuses {
 		want := s == "succeeded" || s == "failed" || s == "canceled" || s == "aborted"
-		if Terminal(s) != want {
-			t.Errorf("Terminal(%q) = %v", s, !want)
+		if event.IsTerminal(s) != want {
+			t.Errorf("IsTerminal(%q) = %v", s, !want)
 		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/internal/sealing"
 	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
 	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/shared"
 )
 
 // APIVersion is the version of the documents. It grows when one changes in a
@@ -85,7 +86,7 @@ type Config struct {
 	// Store is the kind of store, such as sqlite.
 	Store string
 	// Acquire takes a reference to the store.
-	Acquire func() (*store.Ref, error)
+	Acquire func() (*shared.Ref, error)
 	// Engine gives the running engine, nil where none runs.
 	Engine func() Engine
 	// Tracker gives the tracker.

@@ -10,10 +10,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/internal/operate"
 	"github.com/caddy-replicate/replicate-webhook/internal/sealing"
 	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
 	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/shared"
 	"github.com/caddy-replicate/replicate-webhook/store/sqlite"
 )
 
@@ -37,13 +39,13 @@ func (untracked) SigningSecret(_ context.Context, client string) (string, error)
 type desk struct {
 	*operate.Service
 	t     *testing.T
-	store *store.Ref
+	store *shared.Ref
 }
 
 func newDesk(t *testing.T) *desk {
 	t.Helper()
 	o := opener{filepath.Join(t.TempDir(), "webhook.db")}
-	ref, err := store.Acquire(o)
+	ref, err := shared.Acquire(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +55,7 @@ func newDesk(t *testing.T) *desk {
 		}
 	})
 	return &desk{t: t, store: ref, Service: operate.New(operate.Config{
-		Version: "v1", Store: "sqlite", Acquire: func() (*store.Ref, error) { return store.Acquire(o) },
+		Version: "v1", Store: "sqlite", Acquire: func() (*shared.Ref, error) { return shared.Acquire(o) },
 		Engine: func() operate.Engine { return nil }, Tracker: untracked{perClient: true}, Sealing: unsealed{},
 	})}
 }
@@ -62,9 +64,9 @@ func payload(id string) []byte {
 	return fmt.Appendf(nil, `{"event":"prediction.completed","prediction":{"id":%q},"timestamp":"2026-01-01T00:00:00.000Z"}`, id)
 }
 
-func (d *desk) track(api, id string, e store.EventSet) store.Prediction {
+func (d *desk) track(api, id string, e event.Set) store.Prediction {
 	d.t.Helper()
-	p := store.Prediction{API: api, ID: id, Client: "someone", URL: "https://a.example.com/hook", Events: store.AllEvents, CreatedAt: time.Now()}
+	p := store.Prediction{API: api, ID: id, Client: "someone", URL: "https://a.example.com/hook", Events: event.All, CreatedAt: time.Now()}
 	if err := d.store.Track(d.t.Context(), &p, []store.Happening{{Event: e, Payload: payload(id)}}); err != nil {
 		d.t.Fatal(err)
 	}
@@ -110,12 +112,12 @@ func (d *desk) bulk(q operate.DeliveryQuery, dry bool, want operate.Bulk) {
 func TestBulkRedeliversEachEventOnce(t *testing.T) {
 	d := newDesk(t)
 	for i := range 70 {
-		d.track("https://api.example.com", fmt.Sprint("p", i), store.Completed)
+		d.track("https://api.example.com", fmt.Sprint("p", i), event.Completed)
 	}
 	d.attempt(store.Exhausted)
-	gone := d.track("https://api.example.com", "gone", store.Completed)
+	gone := d.track("https://api.example.com", "gone", event.Completed)
 	d.attempt(store.Exhausted)
-	if err := d.store.SetWebhook(t.Context(), gone.Ref, "", store.AllEvents); err != nil {
+	if err := d.store.SetWebhook(t.Context(), gone.Ref, "", event.All); err != nil {
 		t.Fatal(err)
 	}
 	d.bulk(operate.DeliveryQuery{Limit: 20}, true, operate.Bulk{Matched: 71, Redelivered: 70, Disabled: 1, DryRun: true})
@@ -134,7 +136,7 @@ func TestBulkRedeliversEachEventOnce(t *testing.T) {
 
 func TestRedeliverySharesThePayload(t *testing.T) {
 	d := newDesk(t)
-	d.track("https://api.example.com", "p", store.Completed)
+	d.track("https://api.example.com", "p", event.Completed)
 	d.attempt(store.Exhausted)
 	page, err := d.Deliveries(t.Context(), operate.DeliveryQuery{})
 	if err != nil || len(page.Results) != 1 || page.Next != "" {
@@ -162,11 +164,11 @@ func TestRedeliverySharesThePayload(t *testing.T) {
 
 func TestPredictionOfSeveralAPIs(t *testing.T) {
 	d := newDesk(t)
-	d.track("https://one.example.com", "p", store.Completed)
+	d.track("https://one.example.com", "p", event.Completed)
 	if got, err := d.Prediction(t.Context(), "p", ""); err != nil || got.API != "https://one.example.com" || len(got.Deliveries) != 1 {
 		t.Fatalf("found %+v, %v", got, err)
 	}
-	d.track("https://two.example.com", "p", store.Failed)
+	d.track("https://two.example.com", "p", event.Failed)
 	var refused *operate.InvalidError
 	if _, err := d.Prediction(t.Context(), "p", ""); !errors.As(err, &refused) || refused.Option != "api" {
 		t.Fatalf("without the API: %v", err)
@@ -183,7 +185,7 @@ func TestPredictionOfSeveralAPIs(t *testing.T) {
 func TestStatusWithoutStore(t *testing.T) {
 	broken := errors.New("disk is gone")
 	s := operate.New(operate.Config{
-		Acquire: func() (*store.Ref, error) { return nil, fmt.Errorf("%w: %w", store.ErrUnavailable, broken) },
+		Acquire: func() (*shared.Ref, error) { return nil, fmt.Errorf("%w: %w", store.ErrUnavailable, broken) },
 		Engine:  func() operate.Engine { return nil }, Tracker: untracked{}, Sealing: unsealed{},
 	})
 	got, err := s.Status(t.Context())
@@ -237,7 +239,7 @@ func TestQueriesAreWrittenAsTheyAreRead(t *testing.T) {
 func TestSecretOfWhom(t *testing.T) {
 	shared := operate.New(operate.Config{Tracker: untracked{}})
 	own := newDesk(t)
-	own.track("https://api.example.com/v1", "p1", store.Completed)
+	own.track("https://api.example.com/v1", "p1", event.Completed)
 	if got, err := shared.Secret(t.Context(), ""); err != nil || got.Signing != "shared" || got.Secret != "secret of " {
 		t.Errorf("shared: %+v, %v", got, err)
 	}

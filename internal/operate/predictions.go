@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -112,9 +113,9 @@ func predictionOf(p *store.Prediction) Prediction {
 	}
 }
 
-func eventNames(s store.EventSet) []string {
+func eventNames(s event.Set) []string {
 	out := []string{}
-	for _, e := range []store.EventSet{store.Started, store.Completed, store.Failed} {
+	for _, e := range []event.Set{event.Started, event.Completed, event.Failed} {
 		if s.Has(e) {
 			out = append(out, e.Name())
 		}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -153,7 +154,7 @@ func (q *DeliveryQuery) filter(now time.Time) (f store.DeliveryFilter, err error
 		f.State = &state
 	}
 	if q.Event != "" {
-		if f.Event, err = store.ReadEvent(q.Event); err != nil {
+		if f.Event, err = event.Parse(q.Event); err != nil {
 			return f, invalid("event", "%v", err)
 		}
 	}

@@ -4,7 +4,7 @@ import (
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/ecmajson"
-	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 )
 
 // timeLayout is what ECMAScript's toISOString writes, in UTC.
@@ -54,7 +54,7 @@ const (
 // string is sent as its JSON text in a string. The payload of
 // prediction.started shows the running prediction, whatever has become of it
 // since: status processing, and no output, error or completed_at.
-func (s *Snapshot) Payload(e store.EventSet, at time.Time) []byte {
+func (s *Snapshot) Payload(e event.Set, at time.Time) []byte {
 	b := make([]byte, 0, 512+len(s.Version)+len(s.Input)+len(s.Output)+len(s.Error))
 	member := func(name, value string) {
 		b = append(b, name...)
@@ -71,7 +71,7 @@ func (s *Snapshot) Payload(e store.EventSet, at time.Time) []byte {
 	if created == "" {
 		created = FormatTime(at)
 	}
-	started := e == store.Started
+	started := e == event.Started
 
 	member(`{"event":`, e.Name())
 	member(`,"prediction":{"id":`, s.ID)

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/ecmajson"
-	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 )
 
 var at = time.Date(2026, 3, 1, 12, 30, 5, 678_900_000, time.FixedZone("", 3600))
@@ -26,24 +26,24 @@ func TestPayload(t *testing.T) {
 		"status":"succeeded","created_at":"2026-03-01T11:00:00.123456Z","started_at":"2026-03-01T11:00:01Z","completed_at":"2026-03-01T12:00:02.123456789+01:00","metrics":{}}` + "\n"
 	for _, c := range []struct {
 		name, body string
-		event      store.EventSet
+		event      event.Set
 		want       string
 	}{
-		{"completed", full, store.Completed,
+		{"completed", full, event.Completed,
 			`{"event":"prediction.completed","prediction":{"id":"p1","version":"v1","input":{"prompt":"hi"},"output":["a"],"status":"succeeded","created_at":"2026-03-01T11:00:00.123Z","started_at":"2026-03-01T11:00:01.000Z","completed_at":"2026-03-01T11:00:02.123Z"},"timestamp":"2026-03-01T11:30:05.678Z"}`},
-		{"started after the fact", full, store.Started,
+		{"started after the fact", full, event.Started,
 			`{"event":"prediction.started","prediction":{"id":"p1","version":"v1","input":{"prompt":"hi"},"status":"processing","created_at":"2026-03-01T11:00:00.123Z","started_at":"2026-03-01T11:00:01.000Z"},"timestamp":"2026-03-01T11:30:05.678Z"}`},
-		{"hardly anything", `{"id":"p","status":"canceled","version":null,"input":null,"output":null}`, store.Failed,
+		{"hardly anything", `{"id":"p","status":"canceled","version":null,"input":null,"output":null}`, event.Failed,
 			`{"event":"prediction.failed","prediction":{"id":"p","version":"","input":{},"status":"canceled","created_at":"2026-03-01T11:30:05.678Z"},"timestamp":"2026-03-01T11:30:05.678Z"}`},
-		{"error that is text", `{"id":"p","status":"failed","error":"no \u003cgpu\u003e"}`, store.Failed,
+		{"error that is text", `{"id":"p","status":"failed","error":"no \u003cgpu\u003e"}`, event.Failed,
 			`{"event":"prediction.failed","prediction":{"id":"p","version":"","input":{},"error":"no <gpu>","status":"failed","created_at":"2026-03-01T11:30:05.678Z"},"timestamp":"2026-03-01T11:30:05.678Z"}`},
-		{"error that is not", `{"id":"p","status":"failed","error":{"b":"x","1":2}}`, store.Failed,
+		{"error that is not", `{"id":"p","status":"failed","error":{"b":"x","1":2}}`, event.Failed,
 			`{"event":"prediction.failed","prediction":{"id":"p","version":"","input":{},"error":"{\"1\":2,\"b\":\"x\"}","status":"failed","created_at":"2026-03-01T11:30:05.678Z"},"timestamp":"2026-03-01T11:30:05.678Z"}`},
-		{"wrong types", `{"id":1,"status":[],"version":{},"created_at":7,"started_at":false,"input":[1]}`, store.Failed,
+		{"wrong types", `{"id":1,"status":[],"version":{},"created_at":7,"started_at":false,"input":[1]}`, event.Failed,
 			`{"event":"prediction.failed","prediction":{"id":"","version":"","input":[1],"status":"","created_at":"2026-03-01T11:30:05.678Z"},"timestamp":"2026-03-01T11:30:05.678Z"}`},
-		{"times that are none", `{"id":"p","status":"succeeded","created_at":"yesterday","completed_at":"2026-03-01 11:00:00"}`, store.Completed,
+		{"times that are none", `{"id":"p","status":"succeeded","created_at":"yesterday","completed_at":"2026-03-01 11:00:00"}`, event.Completed,
 			`{"event":"prediction.completed","prediction":{"id":"p","version":"","input":{},"status":"succeeded","created_at":"yesterday","completed_at":"2026-03-01 11:00:00"},"timestamp":"2026-03-01T11:30:05.678Z"}`},
-		{"number beyond the doubles", `{"id":"p","status":"succeeded","output":1e999}`, store.Completed,
+		{"number beyond the doubles", `{"id":"p","status":"succeeded","output":1e999}`, event.Completed,
 			`{"event":"prediction.completed","prediction":{"id":"p","version":"","input":{},"status":"succeeded","created_at":"2026-03-01T11:30:05.678Z"},"timestamp":"2026-03-01T11:30:05.678Z"}`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -95,7 +95,7 @@ func TestPayloadIsStable(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			for _, member := range []string{"input", "output", "error", "version", "id", "status", "created_at"} {
 				s := mustParse(t, `{"id":"p","status":"succeeded","`+member+`":`+value+`}`)
-				for _, e := range []store.EventSet{store.Started, store.Completed, store.Failed} {
+				for _, e := range []event.Set{event.Started, event.Completed, event.Failed} {
 					payload := s.Payload(e, at)
 					checkForm(t, payload)
 				}
@@ -160,7 +160,7 @@ func FuzzPayload(f *testing.F) {
 		if len(s.ID) < maxText/6 && scan.ID() != s.ID || len(s.Status) < maxText/6 && scan.Status() != s.Status {
 			t.Errorf("the scanner reads id %q and status %q, the parser %q and %q", scan.ID(), scan.Status(), s.ID, s.Status)
 		}
-		for _, e := range []store.EventSet{store.Started, store.Completed, store.Failed} {
+		for _, e := range []event.Set{event.Started, event.Completed, event.Failed} {
 			p := s.Payload(e, at)
 			if !json.Valid(p) {
 				t.Fatalf("payload is not JSON: %s", p)

@@ -22,6 +22,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
 	"github.com/caddy-replicate/replicate-webhook/internal/seal"
 	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/shared"
 )
 
 // Store is what a Keeper asks of a store. store.Store has all of it.
@@ -40,7 +41,7 @@ type Config struct {
 	// Default: there is none.
 	Secret string
 	// Acquire takes a reference to the store. Required.
-	Acquire func() (*store.Ref, error)
+	Acquire func() (*shared.Ref, error)
 	// Logger must not be nil.
 	Logger *zap.Logger
 }

@@ -16,8 +16,10 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/internal/seal"
 	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/shared"
 	"github.com/caddy-replicate/replicate-webhook/store/sqlite"
 )
 
@@ -36,7 +38,7 @@ func (o opener) Open() (store.Closer, error) { return sqlite.Open(sqlite.Options
 type rig struct {
 	t    *testing.T
 	o    opener
-	ref  *store.Ref
+	ref  *shared.Ref
 	logs *observer.ObservedLogs
 	ring *seal.Ring
 }
@@ -45,7 +47,7 @@ func newRig(t *testing.T) *rig {
 	t.Helper()
 	r := &rig{t: t, o: opener{filepath.Join(t.TempDir(), "webhook.db")}}
 	var err error
-	if r.ref, err = store.Acquire(r.o); err != nil {
+	if r.ref, err = shared.Acquire(r.o); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = r.ref.Release() })
@@ -71,7 +73,7 @@ func (r *rig) keeper(keys ...byte) *Keeper {
 	r.logs, r.ring = logs, new(seal.Ring)
 	conf := Config{
 		Ring: r.ring, Secret: master, Logger: zap.New(core),
-		Acquire: func() (*store.Ref, error) { return store.Acquire(r.o) },
+		Acquire: func() (*shared.Ref, error) { return shared.Acquire(r.o) },
 	}
 	if len(keys) == 0 {
 		conf.File = r.file()
@@ -107,7 +109,7 @@ func (r *rig) fill(n int) {
 	for i := range n {
 		id := fmt.Sprint("p", i)
 		p := store.Prediction{
-			API: api, ID: id, URL: "https://a.example.com", Events: store.AllEvents, PollPath: "/predictions/" + id,
+			API: api, ID: id, URL: "https://a.example.com", Events: event.All, PollPath: "/predictions/" + id,
 			Credential: r.ring.Seal([]byte("Bearer "+id), CredentialContext(api, id)),
 		}
 		if err := r.ref.Track(r.t.Context(), &p, nil); err != nil {

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/shared"
 )
 
 // realAPI serves an imitation on loopback.
@@ -349,7 +350,7 @@ func TestAuthoriseAsksWhereItIs(t *testing.T) {
 	if len(w.api.requests()) != n {
 		t.Error("the API was asked for a malformed id")
 	}
-	w.Tracker.acquire = func() (*store.Ref, error) { return nil, store.ErrUnavailable }
+	w.Tracker.acquire = func() (*shared.Ref, error) { return nil, store.ErrUnavailable }
 	if err := w.Authorise(t.Context(), up, headers(), "p"); !errors.Is(err, store.ErrUnavailable) {
 		t.Errorf("got %v", err)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/internal/lifecycle"
 	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
 	"github.com/caddy-replicate/replicate-webhook/internal/sealing"
@@ -30,7 +31,7 @@ type Capture struct {
 	// URL gets the events.
 	URL string
 	// Events are those the client wants; 0 for all.
-	Events store.EventSet
+	Events event.Set
 	// Collection is below API where the prediction will be found:
 	// Predictions, the default, or Trainings.
 	Collection string
@@ -145,7 +146,7 @@ func (t *Tracker) track(ctx context.Context, c *Capture, s *prediction.Snapshot)
 	p.Ref, p.Token, p.ID = c.ref, c.token, s.ID
 	p.PollPath = collection(c.Collection) + "/" + s.ID
 	p.PollAt = t.dueBefore(&p, p.CreatedAt, t.interval(&p, p.CreatedAt))
-	if !lifecycle.Terminal(s.Status) {
+	if !event.IsTerminal(s.Status) {
 		p.Credential = t.credential(c, s.ID)
 	}
 	happened := lifecycle.Happenings(&p, s, t.now())
@@ -159,7 +160,7 @@ func (t *Tracker) track(ctx context.Context, c *Capture, s *prediction.Snapshot)
 func (t *Tracker) predictionOf(c *Capture) store.Prediction {
 	events := c.Events
 	if events == 0 {
-		events = store.AllEvents
+		events = event.All
 	}
 	return store.Prediction{
 		API:         c.API,

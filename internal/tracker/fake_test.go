@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/clock"
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -132,12 +133,12 @@ func (f *fakeStore) Track(_ context.Context, p *store.Prediction, happened []sto
 
 func (r *row) emit(happened []store.Happening) {
 	for _, h := range happened {
-		if !r.Happened.Has(h.Event) && !r.Happened.Has(store.Terminal) {
+		if !r.Happened.Has(h.Event) && !r.Happened.Has(event.Terminal) {
 			r.Happened |= h.Event
 			r.events = append(r.events, h)
 		}
 	}
-	if r.Happened.Has(store.Terminal) {
+	if r.Happened.Has(event.Terminal) {
 		r.Credential, r.claimed = nil, false
 	}
 }
@@ -159,7 +160,7 @@ func (f *fakeStore) Observe(_ context.Context, ref int64, id string, happened []
 	return nil
 }
 
-func (f *fakeStore) SetWebhook(_ context.Context, ref int64, url string, events store.EventSet) error {
+func (f *fakeStore) SetWebhook(_ context.Context, ref int64, url string, events event.Set) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := f.write(); err != nil {
@@ -202,7 +203,7 @@ func (f *fakeStore) Redeliver(_ context.Context, ref int64, _ int64) (string, er
 }
 
 func (r *row) polled() bool {
-	return r.ID != "" && r.PollPath != "" && !r.Happened.Has(store.Terminal)
+	return r.ID != "" && r.PollPath != "" && !r.Happened.Has(event.Terminal)
 }
 
 func (f *fakeStore) ClaimPolls(_ context.Context, limit int) (out []store.Prediction, next time.Time, err error) {

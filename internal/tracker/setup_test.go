@@ -21,6 +21,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
 	"github.com/caddy-replicate/replicate-webhook/internal/seal"
 	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/shared"
 )
 
 const (
@@ -161,7 +162,7 @@ func (w *world) renew(change func(*Config)) {
 	core, logs := observer.New(zapcore.InfoLevel)
 	w.logs = logs
 	c := Config{
-		Acquire:   func() (*store.Ref, error) { return &store.Ref{Store: w.st}, nil },
+		Acquire:   func() (*shared.Ref, error) { return &shared.Ref{Store: w.st}, nil },
 		Seal:      ring(w.t, 1),
 		HTTP:      &http.Client{Transport: w.api},
 		UserAgent: "tracker-test",
@@ -261,7 +262,7 @@ func TestNothingSecretPrints(t *testing.T) {
 }
 
 func TestNewRefuses(t *testing.T) {
-	acquire := func() (*store.Ref, error) { return nil, nil }
+	acquire := func() (*shared.Ref, error) { return nil, nil }
 	for name, c := range map[string]Config{
 		"no store":          {Seal: ring(t, 1)},
 		"no seal":           {Acquire: acquire},

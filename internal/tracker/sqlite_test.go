@@ -12,7 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/shared"
 	"github.com/caddy-replicate/replicate-webhook/store/sqlite"
 )
 
@@ -39,7 +41,7 @@ func TestRestartWithTheDefaultStore(t *testing.T) {
 	db := opener{filepath.Join(t.TempDir(), "webhook.db")}
 	open := func() *Tracker {
 		tr, err := New(Config{
-			Acquire: func() (*store.Ref, error) { return store.Acquire(db) },
+			Acquire: func() (*shared.Ref, error) { return shared.Acquire(db) },
 			Seal:    ring(t, 1), Poll: Poll{Initial: 5 * time.Millisecond, Max: 10 * time.Millisecond},
 			Callback: "https://hooks.test/callback",
 		})
@@ -51,7 +53,7 @@ func TestRestartWithTheDefaultStore(t *testing.T) {
 		}
 		return tr
 	}
-	until := func(tr *Tracker, id string, want store.EventSet) store.Prediction {
+	until := func(tr *Tracker, id string, want event.Set) store.Prediction {
 		t.Helper()
 		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
 			p, err := tr.Lookup(t.Context(), api.API, id)
@@ -69,7 +71,7 @@ func TestRestartWithTheDefaultStore(t *testing.T) {
 	if err != nil || p.Ref == 0 || p.Webhook != store.WebhookPending {
 		t.Fatal(p, err)
 	}
-	if p = until(first, "p", store.Started); p.Credential == nil {
+	if p = until(first, "p", event.Started); p.Credential == nil {
 		t.Error("the token is gone")
 	}
 	early := &Capture{Upstream: api, Caller: client, URL: hook}
@@ -88,7 +90,7 @@ func TestRestartWithTheDefaultStore(t *testing.T) {
 
 	final.Store(true)
 	second := open()
-	if p = until(second, "p", store.Started|store.Completed); p.Credential != nil {
+	if p = until(second, "p", event.Started|event.Completed); p.Credential != nil {
 		t.Error("the token outlives the terminal event")
 	}
 	if got := authorization.Load(); got != client.Authorization {
@@ -100,7 +102,7 @@ func TestRestartWithTheDefaultStore(t *testing.T) {
 	if err := second.Callback(t.Context(), token, []byte(body("q", "canceled"))); err != nil {
 		t.Fatal(err)
 	}
-	if p, err = second.Created(t.Context(), early, snapshot(t, "q", "starting")); err != nil || p.Happened != store.Started|store.Failed {
+	if p, err = second.Created(t.Context(), early, snapshot(t, "q", "starting")); err != nil || p.Happened != event.Started|event.Failed {
 		t.Errorf("%+v, %v", p, err)
 	}
 	second.Stop()

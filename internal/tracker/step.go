@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/internal/lifecycle"
 	"github.com/caddy-replicate/replicate-webhook/internal/seal"
 	"github.com/caddy-replicate/replicate-webhook/store"
@@ -40,7 +41,7 @@ func (t *Tracker) poll(ctx context.Context, st store.Store, p store.Prediction, 
 	// Without its key a credential says nothing of the prediction: it is polled
 	// when the key is back.
 	overdue := t.untilGiveUp(&p) <= 0 && !errors.Is(r.err, seal.ErrMissingKey)
-	over := r.found == seen && lifecycle.Terminal(r.s.Status)
+	over := r.found == seen && event.IsTerminal(r.s.Status)
 
 	commit, cancel := context.WithTimeout(context.Background(), commitTimeout)
 	defer cancel()

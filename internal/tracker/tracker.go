@@ -27,6 +27,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
 	"github.com/caddy-replicate/replicate-webhook/internal/seal"
 	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/shared"
 )
 
 // Defaults of Config.
@@ -61,7 +62,7 @@ type Retention struct {
 type Config struct {
 	// Acquire takes a reference to the store. Each operation takes one of
 	// its own, so that it may outlive a reload.
-	Acquire func() (*store.Ref, error)
+	Acquire func() (*shared.Ref, error)
 	Poll    Poll
 	// Callback is the public base URL of replicate_callback, empty for
 	// none: predictions are polled.
@@ -107,7 +108,7 @@ var (
 
 // Tracker tracks predictions. It is safe for concurrent use.
 type Tracker struct {
-	acquire   func() (*store.Ref, error)
+	acquire   func() (*shared.Ref, error)
 	polling   Poll
 	net       time.Duration // between polls where there is a callback too
 	callback  string

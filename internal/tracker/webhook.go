@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/ecmajson"
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/internal/lifecycle"
 	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
 	"github.com/caddy-replicate/replicate-webhook/store"
@@ -17,7 +18,7 @@ import (
 // it is then.
 //
 // Errors: as CheckURL gives, store.ErrNotFound, store.ErrUnavailable.
-func (t *Tracker) SetWebhook(ctx context.Context, p store.Prediction, url string, events store.EventSet) (store.Prediction, error) {
+func (t *Tracker) SetWebhook(ctx context.Context, p store.Prediction, url string, events event.Set) (store.Prediction, error) {
 	if url != "" {
 		if err := t.checkURL(url); err != nil {
 			return p, err

@@ -10,10 +10,12 @@ import (
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/ecmajson"
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
 	"github.com/caddy-replicate/replicate-webhook/internal/seal"
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
 	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/shared"
 )
 
 func TestTestMode(t *testing.T) {
@@ -67,11 +69,11 @@ func TestSetWebhook(t *testing.T) {
 		}
 	})
 	p := w.track("p", "starting")
-	p, err := w.SetWebhook(t.Context(), p, "https://new.test/", store.Completed)
-	if err != nil || p.URL != "https://new.test/" || p.Events != store.Completed {
+	p, err := w.SetWebhook(t.Context(), p, "https://new.test/", event.Completed)
+	if err != nil || p.URL != "https://new.test/" || p.Events != event.Completed {
 		t.Errorf("%+v, %v", p, err)
 	}
-	if p, err = w.SetWebhook(t.Context(), p, "", 0); err != nil || p.URL != "" || p.Events != store.Completed {
+	if p, err = w.SetWebhook(t.Context(), p, "", 0); err != nil || p.URL != "" || p.Events != event.Completed {
 		t.Errorf("%+v, %v", p, err)
 	}
 	if _, err = w.SetWebhook(t.Context(), p, "https://10.0.0.1/", 0); err == nil || w.st.row(t, "p").URL != "" {
@@ -178,7 +180,7 @@ func TestSecretsWithoutTheStore(t *testing.T) {
 	if _, err := w.Secrets(t.Context(), "a"); err != nil {
 		t.Errorf("the error is remembered: %v", err)
 	}
-	w.Tracker.acquire = func() (*store.Ref, error) { return nil, store.ErrUnavailable }
+	w.Tracker.acquire = func() (*shared.Ref, error) { return nil, store.ErrUnavailable }
 	if _, err := w.Secrets(t.Context(), "b"); err != nil {
 		t.Errorf("the master secret is not at hand: %v", err)
 	}

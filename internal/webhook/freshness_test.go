@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/event"
+	"github.com/caddy-replicate/replicate-webhook/internal/envelope"
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
 	"github.com/caddy-replicate/replicate-webhook/internal/webhook"
 )
@@ -40,7 +40,7 @@ func TestJudgedTime(t *testing.T) {
 		{tolerance + time.Second, 0, 0, "timestamp"},
 	} {
 		for _, accept := range []signature.Scheme{signature.Standard, signature.Standard | signature.Replicate} {
-			v := webhook.Verifier{Secrets: []signature.Secret{secret}, Accept: accept, Selector: event.NewSelector(), Tolerance: tolerance}
+			v := webhook.Verifier{Secrets: []signature.Secret{secret}, Accept: accept, Selector: envelope.NewSelector(), Tolerance: tolerance}
 			raw := fmt.Appendf(nil, `{"id":"p1","status":"succeeded","timestamp":%q}`, now.Add(c.body).Format(time.RFC3339))
 			stamp := fmt.Sprint(now.Add(c.header).Unix())
 			h := http.Header{"Webhook-Id": {"m1"}, "Webhook-Timestamp": {stamp}, "Webhook-Signature": {secret.SignStandard("m1", stamp, raw)}}

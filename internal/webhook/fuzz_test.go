@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/ecmajson"
-	"github.com/caddy-replicate/replicate-webhook/internal/event"
+	"github.com/caddy-replicate/replicate-webhook/internal/envelope"
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
 	"github.com/caddy-replicate/replicate-webhook/internal/webhook"
 )
@@ -31,7 +31,7 @@ func FuzzVerify(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	v := webhook.Verifier{Secrets: []signature.Secret{secret}, Accept: signature.Replicate | signature.Standard, Selector: event.NewSelector()}
+	v := webhook.Verifier{Secrets: []signature.Secret{secret}, Accept: signature.Replicate | signature.Standard, Selector: envelope.NewSelector()}
 	f.Fuzz(func(t *testing.T, raw []byte, how uint8) {
 		want := raw
 		h := make(http.Header)

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/event"
+	"github.com/caddy-replicate/replicate-webhook/internal/envelope"
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
 	"github.com/caddy-replicate/replicate-webhook/internal/webhook"
 	"github.com/caddy-replicate/replicate-webhook/store"
@@ -49,7 +49,7 @@ func TestSignaturesTakenApartAreAcceptedOnce(t *testing.T) {
 	defer func() { _ = s.Close() }()
 	v := webhook.Verifier{
 		Secrets: []signature.Secret{replaySecret(t)}, Accept: signature.Replicate | signature.Standard,
-		Selector: event.NewSelector(), Tolerance: tolerance,
+		Selector: envelope.NewSelector(), Tolerance: tolerance,
 	}
 	for _, m := range messages {
 		m.send(t, &v, s, clock, m.first, dedup)
@@ -90,7 +90,7 @@ func TestSignaturesTakenApartAreOneMessageWithoutTolerance(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = s.Close() }()
-	v := webhook.Verifier{Secrets: []signature.Secret{replaySecret(t)}, Accept: signature.Replicate | signature.Standard, Selector: event.NewSelector()}
+	v := webhook.Verifier{Secrets: []signature.Secret{replaySecret(t)}, Accept: signature.Replicate | signature.Standard, Selector: envelope.NewSelector()}
 	for _, m := range replayed(t, start, 5*time.Minute) {
 		for _, half := range []string{m.first, "both", "standard", "replicate"} {
 			m.send(t, &v, s, clock, half, dedup)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/ecmajson"
+	"github.com/caddy-replicate/replicate-webhook/internal/envelope"
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
 	"github.com/caddy-replicate/replicate-webhook/store"
@@ -18,7 +19,7 @@ const maxDepth = 512
 
 // Webhook is a verified one.
 type Webhook struct {
-	event.Event
+	envelope.Event
 	signature.Result
 	// JudgedAt is the signed time that its freshness was judged by, zero
 	// where it was not.
@@ -40,7 +41,7 @@ type Verifier struct {
 	Accept signature.Scheme
 	// Tolerance is how far the signed time may be from now; 0 is any.
 	Tolerance time.Duration
-	// Selector is event.NewSelector's.
+	// Selector is envelope.NewSelector's.
 	Selector *ecmajson.Selector
 }
 
@@ -73,7 +74,7 @@ func (v *Verifier) Verify(claim *signature.Claim, raw []byte, now time.Time) (*W
 		}
 		return nil, Invalid("json", syntax)
 	}
-	hook := &Webhook{Event: event.Of(doc), Result: result}
+	hook := &Webhook{Event: envelope.Of(doc), Result: result}
 	if v.Tolerance > 0 {
 		if refused := v.judgeTime(hook, now); refused != nil {
 			return nil, refused
@@ -165,7 +166,7 @@ func (h *Webhook) Keys(scope, dedupKey string) []store.Key {
 	switch {
 	case dedupKey == "prediction":
 		return []store.Key{key("prediction", h.Event.ID)}
-	case dedupKey == "event" && h.Bare && event.Terminal(h.Status):
+	case dedupKey == "event" && h.Bare && event.IsTerminal(h.Status):
 		return []store.Key{key("status", h.Event.ID, h.Status)}
 	case dedupKey == "event" && !h.Bare && h.Name != "":
 		return []store.Key{key("event", h.Event.ID, h.Name)}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/e2e/rig/pgtest"
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/postgres"
 	"github.com/caddy-replicate/replicate-webhook/store/sqlite"
@@ -27,10 +28,10 @@ func entry(name string, signed time.Time) store.Entry {
 	return store.Entry{Scope: "default", Keys: []store.Key{store.KeyOf("default", "event", name)}, SignedAt: signed, Expires: signed.Add(time.Hour)}
 }
 
-func track(t *testing.T, s store.Store, id string, events ...store.EventSet) store.Prediction {
+func track(t *testing.T, s store.Store, id string, events ...event.Set) store.Prediction {
 	t.Helper()
 	p := store.Prediction{
-		API: api, ID: id, Client: "client of " + id, URL: "https://a.example.com/hook", Events: store.AllEvents, PollPath: "/predictions/" + id,
+		API: api, ID: id, Client: "client of " + id, URL: "https://a.example.com/hook", Events: event.All, PollPath: "/predictions/" + id,
 		Credential: []byte("sealed " + id), Token: []byte("token of " + id), Traceparent: "trace", CreatedAt: begun, PollAt: begun.Add(time.Hour),
 	}
 	var happened []store.Happening
@@ -96,7 +97,7 @@ func TestCopy(t *testing.T) {
 	for i := range 300 {
 		commit(entry(fmt.Sprint(i), now))
 	}
-	done := track(t, from, "done", store.Started, store.Completed)
+	done := track(t, from, "done", event.Started, event.Completed)
 	complete(t, from, claim(t, from)["done started"], store.Delivered, now)
 	complete(t, from, claim(t, from)["done completed"], store.Exhausted, now)
 	log, err := from.Attempts(ctx, done.Ref, 0, 1)
@@ -107,12 +108,12 @@ func TestCopy(t *testing.T) {
 		t.Fatal(err)
 	}
 	complete(t, from, claim(t, from)["done completed"], store.Delivered, now)
-	track(t, from, "retrying", store.Started)
+	track(t, from, "retrying", event.Started)
 	due := now.Add(time.Minute)
 	complete(t, from, claim(t, from)["retrying started"], store.Retry, due)
-	track(t, from, "waiting", store.Started, store.Failed)
+	track(t, from, "waiting", event.Started, event.Failed)
 	running := track(t, from, "running")
-	if _, err := from.Reserve(ctx, store.Prediction{API: api, Token: []byte("reserved"), URL: "https://a.example.com/", Events: store.AllEvents, CreatedAt: begun}); err != nil {
+	if _, err := from.Reserve(ctx, store.Prediction{API: api, Token: []byte("reserved"), URL: "https://a.example.com/", Events: event.All, CreatedAt: begun}); err != nil {
 		t.Fatal(err)
 	}
 	secret := func() ([]byte, error) { return []byte("sealed secret"), nil }
@@ -207,7 +208,7 @@ func TestCopy(t *testing.T) {
 		t.Errorf("the retry is %+v", d)
 	}
 	// New rows come after the copied ones.
-	if p := track(t, to, "new", store.Started); p.Ref <= running.Ref {
+	if p := track(t, to, "new", event.Started); p.Ref <= running.Ref {
 		t.Errorf("the new prediction has ref %d", p.Ref)
 	}
 	if id, err := to.Redeliver(ctx, done.Ref, attempts[0].ID); err != nil || id == "" {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/e2e/rig/pgtest"
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -54,7 +55,7 @@ func quiet(tb testing.TB, dsn string) *Store {
 
 // one takes a delivery through its life: the event is committed, the delivery
 // claimed, and its outcome committed.
-func one(tb testing.TB, s *Store, changed <-chan struct{}, p *store.Prediction, e store.EventSet) {
+func one(tb testing.TB, s *Store, changed <-chan struct{}, p *store.Prediction, e event.Set) {
 	if err := s.Observe(ctx, p.Ref, p.ID, happened(e)); err != nil {
 		tb.Fatal(err)
 	}
@@ -80,10 +81,10 @@ func TestCommitsPerEvent(t *testing.T) {
 	s := quiet(t, server.Fresh(t))
 	changed, stop := s.Changed()
 	defer stop()
-	p := track(t, s, "warm", store.Started)
+	p := track(t, s, "warm", event.Started)
 	_, claimed := due(t, s)
 	complete(t, s, claimed[0], store.Delivered)
-	one(t, s, changed, &p, store.Completed)
+	one(t, s, changed, &p, event.Completed)
 
 	const idle = 20
 	predictions := make([]store.Prediction, idle)
@@ -92,7 +93,7 @@ func TestCommitsPerEvent(t *testing.T) {
 	}
 	before := used(t, server)
 	for i := range predictions {
-		one(t, s, changed, &predictions[i], store.Completed)
+		one(t, s, changed, &predictions[i], event.Completed)
 	}
 	got := used(t, server).since(before)
 	t.Logf("idle: %.2f writing transactions and %.1f statements per delivered event",
@@ -113,7 +114,7 @@ func TestCommitsPerEvent(t *testing.T) {
 
 	before = used(t, server)
 	for i := range idle {
-		if err := mustClaim(t, s, event(fmt.Sprint(i))).Commit(ctx); err != nil {
+		if err := mustClaim(t, s, entryOf(fmt.Sprint(i))).Commit(ctx); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -134,10 +135,10 @@ func lifecycles(tb testing.TB, s *Store, n int) {
 		wg.Go(func() {
 			for i := next.Add(1); i <= int64(n); i = next.Add(1) {
 				p := store.Prediction{
-					API: "https://api.example.com/v1", ID: fmt.Sprintf("p%d-%d", run, i), URL: "https://receiver.example.com/hook", Events: store.AllEvents,
+					API: "https://api.example.com/v1", ID: fmt.Sprintf("p%d-%d", run, i), URL: "https://receiver.example.com/hook", Events: event.All,
 					PollPath: "/predictions/x", Credential: make([]byte, 80), CreatedAt: time.Now(),
 				}
-				if err := s.Track(ctx, &p, []store.Happening{{Event: store.Started, Payload: payload}, {Event: store.Completed, Payload: payload}}); err != nil {
+				if err := s.Track(ctx, &p, []store.Happening{{Event: event.Started, Payload: payload}, {Event: event.Completed, Payload: payload}}); err != nil {
 					tb.Error(err)
 					return
 				}
@@ -196,7 +197,7 @@ func BenchmarkCommit(b *testing.B) {
 					for n := next.Add(1); n <= int64(b.N); n = next.Add(1) {
 						var bits [8]byte
 						binary.BigEndian.PutUint64(bits[:], uint64(n))
-						c, err := s.Claim(context.Background(), event(string(bits[:])), 0)
+						c, err := s.Claim(context.Background(), entryOf(string(bits[:])), 0)
 						if err == nil {
 							err = c.Commit(context.Background())
 						}
@@ -239,10 +240,10 @@ func backlog(tb testing.TB, s *Store, n int) {
 		wg.Go(func() {
 			for i := next.Add(1); i <= int64(n); i = next.Add(1) {
 				p := store.Prediction{
-					API: "https://api.example.com/v1", ID: fmt.Sprint("backlog", i), URL: fmt.Sprintf("https://r%d.example.com/hook", i%64), Events: store.AllEvents,
+					API: "https://api.example.com/v1", ID: fmt.Sprint("backlog", i), URL: fmt.Sprintf("https://r%d.example.com/hook", i%64), Events: event.All,
 					PollPath: "/predictions/x", Credential: make([]byte, 80), CreatedAt: time.Now(),
 				}
-				if err := s.Track(ctx, &p, happened(store.Completed)); err != nil {
+				if err := s.Track(ctx, &p, happened(event.Completed)); err != nil {
 					tb.Error(err)
 					return
 				}

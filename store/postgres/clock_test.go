@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/caddy-replicate/replicate-webhook/e2e/rig/pgtest"
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -31,7 +32,7 @@ func TestWrongClock(t *testing.T) {
 			t.Cleanup(func() { _ = bad.Close() })
 			good := node(t, dsn)
 			entry := func(s *Store, name string) store.Entry {
-				e := event(name)
+				e := entryOf(name)
 				e.SignedAt, e.Expires = time.Now().Add(-time.Minute), s.opts.Now().Add(keep)
 				return e
 			}
@@ -62,7 +63,7 @@ func TestWrongClock(t *testing.T) {
 				}
 			}
 			// Deliveries are due when they should be, at every node.
-			track(t, bad, "x", store.Started)
+			track(t, bad, "x", event.Started)
 			var claimed []store.Delivery
 			eventually(t, "the delivery", func() bool {
 				good.queue.look(0)

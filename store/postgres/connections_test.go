@@ -18,13 +18,14 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/caddy-replicate/replicate-webhook/e2e/rig/pgtest"
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
 // work takes an event and a prediction through all that a node asks of the
 // database, and returns the first error.
 func work(s *Store, name string) error {
-	c, err := s.Claim(ctx, event(name), time.Minute)
+	c, err := s.Claim(ctx, entryOf(name), time.Minute)
 	if err != nil {
 		return fmt.Errorf("claiming: %w", err)
 	}
@@ -35,17 +36,17 @@ func work(s *Store, name string) error {
 		return fmt.Errorf("before a create: %w", err)
 	}
 	p := store.Prediction{
-		API: "https://api.example.com", URL: "https://a.example.com/" + name, Events: store.AllEvents, Token: []byte(name),
+		API: "https://api.example.com", URL: "https://a.example.com/" + name, Events: event.All, Token: []byte(name),
 		PollPath: "/predictions/" + name, CreatedAt: time.Now(),
 	}
 	if p.Ref, err = s.Reserve(ctx, p); err != nil {
 		return fmt.Errorf("reserving: %w", err)
 	}
 	p.ID = name
-	if err := s.Track(ctx, &p, happened(store.Started)); err != nil {
+	if err := s.Track(ctx, &p, happened(event.Started)); err != nil {
 		return fmt.Errorf("tracking: %w", err)
 	}
-	if err := s.Observe(ctx, p.Ref, p.ID, happened(store.Completed)); err != nil {
+	if err := s.Observe(ctx, p.Ref, p.ID, happened(event.Completed)); err != nil {
 		return fmt.Errorf("observing: %w", err)
 	}
 	if _, err := s.Prediction(ctx, p.API, p.ID); err != nil {
@@ -128,7 +129,7 @@ func TestUnheardCommits(t *testing.T) {
 			t.Errorf("%s: %d rows, want %d", what, n, want)
 		}
 	}
-	p := store.Prediction{API: "https://api.example.com", URL: "https://a.example.com/", Events: store.AllEvents, Token: []byte("token"), PollPath: "/p", CreatedAt: time.Now()}
+	p := store.Prediction{API: "https://api.example.com", URL: "https://a.example.com/", Events: event.All, Token: []byte("token"), PollPath: "/p", CreatedAt: time.Now()}
 	run(func() {
 		var err error
 		if p.Ref, err = s.Reserve(ctx, p); err != nil {
@@ -138,15 +139,15 @@ func TestUnheardCommits(t *testing.T) {
 	one("reserve", 1, "SELECT count(*) FROM webhook_predictions")
 	run(func() {
 		p.ID = "x"
-		if err := s.Track(ctx, &p, happened(store.Started)); err != nil {
+		if err := s.Track(ctx, &p, happened(event.Started)); err != nil {
 			t.Fatal(err)
 		}
 	})
-	run(func() { track(t, s, "y", store.Started, store.Completed) })
+	run(func() { track(t, s, "y", event.Started, event.Completed) })
 	one("track", 2, "SELECT count(*) FROM webhook_predictions")
 	one("track", 3, "SELECT count(*) FROM webhook_deliveries")
 	run(func() {
-		if err := s.Observe(ctx, p.Ref, "x", happened(store.Completed)); err != nil {
+		if err := s.Observe(ctx, p.Ref, "x", happened(event.Completed)); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -251,7 +252,7 @@ func TestRestartedServer(t *testing.T) {
 		if err := work(s, fmt.Sprint("before", i)); err != nil {
 			t.Fatal(err)
 		}
-		p := store.Prediction{API: "https://api.example.com", URL: "https://a.example.com/", Events: store.AllEvents, Token: fmt.Append(nil, i), CreatedAt: time.Now()}
+		p := store.Prediction{API: "https://api.example.com", URL: "https://a.example.com/", Events: event.All, Token: fmt.Append(nil, i), CreatedAt: time.Now()}
 		var err error
 		if p.Ref, err = s.Reserve(ctx, p); err != nil {
 			t.Fatal(err)
@@ -261,7 +262,7 @@ func TestRestartedServer(t *testing.T) {
 		// The API has made this one already.
 		p.ID = fmt.Sprint("begun", i)
 		tracked := make(chan error, 1)
-		go func() { tracked <- s.Track(ctx, &p, happened(store.Started)) }()
+		go func() { tracked <- s.Track(ctx, &p, happened(event.Started)) }()
 		server.Restart()
 		if err := work(s, fmt.Sprint("after", i)); err != nil {
 			t.Errorf("right after the restart: %v", err)

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/zap"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/internal/rules"
 )
@@ -61,11 +62,11 @@ type handed struct {
 func scanHanded(row pgx.CollectableRow) (handed, error) {
 	var h handed
 	var nonce, created int64
-	var event int16
+	var kind int16
 	var endpoint, id, client, url, trace []byte
-	err := row.Scan(&h.leased.n, &nonce, &h.leased.prediction, &event, &h.Attempts, &h.due, &created, &endpoint, &h.state, &h.owner, &h.lease,
+	err := row.Scan(&h.leased.n, &nonce, &h.leased.prediction, &kind, &h.Attempts, &h.due, &created, &endpoint, &h.state, &h.owner, &h.lease,
 		&id, &client, &url, &trace, &h.Payload)
-	h.N, h.Prediction, h.Event, h.endpoint = h.leased.n, h.leased.prediction, store.EventSet(event), string(endpoint)
+	h.N, h.Prediction, h.Event, h.endpoint = h.leased.n, h.leased.prediction, event.Set(kind), string(endpoint)
 	h.PredictionID, h.Client, h.URL, h.Traceparent = string(id), string(client), string(url), string(trace)
 	h.ID, h.CreatedAt = rules.DeliveryID(h.N, nonce), timeOf(created)
 	h.whole = id != nil && h.Payload != nil
@@ -530,8 +531,8 @@ func (u *unit) complete(t *tracked, d *delivery, o *store.Outcome) error {
 	}
 	u.attempts = append(u.attempts, attemptRow{id: id, delivery: d, prediction: t.Ref, Attempt: *a})
 	canceled := d.state == stateCanceled
-	superseded := d.event == store.Started && !d.redelivery && slices.ContainsFunc(t.deliveries, func(other *delivery) bool {
-		return other.state == statePending && !other.redelivery && other.event.Has(store.Terminal)
+	superseded := d.event == event.Started && !d.redelivery && slices.ContainsFunc(t.deliveries, func(other *delivery) bool {
+		return other.state == statePending && !other.redelivery && other.event.Has(event.Terminal)
 	})
 	state, due := statePending, u.s.toDatabase(o.Due).UnixMilli()
 	gone := false

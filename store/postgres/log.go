@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/internal/rules"
 )
@@ -36,10 +37,10 @@ func (s *Store) readAttempts(ctx context.Context, where string, args ...any) (ou
 func scanAttempt(row pgx.CollectableRow) (store.Attempt, error) {
 	var a store.Attempt
 	var n, nonce, at, took int64
-	var event int16
+	var kind int16
 	var url, response, text []byte
-	err := row.Scan(&a.ID, &n, &nonce, &event, &url, &a.Status, &a.Number, &at, &took, &response, &text, &a.Exception)
-	a.Delivery, a.Event, a.At, a.Took = rules.DeliveryID(n, nonce), store.EventSet(event), timeOf(at), time.Duration(took)
+	err := row.Scan(&a.ID, &n, &nonce, &kind, &url, &a.Status, &a.Number, &at, &took, &response, &text, &a.Exception)
+	a.Delivery, a.Event, a.At, a.Took = rules.DeliveryID(n, nonce), event.Set(kind), timeOf(at), time.Duration(took)
 	a.URL, a.Response, a.Error = string(url), string(response), string(text)
 	return a, err
 }
@@ -65,9 +66,9 @@ func (s *Store) redeliver(ctx context.Context, ref int64, where string, args ...
 				return err
 			}
 		}
-		var event int16
+		var kind int16
 		var payload int64
-		switch err := u.conn.QueryRow(u.ctx, query, args...).Scan(&event, &payload); {
+		switch err := u.conn.QueryRow(u.ctx, query, args...).Scan(&kind, &payload); {
 		case errors.Is(err, pgx.ErrNoRows):
 			return store.ErrNotFound
 		case err != nil:
@@ -80,7 +81,7 @@ func (s *Store) redeliver(ctx context.Context, ref int64, where string, args ...
 		if t.URL == "" {
 			return store.ErrDisabled
 		}
-		d, err := u.insert(t, store.EventSet(event), nil, payload)
+		d, err := u.insert(t, event.Set(kind), nil, payload)
 		if err != nil {
 			return err
 		}

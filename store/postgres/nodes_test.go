@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/caddy-replicate/replicate-webhook/e2e/rig/pgtest"
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -52,7 +53,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-func event(name string) store.Entry {
+func entryOf(name string) store.Entry {
 	return store.Entry{Scope: "default", Keys: []store.Key{store.KeyOf("default", "event", name)}, SignedAt: time.Now(), Expires: time.Now().Add(time.Hour)}
 }
 
@@ -65,10 +66,10 @@ func mustClaim(t *testing.T, s *Store, e store.Entry) store.Claim {
 	return c
 }
 
-func track(t *testing.T, s *Store, id string, events ...store.EventSet) store.Prediction {
+func track(t *testing.T, s *Store, id string, events ...event.Set) store.Prediction {
 	t.Helper()
 	p := store.Prediction{
-		API: "https://api.example.com", ID: id, URL: "https://a.example.com/hook", Events: store.AllEvents,
+		API: "https://api.example.com", ID: id, URL: "https://a.example.com/hook", Events: event.All,
 		PollPath: "/predictions/" + id, CreatedAt: time.Now(), PollAt: time.Now().Add(time.Hour),
 	}
 	if err := s.Track(ctx, &p, happened(events...)); err != nil {
@@ -77,7 +78,7 @@ func track(t *testing.T, s *Store, id string, events ...store.EventSet) store.Pr
 	return p
 }
 
-func happened(events ...store.EventSet) (out []store.Happening) {
+func happened(events ...event.Set) (out []store.Happening) {
 	for _, e := range events {
 		out = append(out, store.Happening{Event: e, Payload: []byte(e.Name())})
 	}
@@ -130,13 +131,13 @@ func TestNodes(t *testing.T) {
 	}{
 		{"a waiting claim sees another node's commit", func(t *testing.T, dsn string) {
 			a, b := node(t, dsn), node(t, dsn)
-			c := mustClaim(t, a, event("x"))
-			if _, err := b.Claim(ctx, event("x"), 0); !errors.Is(err, store.ErrInFlight) {
+			c := mustClaim(t, a, entryOf("x"))
+			if _, err := b.Claim(ctx, entryOf("x"), 0); !errors.Is(err, store.ErrInFlight) {
 				t.Fatalf("got %v, want in flight", err)
 			}
 			got := make(chan error, 1)
 			go func() {
-				_, err := b.Claim(ctx, event("x"), patience)
+				_, err := b.Claim(ctx, entryOf("x"), patience)
 				got <- err
 			}()
 			eventually(t, "the other node to wait", func() bool {
@@ -151,10 +152,10 @@ func TestNodes(t *testing.T) {
 		}},
 		{"a waiting claim takes over what another node releases", func(t *testing.T, dsn string) {
 			a, b := node(t, dsn), node(t, dsn)
-			c := mustClaim(t, a, event("x"))
+			c := mustClaim(t, a, entryOf("x"))
 			got := make(chan error, 1)
 			go func() {
-				c, err := b.Claim(ctx, event("x"), patience)
+				c, err := b.Claim(ctx, entryOf("x"), patience)
 				if err == nil {
 					err = c.Commit(ctx)
 				}
@@ -164,7 +165,7 @@ func TestNodes(t *testing.T) {
 			if err := <-got; err != nil {
 				t.Fatal(err)
 			}
-			if _, err := a.Claim(ctx, event("x"), 0); !errors.Is(err, store.ErrDuplicate) {
+			if _, err := a.Claim(ctx, entryOf("x"), 0); !errors.Is(err, store.ErrDuplicate) {
 				t.Fatalf("got %v, want a duplicate", err)
 			}
 		}},
@@ -176,7 +177,7 @@ func TestNodes(t *testing.T) {
 				var wg sync.WaitGroup
 				for n := range 12 {
 					wg.Go(func() {
-						e := event(fmt.Sprint(i))
+						e := entryOf(fmt.Sprint(i))
 						// Of two keys, so that one may be had and not the other.
 						e.Keys = append(e.Keys, store.KeyOf("default", "message", fmt.Sprint(i, n%2)))
 						c, err := nodes[n%3].Claim(ctx, e, patience)
@@ -202,9 +203,9 @@ func TestNodes(t *testing.T) {
 		}},
 		{"a dead node's claim is free after the lease", func(t *testing.T, dsn string) {
 			a, b := node(t, dsn), node(t, dsn)
-			mustClaim(t, a, event("x"))
+			mustClaim(t, a, entryOf("x"))
 			a.crash()
-			c, err := b.Claim(ctx, event("x"), patience)
+			c, err := b.Claim(ctx, entryOf("x"), patience)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -216,8 +217,8 @@ func TestNodes(t *testing.T) {
 			a, b := node(t, dsn), node(t, dsn)
 			_, stop := a.Changed() // a delivers, so it takes ahead what it commits
 			defer stop()
-			p := track(t, a, "x", store.Started)
-			track(t, a, "y", store.Started)
+			p := track(t, a, "x", event.Started)
+			track(t, a, "y", event.Started)
 			a.queue.mu.Lock()
 			ahead := len(a.queue.waiting)
 			a.queue.mu.Unlock()
@@ -258,7 +259,7 @@ func TestNodes(t *testing.T) {
 		}},
 		{"a node that leaves is followed at once", func(t *testing.T, dsn string) {
 			a, b := node(t, dsn), node(t, dsn)
-			track(t, a, "x", store.Started)
+			track(t, a, "x", event.Started)
 			wantDue(t, a, "x started")
 			if err := a.Close(); err != nil {
 				t.Fatal(err)
@@ -267,9 +268,9 @@ func TestNodes(t *testing.T) {
 		}},
 		{"the order of events holds across nodes", func(t *testing.T, dsn string) {
 			a, b := node(t, dsn), node(t, dsn)
-			p := track(t, a, "x", store.Started)
+			p := track(t, a, "x", event.Started)
 			d := wantDue(t, a, "x started")[0]
-			if err := b.Observe(ctx, p.Ref, p.ID, happened(store.Started, store.Completed)); err != nil {
+			if err := b.Observe(ctx, p.Ref, p.ID, happened(event.Started, event.Completed)); err != nil {
 				t.Fatal(err)
 			}
 			wantDue(t, b)
@@ -288,8 +289,8 @@ func TestNodes(t *testing.T) {
 			a, b := node(t, dsn), node(t, dsn)
 			_, stop := a.Changed()
 			defer stop()
-			p := track(t, a, "x", store.Started)
-			if err := b.SetWebhook(ctx, p.Ref, "https://b.example.com/other", store.AllEvents); err != nil {
+			p := track(t, a, "x", event.Started)
+			if err := b.SetWebhook(ctx, p.Ref, "https://b.example.com/other", event.All); err != nil {
 				t.Fatal(err)
 			}
 			var claimed []store.Delivery
@@ -301,16 +302,16 @@ func TestNodes(t *testing.T) {
 			if claimed[0].URL != "https://b.example.com/other" {
 				t.Fatalf("goes to %s", claimed[0].URL)
 			}
-			q := track(t, a, "y", store.Started)
-			if err := b.SetWebhook(ctx, q.Ref, "", store.AllEvents); err != nil {
+			q := track(t, a, "y", event.Started)
+			if err := b.SetWebhook(ctx, q.Ref, "", event.All); err != nil {
 				t.Fatal(err)
 			}
 			wantDue(t, a)
 			// What was canceled holds nothing up once its claim is gone.
-			if err := b.SetWebhook(ctx, q.Ref, "https://b.example.com/other", store.AllEvents); err != nil {
+			if err := b.SetWebhook(ctx, q.Ref, "https://b.example.com/other", event.All); err != nil {
 				t.Fatal(err)
 			}
-			if err := b.Observe(ctx, q.Ref, q.ID, happened(store.Completed)); err != nil {
+			if err := b.Observe(ctx, q.Ref, q.ID, happened(event.Completed)); err != nil {
 				t.Fatal(err)
 			}
 			var names []string
@@ -328,7 +329,7 @@ func TestNodes(t *testing.T) {
 		}},
 		{"a node taken for dead begins again with nothing", func(t *testing.T, dsn string) {
 			a, b := node(t, dsn), node(t, dsn)
-			p := track(t, a, "x", store.Started)
+			p := track(t, a, "x", event.Started)
 			d := wantDue(t, a, "x started")[0]
 			old := a.nodes.id.Load()
 			if _, err := b.pool.Exec(ctx, "DELETE FROM webhook_nodes WHERE id = $1", old); err != nil {
@@ -348,8 +349,8 @@ func TestNodes(t *testing.T) {
 				t.Fatalf("log is %v, %v", rows, err)
 			}
 			// And it works on.
-			mustClaim(t, a, event("y")).Release()
-			track(t, a, "z", store.Started)
+			mustClaim(t, a, entryOf("y")).Release()
+			track(t, a, "z", event.Started)
 		}},
 		{"every delivery is claimed once by all nodes together", func(t *testing.T, dsn string) {
 			const n = 200
@@ -365,7 +366,7 @@ func TestNodes(t *testing.T) {
 			for at, s := range nodes {
 				wg.Go(func() {
 					for i := at; i < n; i += len(nodes) {
-						track(t, s, fmt.Sprint(i), store.Started, store.Completed)
+						track(t, s, fmt.Sprint(i), event.Started, event.Completed)
 					}
 				})
 				wg.Go(func() {
@@ -441,8 +442,8 @@ func TestOutage(t *testing.T) {
 		t.Run(stop.name, func(t *testing.T) {
 			dsn := server.Fresh(t)
 			a, b := node(t, dsn), node(t, dsn)
-			passed, open := mustClaim(t, a, event("passed")), mustClaim(t, a, event("open"))
-			p := track(t, a, "x", store.Started)
+			passed, open := mustClaim(t, a, entryOf("passed")), mustClaim(t, a, entryOf("open"))
+			p := track(t, a, "x", event.Started)
 			d := wantDue(t, a, "x started")[0]
 			stop.do()
 			if err := passed.Commit(ctx); !errors.Is(err, store.ErrUnavailable) {
@@ -450,7 +451,7 @@ func TestOutage(t *testing.T) {
 			}
 			began := time.Now()
 			for name, err := range map[string]error{
-				"claim":    second(b.Claim(ctx, event("new"), time.Minute)),
+				"claim":    second(b.Claim(ctx, entryOf("new"), time.Minute)),
 				"complete": a.Complete(ctx, outcome(d, store.Delivered)),
 				"find":     second(b.Prediction(ctx, p.API, p.ID)),
 			} {
@@ -464,7 +465,7 @@ func TestOutage(t *testing.T) {
 			if a.Ready() == nil {
 				t.Error("ready without a database")
 			}
-			if c, err := a.Claim(ctx, event("passed"), 0); err != nil || !c.Passed() {
+			if c, err := a.Claim(ctx, entryOf("passed"), 0); err != nil || !c.Passed() {
 				t.Errorf("claim of what the app has: %v, %v", c, err)
 			} else {
 				c.Release()
@@ -478,7 +479,7 @@ func TestOutage(t *testing.T) {
 			t.Logf("back after %v", time.Since(began))
 			// Without a retry: it was the sender's last.
 			eventually(t, "the other node to know", func() bool {
-				c, err := b.Claim(ctx, event("passed"), 0)
+				c, err := b.Claim(ctx, entryOf("passed"), 0)
 				if err == nil {
 					c.Release() // a crash forgets claims
 				}
@@ -549,7 +550,7 @@ func TestPrimaryIsFound(t *testing.T) {
 	replica := primary.Replica(t)
 	both := strings.Replace(dsn, fmt.Sprintf("127.0.0.1:%d", primary.Port()), fmt.Sprintf("127.0.0.1:%d,127.0.0.1:%d", replica.Port(), primary.Port()), 1)
 	s := node(t, both)
-	c := mustClaim(t, s, event("x"))
+	c := mustClaim(t, s, entryOf("x"))
 	if err := c.Commit(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -560,11 +561,11 @@ func TestPrimaryIsFound(t *testing.T) {
 	primary.Kill()
 	replica.Exec(t, "SELECT pg_promote()")
 	eventually(t, "a duplicate", func() bool {
-		_, err := s.Claim(ctx, event("x"), 0)
+		_, err := s.Claim(ctx, entryOf("x"), 0)
 		return errors.Is(err, store.ErrDuplicate)
 	})
 	eventually(t, "a commit", func() bool {
-		c, err := s.Claim(ctx, event("y"), 0)
+		c, err := s.Claim(ctx, entryOf("y"), 0)
 		return err == nil && c.Commit(ctx) == nil
 	})
 }
@@ -622,13 +623,13 @@ func TestMigrationsTogether(t *testing.T) {
 // that share its transaction.
 func TestBadOperationFailsAlone(t *testing.T) {
 	s := node(t, pgtest.Start(t).Fresh(t))
-	bad := event("bad")
+	bad := entryOf("bad")
 	bad.Scope = "no text \x00"
 	const n = 50
 	var wg sync.WaitGroup
 	for i := range n {
 		wg.Go(func() {
-			c, err := s.Claim(ctx, event(fmt.Sprint(i)), 0)
+			c, err := s.Claim(ctx, entryOf(fmt.Sprint(i)), 0)
 			if err == nil {
 				err = c.Commit(ctx)
 			}
@@ -649,8 +650,8 @@ func TestBadOperationFailsAlone(t *testing.T) {
 		t.Error(err)
 	}
 	// What others wrote may be anything.
-	p := store.Prediction{API: "a\x00\xff", ID: "i\x00\xff", Client: "\x00", URL: "https://a.example.com/\x00\xff", Events: store.AllEvents, Traceparent: "\xff", CreatedAt: time.Now()}
-	if err := s.Track(ctx, &p, happened(store.Started)); err != nil {
+	p := store.Prediction{API: "a\x00\xff", ID: "i\x00\xff", Client: "\x00", URL: "https://a.example.com/\x00\xff", Events: event.All, Traceparent: "\xff", CreatedAt: time.Now()}
+	if err := s.Track(ctx, &p, happened(event.Started)); err != nil {
 		t.Fatal(err)
 	}
 	_, claimed := due(t, s)
@@ -677,7 +678,7 @@ func TestStoppedNodeHoldsNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	track(t, s, "a", store.Started)
+	track(t, s, "a", event.Started)
 	claimed, _, err := s.ClaimDeliveries(ctx, 10, plenty)
 	if err != nil || len(claimed) != 1 || !s.Holds(claimed[0]) {
 		t.Fatalf("claimed %+v, %v", claimed, err)

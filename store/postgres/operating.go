@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/internal/rules"
 )
@@ -218,7 +219,7 @@ func (s *Store) ListDeliveries(ctx context.Context, f store.DeliveryFilter) (row
 				w.index = condition
 			}
 		}
-		if f.Event != 0 && f.Event != store.AllEvents {
+		if f.Event != 0 && f.Event != event.All {
 			w.and("event & %s <> 0", int16(f.Event))
 		}
 		if f.Endpoint != "" {
@@ -258,10 +259,10 @@ func listDeliveries(ctx context.Context, conn *pgx.Conn, numbers []int64, payloa
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (store.DeliveryRow, error) {
 		var r store.DeliveryRow
 		var nonce, due, created int64
-		var event, state int16
+		var kind, state int16
 		var id, client, url, trace []byte
-		err := row.Scan(&r.N, &nonce, &r.Prediction, &event, &r.Redelivery, &state, &r.Attempts, &due, &created, &id, &client, &url, &trace, &r.Payload)
-		r.ID, r.Event, r.State, r.Due, r.CreatedAt = rules.DeliveryID(r.N, nonce), store.EventSet(event), store.DeliveryState(state), timeOf(due), timeOf(created)
+		err := row.Scan(&r.N, &nonce, &r.Prediction, &kind, &r.Redelivery, &state, &r.Attempts, &due, &created, &id, &client, &url, &trace, &r.Payload)
+		r.ID, r.Event, r.State, r.Due, r.CreatedAt = rules.DeliveryID(r.N, nonce), event.Set(kind), store.DeliveryState(state), timeOf(due), timeOf(created)
 		r.PredictionID, r.Client, r.URL, r.Traceparent = string(id), string(client), string(url), string(trace)
 		return r, err
 	})

@@ -65,10 +65,10 @@ func TestPooler(t *testing.T) {
 				t.Errorf("committed with synchronous_commit %q", with)
 			}
 			// A claim that another node holds.
-			c := mustClaim(t, a, event("x"))
+			c := mustClaim(t, a, entryOf("x"))
 			got := make(chan error, 1)
 			go func() {
-				c, err := b.Claim(ctx, event("x"), patience)
+				c, err := b.Claim(ctx, entryOf("x"), patience)
 				if err == nil {
 					err = c.Commit(ctx)
 				}
@@ -79,9 +79,9 @@ func TestPooler(t *testing.T) {
 				t.Error(err)
 			}
 			// And what a node leaves behind that is gone.
-			mustClaim(t, a, event("y"))
+			mustClaim(t, a, entryOf("y"))
 			a.crash()
-			c, err := b.Claim(ctx, event("y"), patience)
+			c, err := b.Claim(ctx, entryOf("y"), patience)
 			if err != nil {
 				t.Fatal(err)
 			}

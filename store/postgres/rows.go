@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/internal/rules"
 )
@@ -40,7 +41,7 @@ func scanPrediction(row pgx.Row) (p store.Prediction, poller int64, err error) {
 		err = store.ErrNotFound
 	}
 	p.API, p.ID, p.Client, p.URL, p.PollPath, p.Traceparent = string(api), string(id), string(client), string(url), string(path), string(trace)
-	p.Events, p.Happened, p.Webhook = store.EventSet(events), store.EventSet(happened), store.WebhookStatus(webhook)
+	p.Events, p.Happened, p.Webhook = event.Set(events), event.Set(happened), store.WebhookStatus(webhook)
 	p.CreatedAt = timeOf(created)
 	return p, poller, err
 }
@@ -54,10 +55,10 @@ func scanOnlyPrediction(row pgx.CollectableRow) (store.Prediction, error) {
 // scanDelivery reads deliveryColumns.
 func scanDelivery(row pgx.Row) (*delivery, error) {
 	d := new(delivery)
-	var event int16
+	var kind int16
 	var endpoint []byte
-	err := row.Scan(&d.n, &d.nonce, &d.prediction, &event, &d.redelivery, &d.state, &d.attempts, &d.due, &d.created, &endpoint, &d.held, &d.owner, &d.lease)
-	d.event, d.endpoint = store.EventSet(event), string(endpoint)
+	err := row.Scan(&d.n, &d.nonce, &d.prediction, &kind, &d.redelivery, &d.state, &d.attempts, &d.due, &d.created, &endpoint, &d.held, &d.owner, &d.lease)
+	d.event, d.endpoint = event.Set(kind), string(endpoint)
 	d.idle = d.state == statePending && d.owner == 0
 	return d, err
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/internal/rules"
 )
@@ -106,7 +107,7 @@ func (u *unit) track(p store.Prediction, happened []store.Happening) (*tracked, 
 func (u *unit) insertTracked(p store.Prediction, happened []store.Happening) (*tracked, error) {
 	p.Webhook = rules.WebhookFor(&p)
 	wanted := rules.Advance(&p, happened)
-	if p.Happened.Has(store.Terminal) && p.Webhook == store.WebhookPending && len(wanted) == 0 {
+	if p.Happened.Has(event.Terminal) && p.Webhook == store.WebhookPending && len(wanted) == 0 {
 		p.Webhook = store.WebhookDelivered // there is nothing to send
 	}
 	t, err := u.insertPrediction(p, 0)
@@ -139,7 +140,7 @@ func (u *unit) insertPrediction(p store.Prediction, ref int64) (*tracked, error)
 
 // poll makes this node ask for a prediction, if anybody has to.
 func (u *unit) poll(t *tracked) {
-	if !t.Happened.Has(store.Terminal) && t.PollPath != "" {
+	if !t.Happened.Has(event.Terminal) && t.PollPath != "" {
 		t.poller = u.me
 	}
 }
@@ -156,7 +157,7 @@ func (u *unit) complement(p store.Prediction) (*tracked, error) {
 		p.URL = "" // its receiver said 410 before the create was answered
 	}
 	p.Webhook = rules.WebhookFor(&p)
-	if p.Happened.Has(store.Terminal) {
+	if p.Happened.Has(event.Terminal) {
 		p.Credential, p.Events = nil, known.Events
 	}
 	t.Prediction, t.dirty = p, true
@@ -184,9 +185,9 @@ func (u *unit) replaceWebhook(known *tracked, p *store.Prediction) {
 // setWebhook sets a new URL and filter. After the terminal event the filter has
 // no say any more, and is kept: the webhook status follows from what was wanted
 // then.
-func (t *tracked) setWebhook(url string, events store.EventSet) {
+func (t *tracked) setWebhook(url string, events event.Set) {
 	t.URL, t.dirty = url, true
-	if !t.Happened.Has(store.Terminal) {
+	if !t.Happened.Has(event.Terminal) {
 		t.Events = events
 	}
 	t.Webhook = rules.WebhookFor(&t.Prediction)
@@ -222,7 +223,7 @@ func (s *Store) Observe(ctx context.Context, ref int64, id string, happened []st
 }
 
 // SetWebhook implements store.Tracking.
-func (s *Store) SetWebhook(ctx context.Context, ref int64, url string, events store.EventSet) error {
+func (s *Store) SetWebhook(ctx context.Context, ref int64, url string, events event.Set) error {
 	return s.commit(ctx, &job{refs: []int64{ref}, do: func(u *unit) error {
 		t, err := u.find(ref)
 		if err != nil {
@@ -242,7 +243,7 @@ func (u *unit) emit(t *tracked, happened []store.Happening) error {
 	wanted := rules.Advance(&t.Prediction, happened)
 	if t.Happened != before {
 		t.dirty = true
-		if t.Happened.Has(store.Terminal) && t.Webhook == store.WebhookPending && len(wanted) == 0 {
+		if t.Happened.Has(event.Terminal) && t.Webhook == store.WebhookPending && len(wanted) == 0 {
 			t.Webhook = t.webhookByStarted()
 		}
 	}
@@ -267,7 +268,7 @@ func (t *tracked) webhookByStarted() store.WebhookStatus {
 // deliver adds the deliveries of new events.
 func (u *unit) deliver(t *tracked, wanted []store.Happening) error {
 	for _, h := range wanted {
-		if h.Event.Has(store.Terminal) {
+		if h.Event.Has(event.Terminal) {
 			u.supersede(t)
 		}
 		if _, err := u.insert(t, h.Event, h.Payload, 0); err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/internal/rules"
 )
@@ -46,7 +47,7 @@ type tracked struct {
 // delivery is a delivery's row.
 type delivery struct {
 	n, nonce, prediction int64
-	event                store.EventSet
+	event                event.Set
 	redelivery           bool
 	state                int16
 	attempts             int
@@ -259,7 +260,7 @@ func (u *unit) touch(t *tracked) {
 // started is the delivery of the started event, redeliveries apart.
 func (t *tracked) started() *delivery {
 	for _, d := range t.deliveries {
-		if d.event == store.Started && !d.redelivery {
+		if d.event == event.Started && !d.redelivery {
 			return d
 		}
 	}
@@ -296,7 +297,7 @@ func (u *unit) settle(t *tracked) {
 		if d.state != statePending || d.redelivery {
 			continue
 		}
-		if held := blocked && d.event != store.Started; d.held != held {
+		if held := blocked && d.event != event.Started; d.held != held {
 			d.held, d.dirty = held, true
 			d.free = !held
 		}
@@ -315,13 +316,13 @@ func (u *unit) settle(t *tracked) {
 
 // insert adds a delivery. It is a redelivery if it shares a payload that is
 // there.
-func (u *unit) insert(t *tracked, event store.EventSet, payload []byte, shared int64) (*delivery, error) {
+func (u *unit) insert(t *tracked, e event.Set, payload []byte, shared int64) (*delivery, error) {
 	n, err := u.number()
 	if err != nil {
 		return nil, err
 	}
 	d := &delivery{
-		n: n, nonce: int64(rand.Uint64()), prediction: t.Ref, event: event, redelivery: shared != 0, shared: shared,
+		n: n, nonce: int64(rand.Uint64()), prediction: t.Ref, event: e, redelivery: shared != 0, shared: shared,
 		due: u.now, created: u.now, endpoint: store.LaneOf(t.Client, t.URL).String(), fresh: true, payload: payload,
 	}
 	t.deliveries = append(t.deliveries, d)

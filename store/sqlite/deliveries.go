@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/internal/rules"
 )
@@ -332,7 +333,7 @@ func (g *group) complete(i *item, o *store.Outcome) (*ending, error) {
 	if p := g.written.predictions[i.prediction]; p != nil {
 		last = rules.IsLast(i.event, p)
 	}
-	if next == nil && i.event == store.Started && !i.redelivery {
+	if next == nil && i.event == event.Started && !i.redelivery {
 		next = g.written.terminal[i.prediction]
 	}
 	end := &ending{state: statePending, attempts: o.Attempt.Number, due: o.Due.UnixMilli(), at: g.w.opts.clock.At(o.Due)}

@@ -3,6 +3,7 @@ package sqlite
 import (
 	"math/rand/v2"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/internal/rules"
 )
@@ -41,10 +42,10 @@ func (g *group) emit(c *change, p *store.Prediction, happened []store.Happening)
 	before := p.Happened
 	wanted := rules.Advance(p, happened)
 	if p.Happened != before {
-		if p.Happened.Has(store.Terminal) && p.ID != "" {
+		if p.Happened.Has(event.Terminal) && p.ID != "" {
 			g.totals.tracked--
 		}
-		if p.Happened.Has(store.Terminal) && p.Webhook == store.WebhookPending && len(wanted) == 0 {
+		if p.Happened.Has(event.Terminal) && p.Webhook == store.WebhookPending && len(wanted) == 0 {
 			var err error
 			if p.Webhook, err = g.webhookByStarted(p.Ref); err != nil {
 				return err
@@ -60,7 +61,7 @@ func (g *group) emit(c *change, p *store.Prediction, happened []store.Happening)
 // webhookByStarted is the webhook status of a prediction whose terminal event
 // is not to be sent: that of its started event's delivery.
 func (g *group) webhookByStarted(ref int64) (store.WebhookStatus, error) {
-	rows, err := g.query("SELECT state FROM deliveries WHERE prediction = ? AND event = ? AND redelivery = 0", ref, store.Started)
+	rows, err := g.query("SELECT state FROM deliveries WHERE prediction = ? AND event = ? AND redelivery = 0", ref, event.Started)
 	if err != nil {
 		return 0, err
 	}
@@ -89,7 +90,7 @@ func (g *group) deliver(c *change, p *store.Prediction, wanted []store.Happening
 	}
 	key := store.LaneOf(p.Client, p.URL)
 	for _, h := range wanted {
-		if h.Event.Has(store.Terminal) {
+		if h.Event.Has(event.Terminal) {
 			if err := g.supersede(c, p.Ref); err != nil {
 				return err
 			}
@@ -99,7 +100,7 @@ func (g *group) deliver(c *change, p *store.Prediction, wanted []store.Happening
 			return err
 		}
 		i.sendTo(key)
-		if h.Event.Has(store.Terminal) {
+		if h.Event.Has(event.Terminal) {
 			set(&g.written.terminal, p.Ref, i)
 		}
 		c.added = append(c.added, i)
@@ -143,8 +144,8 @@ func (g *group) supersede(c *change, prediction int64) error {
 func (g *group) now() int64 { return g.w.opts.Now().UnixMilli() }
 
 // insertEvent writes the delivery of an event and its payload.
-func (g *group) insertEvent(p *store.Prediction, event store.EventSet, payload []byte) (*item, error) {
-	i, d, err := g.insertDelivery(p, event, 0)
+func (g *group) insertEvent(p *store.Prediction, e event.Set, payload []byte) (*item, error) {
+	i, d, err := g.insertDelivery(p, e, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -155,19 +156,19 @@ func (g *group) insertEvent(p *store.Prediction, event store.EventSet, payload [
 
 // insertDelivery writes a delivery. It is a redelivery if it shares a payload
 // that is there.
-func (g *group) insertDelivery(p *store.Prediction, event store.EventSet, shared int64) (*item, *store.Delivery, error) {
+func (g *group) insertDelivery(p *store.Prediction, e event.Set, shared int64) (*item, *store.Delivery, error) {
 	g.w.lastDelivery++
 	d := &store.Delivery{
 		N: g.w.lastDelivery, Prediction: p.Ref, PredictionID: p.ID, Client: p.Client, URL: p.URL, Traceparent: p.Traceparent,
-		Event: event, CreatedAt: timeOf(g.now()),
+		Event: e, CreatedAt: timeOf(g.now()),
 	}
 	nonce := int64(rand.Uint64())
 	d.ID = rules.DeliveryID(d.N, nonce)
 	created := d.CreatedAt.UnixMilli()
 	g.totals.deliveries[statePending]++
-	i := &item{n: d.N, due: g.w.opts.clock.Now(), prediction: p.Ref, event: event, redelivery: shared != 0, last: rules.IsLast(event, p)}
+	i := &item{n: d.N, due: g.w.opts.clock.Now(), prediction: p.Ref, event: e, redelivery: shared != 0, last: rules.IsLast(e, p)}
 	return i, d, g.exec("INSERT INTO deliveries (n, nonce, prediction, event, redelivery, state, attempts, due, created, payload) VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?, ?)",
-		d.N, nonce, p.Ref, event, i.redelivery, statePending, created, created, shared)
+		d.N, nonce, p.Ref, e, i.redelivery, statePending, created, created, shared)
 }
 
 // redirect writes that a prediction's pending deliveries go to its URL, or

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/internal/rules"
 )
@@ -52,13 +53,13 @@ func (s *Store) redeliver(ctx context.Context, where string, args ...any) (strin
 	err := s.commit(ctx, func(g *group) error {
 		c = &change{}
 		var ref int64
-		var event store.EventSet
+		var e event.Set
 		var payload int64
 		stmt, err := g.stmt("SELECT d.prediction, d.event, b.n FROM deliveries d JOIN payloads b ON b.n = " + payloadNumber + " WHERE " + where)
 		if err != nil {
 			return err
 		}
-		switch err := stmt.QueryRow(args...).Scan(&ref, &event, &payload); {
+		switch err := stmt.QueryRow(args...).Scan(&ref, &e, &payload); {
 		case errors.Is(err, sql.ErrNoRows):
 			return store.ErrNotFound
 		case err != nil:
@@ -71,7 +72,7 @@ func (s *Store) redeliver(ctx context.Context, where string, args ...any) (strin
 		if p.URL == "" {
 			return store.ErrDisabled
 		}
-		i, d, err := g.insertDelivery(&p, event, payload)
+		i, d, err := g.insertDelivery(&p, e, payload)
 		if err != nil {
 			return err
 		}

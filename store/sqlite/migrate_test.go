@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -133,8 +134,8 @@ func TestRedeliveriesAddNoPayload(t *testing.T) {
 		}
 		return n
 	}
-	p := store.Prediction{ID: "p", URL: "https://example.com/", Events: store.AllEvents, CreatedAt: now}
-	if err := s.Track(ctx, &p, []store.Happening{{Event: store.Completed, Payload: []byte("payload")}}); err != nil {
+	p := store.Prediction{ID: "p", URL: "https://example.com/", Events: event.All, CreatedAt: now}
+	if err := s.Track(ctx, &p, []store.Happening{{Event: event.Completed, Payload: []byte("payload")}}); err != nil {
 		t.Fatal(err)
 	}
 	deliver := func(want int) {

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"unicode"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/internal/rules"
 )
@@ -38,7 +39,7 @@ func (s *Store) ListDeliveries(ctx context.Context, f store.DeliveryFilter) ([]s
 			w.from, w.index = "deliveries t INDEXED BY deliveries_unsent", "t.state >= 2 AND t.state = "+strconv.Itoa(state)
 		}
 	}
-	if f.Event != 0 && f.Event != store.AllEvents {
+	if f.Event != 0 && f.Event != event.All {
 		and("t.event & ? <> 0", f.Event)
 	}
 	if f.Endpoint != "" {

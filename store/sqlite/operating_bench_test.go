@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -38,7 +39,7 @@ func fillOperating(b *testing.B, path string, n int64) {
 				p, events := benchPrediction(i, fmt.Sprintf("https://r%d.example.com/hook/%d", i%500, i))
 				events[1].Payload = events[1].Payload[:300]
 				if i%100 == 0 {
-					events[1].Event = store.Failed
+					events[1].Event = event.Failed
 				}
 				c := &change{}
 				if _, err := g.track(c, p, events[1:]); err != nil {
@@ -113,8 +114,8 @@ func BenchmarkOperating(b *testing.B) {
 		{"delivered", deliveries(store.DeliveryFilter{State: state(store.DeliveryDelivered)})},
 		{"failed", deliveries(store.DeliveryFilter{State: state(store.DeliveryFailed)})},
 		{"canceled (none)", deliveries(store.DeliveryFilter{State: state(store.DeliveryCanceled)})},
-		{"event", deliveries(store.DeliveryFilter{Event: store.Failed})},
-		{"event (none)", deliveries(store.DeliveryFilter{Event: store.Started})},
+		{"event", deliveries(store.DeliveryFilter{Event: event.Failed})},
+		{"event (none)", deliveries(store.DeliveryFilter{Event: event.Started})},
 		{"endpoint", deliveries(store.DeliveryFilter{Endpoint: "https://r7.example.com:443"})},
 		{"endpoint (none)", deliveries(store.DeliveryFilter{Endpoint: "https://elsewhere.example.com:443"})},
 		{"failed of an endpoint", deliveries(store.DeliveryFilter{State: state(store.DeliveryFailed), Endpoint: "https://r7.example.com:443"})},

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/clock"
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -20,7 +21,7 @@ type item struct {
 	prediction int64
 	attempts   int32
 	pos        int32 // in its lane
-	event      store.EventSet
+	event      event.Set
 	// redelivery: apart from the order of events.
 	redelivery bool
 	// last: its outcome is the webhook status.
@@ -129,7 +130,7 @@ func (q *queue) add(i *item, key store.Lane) {
 			q.fresh += size
 		}
 	}
-	if !i.redelivery && i.event == store.Started {
+	if !i.redelivery && i.event == event.Started {
 		q.started[i.prediction] = i
 	} else if first := q.started[i.prediction]; first != nil && !i.redelivery {
 		first.next = i

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -36,9 +37,9 @@ func populate(t *testing.T, s *Store) {
 	for i := range rotPredictions {
 		p := store.Prediction{
 			API: "https://api.example.com/v1", ID: fmt.Sprint("p", i), URL: fmt.Sprintf("https://receiver-%d.example.com/hook", i),
-			Events: store.AllEvents, PollPath: fmt.Sprint("/predictions/p", i), CreatedAt: time.Now(),
+			Events: event.All, PollPath: fmt.Sprint("/predictions/p", i), CreatedAt: time.Now(),
 		}
-		if err := s.Track(context.Background(), &p, []store.Happening{{Event: store.Completed, Payload: rotPayload(i)}}); err != nil {
+		if err := s.Track(context.Background(), &p, []store.Happening{{Event: event.Completed, Payload: rotPayload(i)}}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -62,7 +63,7 @@ func (g *group) moved(from, to int, n int64) {
 
 // named counts a prediction whose id is known from now on.
 func (g *group) named(p *store.Prediction) {
-	if !p.Happened.Has(store.Terminal) {
+	if !p.Happened.Has(event.Terminal) {
 		g.totals.tracked++
 	}
 }

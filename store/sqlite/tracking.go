@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/internal/rules"
 )
@@ -150,7 +151,7 @@ func (g *group) track(c *change, p store.Prediction, happened []store.Happening)
 func (g *group) insertTracked(c *change, p store.Prediction, happened []store.Happening) (bool, error) {
 	p.Webhook = rules.WebhookFor(&p)
 	wanted := rules.Advance(&p, happened)
-	if p.Happened.Has(store.Terminal) && p.Webhook == store.WebhookPending && len(wanted) == 0 {
+	if p.Happened.Has(event.Terminal) && p.Webhook == store.WebhookPending && len(wanted) == 0 {
 		p.Webhook = store.WebhookDelivered // there is nothing to send
 	}
 	inserted, err := g.insertPrediction(&p)
@@ -172,7 +173,7 @@ func (g *group) complement(p store.Prediction) (_ store.Prediction, before strin
 		p.URL = "" // its receiver said 410 before the create was answered
 	}
 	p.Webhook = rules.WebhookFor(&p)
-	if p.Happened.Has(store.Terminal) {
+	if p.Happened.Has(event.Terminal) {
 		p.Credential, p.Events = nil, known.Events
 	}
 	if known.ID == "" {
@@ -203,9 +204,9 @@ func (g *group) replaceWebhook(known, p *store.Prediction) error {
 // setWebhook writes a new URL and filter. After the terminal event the filter
 // has no say any more, and is kept: the webhook status follows from what was
 // wanted then.
-func (g *group) setWebhook(p *store.Prediction, url string, events store.EventSet) error {
+func (g *group) setWebhook(p *store.Prediction, url string, events event.Set) error {
 	p.URL = url
-	if !p.Happened.Has(store.Terminal) {
+	if !p.Happened.Has(event.Terminal) {
 		p.Events = events
 	}
 	p.Webhook = rules.WebhookFor(p)
@@ -276,7 +277,7 @@ func (s *Store) Observe(ctx context.Context, ref int64, id string, happened []st
 }
 
 // SetWebhook implements store.Tracking.
-func (s *Store) SetWebhook(ctx context.Context, ref int64, url string, events store.EventSet) error {
+func (s *Store) SetWebhook(ctx context.Context, ref int64, url string, events event.Set) error {
 	var c *change
 	return s.commit(ctx, func(g *group) error {
 		c = &change{}

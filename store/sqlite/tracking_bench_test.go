@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -29,10 +30,10 @@ func benchPrediction(n int64, url string) (store.Prediction, []store.Happening) 
 	payload := make([]byte, 600)
 	return store.Prediction{
 			API: "https://api.example.com/v1", ID: fmt.Sprintf("p%d", n), Client: "https://api.example.com/v1 user/someone", URL: url,
-			Events: store.AllEvents, PollPath: fmt.Sprintf("/predictions/p%d", n), Credential: make([]byte, 80), CreatedAt: time.Now(),
+			Events: event.All, PollPath: fmt.Sprintf("/predictions/p%d", n), Credential: make([]byte, 80), CreatedAt: time.Now(),
 		}, []store.Happening{
-			{Event: store.Started, Payload: payload},
-			{Event: store.Completed, Payload: payload},
+			{Event: event.Started, Payload: payload},
+			{Event: event.Completed, Payload: payload},
 		}
 }
 

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/storetest"
 )
@@ -36,8 +37,8 @@ func TestUnreadableDeliveryHoldsUpNoOther(t *testing.T) {
 	}
 	s := reopen()
 	for _, id := range []string{"damaged", "whole"} {
-		p := store.Prediction{ID: id, URL: "https://example.com/", Events: store.AllEvents, CreatedAt: time.Now()}
-		if err := s.Track(context.Background(), &p, []store.Happening{{Event: store.Started, Payload: []byte(id)}}); err != nil {
+		p := store.Prediction{ID: id, URL: "https://example.com/", Events: event.All, CreatedAt: time.Now()}
+		if err := s.Track(context.Background(), &p, []store.Happening{{Event: event.Started, Payload: []byte(id)}}); err != nil {
 			t.Fatal(err)
 		}
 	}

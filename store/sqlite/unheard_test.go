@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -15,10 +16,10 @@ import (
 func TestCommitNobodyHeardOfIsNotForgotten(t *testing.T) {
 	t.Parallel()
 	s, path := living(t)
-	p := store.Prediction{API: "https://api.example.com/v1", ID: "p1", Client: "c1", URL: "https://receiver.example.com/hook", Events: store.Completed, CreatedAt: time.Now()}
+	p := store.Prediction{API: "https://api.example.com/v1", ID: "p1", Client: "c1", URL: "https://receiver.example.com/hook", Events: event.Completed, CreatedAt: time.Now()}
 	must(t, s.Track(t.Context(), &p, nil))
 	must(t, os.Rename(path, path+".bak"))
-	happened := []store.Happening{{Event: store.Completed, Payload: []byte("{}")}}
+	happened := []store.Happening{{Event: event.Completed, Payload: []byte("{}")}}
 	if err := s.Observe(t.Context(), p.Ref, "", happened); !errors.Is(err, store.ErrUnavailable) {
 		t.Fatalf("the commit without its file got %v", err)
 	}

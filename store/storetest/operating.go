@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -64,17 +65,17 @@ func countNothing(t *testing.T, b *tracking) {
 // predictions a to e.
 func everyState(b *tracking) {
 	b.t.Helper()
-	b.track("b", store.Started)
+	b.track("b", event.Started)
 	b.complete(b.one("b started"), store.Delivered)
-	b.track("c", store.Started)
+	b.track("c", event.Started)
 	b.complete(b.one("c started"), store.Exhausted)
-	d := b.track("d", store.Started)
+	d := b.track("d", event.Started)
 	b.complete(b.one("d started"), store.Retry)
-	b.observe(d, store.Completed)
+	b.observe(d, event.Completed)
 	b.complete(b.one("d completed"), store.Delivered)
-	e := b.track("e", store.Started)
+	e := b.track("e", event.Started)
 	b.set(e, "")
-	b.track("a", store.Started)
+	b.track("a", event.Started)
 }
 
 func countChanges(t *testing.T, b *tracking) {
@@ -84,14 +85,14 @@ func countChanges(t *testing.T, b *tracking) {
 	b.complete(b.one("a started"), store.Gone)
 	b.counted(0, 2, 2, 1, 1)
 	// Canceled while it was under way, and delivered nonetheless.
-	f := b.track("f", store.Started)
+	f := b.track("f", event.Started)
 	d := b.one("f started")
 	b.set(f, "")
 	b.counted(0, 2, 2, 1, 2)
 	b.complete(d, store.Delivered)
 	b.counted(0, 3, 2, 1, 1)
 	// Canceled while it was under way, and failed.
-	g := b.track("g", store.Started)
+	g := b.track("g", event.Started)
 	d = b.one("g started")
 	b.set(g, "")
 	b.complete(d, store.Exhausted)
@@ -123,11 +124,11 @@ func countTracked(t *testing.T, b *tracking) {
 	}
 	p := b.track("a")
 	b.track("a")
-	b.track("b", store.Started)
-	b.track("c", store.Started, store.Failed)
+	b.track("b", event.Started)
+	b.track("c", event.Started, event.Failed)
 	tracked(2)
-	b.observe(p, store.Completed)
-	b.observe(p, store.Failed)
+	b.observe(p, event.Completed)
+	b.observe(p, event.Failed)
 	tracked(1)
 	// Reserved ones count once their id is known.
 	reserve := func(id string) store.Prediction {
@@ -147,7 +148,7 @@ func countTracked(t *testing.T, b *tracking) {
 	tracked(3)
 	b.trackAs(early)
 	tracked(3)
-	b.must(b.s.Observe(ctx, over.Ref, "f", happened("f", store.Completed)))
+	b.must(b.s.Observe(ctx, over.Ref, "f", happened("f", event.Completed)))
 	tracked(3)
 	b.trackAs(over)
 	b.must(b.s.Abandon(ctx, gone.Ref))
@@ -181,16 +182,16 @@ func countOldest(t *testing.T, b *tracking) {
 	}
 	oldest(time.Time{})
 	first := b.now()
-	b.track("a", store.Started)
+	b.track("a", event.Started)
 	d := b.one("a started")
 	b.advance(time.Minute)
 	second := b.now()
-	b.track("b", store.Started)
+	b.track("b", event.Started)
 	oldest(first)
 	b.complete(d, store.Retry)
 	oldest(first)
 	b.advance(time.Minute)
-	b.must(b.s.SetWebhook(ctx, d.Prediction, "", store.AllEvents))
+	b.must(b.s.SetWebhook(ctx, d.Prediction, "", event.All))
 	oldest(second)
 	b.finish()
 	oldest(time.Time{})

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -19,9 +20,9 @@ var findDeliveryCases = []trackingCase{
 }
 
 func findDelivery(t *testing.T, b *tracking) {
-	b.track("other", store.Started)
+	b.track("other", event.Started)
 	b.finish()
-	p := b.track("a", store.Started, store.Completed)
+	p := b.track("a", event.Started, event.Completed)
 	b.complete(b.one("a started"), store.Delivered)
 	d := b.one("a completed")
 	find := func() (store.DeliveryRow, []store.Attempt) {
@@ -51,7 +52,7 @@ func findDelivery(t *testing.T, b *tracking) {
 }
 
 func findNoDelivery(t *testing.T, b *tracking) {
-	b.track("a", store.Started)
+	b.track("a", event.Started)
 	id := b.one("a started").ID
 	last := "0"
 	if strings.HasSuffix(id, last) {
@@ -73,7 +74,7 @@ func (b *tracking) redeliverByID(id string) string {
 }
 
 func redeliverDelivery(t *testing.T, b *tracking) {
-	b.track("a", store.Completed)
+	b.track("a", event.Completed)
 	old := b.one("a completed")
 	b.complete(old, store.Exhausted)
 	b.status("a", store.WebhookFailed)
@@ -95,11 +96,11 @@ func redeliverDelivery(t *testing.T, b *tracking) {
 }
 
 func redeliverUntried(t *testing.T, b *tracking) {
-	p := b.track("a", store.Started)
+	p := b.track("a", event.Started)
 	old := b.one("a started")
 	b.set(p, "")
 	b.complete(old, store.Exhausted) // canceled
-	q := b.track("b", store.Started)
+	q := b.track("b", event.Started)
 	b.set(q, "") // canceled before it was tried
 	b.set(q, other)
 	var untried store.DeliveryRow
@@ -113,7 +114,7 @@ func redeliverUntried(t *testing.T, b *tracking) {
 }
 
 func redeliverDeliveryDisabled(t *testing.T, b *tracking) {
-	p := b.track("a", store.Completed)
+	p := b.track("a", event.Completed)
 	d := b.one("a completed")
 	b.complete(d, store.Delivered)
 	b.set(p, "")
@@ -126,7 +127,7 @@ func redeliverDeliveryDisabled(t *testing.T, b *tracking) {
 }
 
 func redeliverNoDelivery(t *testing.T, b *tracking) {
-	b.track("a", store.Started)
+	b.track("a", event.Started)
 	b.finish()
 	for _, unknown := range []string{"", "dlv_1", "dlv_1_0000000000000000", "x"} {
 		id, err := b.s.RedeliverDelivery(ctx, unknown)

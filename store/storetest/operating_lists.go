@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -99,13 +100,13 @@ func listNoDeliveries(t *testing.T, b *tracking) {
 }
 
 func listDeliveryFields(t *testing.T, b *tracking) {
-	p := b.track("a", store.Started, store.Completed)
+	p := b.track("a", event.Started, event.Completed)
 	first := b.one("a started")
 	b.advance(time.Second)
 	b.complete(first, store.Retry)
 	due := b.now().Add(time.Second)
 	rows := b.deliveries(store.DeliveryFilter{}, nil)
-	if len(rows) != 2 || rows[0].Event != store.Completed || rows[1].Event != store.Started {
+	if len(rows) != 2 || rows[0].Event != event.Completed || rows[1].Event != event.Started {
 		t.Fatalf("listed %+v", rows)
 	}
 	got := rows[1]
@@ -144,16 +145,16 @@ func listDeliveryFilters(t *testing.T, b *tracking) {
 	b.listed(store.DeliveryFilter{State: of(store.DeliveryFailed)}, "c started")
 	b.listed(store.DeliveryFilter{State: of(store.DeliverySuperseded)}, "d started")
 	b.listed(store.DeliveryFilter{State: of(store.DeliveryCanceled)}, "e started")
-	b.listed(store.DeliveryFilter{Event: store.Completed}, "d completed")
-	b.listed(store.DeliveryFilter{Event: store.Failed})
-	b.listed(store.DeliveryFilter{Event: store.Terminal}, "d completed")
-	b.listed(store.DeliveryFilter{Event: store.AllEvents, Limit: 100}, "a started", "e started", "d completed", "d started", "c started", "b started")
+	b.listed(store.DeliveryFilter{Event: event.Completed}, "d completed")
+	b.listed(store.DeliveryFilter{Event: event.Failed})
+	b.listed(store.DeliveryFilter{Event: event.Terminal}, "d completed")
+	b.listed(store.DeliveryFilter{Event: event.All, Limit: 100}, "a started", "e started", "d completed", "d started", "c started", "b started")
 	b.listed(store.DeliveryFilter{Prediction: "d"}, "d completed", "d started")
 	b.listed(store.DeliveryFilter{Prediction: "d", Limit: 1}, "d completed", "d started")
 	b.listed(store.DeliveryFilter{Prediction: "D"})
 	b.advance(time.Minute)
 	since := b.now()
-	b.track("f", store.Started)
+	b.track("f", event.Started)
 	b.listed(store.DeliveryFilter{Since: since}, "f started")
 	b.listed(store.DeliveryFilter{Since: since.Add(time.Millisecond)})
 	b.listed(store.DeliveryFilter{Since: since.Add(-time.Minute), State: of(store.DeliveryPending)}, "f started", "a started")
@@ -166,7 +167,7 @@ func listByEndpoint(t *testing.T, b *tracking) {
 	} {
 		p := b.prediction(fmt.Sprint("p", i))
 		p.URL = url
-		b.trackAs(p, store.Started)
+		b.trackAs(p, event.Started)
 	}
 	b.listed(store.DeliveryFilter{Endpoint: "https://a.example.com:443"}, "p7 started", "p1 started", "p0 started")
 	b.listed(store.DeliveryFilter{Endpoint: "https://a.example.com:8443", Limit: 1}, "p2 started")
@@ -179,8 +180,8 @@ func listByEndpoint(t *testing.T, b *tracking) {
 
 func listManyFilters(t *testing.T, b *tracking) {
 	everyState(b)
-	b.listed(store.DeliveryFilter{State: of(store.DeliverySuperseded), Event: store.Completed})
-	b.listed(store.DeliveryFilter{State: of(store.DeliverySuperseded), Event: store.Started, Prediction: "d", Endpoint: hookEnd, Since: b.now()}, "d started")
+	b.listed(store.DeliveryFilter{State: of(store.DeliverySuperseded), Event: event.Completed})
+	b.listed(store.DeliveryFilter{State: of(store.DeliverySuperseded), Event: event.Started, Prediction: "d", Endpoint: hookEnd, Since: b.now()}, "d started")
 	b.listed(store.DeliveryFilter{State: of(store.DeliveryDelivered), Endpoint: hookEnd, Limit: 1}, "d completed", "b started")
 	b.listed(store.DeliveryFilter{State: of(store.DeliveryCanceled), Endpoint: hookEnd}) // has no URL any more
 	b.listed(store.DeliveryFilter{State: of(store.DeliveryFailed), Prediction: "b"})
@@ -188,12 +189,12 @@ func listManyFilters(t *testing.T, b *tracking) {
 
 func listDeliveryPages(t *testing.T, b *tracking) {
 	for i := range 7 {
-		b.track(fmt.Sprint("p", i), store.Started)
+		b.track(fmt.Sprint("p", i), event.Started)
 	}
 	n := 0
 	rows := b.deliveries(store.DeliveryFilter{}, func() {
 		n++
-		b.track(fmt.Sprint("later", n), store.Started)
+		b.track(fmt.Sprint("later", n), event.Started)
 	})
 	var got []string
 	for _, r := range rows {
@@ -205,9 +206,9 @@ func listDeliveryPages(t *testing.T, b *tracking) {
 }
 
 func listDeliveryGaps(t *testing.T, b *tracking) {
-	b.track("a", store.Started)
+	b.track("a", event.Started)
 	for i := range 20 {
-		b.track(fmt.Sprint("p", i), store.Completed)
+		b.track(fmt.Sprint("p", i), event.Completed)
 	}
 	claimed, _ := b.claimed()
 	for _, d := range claimed {
@@ -217,7 +218,7 @@ func listDeliveryGaps(t *testing.T, b *tracking) {
 	}
 	b.advance(time.Hour)
 	b.must(b.s.Forget(ctx, b.now(), time.Time{}))
-	b.track("b", store.Started)
+	b.track("b", event.Started)
 	b.listed(store.DeliveryFilter{}, "b started", "a started")
 	b.listed(store.DeliveryFilter{State: of(store.DeliveryPending), Limit: 1}, "b started", "a started")
 }
@@ -228,21 +229,21 @@ const rareAmong = 3000
 func listRareDeliveries(t *testing.T, b *tracking) {
 	x := b.prediction("first")
 	x.URL = other
-	b.trackAs(x, store.Failed)
+	b.trackAs(x, event.Failed)
 	var clients sync.WaitGroup
 	for c := range 50 {
 		clients.Go(func() {
 			for i := c; i < rareAmong; i += 50 {
 				p := b.prediction(fmt.Sprint("p", i))
 				p.PollPath, p.Credential = "", nil
-				if err := b.s.Track(ctx, &p, happened(p.ID, store.Completed)); err != nil {
+				if err := b.s.Track(ctx, &p, happened(p.ID, event.Completed)); err != nil {
 					t.Error(err)
 				}
 			}
 		})
 	}
 	clients.Wait()
-	b.listed(store.DeliveryFilter{Event: store.Failed}, "first failed")
+	b.listed(store.DeliveryFilter{Event: event.Failed}, "first failed")
 	b.listed(store.DeliveryFilter{Endpoint: store.EndpointOf(other)}, "first failed")
 	b.listed(store.DeliveryFilter{Prediction: "first"}, "first failed")
 	b.listed(store.DeliveryFilter{State: of(store.DeliveryCanceled)})
@@ -272,8 +273,8 @@ func listNoPredictions(t *testing.T, b *tracking) {
 func listPredictionFields(t *testing.T, b *tracking) {
 	p := b.prediction("a")
 	p.Token, p.Body, p.Test = []byte("token"), []byte("body"), true
-	p = b.trackAs(p, store.Started)
-	b.track("b", store.Completed)
+	p = b.trackAs(p, event.Started)
+	b.track("b", event.Completed)
 	rows := b.predictionList(store.PredictionFilter{}, nil)
 	if len(rows) != 2 || rows[0].ID != "b" {
 		t.Fatalf("listed %+v", rows)
@@ -286,11 +287,11 @@ func listPredictionFields(t *testing.T, b *tracking) {
 }
 
 func listByStatus(t *testing.T, b *tracking) {
-	b.track("pending", store.Started)
+	b.track("pending", event.Started)
 	b.one("pending started")
-	b.track("delivered", store.Completed)
+	b.track("delivered", event.Completed)
 	b.complete(b.one("delivered completed"), store.Delivered)
-	b.track("failed", store.Failed)
+	b.track("failed", event.Failed)
 	b.complete(b.one("failed failed"), store.Exhausted)
 	b.set(b.track("disabled"), "")
 	b.track("waiting")
@@ -309,7 +310,7 @@ func listByID(t *testing.T, b *tracking) {
 	b.track("a")
 	elsewhere := b.prediction("a")
 	elsewhere.API = "https://other.example.com"
-	elsewhere = b.trackAs(elsewhere, store.Started)
+	elsewhere = b.trackAs(elsewhere, event.Started)
 	b.track("b")
 	b.predictionsListed(store.PredictionFilter{ID: "a"}, "a", "a")
 	b.predictionsListed(store.PredictionFilter{ID: "a", Limit: 1}, "a", "a")

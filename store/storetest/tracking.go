@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -88,16 +89,16 @@ func (b *tracking) restart() {
 
 func (b *tracking) prediction(id string) store.Prediction {
 	return store.Prediction{
-		API: testAPI, ID: id, Client: client, URL: hook, Events: store.AllEvents,
+		API: testAPI, ID: id, Client: client, URL: hook, Events: event.All,
 		PollPath: "/predictions/" + id, Credential: []byte("sealed " + id), Traceparent: "trace " + id,
 		CreatedAt: b.now(), PollAt: b.now().Add(time.Second),
 	}
 }
 
 // payloadOf is the payload of an event in these tests.
-func payloadOf(id string, e store.EventSet) []byte { return []byte(id + " " + e.Name()) }
+func payloadOf(id string, e event.Set) []byte { return []byte(id + " " + e.Name()) }
 
-func happened(id string, events ...store.EventSet) []store.Happening {
+func happened(id string, events ...event.Set) []store.Happening {
 	var out []store.Happening
 	for _, e := range events {
 		out = append(out, store.Happening{Event: e, Payload: payloadOf(id, e)})
@@ -106,20 +107,20 @@ func happened(id string, events ...store.EventSet) []store.Happening {
 }
 
 // track tracks a prediction with what has happened to it so far.
-func (b *tracking) track(id string, events ...store.EventSet) store.Prediction {
+func (b *tracking) track(id string, events ...event.Set) store.Prediction {
 	b.t.Helper()
 	return b.trackAs(b.prediction(id), events...)
 }
 
 // wanting tracks a prediction whose client filters events.
-func (b *tracking) wanting(id string, wanted store.EventSet, events ...store.EventSet) store.Prediction {
+func (b *tracking) wanting(id string, wanted event.Set, events ...event.Set) store.Prediction {
 	b.t.Helper()
 	p := b.prediction(id)
 	p.Events = wanted
 	return b.trackAs(p, events...)
 }
 
-func (b *tracking) trackAs(p store.Prediction, events ...store.EventSet) store.Prediction {
+func (b *tracking) trackAs(p store.Prediction, events ...event.Set) store.Prediction {
 	b.t.Helper()
 	b.must(b.s.Track(ctx, &p, happened(p.ID, events...)))
 	if p.Ref == 0 {
@@ -128,7 +129,7 @@ func (b *tracking) trackAs(p store.Prediction, events ...store.EventSet) store.P
 	return p
 }
 
-func (b *tracking) observe(p store.Prediction, events ...store.EventSet) {
+func (b *tracking) observe(p store.Prediction, events ...event.Set) {
 	b.t.Helper()
 	b.must(b.s.Observe(ctx, p.Ref, p.ID, happened(p.ID, events...)))
 }

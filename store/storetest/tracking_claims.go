@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -37,7 +38,7 @@ var claimCases = []trackingCase{
 
 func dueOrder(t *testing.T, b *tracking) {
 	for _, id := range []string{"a", "b", "c"} {
-		b.track(id, store.Started)
+		b.track(id, event.Started)
 		b.advance(time.Millisecond)
 	}
 	for i, d := range b.due("a started", "b started", "c started") {
@@ -46,13 +47,13 @@ func dueOrder(t *testing.T, b *tracking) {
 		b.must(b.s.Complete(ctx, o))
 	}
 	b.advance(10 * time.Second)
-	b.track("d", store.Started)
+	b.track("d", event.Started)
 	b.due("c started", "b started", "a started", "d started")
 }
 
 func claimLimit(t *testing.T, b *tracking) {
 	for i := range 5 {
-		b.track(fmt.Sprint(i), store.Started)
+		b.track(fmt.Sprint(i), event.Started)
 		b.advance(time.Millisecond)
 	}
 	var got []string
@@ -77,10 +78,10 @@ func nextDue(t *testing.T, b *tracking) {
 	if _, next := b.claimed(); !next.IsZero() {
 		t.Fatalf("next is %v for an empty store", next)
 	}
-	b.track("a", store.Started)
+	b.track("a", event.Started)
 	p := b.prediction("b")
 	p.URL = other
-	b.trackAs(p, store.Started)
+	b.trackAs(p, event.Started)
 	claimed, next := b.claimed()
 	if len(claimed) != 2 || !next.IsZero() {
 		t.Fatalf("claimed %q, next %v", names(claimed), next)
@@ -113,7 +114,7 @@ func (b *tracking) ask(slots int) (claimed []store.Delivery, asked int) {
 func (b *tracking) trackMany(n int) {
 	b.t.Helper()
 	for i := range n {
-		b.track(fmt.Sprint(i), store.Started)
+		b.track(fmt.Sprint(i), event.Started)
 	}
 }
 
@@ -136,7 +137,7 @@ func fullEndpointAside(t *testing.T, b *tracking) {
 	b.trackMany(5)
 	p := b.prediction("x")
 	p.URL = other
-	b.trackAs(p, store.Started)
+	b.trackAs(p, event.Started)
 	claimed, _, err := b.s.ClaimDeliveries(ctx, 1000, func(lane store.Lane) store.Slots {
 		if lane == hookLane {
 			return store.Slots{}
@@ -154,7 +155,7 @@ func resumed(t *testing.T, b *tracking) {
 	if claimed, _ := b.ask(0); len(claimed) != 0 {
 		t.Fatalf("claimed %q without slots", names(claimed))
 	}
-	b.track("new", store.Started)
+	b.track("new", event.Started)
 	if claimed, asked := b.ask(9); len(claimed) != 0 || asked != 0 {
 		t.Fatalf("claimed %q, asked %d times", names(claimed), asked)
 	}
@@ -212,7 +213,7 @@ func concurrentClaims(t *testing.T, b *tracking) {
 			if i%2 == 0 {
 				p.URL = other
 			}
-			if err := b.s.Track(ctx, &p, happened(p.ID, store.Started, store.Completed)); err != nil {
+			if err := b.s.Track(ctx, &p, happened(p.ID, event.Started, event.Completed)); err != nil {
 				t.Error(err)
 			}
 		}
@@ -260,7 +261,7 @@ func concurrentClaims(t *testing.T, b *tracking) {
 }
 
 func claimsComeBack(t *testing.T, b *tracking) {
-	b.track("a", store.Started)
+	b.track("a", event.Started)
 	d := b.one("a started")
 	b.due()
 	b.restart()
@@ -276,7 +277,7 @@ func claimsComeBack(t *testing.T, b *tracking) {
 }
 
 func retryDue(t *testing.T, b *tracking) {
-	b.track("a", store.Started)
+	b.track("a", event.Started)
 	d := b.one("a started")
 	for n := 1; n <= 3; n++ {
 		b.complete(d, store.Retry)
@@ -292,7 +293,7 @@ func retryDue(t *testing.T, b *tracking) {
 }
 
 func postponed(t *testing.T, b *tracking) {
-	p := b.track("a", store.Started)
+	p := b.track("a", event.Started)
 	d := b.one("a started")
 	b.must(b.s.Postpone(ctx, d, b.now().Add(time.Minute)))
 	b.due()
@@ -308,7 +309,7 @@ func postponed(t *testing.T, b *tracking) {
 }
 
 func completedTwice(t *testing.T, b *tracking) {
-	p := b.track("a", store.Started)
+	p := b.track("a", event.Started)
 	d := b.one("a started")
 	b.complete(d, store.Delivered)
 	b.complete(d, store.Retry)
@@ -326,7 +327,7 @@ func endpoints(t *testing.T, b *tracking) {
 	} {
 		p := b.prediction(fmt.Sprint(i))
 		p.URL = url
-		b.trackAs(p, store.Started)
+		b.trackAs(p, event.Started)
 	}
 	asked := make(map[string]int)
 	claimed, _, err := b.s.ClaimDeliveries(ctx, 100, func(lane store.Lane) store.Slots {
@@ -343,7 +344,7 @@ func clientLanes(t *testing.T, b *tracking) {
 	for i := range 6 {
 		p := b.prediction(fmt.Sprint(i))
 		p.Client = fmt.Sprint("client", i%3)
-		b.trackAs(p, store.Started)
+		b.trackAs(p, event.Started)
 		b.advance(time.Millisecond)
 	}
 	asked := make(map[store.Lane]int)
@@ -378,7 +379,7 @@ func (b *tracking) claimDueBy(by time.Time) []string {
 func dueBy(t *testing.T, b *tracking) {
 	begun := b.now()
 	for _, id := range []string{"a", "b", "c"} {
-		b.track(id, store.Started)
+		b.track(id, event.Started)
 		b.advance(time.Minute)
 	}
 	if got := b.claimDueBy(begun.Add(time.Minute)); !slices.Equal(got, []string{"a started", "b started"}) {
@@ -394,7 +395,7 @@ func dueBy(t *testing.T, b *tracking) {
 		t.Fatalf("claimed %q", got)
 	}
 	b.s.Resume(hookLane)
-	b.track("later", store.Started)
+	b.track("later", event.Started)
 	b.complete(b.one("later started"), store.Retry)
 	if got := b.claimDueBy(begun.Add(1000 * time.Hour)); len(got) != 0 {
 		t.Fatalf("claimed what is not due: %q", got)
@@ -455,7 +456,7 @@ func retryApart(t *testing.T, b *tracking) {
 }
 
 func apartFollows(t *testing.T, b *tracking) {
-	p, q := b.track("p", store.Started), b.track("q", store.Started)
+	p, q := b.track("p", event.Started), b.track("q", event.Started)
 	claimed := b.due("p started", "q started")
 	b.must(b.s.SetApart(ctx, claimed[0]))
 	b.set(p, other)
@@ -486,7 +487,7 @@ func holdsClaims(t *testing.T, b *tracking) {
 }
 
 func labelled(t *testing.T, b *tracking) {
-	b.track("a", store.Started)
+	b.track("a", event.Started)
 	begun := b.now()
 	b.advance(time.Minute)
 	d := b.one("a started")

@@ -7,11 +7,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
 func disableCancels(t *testing.T, b *tracking) {
-	p := b.track("a", store.Started, store.Completed)
+	p := b.track("a", event.Started, event.Completed)
 	b.set(p, "")
 	b.due()
 	b.status("a", store.WebhookDisabled)
@@ -20,7 +21,7 @@ func disableCancels(t *testing.T, b *tracking) {
 	b.restart()
 	b.due()
 
-	p = b.track("b", store.Started)
+	p = b.track("b", event.Started)
 	b.complete(b.one("b started"), store.Retry)
 	b.set(p, "")
 	b.advance(time.Hour)
@@ -30,7 +31,7 @@ func disableCancels(t *testing.T, b *tracking) {
 func disableClaimed(t *testing.T, b *tracking) {
 	for _, v := range []store.Verdict{store.Retry, store.Exhausted, store.Gone} {
 		id := fmt.Sprint(v)
-		p := b.track(id, store.Started)
+		p := b.track(id, event.Started)
 		d := b.one(id + " started")
 		b.set(p, "")
 		b.complete(d, v)
@@ -41,7 +42,7 @@ func disableClaimed(t *testing.T, b *tracking) {
 			t.Fatalf("log is %+v", rows)
 		}
 	}
-	p := b.track("postponed", store.Started)
+	p := b.track("postponed", event.Started)
 	d := b.one("postponed started")
 	b.set(p, "")
 	b.must(b.s.Postpone(ctx, d, b.now()))
@@ -51,7 +52,7 @@ func disableClaimed(t *testing.T, b *tracking) {
 }
 
 func disableClaimedDelivered(t *testing.T, b *tracking) {
-	p := b.track("a", store.Completed)
+	p := b.track("a", event.Completed)
 	d := b.one("a completed")
 	b.set(p, "")
 	b.complete(d, store.Delivered)
@@ -62,11 +63,11 @@ func disableClaimedDelivered(t *testing.T, b *tracking) {
 func enableAgain(t *testing.T, b *tracking) {
 	p := b.track("a")
 	b.set(p, "")
-	b.observe(p, store.Started)
+	b.observe(p, event.Started)
 	b.due()
 	b.set(p, other)
 	b.status("a", store.WebhookPending)
-	b.observe(p, store.Completed)
+	b.observe(p, event.Completed)
 	b.complete(b.to(other, "a completed"), store.Delivered)
 	b.status("a", store.WebhookDelivered)
 }
@@ -77,11 +78,11 @@ func enableAgainClaimed(t *testing.T, b *tracking) {
 		func(d store.Delivery) { b.complete(d, store.Delivered) },
 		func(d store.Delivery) { b.must(b.s.Postpone(ctx, d, b.now())) },
 	} {
-		p := b.track(fmt.Sprint(b.now().UnixMilli()), store.Started)
+		p := b.track(fmt.Sprint(b.now().UnixMilli()), event.Started)
 		d := b.one(p.ID + " started")
 		b.set(p, "")
 		b.set(p, other)
-		b.observe(p, store.Completed)
+		b.observe(p, event.Completed)
 		b.due()
 		end(d)
 		b.complete(b.to(other, p.ID+" completed"), store.Delivered)
@@ -92,21 +93,21 @@ func enableAgainClaimed(t *testing.T, b *tracking) {
 }
 
 func deliveredStays(t *testing.T, b *tracking) {
-	p := b.track("a", store.Started, store.Completed)
+	p := b.track("a", event.Started, event.Completed)
 	b.finish()
 	b.set(p, "")
 	b.status("a", store.WebhookDelivered)
 	b.set(p, other)
 	b.status("a", store.WebhookDelivered)
 	b.due()
-	if err := b.s.SetWebhook(ctx, p.Ref+1000, other, store.AllEvents); !errors.Is(err, store.ErrNotFound) {
+	if err := b.s.SetWebhook(ctx, p.Ref+1000, other, event.All); !errors.Is(err, store.ErrNotFound) {
 		t.Fatalf("got %v, want not found", err)
 	}
 }
 
 func disableAndOutcome(t *testing.T, b *tracking) {
-	b.together(100, store.AllEvents, store.Retry, func(p store.Prediction) error {
-		return b.s.SetWebhook(ctx, p.Ref, "", store.AllEvents)
+	b.together(100, event.All, store.Retry, func(p store.Prediction) error {
+		return b.s.SetWebhook(ctx, p.Ref, "", event.All)
 	})
 	b.advance(time.Hour)
 	b.due()
@@ -115,11 +116,11 @@ func disableAndOutcome(t *testing.T, b *tracking) {
 }
 
 func disableAndEvent(t *testing.T, b *tracking) {
-	b.together(100, store.AllEvents, store.Delivered, func(p store.Prediction) error {
+	b.together(100, event.All, store.Delivered, func(p store.Prediction) error {
 		var wg sync.WaitGroup
 		var observed, disabled error
-		wg.Go(func() { observed = b.s.Observe(ctx, p.Ref, p.ID, happened(p.ID, store.Completed)) })
-		wg.Go(func() { disabled = b.s.SetWebhook(ctx, p.Ref, "", store.AllEvents) })
+		wg.Go(func() { observed = b.s.Observe(ctx, p.Ref, p.ID, happened(p.ID, event.Completed)) })
+		wg.Go(func() { disabled = b.s.SetWebhook(ctx, p.Ref, "", event.All) })
 		wg.Wait()
 		return errors.Join(observed, disabled)
 	})

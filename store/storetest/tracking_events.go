@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -50,8 +51,8 @@ func (b *tracking) same(got, want store.Prediction) {
 
 func trackedIsFound(t *testing.T, b *tracking) {
 	want := b.prediction("a")
-	p := b.track("a", store.Started)
-	want.Ref, want.Happened = p.Ref, store.Started
+	p := b.track("a", event.Started)
+	want.Ref, want.Happened = p.Ref, event.Started
 	b.same(p, want)
 	b.same(b.find("a"), want)
 	b.restart()
@@ -59,16 +60,16 @@ func trackedIsFound(t *testing.T, b *tracking) {
 }
 
 func startedBeforeTerminal(t *testing.T, b *tracking) {
-	p := b.track("a", store.Started, store.Completed)
+	p := b.track("a", event.Started, event.Completed)
 	d := b.one("a started")
 	if d.ID == "" || d.Prediction != p.Ref || d.Client != p.Client || d.URL != p.URL || d.Traceparent != p.Traceparent ||
-		d.Attempts != 0 || !d.CreatedAt.Equal(b.now()) || !bytes.Equal(d.Payload, payloadOf("a", store.Started)) {
+		d.Attempts != 0 || !d.CreatedAt.Equal(b.now()) || !bytes.Equal(d.Payload, payloadOf("a", event.Started)) {
 		t.Fatalf("delivery is %+v", d)
 	}
 	b.due()
 	b.complete(d, store.Delivered)
 	d = b.one("a completed")
-	if !bytes.Equal(d.Payload, payloadOf("a", store.Completed)) {
+	if !bytes.Equal(d.Payload, payloadOf("a", event.Completed)) {
 		t.Fatalf("payload is %s", d.Payload)
 	}
 	b.complete(d, store.Delivered)
@@ -80,15 +81,15 @@ func startedBeforeTerminal(t *testing.T, b *tracking) {
 func onlyWanted(t *testing.T, b *tracking) {
 	for _, c := range []struct {
 		name   string
-		wanted store.EventSet
-		events []store.EventSet
+		wanted event.Set
+		events []event.Set
 		due    []string
 	}{
-		{"started", store.Started, []store.EventSet{store.Started, store.Completed}, []string{"started started"}},
-		{"completed", store.Completed, []store.EventSet{store.Started, store.Completed}, []string{"completed completed"}},
-		{"failed", store.Failed, []store.EventSet{store.Started, store.Failed}, []string{"failed failed"}},
-		{"notfailed", store.Started | store.Completed, []store.EventSet{store.Started, store.Failed}, []string{"notfailed started"}},
-		{"nothing", store.Failed, []store.EventSet{store.Started, store.Completed}, nil},
+		{"started", event.Started, []event.Set{event.Started, event.Completed}, []string{"started started"}},
+		{"completed", event.Completed, []event.Set{event.Started, event.Completed}, []string{"completed completed"}},
+		{"failed", event.Failed, []event.Set{event.Started, event.Failed}, []string{"failed failed"}},
+		{"notfailed", event.Started | event.Completed, []event.Set{event.Started, event.Failed}, []string{"notfailed started"}},
+		{"nothing", event.Failed, []event.Set{event.Started, event.Completed}, nil},
 	} {
 		b.wanting(c.name, c.wanted, c.events...)
 		for _, d := range b.due(c.due...) {
@@ -99,33 +100,33 @@ func onlyWanted(t *testing.T, b *tracking) {
 }
 
 func eventsOnce(t *testing.T, b *tracking) {
-	p := b.track("a", store.Started, store.Started)
-	b.observe(p, store.Started)
+	p := b.track("a", event.Started, event.Started)
+	b.observe(p, event.Started)
 	b.observe(p)
 	b.complete(b.one("a started"), store.Delivered)
-	b.observe(p, store.Started, store.Completed)
+	b.observe(p, event.Started, event.Completed)
 	b.complete(b.one("a completed"), store.Delivered)
-	b.observe(p, store.Started, store.Completed)
+	b.observe(p, event.Started, event.Completed)
 	b.restart()
-	b.observe(p, store.Completed)
+	b.observe(p, event.Completed)
 	b.due()
 }
 
 func oneTerminal(t *testing.T, b *tracking) {
-	p := b.track("a", store.Started, store.Failed)
-	b.observe(p, store.Completed)
+	p := b.track("a", event.Started, event.Failed)
+	b.observe(p, event.Completed)
 	b.finish()
-	b.observe(p, store.Completed)
+	b.observe(p, event.Completed)
 	b.due()
 	b.logged(p, "failed 1 200", "started 1 200")
-	if got := b.find("a").Happened; got != store.Started|store.Failed {
+	if got := b.find("a").Happened; got != event.Started|event.Failed {
 		t.Fatalf("happened: %b", got)
 	}
 }
 
 func startedTooLate(t *testing.T, b *tracking) {
-	p := b.track("a", store.Completed)
-	b.observe(p, store.Started)
+	p := b.track("a", event.Completed)
+	b.observe(p, event.Started)
 	b.complete(b.one("a completed"), store.Delivered)
 	b.due()
 	b.status("a", store.WebhookDelivered)
@@ -136,24 +137,24 @@ func concurrentObservers(t *testing.T, b *tracking) {
 	done := make(chan error)
 	const n = 20
 	for i := range n {
-		terminal := []store.EventSet{store.Completed, store.Failed}[i%2]
-		go func() { done <- b.s.Observe(ctx, p.Ref, p.ID, happened("a", store.Started, terminal)) }()
+		terminal := []event.Set{event.Completed, event.Failed}[i%2]
+		go func() { done <- b.s.Observe(ctx, p.Ref, p.ID, happened("a", event.Started, terminal)) }()
 	}
 	for range n {
 		b.must(<-done)
 	}
 	b.finish()
-	if rows := b.attempts(p); len(rows) != 2 || rows[1].Event != store.Started || !store.Terminal.Has(rows[0].Event) {
+	if rows := b.attempts(p); len(rows) != 2 || rows[1].Event != event.Started || !event.Terminal.Has(rows[0].Event) {
 		t.Fatalf("log is %+v", rows)
 	}
 }
 
 func trackAgain(t *testing.T, b *tracking) {
-	want := b.track("a", store.Started)
+	want := b.track("a", event.Started)
 	b.advance(time.Minute)
 	again := b.prediction("a")
 	again.Client, again.PollPath, again.Credential, again.Traceparent = "another", "/elsewhere", nil, ""
-	again.URL, again.Events = other, store.Started|store.Completed
+	again.URL, again.Events = other, event.Started|event.Completed
 	want.URL, want.Events = again.URL, again.Events
 	b.same(b.trackAs(again), want)
 	b.same(b.find("a"), want)
@@ -162,10 +163,10 @@ func trackAgain(t *testing.T, b *tracking) {
 }
 
 func trackAgainPending(t *testing.T, b *tracking) {
-	b.track("a", store.Started)
+	b.track("a", event.Started)
 	again := b.prediction("a")
 	again.URL = other
-	b.trackAs(again, store.Started, store.Completed)
+	b.trackAs(again, event.Started, event.Completed)
 	d := b.one("a started")
 	if d.URL != other {
 		t.Fatalf("goes to %s", d.URL)
@@ -177,9 +178,9 @@ func trackAgainPending(t *testing.T, b *tracking) {
 }
 
 func trackAgainHappened(t *testing.T, b *tracking) {
-	b.track("a", store.Started, store.Completed)
+	b.track("a", event.Started, event.Completed)
 	b.finish()
-	b.track("a", store.Started, store.Failed)
+	b.track("a", event.Started, event.Failed)
 	b.due()
 	b.status("a", store.WebhookDelivered)
 }
@@ -223,7 +224,7 @@ func reservedByToken(t *testing.T, b *tracking) {
 	b.noToken("y")
 	p := b.prediction("a")
 	p.Ref, p.Token = ref, token("x")
-	p = b.trackAs(p, store.Started)
+	p = b.trackAs(p, event.Started)
 	if p.Ref != ref {
 		t.Fatalf("ref became %d, want %d", p.Ref, ref)
 	}
@@ -246,14 +247,14 @@ func reservedSurvives(t *testing.T, b *tracking) {
 
 func reservedObserved(t *testing.T, b *tracking) {
 	ref := b.reserve("x")
-	b.must(b.s.Observe(ctx, ref, "a", happened("a", store.Started)))
-	if p := b.byToken("x"); p.ID != "a" || p.Happened != store.Started {
+	b.must(b.s.Observe(ctx, ref, "a", happened("a", event.Started)))
+	if p := b.byToken("x"); p.ID != "a" || p.Happened != event.Started {
 		t.Fatalf("observed is %+v", p)
 	}
 	d := b.one("a started")
 	p := b.prediction("a")
 	p.Ref, p.Token = ref, token("x")
-	p = b.trackAs(p, store.Started, store.Completed)
+	p = b.trackAs(p, event.Started, event.Completed)
 	b.same(b.find("a"), p)
 	b.same(b.byToken("x"), p)
 	b.due()
@@ -264,20 +265,20 @@ func reservedObserved(t *testing.T, b *tracking) {
 
 func reservedGone(t *testing.T, b *tracking) {
 	ref := b.reserve("x")
-	b.must(b.s.Observe(ctx, ref, "a", happened("a", store.Started)))
+	b.must(b.s.Observe(ctx, ref, "a", happened("a", event.Started)))
 	b.complete(b.one("a started"), store.Gone)
 	p := b.prediction("a")
 	p.Ref, p.Token = ref, token("x")
-	b.trackAs(p, store.Completed)
+	b.trackAs(p, event.Completed)
 	b.due()
 	b.status("a", store.WebhookDisabled)
 }
 
 func reservedTwice(t *testing.T, b *tracking) {
-	first := b.track("a", store.Started)
+	first := b.track("a", event.Started)
 	again := b.prediction("a")
 	again.Ref, again.Token, again.URL = b.reserve("x"), token("x"), other
-	again = b.trackAs(again, store.Started)
+	again = b.trackAs(again, event.Started)
 	if again.Ref != first.Ref {
 		t.Fatalf("ref became %d, want %d", again.Ref, first.Ref)
 	}
@@ -289,9 +290,9 @@ func reservedTwice(t *testing.T, b *tracking) {
 }
 
 func idTaken(t *testing.T, b *tracking) {
-	b.track("a", store.Started)
+	b.track("a", event.Started)
 	ref := b.reserve("x")
-	if err := b.s.Observe(ctx, ref, "a", happened("a", store.Completed)); !errors.Is(err, store.ErrNotFound) {
+	if err := b.s.Observe(ctx, ref, "a", happened("a", event.Completed)); !errors.Is(err, store.ErrNotFound) {
 		t.Fatalf("got %v, want not found", err)
 	}
 	b.must(b.s.Ready())
@@ -316,12 +317,12 @@ func abandoned(t *testing.T, b *tracking) {
 }
 
 func credentialErased(t *testing.T, b *tracking) {
-	p := b.track("a", store.Started)
+	p := b.track("a", event.Started)
 	if got := b.find("a").Credential; !bytes.Equal(got, p.Credential) {
 		t.Fatalf("credential is %q", got)
 	}
-	b.observe(p, store.Failed)
-	b.track("b", store.Started, store.Completed)
+	b.observe(p, event.Failed)
+	b.track("b", event.Started, event.Completed)
 	b.track("a") // brings one, but it is not needed
 	for _, id := range []string{"a", "b"} {
 		if got := b.find(id).Credential; got != nil {
@@ -337,8 +338,8 @@ func unknownPredictions(t *testing.T, b *tracking) {
 		"by API":      second(b.s.Prediction(ctx, "https://other.example.com", "a")),
 		"without id":  second(b.s.Prediction(ctx, testAPI, "")),
 		"by no token": second(b.s.ByToken(ctx, nil)),
-		"observing":   b.s.Observe(ctx, p.Ref+1000, "x", happened("x", store.Started)),
-		"setting":     b.s.SetWebhook(ctx, p.Ref+1000, hook, store.AllEvents),
+		"observing":   b.s.Observe(ctx, p.Ref+1000, "x", happened("x", event.Started)),
+		"setting":     b.s.SetWebhook(ctx, p.Ref+1000, hook, event.All),
 	} {
 		if !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("%s: got %v, want not found", name, err)
@@ -352,7 +353,7 @@ func second[T any](_ T, err error) error { return err }
 func testPrediction(t *testing.T, b *tracking) {
 	p := b.prediction("test_1")
 	p.PollPath, p.Credential, p.Test, p.Body = "", nil, true, []byte(`{"id":"test_1"}`)
-	p = b.trackAs(p, store.Started, store.Completed)
+	p = b.trackAs(p, event.Started, event.Completed)
 	b.restart()
 	b.same(b.find("test_1"), p)
 	b.due("test_1 started")

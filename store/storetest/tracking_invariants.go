@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -16,10 +17,10 @@ func (m *world) check() {
 		if got.Happened != p.Happened || got.URL != p.URL {
 			m.fail("%s: happened %b to %q, want %b to %q", p.ID, got.Happened, got.URL, p.Happened, p.URL)
 		}
-		if got.Webhook == store.WebhookPending && p.Happened.Has(store.Terminal) && m.own(p, store.AllEvents) == nil {
+		if got.Webhook == store.WebhookPending && p.Happened.Has(event.Terminal) && m.own(p, event.All) == nil {
 			m.fail("%s is over and its webhook still pending", p.ID)
 		}
-		if last := m.own(p, store.Terminal); last != nil && got.Webhook != store.WebhookPending && !m.redelivered(p) {
+		if last := m.own(p, event.Terminal); last != nil && got.Webhook != store.WebhookPending && !m.redelivered(p) {
 			m.fail("terminal event of %s is pending and its webhook %v", p.ID, got.Webhook)
 		}
 	}
@@ -36,7 +37,7 @@ func (m *world) checkCounts() {
 		want.Deliveries[state]++
 	}
 	for _, p := range m.order {
-		if !p.Happened.Has(store.Terminal) {
+		if !p.Happened.Has(event.Terminal) {
 			want.Tracked++
 		}
 	}
@@ -96,7 +97,7 @@ func (m *world) drain() {
 				m.fail("%s has %d attempts in the log, want %d", id, n, d.attempts)
 			}
 		}
-		for _, e := range []store.EventSet{store.Started, store.Terminal} {
+		for _, e := range []event.Set{event.Started, event.Terminal} {
 			own := slices.DeleteFunc(slices.Clone(m.deliveries), func(d *modelDelivery) bool {
 				return d.of != p || d.redelivery || !e.Has(d.event)
 			})

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -92,11 +93,11 @@ func (b *tracking) forgotten(id string) {
 }
 
 func forgetByAge(t *testing.T, b *tracking) {
-	old := b.track("old", store.Started, store.Completed)
+	old := b.track("old", event.Started, event.Completed)
 	b.finish()
 	row := b.attempts(old)[0].ID
 	b.advance(time.Hour)
-	young := b.track("young", store.Started, store.Completed)
+	young := b.track("young", event.Started, event.Completed)
 	b.finish()
 	b.advance(time.Minute)
 	b.forget(2*time.Hour, 2*time.Hour)
@@ -114,9 +115,9 @@ func forgetByAge(t *testing.T, b *tracking) {
 }
 
 func forgetSparesPending(t *testing.T, b *tracking) {
-	waiting := b.track("waiting", store.Started)
+	waiting := b.track("waiting", event.Started)
 	b.complete(b.one("waiting started"), store.Retry)
-	b.track("claimed", store.Completed)
+	b.track("claimed", event.Completed)
 	claimed := b.one("claimed completed")
 	b.track("running")
 	b.advance(1000 * time.Hour)
@@ -130,12 +131,12 @@ func forgetSparesPending(t *testing.T, b *tracking) {
 	b.complete(claimed, store.Delivered)
 	b.complete(d, store.Delivered)
 	b.status("claimed", store.WebhookDelivered)
-	b.observe(waiting, store.Completed)
+	b.observe(waiting, event.Completed)
 	b.complete(b.one("waiting completed"), store.Delivered)
 }
 
 func forgetFromEnd(t *testing.T, b *tracking) {
-	p := b.track("a", store.Started)
+	p := b.track("a", event.Started)
 	d := b.one("a started")
 	b.advance(48 * time.Hour)
 	b.complete(d, store.Delivered)
@@ -147,7 +148,7 @@ func forgetFromEnd(t *testing.T, b *tracking) {
 }
 
 func forgetSparesShared(t *testing.T, b *tracking) {
-	p := b.track("a", store.Completed)
+	p := b.track("a", event.Completed)
 	b.finish()
 	first := b.attempts(p)[0]
 	b.advance(2 * time.Hour)
@@ -175,14 +176,14 @@ func forgetSparesShared(t *testing.T, b *tracking) {
 }
 
 func forgetPredictions(t *testing.T, b *tracking) {
-	b.track("ended", store.Started, store.Completed)
-	b.track("running", store.Started)
+	b.track("ended", event.Started, event.Completed)
+	b.track("running", event.Started)
 	b.finish()
 	silent := b.prediction("silent")
 	silent.URL = ""
-	b.trackAs(silent, store.Started, store.Failed)
+	b.trackAs(silent, event.Started, event.Failed)
 	b.advance(2 * time.Hour)
-	b.track("young", store.Started, store.Completed)
+	b.track("young", event.Started, event.Completed)
 	b.finish()
 	b.forget(1000*time.Hour, time.Hour)
 	b.find("ended") // its deliveries are kept still
@@ -193,8 +194,8 @@ func forgetPredictions(t *testing.T, b *tracking) {
 	b.find("young")
 	b.restart()
 	b.forgotten("ended")
-	p := b.track("ended", store.Started) // a stranger by now
-	b.observe(p, store.Failed)
+	p := b.track("ended", event.Started) // a stranger by now
+	b.observe(p, event.Failed)
 	b.due("ended started")
 }
 
@@ -211,13 +212,13 @@ func forgetReserved(t *testing.T, b *tracking) {
 // future behind, which hide none of the others.
 func forgetBehindTheFuture(t *testing.T, b *tracking) {
 	ended := func(id string) {
-		b.track(id, store.Started, store.Completed)
+		b.track(id, event.Started, event.Completed)
 		b.finish()
 	}
 	ended("first")
 	b.advance(1000 * time.Hour)
 	ended("ahead")
-	b.track("running ahead", store.Started)
+	b.track("running ahead", event.Started)
 	b.finish()
 	b.advance(-1000 * time.Hour)
 	for i := range 300 {
@@ -243,7 +244,7 @@ func forgetMany(t *testing.T, b *tracking) {
 	const n = 1000
 	var last store.Prediction
 	for i := range n {
-		last = b.track(fmt.Sprint(i), store.Started, store.Completed)
+		last = b.track(fmt.Sprint(i), event.Started, event.Completed)
 		if i%10 == 0 {
 			b.set(last, other) // takes another way
 		}
@@ -256,20 +257,20 @@ func forgetMany(t *testing.T, b *tracking) {
 		b.forgotten(fmt.Sprint(i))
 	}
 	b.logged(last)
-	b.observe(kept, store.Started)
+	b.observe(kept, event.Started)
 	b.due("kept started")
 }
 
 func readyWhileOpen(t *testing.T, b *tracking) {
 	b.must(b.s.Ready())
-	b.track("a", store.Started)
+	b.track("a", event.Started)
 	b.must(b.s.Ready())
 }
 
 func trackingClosed(t *testing.T, b *tracking) {
-	p := b.track("a", store.Started, store.Completed)
+	p := b.track("a", event.Started, event.Completed)
 	d := b.one("a started")
-	again := b.track("b", store.Started)
+	again := b.track("b", event.Started)
 	b.must(b.s.Close())
 	claimed, _, claiming := b.s.ClaimDeliveries(ctx, 10, plenty)
 	polls, _, polling := b.s.ClaimPolls(ctx, 10)
@@ -281,8 +282,8 @@ func trackingClosed(t *testing.T, b *tracking) {
 		"reserve":          second(b.s.Reserve(ctx, b.prediction(""))),
 		"abandon":          b.s.Abandon(ctx, p.Ref),
 		"track":            b.s.Track(ctx, &again, nil),
-		"observe":          b.s.Observe(ctx, p.Ref, p.ID, happened(p.ID, store.Failed)),
-		"set webhook":      b.s.SetWebhook(ctx, p.Ref, other, store.AllEvents),
+		"observe":          b.s.Observe(ctx, p.Ref, p.ID, happened(p.ID, event.Failed)),
+		"set webhook":      b.s.SetWebhook(ctx, p.Ref, other, event.All),
 		"prediction":       second(b.s.Prediction(ctx, testAPI, "a")),
 		"by token":         second(b.s.ByToken(ctx, token("x"))),
 		"attempts":         second(b.s.Attempts(ctx, p.Ref, 0, 10)),
@@ -306,19 +307,19 @@ func trackingClosed(t *testing.T, b *tracking) {
 func trackingCancelled(t *testing.T, b *tracking) {
 	cancelled, cancel := context.WithCancel(ctx)
 	cancel()
-	p := b.track("a", store.Started, store.Completed)
+	p := b.track("a", event.Started, event.Completed)
 	d := b.one("a started")
 	for range 20 {
 		q := b.prediction("b")
-		_ = b.s.Track(cancelled, &q, happened("b", store.Started))
+		_ = b.s.Track(cancelled, &q, happened("b", event.Started))
 		q.Ref = 0
 		_ = b.s.Complete(cancelled, b.outcome(d, store.Delivered))
 		_ = b.s.Postpone(ctx, d, b.now())
 		_, _ = b.s.Reserve(cancelled, b.prediction(""))
-		_ = b.s.SetWebhook(cancelled, p.Ref, other, store.AllEvents)
+		_ = b.s.SetWebhook(cancelled, p.Ref, other, event.All)
 	}
 	b.must(b.s.Ready())
-	b.track("c", store.Started)
+	b.track("c", event.Started)
 	b.finish()
 	b.status("a", store.WebhookDelivered)
 }

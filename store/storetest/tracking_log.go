@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -25,11 +26,11 @@ var logCases = []trackingCase{
 }
 
 func rowsKept(t *testing.T, b *tracking) {
-	p := b.track("a", store.Started)
+	p := b.track("a", event.Started)
 	d := b.one("a started")
 	o := b.outcome(d, store.Retry)
 	o.Attempt = store.Attempt{
-		Delivery: d.ID, Event: store.Started, URL: "https://a.example.com/häuser?q=%20", Status: 307, Number: 1,
+		Delivery: d.ID, Event: event.Started, URL: "https://a.example.com/häuser?q=%20", Status: 307, Number: 1,
 		At: b.now(), Took: 1234567891 * time.Nanosecond, Response: "übel \u2028 \U0001f600 <&>\t'\"\\\n",
 		Error: "redirect to https://elsewhere.example.com/\U0001f600 not followed", Exception: true,
 	}
@@ -47,7 +48,7 @@ func rowsKept(t *testing.T, b *tracking) {
 }
 
 func logPages(t *testing.T, b *tracking) {
-	p := b.track("a", store.Started)
+	p := b.track("a", event.Started)
 	for range 7 {
 		b.complete(b.one("a started"), store.Retry)
 		b.advance(time.Second)
@@ -70,7 +71,7 @@ func logPages(t *testing.T, b *tracking) {
 }
 
 func logApart(t *testing.T, b *tracking) {
-	x, y := b.track("x", store.Started), b.track("y", store.Failed)
+	x, y := b.track("x", event.Started), b.track("y", event.Failed)
 	b.finish()
 	b.logged(x, "started 1 200")
 	b.logged(y, "failed 1 200")
@@ -82,7 +83,7 @@ func logApart(t *testing.T, b *tracking) {
 func deliveryIDs(t *testing.T, b *tracking) {
 	seen := make(map[string]bool)
 	for _, id := range []string{"a", "b", "c"} {
-		p := b.track(id, store.Started)
+		p := b.track(id, event.Started)
 		d := b.one(id + " started")
 		if d.ID == "" || seen[d.ID] {
 			t.Fatalf("delivery id %q is not new", d.ID)
@@ -112,7 +113,7 @@ func (b *tracking) redeliver(p store.Prediction, attempt int64) string {
 }
 
 func redelivery(t *testing.T, b *tracking) {
-	p := b.track("a", store.Started, store.Completed)
+	p := b.track("a", event.Started, event.Completed)
 	b.finish()
 	row := b.attempts(p)[1]
 	b.advance(time.Minute)
@@ -132,7 +133,7 @@ func redelivery(t *testing.T, b *tracking) {
 }
 
 func redeliverySurvives(t *testing.T, b *tracking) {
-	p := b.track("a", store.Started)
+	p := b.track("a", event.Started)
 	b.finish()
 	id := b.redeliver(p, b.attempts(p)[0].ID)
 	b.restart()
@@ -142,7 +143,7 @@ func redeliverySurvives(t *testing.T, b *tracking) {
 }
 
 func redeliveryUnordered(t *testing.T, b *tracking) {
-	p := b.track("a", store.Started)
+	p := b.track("a", event.Started)
 	first := b.one("a started")
 	b.complete(first, store.Retry)
 	b.redeliver(p, b.attempts(p)[0].ID)
@@ -151,7 +152,7 @@ func redeliveryUnordered(t *testing.T, b *tracking) {
 		t.Fatal("retry is not due yet")
 	}
 	b.complete(again, store.Retry)
-	b.observe(p, store.Completed)
+	b.observe(p, event.Completed)
 	b.one("a completed") // and started's own delivery is superseded
 	b.advance(time.Second)
 	if d := b.one("a started"); d.ID != again.ID {
@@ -160,7 +161,7 @@ func redeliveryUnordered(t *testing.T, b *tracking) {
 }
 
 func redeliveryUpgrades(t *testing.T, b *tracking) {
-	p := b.track("a", store.Completed)
+	p := b.track("a", event.Completed)
 	b.complete(b.one("a completed"), store.Exhausted)
 	b.status("a", store.WebhookFailed)
 	b.redeliver(p, b.attempts(p)[0].ID)
@@ -168,7 +169,7 @@ func redeliveryUpgrades(t *testing.T, b *tracking) {
 	b.complete(b.one("a completed"), store.Delivered)
 	b.status("a", store.WebhookDelivered)
 
-	p = b.track("b", store.Started, store.Failed)
+	p = b.track("b", event.Started, event.Failed)
 	b.complete(b.one("b started"), store.Delivered)
 	b.complete(b.one("b failed"), store.Exhausted)
 	b.redeliver(p, b.attempts(p)[1].ID)
@@ -177,7 +178,7 @@ func redeliveryUpgrades(t *testing.T, b *tracking) {
 }
 
 func redeliveryFails(t *testing.T, b *tracking) {
-	p := b.track("a", store.Completed)
+	p := b.track("a", event.Completed)
 	b.finish()
 	b.redeliver(p, b.attempts(p)[0].ID)
 	b.complete(b.one("a completed"), store.Exhausted)
@@ -186,7 +187,7 @@ func redeliveryFails(t *testing.T, b *tracking) {
 }
 
 func redeliveryFollows(t *testing.T, b *tracking) {
-	p := b.track("a", store.Completed)
+	p := b.track("a", event.Completed)
 	b.finish()
 	row := b.attempts(p)[0].ID
 	b.redeliver(p, row)
@@ -198,7 +199,7 @@ func redeliveryFollows(t *testing.T, b *tracking) {
 }
 
 func redeliveryNotFound(t *testing.T, b *tracking) {
-	p, q := b.track("a", store.Started), b.track("b", store.Started)
+	p, q := b.track("a", event.Started), b.track("b", event.Started)
 	b.finish()
 	own, foreign := b.attempts(p)[0].ID, b.attempts(q)[0].ID
 	for name, c := range map[string][2]int64{
@@ -215,7 +216,7 @@ func redeliveryNotFound(t *testing.T, b *tracking) {
 }
 
 func redeliveryDisabled(t *testing.T, b *tracking) {
-	p := b.track("a", store.Completed)
+	p := b.track("a", event.Completed)
 	b.finish()
 	b.set(p, "")
 	id, err := b.s.Redeliver(ctx, p.Ref, b.attempts(p)[0].ID)

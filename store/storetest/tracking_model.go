@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -76,7 +77,7 @@ type modelPrediction struct {
 type modelDelivery struct {
 	id         string // once it is known
 	of         *modelPrediction
-	event      store.EventSet
+	event      event.Set
 	redelivery bool
 	state      string
 	attempts   int
@@ -94,7 +95,7 @@ func (m *world) fail(format string, args ...any) {
 }
 
 // own finds the pending delivery of an event, redeliveries apart.
-func (m *world) own(p *modelPrediction, events store.EventSet) *modelDelivery {
+func (m *world) own(p *modelPrediction, events event.Set) *modelDelivery {
 	for _, d := range m.deliveries {
 		if d.of == p && d.state == "pending" && !d.redelivery && events.Has(d.event) {
 			return d
@@ -111,14 +112,14 @@ func (m *world) stepTrack() {
 			again.URL = m.url(5)
 			m.must(m.s.Track(ctx, &again, nil))
 			m.changeURL(p, again.URL)
-			if !p.Happened.Has(store.Terminal) {
+			if !p.Happened.Has(event.Terminal) {
 				p.Events = again.Events
 			}
 		}
 		return
 	}
 	p := m.prediction(fmt.Sprintf("p%d", len(m.order)))
-	p.Events = []store.EventSet{store.AllEvents, store.AllEvents, store.AllEvents, store.Started, store.Completed, store.Started | store.Failed}[m.rand.IntN(6)]
+	p.Events = []event.Set{event.All, event.All, event.All, event.Started, event.Completed, event.Started | event.Failed}[m.rand.IntN(6)]
 	events := m.events()
 	m.step("track %s wanting %b: %b", p.ID, p.Events, events)
 	mp := &modelPrediction{Prediction: p}
@@ -136,9 +137,9 @@ func (m *world) any() *modelPrediction {
 	return m.order[m.rand.IntN(len(m.order))]
 }
 
-func (m *world) events() []store.EventSet {
-	s, c, f := store.Started, store.Completed, store.Failed
-	return [][]store.EventSet{nil, {s}, {s}, {s}, {s, c}, {s, f}, {c}, {f}, {s, s, c, f}}[m.rand.IntN(9)]
+func (m *world) events() []event.Set {
+	s, c, f := event.Started, event.Completed, event.Failed
+	return [][]event.Set{nil, {s}, {s}, {s}, {s, c}, {s, f}, {c}, {f}, {s, s, c, f}}[m.rand.IntN(9)]
 }
 
 func (m *world) stepObserve() {
@@ -150,16 +151,16 @@ func (m *world) stepObserve() {
 	}
 }
 
-func (m *world) happen(p *modelPrediction, events []store.EventSet) {
+func (m *world) happen(p *modelPrediction, events []event.Set) {
 	for _, e := range events {
-		if p.Happened.Has(store.Terminal) || p.Happened.Has(e) {
+		if p.Happened.Has(event.Terminal) || p.Happened.Has(e) {
 			continue
 		}
 		p.Happened |= e
 		if p.URL == "" || !p.Events.Has(e) {
 			continue
 		}
-		if first := m.own(p, store.Started); e != store.Started && first != nil && first.attempts > 0 && !first.claimed {
+		if first := m.own(p, event.Started); e != event.Started && first != nil && first.attempts > 0 && !first.claimed {
 			first.state = "superseded"
 		}
 		m.deliveries = append(m.deliveries, &modelDelivery{of: p, event: e, state: "pending", due: m.now()})
@@ -213,11 +214,11 @@ func (m *world) claimable(d *modelDelivery) bool {
 // waits reports whether a terminal event waits for the started one. A canceled
 // attempt that is still under way counts.
 func (m *world) waits(d *modelDelivery) bool {
-	if d.redelivery || d.event == store.Started {
+	if d.redelivery || d.event == event.Started {
 		return false
 	}
 	for _, first := range m.deliveries {
-		if first.of == d.of && first.event == store.Started && !first.redelivery && (first.state == "pending" || first.claimed) {
+		if first.of == d.of && first.event == event.Started && !first.redelivery && (first.state == "pending" || first.claimed) {
 			return true
 		}
 	}
@@ -346,12 +347,12 @@ func (m *world) end(c store.Delivery, d *modelDelivery, v store.Verdict) {
 		d.state = "delivered"
 		return
 	}
-	terminal := m.own(d.of, store.Terminal)
+	terminal := m.own(d.of, event.Terminal)
 	switch {
 	case d.state == "canceled":
 	case gone:
 		d.state = "failed"
-	case d.event == store.Started && !d.redelivery && terminal != nil:
+	case d.event == event.Started && !d.redelivery && terminal != nil:
 		d.state = "superseded"
 	case v == store.Exhausted:
 		d.state = "failed"

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -23,8 +24,8 @@ var orderCases = []trackingCase{
 }
 
 func terminalWaits(t *testing.T, b *tracking) {
-	p := b.track("a", store.Started)
-	b.observe(p, store.Completed)
+	p := b.track("a", event.Started)
+	b.observe(p, event.Completed)
 	d := b.one("a started")
 	b.advance(time.Hour)
 	b.due()
@@ -33,9 +34,9 @@ func terminalWaits(t *testing.T, b *tracking) {
 }
 
 func terminalAfterDelivered(t *testing.T, b *tracking) {
-	p := b.track("a", store.Started)
+	p := b.track("a", event.Started)
 	b.complete(b.one("a started"), store.Delivered)
-	b.observe(p, store.Failed)
+	b.observe(p, event.Failed)
 	b.due("a failed")
 }
 
@@ -44,7 +45,7 @@ func startedFailsSuperseded(t *testing.T, b *tracking) {
 		id      string
 		verdict store.Verdict
 	}{{"retry", store.Retry}, {"exhausted", store.Exhausted}} {
-		p := b.track(c.id, store.Started, store.Completed)
+		p := b.track(c.id, event.Started, event.Completed)
 		b.complete(b.one(c.id+" started"), c.verdict)
 		d := b.one(c.id + " completed")
 		b.advance(time.Hour)
@@ -58,9 +59,9 @@ func startedFailsSuperseded(t *testing.T, b *tracking) {
 }
 
 func waitingSuperseded(t *testing.T, b *tracking) {
-	p := b.track("a", store.Started)
+	p := b.track("a", event.Started)
 	b.complete(b.one("a started"), store.Retry)
-	b.observe(p, store.Completed)
+	b.observe(p, event.Completed)
 	b.complete(b.one("a completed"), store.Delivered)
 	b.advance(time.Hour)
 	b.due()
@@ -68,11 +69,11 @@ func waitingSuperseded(t *testing.T, b *tracking) {
 }
 
 func inFlightHolds(t *testing.T, b *tracking) {
-	p := b.track("a", store.Started)
+	p := b.track("a", event.Started)
 	b.complete(b.one("a started"), store.Retry)
 	b.advance(time.Second)
 	d := b.one("a started") // the second attempt
-	b.observe(p, store.Completed)
+	b.observe(p, event.Completed)
 	b.due()
 	b.complete(d, store.Retry)
 	b.due("a completed")
@@ -81,9 +82,9 @@ func inFlightHolds(t *testing.T, b *tracking) {
 }
 
 func postponedHolds(t *testing.T, b *tracking) {
-	p := b.track("a", store.Started)
+	p := b.track("a", event.Started)
 	b.must(b.s.Postpone(ctx, b.one("a started"), b.now().Add(time.Minute)))
-	b.observe(p, store.Completed)
+	b.observe(p, event.Completed)
 	b.due()
 	b.advance(time.Minute)
 	b.complete(b.one("a started"), store.Delivered)
@@ -91,19 +92,19 @@ func postponedHolds(t *testing.T, b *tracking) {
 }
 
 func startedExhausted(t *testing.T, b *tracking) {
-	p := b.track("a", store.Started)
+	p := b.track("a", event.Started)
 	b.complete(b.one("a started"), store.Exhausted)
 	b.due()
 	b.status("a", store.WebhookPending)
 	b.restart()
 	b.due()
-	b.observe(p, store.Completed)
+	b.observe(p, event.Completed)
 	b.complete(b.one("a completed"), store.Delivered)
 	b.status("a", store.WebhookDelivered)
 }
 
 func waitsAfterReopen(t *testing.T, b *tracking) {
-	b.track("a", store.Started, store.Completed)
+	b.track("a", event.Started, event.Completed)
 	b.restart()
 	d := b.one("a started")
 	b.due()
@@ -114,9 +115,9 @@ func waitsAfterReopen(t *testing.T, b *tracking) {
 }
 
 func supersededSurvives(t *testing.T, b *tracking) {
-	p := b.track("a", store.Started)
+	p := b.track("a", event.Started)
 	b.complete(b.one("a started"), store.Retry)
-	b.observe(p, store.Failed)
+	b.observe(p, event.Failed)
 	b.restart()
 	b.due("a failed")
 }
@@ -127,7 +128,7 @@ func outcomeAndTerminal(t *testing.T, b *tracking) {
 	const n = 100
 	tracked := make(map[string]store.Prediction)
 	for i := range n {
-		p := b.track(fmt.Sprint(i), store.Started)
+		p := b.track(fmt.Sprint(i), event.Started)
 		tracked[p.ID] = p
 	}
 	claimed, _ := b.claimed()
@@ -140,7 +141,7 @@ func outcomeAndTerminal(t *testing.T, b *tracking) {
 			}
 		})
 		wg.Go(func() {
-			if err := b.s.Observe(ctx, p.Ref, p.ID, happened(p.ID, store.Completed)); err != nil {
+			if err := b.s.Observe(ctx, p.Ref, p.ID, happened(p.ID, event.Completed)); err != nil {
 				t.Error(err)
 			}
 		})
@@ -151,7 +152,7 @@ func outcomeAndTerminal(t *testing.T, b *tracking) {
 		t.Fatalf("%d are due, want the terminal events of %d alone; next %v", len(claimed), n, next)
 	}
 	for _, d := range claimed {
-		if d.Event != store.Completed {
+		if d.Event != event.Completed {
 			t.Fatalf("due: %q", names(claimed))
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -60,7 +61,7 @@ func (b *tracking) nextPoll(want time.Time) {
 func firstPoll(t *testing.T, b *tracking) {
 	b.polls()
 	b.nextPoll(time.Time{})
-	p := b.track("a", store.Started)
+	p := b.track("a", event.Started)
 	b.polls()
 	b.nextPoll(b.now().Add(time.Second))
 	b.advance(time.Second)
@@ -120,9 +121,9 @@ func pollEnds(t *testing.T, b *tracking) {
 	claimed.PollAt = b.now()
 	claimed = b.trackAs(claimed)
 	polled := b.polls("claimed")[0]
-	b.observe(claimed, store.Started, store.Completed)
-	b.observe(waiting, store.Failed)
-	b.track("ended", store.Started, store.Completed)
+	b.observe(claimed, event.Started, event.Completed)
+	b.observe(waiting, event.Failed)
+	b.track("ended", event.Started, event.Completed)
 	b.must(b.s.PollAgain(ctx, polled, b.now()))
 	b.advance(time.Hour)
 	b.polls()
@@ -203,8 +204,8 @@ func (b *tracking) signal(changed <-chan struct{}) {
 func signalDelivery(t *testing.T, b *tracking) {
 	p := b.prediction("a")
 	p.PollPath = ""
-	b.signalled(func() { p = b.trackAs(p, store.Started) })
-	b.signalled(func() { b.observe(p, store.Completed) })
+	b.signalled(func() { p = b.trackAs(p, event.Started) })
+	b.signalled(func() { b.observe(p, event.Completed) })
 }
 
 func signalPoll(t *testing.T, b *tracking) {
@@ -219,31 +220,31 @@ func signalPollAgain(t *testing.T, b *tracking) {
 }
 
 func signalPostpone(t *testing.T, b *tracking) {
-	b.track("a", store.Started)
+	b.track("a", event.Started)
 	d := b.one("a started")
 	b.signalled(func() { b.must(b.s.Postpone(ctx, d, b.now().Add(time.Second))) })
 }
 
 func signalComplete(t *testing.T, b *tracking) {
-	b.track("a", store.Started, store.Completed)
+	b.track("a", event.Started, event.Completed)
 	d := b.one("a started")
 	b.signalled(func() { b.complete(d, store.Retry) })
 }
 
 func signalResume(t *testing.T, b *tracking) {
-	b.track("a", store.Started)
+	b.track("a", event.Started)
 	b.ask(0)
 	b.signalled(func() { b.s.Resume(hookLane) })
 }
 
 func signalURL(t *testing.T, b *tracking) {
-	p := b.track("a", store.Started)
+	p := b.track("a", event.Started)
 	b.ask(0)
 	b.signalled(func() { b.set(p, other) })
 }
 
 func signalRedelivery(t *testing.T, b *tracking) {
-	p := b.track("a", store.Started)
+	p := b.track("a", event.Started)
 	b.finish()
 	row := b.attempts(p)[0].ID
 	b.signalled(func() { b.redeliver(p, row) })
@@ -255,7 +256,7 @@ func signalAll(t *testing.T, b *tracking) {
 	gone, stopGone := b.s.Changed()
 	defer stopFirst()
 	stopGone()
-	b.track("a", store.Started)
+	b.track("a", event.Started)
 	b.signal(first)
 	b.signal(second)
 	stopSecond()
@@ -264,13 +265,13 @@ func signalAll(t *testing.T, b *tracking) {
 		t.Fatal("signalled after unsubscribing")
 	default:
 	}
-	b.track("b", store.Started)
+	b.track("b", event.Started)
 	b.signal(first)
 	stopSecond() // once more does no harm
 }
 
 func signalUnparks(t *testing.T, b *tracking) {
-	b.track("a", store.Started)
+	b.track("a", event.Started)
 	b.ask(0)
 	b.due()
 	_, stop := b.s.Changed()

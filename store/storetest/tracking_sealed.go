@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -20,7 +21,7 @@ var sealedCases = []trackingCase{
 }
 
 // sealedAs tracks a prediction with a credential.
-func (b *tracking) sealedAs(id, credential string, events ...store.EventSet) store.Prediction {
+func (b *tracking) sealedAs(id, credential string, events ...event.Set) store.Prediction {
 	b.t.Helper()
 	p := b.prediction(id)
 	p.Credential = []byte(credential)
@@ -82,9 +83,9 @@ func (b *tracking) reseal(values []store.SealedValue) {
 func countSealed(t *testing.T, b *tracking) {
 	b.sealedBy(map[string]int{})
 	b.sealedAs("a", "old a")
-	b.sealedAs("b", "old b", store.Started)
+	b.sealedAs("b", "old b", event.Started)
 	b.sealedAs("c", "new c")
-	b.sealedAs("ended", "old ended", store.Started, store.Completed)
+	b.sealedAs("ended", "old ended", event.Started, event.Completed)
 	none := b.prediction("none")
 	none.Credential = nil
 	b.trackAs(none)
@@ -92,7 +93,7 @@ func countSealed(t *testing.T, b *tracking) {
 	b.sealedSecret("y", "s")
 	b.sealedSecret(store.MarkerPrefix+"old", "1")
 	b.sealedBy(map[string]int{"old": 3, "new": 1, "s": 1})
-	b.observe(b.find("a"), store.Failed)
+	b.observe(b.find("a"), event.Failed)
 	b.sealedBy(map[string]int{"old": 2, "new": 1, "s": 1})
 }
 
@@ -107,7 +108,7 @@ func listSealed(t *testing.T, b *tracking) {
 		b.sealedAs(id, "old "+id)
 		want = append(want, id+" old "+id)
 	}
-	b.sealedAs("ended", "old ended", store.Failed)
+	b.sealedAs("ended", "old ended", event.Failed)
 	b.sealedSecret("x", "old x")
 	b.sealedSecret("y", "new y")
 	b.sealedSecret(store.MarkerPrefix+"old", "1")
@@ -132,7 +133,7 @@ func reseal(t *testing.T, b *tracking) {
 		t.Errorf("credential is %q", p.Credential)
 	}
 	// The rest of a row is as it was, and its events follow.
-	b.observe(b.find("p3"), store.Started)
+	b.observe(b.find("p3"), event.Started)
 	b.due("p3 started")
 	b.must(b.s.Reseal(ctx, nil))
 }
@@ -147,7 +148,7 @@ func resealChanged(t *testing.T, b *tracking) {
 	}
 	b.reseal(stale)
 	b.sealedBy(map[string]int{"old": 2})
-	b.observe(b.find("a"), store.Completed)
+	b.observe(b.find("a"), event.Completed)
 	gone := store.SealedValue{Ref: 1 << 40, API: testAPI, ID: "nobody", Sealed: []byte("old")}
 	b.reseal(append(values, gone))
 	b.sealedBy(map[string]int{"new": 1})

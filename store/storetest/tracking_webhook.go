@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -34,29 +35,29 @@ var webhookCases = []trackingCase{
 }
 
 func statusByLast(t *testing.T, b *tracking) {
-	started, completed, failed := store.Started, store.Completed, store.Failed
+	started, completed, failed := event.Started, event.Completed, event.Failed
 	for _, c := range []struct {
 		name     string
-		wanted   store.EventSet
-		events   []store.EventSet
+		wanted   event.Set
+		events   []event.Set
 		verdicts []store.Verdict
 		want     store.WebhookStatus
 	}{
-		{"nothing yet", store.AllEvents, nil, nil, store.WebhookPending},
-		{"started sent", store.AllEvents, []store.EventSet{started}, []store.Verdict{store.Delivered}, store.WebhookPending},
-		{"all sent", store.AllEvents, []store.EventSet{started, completed}, []store.Verdict{store.Delivered, store.Delivered}, store.WebhookDelivered},
-		{"failure sent", store.AllEvents, []store.EventSet{started, failed}, []store.Verdict{store.Delivered, store.Delivered}, store.WebhookDelivered},
-		{"terminal given up", store.AllEvents, []store.EventSet{started, completed}, []store.Verdict{store.Delivered, store.Exhausted}, store.WebhookFailed},
-		{"terminal waits for a retry", store.AllEvents, []store.EventSet{started, completed}, []store.Verdict{store.Delivered, store.Retry}, store.WebhookPending},
-		{"started superseded", store.AllEvents, []store.EventSet{started, completed}, []store.Verdict{store.Exhausted, store.Delivered}, store.WebhookDelivered},
-		{"only started, sent", started, []store.EventSet{started}, []store.Verdict{store.Delivered}, store.WebhookDelivered},
-		{"only started, given up", started, []store.EventSet{started}, []store.Verdict{store.Exhausted}, store.WebhookFailed},
-		{"only started, given up, then the end", started, []store.EventSet{started, completed}, []store.Verdict{store.Exhausted}, store.WebhookFailed},
-		{"only failed, running", failed, []store.EventSet{started}, nil, store.WebhookPending},
-		{"only failed, and it succeeded", failed, []store.EventSet{started, completed}, nil, store.WebhookDelivered},
-		{"only failed, and it did", failed, []store.EventSet{started, failed}, []store.Verdict{store.Delivered}, store.WebhookDelivered},
-		{"all but failed, and it failed", started | completed, []store.EventSet{started, failed}, []store.Verdict{store.Delivered}, store.WebhookDelivered},
-		{"all but failed, and so did all", started | completed, []store.EventSet{started, failed}, []store.Verdict{store.Exhausted}, store.WebhookFailed},
+		{"nothing yet", event.All, nil, nil, store.WebhookPending},
+		{"started sent", event.All, []event.Set{started}, []store.Verdict{store.Delivered}, store.WebhookPending},
+		{"all sent", event.All, []event.Set{started, completed}, []store.Verdict{store.Delivered, store.Delivered}, store.WebhookDelivered},
+		{"failure sent", event.All, []event.Set{started, failed}, []store.Verdict{store.Delivered, store.Delivered}, store.WebhookDelivered},
+		{"terminal given up", event.All, []event.Set{started, completed}, []store.Verdict{store.Delivered, store.Exhausted}, store.WebhookFailed},
+		{"terminal waits for a retry", event.All, []event.Set{started, completed}, []store.Verdict{store.Delivered, store.Retry}, store.WebhookPending},
+		{"started superseded", event.All, []event.Set{started, completed}, []store.Verdict{store.Exhausted, store.Delivered}, store.WebhookDelivered},
+		{"only started, sent", started, []event.Set{started}, []store.Verdict{store.Delivered}, store.WebhookDelivered},
+		{"only started, given up", started, []event.Set{started}, []store.Verdict{store.Exhausted}, store.WebhookFailed},
+		{"only started, given up, then the end", started, []event.Set{started, completed}, []store.Verdict{store.Exhausted}, store.WebhookFailed},
+		{"only failed, running", failed, []event.Set{started}, nil, store.WebhookPending},
+		{"only failed, and it succeeded", failed, []event.Set{started, completed}, nil, store.WebhookDelivered},
+		{"only failed, and it did", failed, []event.Set{started, failed}, []store.Verdict{store.Delivered}, store.WebhookDelivered},
+		{"all but failed, and it failed", started | completed, []event.Set{started, failed}, []store.Verdict{store.Delivered}, store.WebhookDelivered},
+		{"all but failed, and so did all", started | completed, []event.Set{started, failed}, []store.Verdict{store.Exhausted}, store.WebhookFailed},
 	} {
 		// What happened before tracking and what is observed one by one
 		// come to the same.
@@ -96,62 +97,62 @@ func statusByLateStarted(t *testing.T, b *tracking) {
 		{"delivered", store.Delivered, store.WebhookDelivered},
 		{"exhausted", store.Exhausted, store.WebhookFailed},
 	} {
-		p := b.wanting(c.id, store.Started|store.Completed, store.Started)
+		p := b.wanting(c.id, event.Started|event.Completed, event.Started)
 		b.complete(b.one(c.id+" started"), store.Retry)
-		b.observe(p, store.Failed)
+		b.observe(p, event.Failed)
 		b.status(c.id, store.WebhookPending)
 		b.restart()
 		b.complete(b.one(c.id+" started"), c.verdict)
 		b.status(c.id, c.want)
 
 		id := c.id + " before"
-		p = b.wanting(id, store.Started|store.Completed, store.Started)
+		p = b.wanting(id, event.Started|event.Completed, event.Started)
 		b.complete(b.one(id+" started"), c.verdict)
 		b.status(id, store.WebhookPending)
-		b.observe(p, store.Failed)
+		b.observe(p, event.Failed)
 		b.status(id, c.want)
 	}
 }
 
 func filterChanged(t *testing.T, b *tracking) {
-	p := b.wanting("a", store.Started, store.Started)
+	p := b.wanting("a", event.Started, event.Started)
 	d := b.one("a started")
-	b.must(b.s.SetWebhook(ctx, p.Ref, hook, store.AllEvents))
+	b.must(b.s.SetWebhook(ctx, p.Ref, hook, event.All))
 	b.complete(d, store.Delivered)
 	b.status("a", store.WebhookPending)
-	b.observe(p, store.Completed)
+	b.observe(p, event.Completed)
 	b.complete(b.one("a completed"), store.Exhausted)
 	b.status("a", store.WebhookFailed)
 
-	p = b.wanting("b", store.AllEvents, store.Started)
-	b.must(b.s.SetWebhook(ctx, p.Ref, hook, store.Started))
+	p = b.wanting("b", event.All, event.Started)
+	b.must(b.s.SetWebhook(ctx, p.Ref, hook, event.Started))
 	b.complete(b.one("b started"), store.Delivered)
 	b.status("b", store.WebhookDelivered)
-	b.observe(p, store.Completed)
+	b.observe(p, event.Completed)
 	b.due()
 }
 
 func filterWidened(t *testing.T, b *tracking) {
-	p := b.wanting("a", store.Started, store.Started)
+	p := b.wanting("a", event.Started, event.Started)
 	b.complete(b.one("a started"), store.Delivered)
 	b.status("a", store.WebhookDelivered)
-	b.must(b.s.SetWebhook(ctx, p.Ref, hook, store.AllEvents))
+	b.must(b.s.SetWebhook(ctx, p.Ref, hook, event.All))
 	b.status("a", store.WebhookPending)
-	b.observe(p, store.Completed)
+	b.observe(p, event.Completed)
 	b.complete(b.one("a completed"), store.Delivered)
 	b.status("a", store.WebhookDelivered)
 }
 
 func filterAfterEnd(t *testing.T, b *tracking) {
-	p := b.wanting("a", store.Started, store.Started, store.Completed)
+	p := b.wanting("a", event.Started, event.Started, event.Completed)
 	d := b.one("a started")
-	b.must(b.s.SetWebhook(ctx, p.Ref, hook, store.AllEvents))
+	b.must(b.s.SetWebhook(ctx, p.Ref, hook, event.All))
 	b.complete(d, store.Delivered)
 	b.due()
 	b.status("a", store.WebhookDelivered)
 
-	p = b.wanting("b", store.AllEvents, store.Started, store.Completed)
-	b.must(b.s.SetWebhook(ctx, p.Ref, hook, store.Started))
+	p = b.wanting("b", event.All, event.Started, event.Completed)
+	b.must(b.s.SetWebhook(ctx, p.Ref, hook, event.Started))
 	b.restart()
 	b.complete(b.one("b started"), store.Delivered)
 	b.status("b", store.WebhookPending)
@@ -162,8 +163,8 @@ func filterAfterEnd(t *testing.T, b *tracking) {
 // filterAndOutcome ends predictions that want no such end while their started
 // event is on its way: whichever comes first, the status is known in the end.
 func filterAndOutcome(t *testing.T, b *tracking) {
-	b.together(100, store.Started|store.Completed, store.Delivered, func(p store.Prediction) error {
-		return b.s.Observe(ctx, p.Ref, p.ID, happened(p.ID, store.Failed))
+	b.together(100, event.Started|event.Completed, store.Delivered, func(p store.Prediction) error {
+		return b.s.Observe(ctx, p.Ref, p.ID, happened(p.ID, event.Failed))
 	})
 	b.due()
 	for i := range 100 {
@@ -173,11 +174,11 @@ func filterAndOutcome(t *testing.T, b *tracking) {
 
 // together completes the started events of n predictions while f is done to
 // each of them.
-func (b *tracking) together(n int, wanted store.EventSet, v store.Verdict, f func(store.Prediction) error) {
+func (b *tracking) together(n int, wanted event.Set, v store.Verdict, f func(store.Prediction) error) {
 	b.t.Helper()
 	tracked := make(map[int64]store.Prediction)
 	for i := range n {
-		p := b.wanting(fmt.Sprint(i), wanted, store.Started)
+		p := b.wanting(fmt.Sprint(i), wanted, event.Started)
 		tracked[p.Ref] = p
 	}
 	claimed, _ := b.claimed()
@@ -198,7 +199,7 @@ func (b *tracking) together(n int, wanted store.EventSet, v store.Verdict, f fun
 }
 
 func goneDisables(t *testing.T, b *tracking) {
-	p := b.track("a", store.Started, store.Completed)
+	p := b.track("a", event.Started, event.Completed)
 	b.complete(b.one("a started"), store.Gone)
 	b.due()
 	b.status("a", store.WebhookDisabled)
@@ -210,15 +211,15 @@ func goneDisables(t *testing.T, b *tracking) {
 	b.status("a", store.WebhookDisabled)
 	b.logged(p, "started 1 410")
 
-	p = b.track("b", store.Started)
+	p = b.track("b", event.Started)
 	b.complete(b.one("b started"), store.Gone)
-	b.observe(p, store.Completed)
+	b.observe(p, event.Completed)
 	b.due()
 	b.status("b", store.WebhookDisabled)
 }
 
 func goneReplaced(t *testing.T, b *tracking) {
-	p := b.track("a", store.Started)
+	p := b.track("a", event.Started)
 	d := b.one("a started")
 	b.set(p, other)
 	b.complete(d, store.Gone)
@@ -246,7 +247,7 @@ func (b *tracking) to(url, want string) store.Delivery {
 }
 
 func newURL(t *testing.T, b *tracking) {
-	p := b.track("a", store.Started, store.Completed)
+	p := b.track("a", event.Started, event.Completed)
 	b.set(p, other)
 	b.complete(b.to(other, "a started"), store.Delivered)
 	b.complete(b.to(other, "a completed"), store.Delivered)
@@ -257,7 +258,7 @@ func newURL(t *testing.T, b *tracking) {
 }
 
 func newURLRetry(t *testing.T, b *tracking) {
-	p := b.track("a", store.Started)
+	p := b.track("a", event.Started)
 	o := b.outcome(b.one("a started"), store.Retry)
 	o.Due = b.now().Add(time.Hour) // the old receiver has asked for it
 	b.must(b.s.Complete(ctx, o))
@@ -275,7 +276,7 @@ func newURLRetry(t *testing.T, b *tracking) {
 }
 
 func newURLClaimed(t *testing.T, b *tracking) {
-	p := b.track("a", store.Started)
+	p := b.track("a", event.Started)
 	d := b.one("a started")
 	b.set(p, other)
 	o := b.outcome(d, store.Retry)
@@ -285,7 +286,7 @@ func newURLClaimed(t *testing.T, b *tracking) {
 }
 
 func newURLPostponed(t *testing.T, b *tracking) {
-	p := b.track("a", store.Started)
+	p := b.track("a", event.Started)
 	d := b.one("a started")
 	b.set(p, other)
 	b.must(b.s.Postpone(ctx, d, b.now().Add(time.Second)))
@@ -298,7 +299,7 @@ func newURLPostponed(t *testing.T, b *tracking) {
 }
 
 func newURLWaiting(t *testing.T, b *tracking) {
-	p := b.track("a", store.Started, store.Completed)
+	p := b.track("a", event.Started, event.Completed)
 	d := b.one("a started")
 	b.set(p, other)
 	b.complete(d, store.Delivered)

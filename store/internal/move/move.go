@@ -4,6 +4,7 @@ package move
 import (
 	"iter"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -29,7 +30,7 @@ type Payload struct {
 // Delivery is a delivery. Times are Unix milliseconds.
 type Delivery struct {
 	N, Nonce, Prediction int64
-	Event                store.EventSet
+	Event                event.Set
 	Redelivery           bool
 	State                int16
 	Attempts             int

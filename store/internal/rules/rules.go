@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -15,7 +16,7 @@ import (
 // be delivered.
 func Advance(p *store.Prediction, happened []store.Happening) (wanted []store.Happening) {
 	for _, h := range happened {
-		if p.Happened.Has(store.Terminal) || p.Happened.Has(h.Event) {
+		if p.Happened.Has(event.Terminal) || p.Happened.Has(h.Event) {
 			continue
 		}
 		p.Happened |= h.Event
@@ -23,7 +24,7 @@ func Advance(p *store.Prediction, happened []store.Happening) (wanted []store.Ha
 			wanted = append(wanted, h)
 		}
 	}
-	if p.Happened.Has(store.Terminal) {
+	if p.Happened.Has(event.Terminal) {
 		p.Credential = nil
 	}
 	return wanted
@@ -32,23 +33,23 @@ func Advance(p *store.Prediction, happened []store.Happening) (wanted []store.Ha
 // IsLast reports whether the webhook status follows from the event's delivery:
 // the terminal event's does, and the started one's where the client does not
 // want the terminal event.
-func IsLast(event store.EventSet, p *store.Prediction) bool {
-	terminal := p.Happened & store.Terminal
+func IsLast(e event.Set, p *store.Prediction) bool {
+	terminal := p.Happened & event.Terminal
 	if terminal == 0 {
-		terminal = store.Terminal
+		terminal = event.Terminal
 	}
-	return event.Has(store.Terminal) || !p.Events.Has(terminal)
+	return e.Has(event.Terminal) || !p.Events.Has(terminal)
 }
 
 // WebhookFor is the status once p's URL and events were set.
 func WebhookFor(p *store.Prediction) store.WebhookStatus {
 	sent := p.Webhook == store.WebhookDelivered || p.Webhook == store.WebhookFailed
 	switch {
-	case sent && (p.Happened.Has(store.Terminal) || !p.Events.Has(store.Terminal)):
+	case sent && (p.Happened.Has(event.Terminal) || !p.Events.Has(event.Terminal)):
 		return p.Webhook
 	case p.URL == "":
 		return store.WebhookDisabled
-	case p.Happened.Has(store.Terminal):
+	case p.Happened.Has(event.Terminal):
 		return p.Webhook
 	}
 	return store.WebhookPending

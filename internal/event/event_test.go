@@ -1,4 +1,4 @@
-package store
+package event
 
 import (
 	"strings"
@@ -18,7 +18,7 @@ func TestUnknownEventsNameTheKnownOnes(t *testing.T) {
 		"completed,failed": "several", "prediction.completed,prediction.failed": "several",
 		"output": "", "logs": "", "all": "", "*": "", "": "", "prediction.": "", "x": "",
 	} {
-		e, err := ReadEvent(name)
+		e, err := Parse(name)
 		if err == nil {
 			t.Errorf("%q is read as %s", name, e.Name())
 			continue
@@ -39,8 +39,8 @@ func TestUnknownEventsNameTheKnownOnes(t *testing.T) {
 			t.Errorf("%q: %v, want %s to be suggested", name, err, meant)
 		}
 	}
-	for name, want := range map[string]EventSet{"started": Started, "prediction.completed": Completed, "failed": Failed} {
-		if e, err := ReadEvent(name); err != nil || e != want {
+	for name, want := range map[string]Set{"started": Started, "prediction.completed": Completed, "failed": Failed} {
+		if e, err := Parse(name); err != nil || e != want {
 			t.Errorf("%q: %v, %v", name, e, err)
 		}
 	}

@@ -1,21 +1,15 @@
-package store
+// Package shared opens a store once for all who use it: the configurations that
+// name the same one, and requests that outlive theirs.
+package shared
 
 import (
 	"fmt"
 	"sync"
 
 	"github.com/caddyserver/caddy/v2"
-)
 
-// Opener is what a store module gives: where the store is and how to open it.
-type Opener interface {
-	// Resource names what is opened (a path, a database), never how: two
-	// configurations with the same resource share one open store.
-	Resource() string
-	// Open opens the resource. It is called at most once at a time for a
-	// resource.
-	Open() (Closer, error)
-}
+	"github.com/caddy-replicate/replicate-webhook/store"
+)
 
 // pool holds the open stores, shared by configurations and by requests that
 // outlive theirs.
@@ -23,14 +17,14 @@ var pool = caddy.NewUsagePool()
 
 // Ref is one use of an open store. The store closes with its last Ref.
 type Ref struct {
-	Store
+	store.Store
 	resource string
 	closed   <-chan struct{}
 	release  sync.Once
 }
 
 // Acquire opens the store or takes a further reference to it.
-func Acquire(o Opener) (*Ref, error) {
+func Acquire(o store.Opener) (*Ref, error) {
 	resource := o.Resource()
 	v, _, err := pool.LoadOrNew(resource, func() (caddy.Destructor, error) {
 		s, err := o.Open()
@@ -40,7 +34,7 @@ func Acquire(o Opener) (*Ref, error) {
 		return pooled{s, make(chan struct{})}, nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return nil, fmt.Errorf("%w: %w", store.ErrUnavailable, err)
 	}
 	p := v.(pooled)
 	return &Ref{Store: p.Closer, resource: resource, closed: p.closed}, nil
@@ -70,7 +64,7 @@ func (r *Ref) Closed() <-chan struct{} {
 
 // pooled gives an open store the name under which caddy.UsagePool closes it.
 type pooled struct {
-	Closer
+	store.Closer
 	closed chan struct{}
 }
 
