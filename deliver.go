@@ -14,7 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/budget"
+	"github.com/caddy-replicate/replicate-webhook/internal/body"
 	"github.com/caddy-replicate/replicate-webhook/internal/delivery"
 	"github.com/caddy-replicate/replicate-webhook/internal/egress"
 	"github.com/caddy-replicate/replicate-webhook/internal/seal"
@@ -526,4 +526,4 @@ func (a *App) Tracker() *tracker.Tracker { return a.sender.tracker }
 func (a *App) Secrets() *secret.Watcher { return a.secrets }
 
 // Budget bounds the request bytes that handlers buffer.
-func (a *App) Budget() *budget.Budget { return a.budget }
+func (a *App) Budget() *body.Budget { return a.budget }

@@ -24,7 +24,7 @@ import (
 	_ "github.com/caddy-replicate/replicate-webhook/admin"     // registers its module
 	_ "github.com/caddy-replicate/replicate-webhook/command"   // registers the command
 	_ "github.com/caddy-replicate/replicate-webhook/dashboard" // registers its handler
-	"github.com/caddy-replicate/replicate-webhook/internal/budget"
+	"github.com/caddy-replicate/replicate-webhook/internal/body"
 	"github.com/caddy-replicate/replicate-webhook/internal/directive"
 	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
 	"github.com/caddy-replicate/replicate-webhook/internal/operate"
@@ -66,7 +66,7 @@ type App struct {
 
 	logger *zap.Logger
 	opener store.Opener
-	budget *budget.Budget
+	budget *body.Budget
 	// secrets reads those of the app and of its handlers.
 	secrets *secret.Watcher
 	ref     *shared.Ref
@@ -100,7 +100,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if a.BodyBudget == 0 {
 		a.BodyBudget = DefaultBodyBudget
 	}
-	a.budget = budget.New(a.BodyBudget)
+	a.budget = body.NewBudget(a.BodyBudget)
 	a.opener = new(sqlite.Module)
 	if len(a.StoreRaw) > 0 {
 		mod, err := ctx.LoadModule(a, "StoreRaw")

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/clientip"
 	"github.com/caddy-replicate/replicate-webhook/internal/directive"
 	"github.com/caddy-replicate/replicate-webhook/internal/envelope"
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
@@ -275,10 +276,10 @@ func (e *Edge) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	}
 	if c := e.logger.Check(zapcore.DebugLevel, "webhook refused"); c != nil {
 		c.Write(zap.String("reason", refused.Reason), zap.Int("status", refused.Status),
-			zap.String("client", webhook.ClientAddress(r)), zap.Error(refused.Cause))
+			zap.String("client", clientip.Of(r)), zap.Error(refused.Cause))
 	}
 	if refused.Status != webhook.StatusClientGone {
-		e.app.refusals.Add(refused, webhook.ClientAddress(r))
+		e.app.refusals.Add(refused, clientip.Of(r))
 	}
 	h := w.Header()
 	for name, value := range refused.Header {
@@ -301,7 +302,7 @@ func (e *Edge) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.Hand
 		webhook.Abandon(w, r)
 		return fail(refused)
 	}
-	charge := e.app.budget.For(webhook.ClientAddress(r))
+	charge := e.app.budget.For(clientip.Of(r))
 	defer charge.Return()
 	raw, refused := webhook.ReadBody(w, r, e.MaxBody, time.Duration(e.ReadTimeout), charge)
 	if refused != nil {

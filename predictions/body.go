@@ -11,8 +11,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/budget"
-	"github.com/caddy-replicate/replicate-webhook/internal/webhook"
+	"github.com/caddy-replicate/replicate-webhook/internal/body"
 )
 
 // A request body begins in a buffer of its own, of no more than smallBody: what
@@ -44,7 +43,7 @@ type buffered struct {
 	data   []byte
 	at     int
 	rest   io.ReadCloser // what follows data, nil when that is all
-	charge *budget.Charge
+	charge *body.Charge
 	pooled *[]byte
 	closed bool
 	// watch searches the rest as it is read, if it is set.
@@ -62,7 +61,7 @@ func tooBusy() *problem {
 // readBody reads a request's body up to limit bytes. Of a longer one the rest
 // stays to be read from the buffered, at the pace of whoever reads it. Errors
 // are *problem.
-func readBody(w http.ResponseWriter, r *http.Request, limit int64, charge *budget.Charge) (*buffered, error) {
+func readBody(w http.ResponseWriter, r *http.Request, limit int64, charge *body.Charge) (*buffered, error) {
 	size := limit
 	if r.ContentLength >= 0 {
 		size = min(size, r.ContentLength)
@@ -70,52 +69,31 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64, charge *budge
 	return readBodyIn(w, r, limit, readGrace+time.Duration(size)*time.Second/readRate, charge)
 }
 
-func readBodyIn(w http.ResponseWriter, r *http.Request, limit int64, timeout time.Duration, charge *budget.Charge) (*buffered, error) {
+func readBodyIn(w http.ResponseWriter, r *http.Request, limit int64, timeout time.Duration, charge *body.Charge) (*buffered, error) {
 	b := &buffered{charge: charge}
-	size := int64(smallBody)
-	if r.ContentLength >= 0 {
-		// One byte more than there is lets the last Read say so.
-		size = min(size, r.ContentLength+1)
+	var err error
+	b.data, err = body.Read(w, r, body.Limits{Size: limit, Timeout: timeout, Charge: charge, First: smallBody, Grow: b.grow})
+	switch {
+	case err == nil:
+	case errors.Is(err, body.ErrBudget):
+		b.Close()
+		return nil, tooBusy()
+	case errors.Is(err, body.ErrTooLarge):
+		b.rest = r.Body
+	default:
+		b.Close()
+		return nil, readProblem(err)
 	}
-	b.data = make([]byte, 0, size)
-	deadline := webhook.LimitRead(w, timeout)
-	for {
-		if len(b.data) == cap(b.data) {
-			b.grow()
-		}
-		n, err := r.Body.Read(b.data[len(b.data):cap(b.data)])
-		b.data = b.data[:len(b.data)+n]
-		switch {
-		case err == nil && !time.Now().Before(deadline):
-			// The deadline stays on the connection, whose unread rest
-			// net/http would wait for.
-			b.Close()
-			return nil, readProblem(os.ErrDeadlineExceeded)
-		case !charge.Take(n):
-			b.Close()
-			return nil, tooBusy()
-		case err == io.EOF && int64(len(b.data)) <= limit:
-			webhook.UnlimitRead(w)
-			return b, nil
-		case err != nil && err != io.EOF:
-			b.Close()
-			return nil, readProblem(err)
-		case int64(len(b.data)) > limit:
-			webhook.UnlimitRead(w)
-			b.rest = r.Body
-			return b, nil
-		}
-	}
+	return b, nil
 }
 
-// grow makes room for more.
-func (b *buffered) grow() {
-	if b.pooled != nil || len(b.data) > pooledBody {
-		b.data = slices.Grow(b.data, len(b.data))
-		return
+// grow moves a full buffer to one of the pool, and doubles one that is larger.
+func (b *buffered) grow(data []byte) []byte {
+	if b.pooled != nil || len(data) > pooledBody {
+		return slices.Grow(data, len(data))
 	}
 	b.pooled = bodies.Get().(*[]byte)
-	b.data = append((*b.pooled)[:0], b.data...)
+	return append((*b.pooled)[:0], data...)
 }
 
 func readProblem(err error) *problem {

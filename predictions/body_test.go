@@ -11,13 +11,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/budget"
+	"github.com/caddy-replicate/replicate-webhook/internal/body"
 )
 
 // TestSlowBodiesGiveUpTheirShare: a sender that stops in the middle of a body,
 // or sends it drop by drop, keeps what it takes of the budget for a time only.
 func TestSlowBodiesGiveUpTheirShare(t *testing.T) {
-	all := budget.New(8 << 10)
+	all := body.NewBudget(8 << 10)
 	results := make(chan error, 1)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		b, err := readBodyIn(w, r, 1<<20, 100*time.Millisecond, all.For(r.RemoteAddr))
@@ -67,7 +67,7 @@ func TestIdleBodiesCostLittle(t *testing.T) {
 		req := httptest.NewRequest(http.MethodPost, "/", sizeReader{r, sizes})
 		req.ContentLength = length
 		go func() { _ = w.Close() }()
-		b, err := readBody(httptest.NewRecorder(), req, 1<<30, budget.New(1<<30).For(""))
+		b, err := readBody(httptest.NewRecorder(), req, 1<<30, body.NewBudget(1<<30).For(""))
 		if err != nil {
 			t.Fatal(err)
 		}

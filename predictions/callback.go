@@ -10,9 +10,9 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/budget"
+	"github.com/caddy-replicate/replicate-webhook/internal/body"
+	"github.com/caddy-replicate/replicate-webhook/internal/clientip"
 	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
-	"github.com/caddy-replicate/replicate-webhook/internal/webhook"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -49,7 +49,7 @@ const tokenLen = 43
 // where one is configured in front, put `log_skip` on the same path.
 type Callback struct {
 	tracker following
-	budget  *budget.Budget
+	budget  *body.Budget
 	logger  *zap.Logger
 }
 
@@ -106,7 +106,7 @@ func (c *Callback) take(w http.ResponseWriter, r *http.Request) error {
 	if r.Body == nil {
 		r.Body = http.NoBody
 	}
-	body, err := readBody(w, r, maxCallback, c.budget.For(webhook.ClientAddress(r)))
+	body, err := readBody(w, r, maxCallback, c.budget.For(clientip.Of(r)))
 	if err != nil {
 		return err
 	}
@@ -137,7 +137,7 @@ func (c *Callback) log(r *http.Request, status int, err error) {
 		level = zapcore.ErrorLevel
 	}
 	if l := c.logger.Check(level, "handled callback"); l != nil {
-		l.Write(zap.String("client_ip", webhook.ClientAddress(r)), zap.String("method", r.Method), zap.String("host", r.Host),
+		l.Write(zap.String("client_ip", clientip.Of(r)), zap.String("method", r.Method), zap.String("host", r.Host),
 			zap.String("uri", maskToken(r.URL.EscapedPath())), zap.Int("status", status), zap.Error(err))
 	}
 }

@@ -14,7 +14,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/budget"
+	"github.com/caddy-replicate/replicate-webhook/internal/body"
 	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
@@ -47,7 +47,7 @@ func TestCallback(t *testing.T) {
 			core, logs := observer.New(zap.DebugLevel)
 			f := newFake()
 			f.callbackErr = c.err
-			cb := &Callback{tracker: f, budget: budget.New(1 << 30), logger: zap.New(core)}
+			cb := &Callback{tracker: f, budget: body.NewBudget(1 << 30), logger: zap.New(core)}
 			w := httptest.NewRecorder()
 			r := newRequest(t.Context(), c.method, c.path, c.body, c.header...)
 			if err := cb.ServeHTTP(w, r, nil); err != nil {
@@ -89,7 +89,7 @@ func TestCallbackLogLevels(t *testing.T) {
 			core, logs := observer.New(zap.DebugLevel)
 			f := newFake()
 			f.callbackErr = c.err
-			cb := &Callback{tracker: f, budget: budget.New(1 << 30), logger: zap.New(core)}
+			cb := &Callback{tracker: f, budget: body.NewBudget(1 << 30), logger: zap.New(core)}
 			r := newRequest(withServer(t.Context(), c.server), "POST", "/cb/"+fakeToken, "{}")
 			if err := cb.ServeHTTP(httptest.NewRecorder(), r, nil); err != nil {
 				t.Fatal(err)
@@ -102,7 +102,7 @@ func TestCallbackLogLevels(t *testing.T) {
 }
 
 func TestCallbackBudget(t *testing.T) {
-	cb := &Callback{tracker: newFake(), budget: budget.New(8), logger: zap.NewNop()}
+	cb := &Callback{tracker: newFake(), budget: body.NewBudget(8), logger: zap.NewNop()}
 	w := httptest.NewRecorder()
 	if err := cb.ServeHTTP(w, newRequest(t.Context(), "POST", "/cb/"+fakeToken, "{  }"), nil); err != nil {
 		t.Fatal(err)
@@ -113,7 +113,7 @@ func TestCallbackBudget(t *testing.T) {
 // TestRefusedCallbacksEndTheirConnection: a callback that is refused before its
 // body is read does not hold a connection for as long as the body might take.
 func TestRefusedCallbacksEndTheirConnection(t *testing.T) {
-	cb := &Callback{tracker: newFake(), budget: budget.New(1 << 30), logger: zap.NewNop()}
+	cb := &Callback{tracker: newFake(), budget: body.NewBudget(1 << 30), logger: zap.NewNop()}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := cb.ServeHTTP(w, r.WithContext(newRequest(r.Context(), r.Method, "/", "").Context()), nil); err != nil {
 			t.Error(err)

@@ -13,10 +13,10 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/clientip"
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
 	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
-	"github.com/caddy-replicate/replicate-webhook/internal/webhook"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -26,7 +26,7 @@ func (h *Handler) create(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	if r.Body == nil || r.Body == http.NoBody {
 		return next.ServeHTTP(w, r)
 	}
-	body, err := readBody(w, r, h.maxBody, h.budget.For(webhook.ClientAddress(r)))
+	body, err := readBody(w, r, h.maxBody, h.budget.For(clientip.Of(r)))
 	if err != nil {
 		return h.fail(w, r, err)
 	}
@@ -68,7 +68,7 @@ func (h *Handler) misspelledCreate(w http.ResponseWriter, r *http.Request, next 
 	if r.Body == nil || r.Body == http.NoBody {
 		return h.passOn(w, r, next)
 	}
-	body, err := readBody(w, r, h.maxBody, h.budget.For(webhook.ClientAddress(r)))
+	body, err := readBody(w, r, h.maxBody, h.budget.For(clientip.Of(r)))
 	if err != nil {
 		return h.fail(w, r, err)
 	}

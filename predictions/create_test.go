@@ -17,7 +17,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/klauspost/compress/zstd"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/budget"
+	"github.com/caddy-replicate/replicate-webhook/internal/body"
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/internal/fakeapi"
 	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
@@ -112,7 +112,7 @@ func TestErrorsBeforeTheUpstreamIsCharged(t *testing.T) {
 		{"store", func(f *fixture) { f.fake.ready = errFakeStore }, ourBody, 503, "can't be stored"},
 		{"reservation", func(f *fixture) { f.fake.reserve = errFakeStore }, ourBody, 503, "can't be stored"},
 		{"API", func(f *fixture) { f.fake.caller = fmt.Errorf("%w: refused", tracker.ErrUpstream) }, ourBody, 502, "could not be asked"},
-		{"budget", func(f *fixture) { f.h.budget = budget.New(100) }, ourBody, 503, "too many request bytes"},
+		{"budget", func(f *fixture) { f.h.budget = body.NewBudget(100) }, ourBody, 503, "too many request bytes"},
 		{"test mode off", func(f *fixture) { f.h.TestMode = "off" }, `{"webhook_url":"https://x","test_mode":true}`, 422, "switched off"},
 		{"too large", func(f *fixture) { f.h.maxBody = 50 }, ourBody, 413, "at most 50 bytes"},
 	} {

@@ -19,7 +19,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/budget"
+	"github.com/caddy-replicate/replicate-webhook/internal/body"
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/internal/fakeapi"
 	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
@@ -251,7 +251,7 @@ func (f *fixture) configure() {
 		f.t.Fatal(err)
 	}
 	f.h.upstream = tracker.Upstream{API: api}
-	if err := f.h.join(f.fake, budget.New(256<<20)); err != nil {
+	if err := f.h.join(f.fake, body.NewBudget(256<<20)); err != nil {
 		f.t.Fatal(err)
 	}
 }

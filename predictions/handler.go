@@ -15,7 +15,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/budget"
+	"github.com/caddy-replicate/replicate-webhook/internal/body"
 	"github.com/caddy-replicate/replicate-webhook/internal/directive"
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/internal/loglimit"
@@ -42,7 +42,7 @@ const appName = "replicate_webhook"
 // App is what the handlers need of the app module replicate_webhook.
 type App interface {
 	Tracker() *tracker.Tracker
-	Budget() *budget.Budget
+	Budget() *body.Budget
 	Secrets() *secret.Watcher
 }
 
@@ -132,7 +132,7 @@ type Handler struct {
 	prefix   string
 	maxBody  int64
 	tracker  following
-	budget   *budget.Budget
+	budget   *body.Budget
 	logger   *zap.Logger
 	// refusals bounds the lines of the log about requests that are refused.
 	refusals *loglimit.Limiter
@@ -187,7 +187,7 @@ func (h *Handler) useToken(t following) func(string) error {
 	}
 }
 
-func (h *Handler) join(t following, b *budget.Budget) error {
+func (h *Handler) join(t following, b *body.Budget) error {
 	h.refusals = new(loglimit.Limiter)
 	h.tracker, h.budget, h.redeliveries = t, b, new(limiters)
 	if h.ServeSigningSecret && !t.PerClient() {

@@ -4,10 +4,10 @@ import (
 	"errors"
 	"net/http"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/clientip"
 	"github.com/caddy-replicate/replicate-webhook/internal/ecmajson"
 	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
 	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
-	"github.com/caddy-replicate/replicate-webhook/internal/webhook"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -40,7 +40,7 @@ func (h *Handler) applyUpdate(w http.ResponseWriter, r *http.Request, rt route) 
 		}
 		body = p.Body
 	} else {
-		charge := h.budget.For(webhook.ClientAddress(r))
+		charge := h.budget.For(clientip.Of(r))
 		defer charge.Return()
 		s, err := h.tracker.Fetch(ctx, h.upstream, r.Header, rt.id, charge.Take)
 		if err != nil {
@@ -78,7 +78,7 @@ func (h *Handler) readUpdate(w http.ResponseWriter, r *http.Request) (patch, err
 	if r.Body == nil {
 		r.Body = http.NoBody
 	}
-	body, err := readBody(w, r, maxPatch, h.budget.For(webhook.ClientAddress(r)))
+	body, err := readBody(w, r, maxPatch, h.budget.For(clientip.Of(r)))
 	if err != nil {
 		return patch{}, err
 	}

@@ -12,9 +12,9 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/body"
 	"github.com/caddy-replicate/replicate-webhook/internal/ecmajson"
 	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
-	"github.com/caddy-replicate/replicate-webhook/internal/webhook"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -60,24 +60,24 @@ const (
 )
 
 func (p *problem) write(w http.ResponseWriter) {
-	body := []byte(`{"title":`)
-	body = ecmajson.AppendString(body, http.StatusText(p.status))
-	body = append(body, `,"detail":`...)
-	body = ecmajson.AppendString(body, p.detail)
-	body = append(body, `,"status":`...)
-	body = strconv.AppendInt(body, int64(p.status), 10)
-	body = append(body, '}', '\n')
+	text := []byte(`{"title":`)
+	text = ecmajson.AppendString(text, http.StatusText(p.status))
+	text = append(text, `,"detail":`...)
+	text = ecmajson.AppendString(text, p.detail)
+	text = append(text, `,"status":`...)
+	text = strconv.AppendInt(text, int64(p.status), 10)
+	text = append(text, '}', '\n')
 	h := w.Header()
 	h.Set("Content-Type", "application/problem+json")
-	h.Set("Content-Length", strconv.Itoa(len(body)))
+	h.Set("Content-Length", strconv.Itoa(len(text)))
 	if p.retry > 0 {
 		h.Set("Retry-After", strconv.Itoa(p.retry))
 	}
 	if p.closing {
-		webhook.CloseAfter(w)
+		body.CloseAfter(w)
 	}
 	w.WriteHeader(p.status)
-	_, _ = w.Write(body)
+	_, _ = w.Write(text)
 }
 
 // problemOf is err as a client may see it. What is wrong inside is not the

@@ -14,7 +14,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/budget"
+	"github.com/caddy-replicate/replicate-webhook/internal/body"
 	"github.com/caddy-replicate/replicate-webhook/internal/fakeapi"
 	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
 	"github.com/caddy-replicate/replicate-webhook/store"
@@ -67,7 +67,7 @@ func TestRefusalsAreLoggedWithTheirCause(t *testing.T) {
 func TestHeldResponsesAreBoundedByTheBudget(t *testing.T) {
 	const size, share = 1 << 20, 4 << 20
 	f := newFixture(t, fakeapi.Options{})
-	f.h.budget = budget.New(8 * share)
+	f.h.budget = body.NewBudget(8 * share)
 	f.fake.put(store.Prediction{API: apiURL, ID: "p", URL: "https://r.example/hook"})
 	body := `{"id":"p","status":"processing","output":"` + strings.Repeat("x", size) + `"}`
 	const all = 48
@@ -134,7 +134,7 @@ func TestResponsesBeyondTheBudget(t *testing.T) {
 	for coding, text := range encodings(t, large) {
 		t.Run(coding, func(t *testing.T) {
 			f := newFixture(t, fakeapi.Options{})
-			f.h.budget = budget.New(8 * 20_000)
+			f.h.budget = body.NewBudget(8 * 20_000)
 			f.answerWith(func(w http.ResponseWriter, _ *http.Request) {
 				w.Header().Set("Content-Encoding", coding)
 				w.WriteHeader(201)
@@ -153,7 +153,7 @@ func TestResponsesBeyondTheBudget(t *testing.T) {
 	}
 	f := newFixture(t, fakeapi.Options{})
 	f.h.ServeSigningSecret = true
-	f.h.budget = budget.New(8 * 10)
+	f.h.budget = body.NewBudget(8 * 10)
 	w := httptest.NewRecorder()
 	if err := f.h.ServeHTTP(w, newRequest(t.Context(), "GET", "/v1/webhooks/default/secret", ""), f.next); err != nil {
 		t.Fatal(err)

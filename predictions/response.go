@@ -9,9 +9,9 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/budget"
+	"github.com/caddy-replicate/replicate-webhook/internal/body"
+	"github.com/caddy-replicate/replicate-webhook/internal/clientip"
 	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
-	"github.com/caddy-replicate/replicate-webhook/internal/webhook"
 )
 
 // statusHeader says of a webhook what webhook_status would, in a response whose
@@ -52,7 +52,7 @@ type response struct {
 	// limit is the largest response held, in bytes. A larger one passes.
 	limit int64
 	// charge is what is held takes from the budget.
-	charge *budget.Charge
+	charge *body.Charge
 	// scan makes one that can't be held pass in the mode trailing.
 	scan bool
 	// hidden is kept from the client; nil: nothing is.
@@ -90,7 +90,7 @@ func (h *Handler) newResponse(w http.ResponseWriter, r *http.Request, hidden *hi
 		ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
 		holds:                 succeeded,
 		limit:                 h.maxBody,
-		charge:                h.budget.For(webhook.ClientAddress(r)),
+		charge:                h.budget.For(clientip.Of(r)),
 		hidden:                hidden,
 		passing:               func(reason) {},
 	}

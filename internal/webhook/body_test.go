@@ -15,7 +15,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/budget"
+	"github.com/caddy-replicate/replicate-webhook/internal/body"
 	"github.com/caddy-replicate/replicate-webhook/internal/webhook"
 )
 
@@ -37,10 +37,10 @@ func TestUnreadableBodies(t *testing.T) {
 		"an encoding that is not valid":  {errors.New("malformed chunked encoding"), 400, "read"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			body := io.MultiReader(bytes.NewReader([]byte("abc")), iotest.ErrReader(c.err))
-			r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/", body)
+			broken := io.MultiReader(bytes.NewReader([]byte("abc")), iotest.ErrReader(c.err))
+			r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/", broken)
 			w := httptest.NewRecorder()
-			_, refused := webhook.ReadBody(w, r, 100, time.Hour, budget.New(1<<20).For("192.0.2.1"))
+			_, refused := webhook.ReadBody(w, r, 100, time.Hour, body.NewBudget(1<<20).For("192.0.2.1"))
 			if refused == nil || refused.Status != c.status || refused.Reason != c.reason {
 				t.Fatalf("got %+v, want %d for %s", refused, c.status, c.reason)
 			}

@@ -4,10 +4,10 @@ import (
 	"net/http"
 	"net/textproto"
 	"strings"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/body"
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
 )
 
@@ -56,32 +56,18 @@ func Discard(r *http.Request) {
 	}
 }
 
-// abandonedRead is how long the rest of an abandoned body is read. A connection
-// that is closed while bytes of the sender are unread is reset, and the reset may
-// overtake the response; this is the time for a body that was sent with the
-// headers to arrive.
-const abandonedRead = 250 * time.Millisecond
-
-// CloseAfter has the connection end right after a response that is given before
-// the end of the body. Left alone, net/http would first read up to 256 KiB of the
-// body, for as long as the sender likes.
-func CloseAfter(w http.ResponseWriter) {
-	w.Header().Set("Connection", "close")
-	LimitRead(w, abandonedRead)
-}
-
 // Abandon gives up a body that is not at its end, and with it the connection: see
-// CloseAfter.
+// body.CloseAfter.
 func Abandon(w http.ResponseWriter, r *http.Request) {
 	if r.Body == nil || r.ContentLength == 0 {
 		w.Header().Set("Connection", "close")
 		return
 	}
-	CloseAfter(w)
+	body.CloseAfter(w)
 	// In HTTP/1, net/http closes the body after the response. To close it here
 	// could fail, which would cancel the context of error routes.
 	if (r.ProtoMajor != 1 || isCopy(r)) && r.Body.Close() == nil {
-		UnlimitRead(w)
+		body.ClearReadTimeout(w)
 	}
 }
 

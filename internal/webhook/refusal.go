@@ -3,7 +3,6 @@
 package webhook
 
 import (
-	"errors"
 	"fmt"
 	"net/http"
 )
@@ -41,9 +40,8 @@ func TooLarge(limit int64) *Refusal {
 }
 
 // Busy is a 503 for want of buffer space.
-func Busy() *Refusal {
-	return &Refusal{http.StatusServiceUnavailable, "budget", errors.New("too many request bytes are buffered: see body_budget"),
-		map[string]string{"Retry-After": "1"}}
+func Busy(cause error) *Refusal {
+	return &Refusal{http.StatusServiceUnavailable, "budget", cause, map[string]string{"Retry-After": "1"}}
 }
 
 // ClientGone is for a sender that no longer waits for a response.

@@ -1,4 +1,4 @@
-package budget
+package body
 
 import (
 	"fmt"
@@ -7,7 +7,7 @@ import (
 )
 
 func TestShareOfOneClient(t *testing.T) {
-	b := New(800)
+	b := NewBudget(800)
 	a := b.For("192.0.2.1:1234")
 	if !a.Take(60) || !a.Take(40) {
 		t.Fatal("a client can't have its eighth")
@@ -26,7 +26,7 @@ func TestShareOfOneClient(t *testing.T) {
 }
 
 func TestWholeBudget(t *testing.T) {
-	b := New(800)
+	b := NewBudget(800)
 	var all []*Charge
 	for i := range 8 {
 		c := b.For(fmt.Sprintf("192.0.2.%d", i))
@@ -68,7 +68,7 @@ func TestClientsAreCountedByAddress(t *testing.T) {
 }
 
 func TestConcurrentUseAddsUp(t *testing.T) {
-	b := New(1 << 20)
+	b := NewBudget(1 << 20)
 	var wg sync.WaitGroup
 	for i := range 16 {
 		wg.Go(func() {
