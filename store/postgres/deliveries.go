@@ -12,7 +12,7 @@ import (
 
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
-	"github.com/caddy-replicate/replicate-webhook/store/internal/rules"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/ledger"
 )
 
 // readyEndpoints jumps from endpoint to endpoint through the index, and finds
@@ -68,7 +68,7 @@ func scanHanded(row pgx.CollectableRow) (handed, error) {
 		&id, &client, &url, &trace, &h.Payload)
 	h.N, h.Prediction, h.Event, h.endpoint = h.leased.n, h.leased.prediction, event.Set(kind), string(endpoint)
 	h.PredictionID, h.Client, h.URL, h.Traceparent = string(id), string(client), string(url), string(trace)
-	h.ID, h.CreatedAt = rules.DeliveryID(h.N, nonce), timeOf(created)
+	h.ID, h.CreatedAt = ledger.DeliveryID(h.N, nonce), timeOf(created)
 	h.whole = id != nil && h.Payload != nil
 	return h, err
 }
@@ -261,7 +261,7 @@ func (c *claiming) verifyLocal() error {
 	for _, l := range c.local {
 		h := byNumber[l.n]
 		switch {
-		case h != nil && h.state == statePending && h.owner == l.owner && h.lease == l.lease && h.endpoint == l.endpoint:
+		case h != nil && h.state == int16(store.DeliveryPending) && h.owner == l.owner && h.lease == l.lease && h.endpoint == l.endpoint:
 			c.hand(h)
 		default:
 			c.drop(l)
@@ -424,34 +424,43 @@ func (s *Store) release(i *leased) {
 	delete(s.queue.claimed, i.n)
 	s.queue.mu.Unlock()
 	select {
-	case s.jobs.jobs <- s.releaseJob(i.prediction, func(d *delivery) bool { return d.n == i.n && d.owner == i.owner && d.lease == i.lease }):
+	case s.jobs.jobs <- s.releaseJob(i.prediction, i.n, i.owner, i.lease):
 	default:
 		s.queue.lose(i.lease)
 	}
 }
 
-// releaseJob frees those of a prediction's deliveries that match.
-func (s *Store) releaseJob(ref int64, match func(*delivery) bool) *job {
+// releaseJob frees a delivery that is claimed with a lease.
+func (s *Store) releaseJob(ref, n, owner, lease int64) *job {
 	return &job{refs: []int64{ref}, done: make(chan error, 1), do: func(u *unit) error {
 		t, err := u.find(ref)
 		if err != nil {
 			return err
 		}
-		for _, d := range t.deliveries {
-			if match(d) {
-				d.owner, d.dirty = 0, true
-			}
+		if d := t.claimed(n, owner, lease); d != nil {
+			d.Claimed = false
+			d.Changed |= ledger.Place
 		}
-		u.settle(t)
-		return nil
+		t.Settle()
+		return u.finish(t)
 	}}
+}
+
+// claimed returns the delivery that is claimed with a lease, nil when it is not.
+func (t *tracked) claimed(n, owner, lease int64) *delivery {
+	for _, d := range t.Deliveries {
+		if d.N == n && d.Claimed && d.Row.owner == owner && d.Row.lease == lease {
+			return d
+		}
+	}
+	return nil
 }
 
 // Postpone implements store.Tracking.
 func (s *Store) Postpone(ctx context.Context, d store.Delivery, due time.Time) error {
-	return s.conclude(ctx, d.N, d.Prediction, func(u *unit, t *tracked, row *delivery) error {
-		if row.state == statePending {
-			row.due = u.s.toDatabase(due).UnixMilli()
+	return s.endClaim(ctx, &d, func(u *unit, t *tracked, d *delivery) error {
+		if d.State == store.DeliveryPending {
+			d.Due = s.toDatabase(due).UnixMilli()
 		}
 		return nil
 	})
@@ -459,23 +468,10 @@ func (s *Store) Postpone(ctx context.Context, d store.Delivery, due time.Time) e
 
 // SetApart implements store.Tracking.
 func (s *Store) SetApart(ctx context.Context, d store.Delivery) error {
-	return s.conclude(ctx, d.N, d.Prediction, func(u *unit, t *tracked, row *delivery) error {
-		row.wait(t, &d, true)
+	return s.endClaim(ctx, &d, func(_ *unit, t *tracked, row *delivery) error {
+		t.Wait(row, &d, true)
 		return nil
 	})
-}
-
-// wait puts a delivery into the lane of its URL alone or, apart from that, into
-// that of its client and endpoint, unless it goes to another URL by now.
-func (d *delivery) wait(t *tracked, attempted *store.Delivery, apart bool) {
-	if d.state != statePending || t.URL != attempted.URL {
-		return
-	}
-	l := store.LaneOf(t.Client, t.URL)
-	if apart {
-		l = l.Only(t.URL)
-	}
-	d.endpoint, d.dirty = l.String(), true
 }
 
 // Holds implements store.Tracking. What this node holds is another's once it
@@ -488,100 +484,42 @@ func (s *Store) Holds(d store.Delivery) bool {
 
 // Complete implements store.Tracking.
 func (s *Store) Complete(ctx context.Context, o store.Outcome) error {
-	return s.conclude(ctx, o.Delivery.N, o.Delivery.Prediction, func(u *unit, t *tracked, row *delivery) error {
-		return u.complete(t, row, &o)
+	return s.endClaim(ctx, &o.Delivery, func(u *unit, t *tracked, d *delivery) error {
+		id, err := u.number()
+		if err != nil {
+			return err
+		}
+		u.attempts = append(u.attempts, attemptRow{id: id, delivery: d, prediction: t.Ref, Attempt: o.Attempt})
+		t.Complete(&u.tx, d, &o, s.toDatabase(o.Due).UnixMilli())
+		return nil
 	})
 }
 
-// conclude ends a claim, with what f makes of it if it is this node's still.
-func (s *Store) conclude(ctx context.Context, n, ref int64, f func(*unit, *tracked, *delivery) error) error {
-	claim := s.queue.held(n)
+// endClaim ends a claim, with what f makes of it if it is this node's still.
+func (s *Store) endClaim(ctx context.Context, c *store.Delivery, f func(*unit, *tracked, *delivery) error) error {
+	claim := s.queue.held(c.N)
 	if claim == nil {
 		return s.closed()
 	}
 	return s.commit(ctx, &job{
-		refs: []int64{ref},
+		refs: []int64{c.Prediction},
 		do: func(u *unit) error {
 			u.ended = append(u.ended, claim)
-			t, err := u.find(ref)
+			t, err := u.find(c.Prediction)
 			if err != nil {
 				return nil //nolint:nilerr // it was forgotten, and the claim with it
 			}
-			for _, d := range t.deliveries {
-				if d.n != n || d.owner != claim.owner || d.lease != claim.lease {
-					continue
-				}
-				d.owner, d.dirty = 0, true
-				if err := f(u, t, d); err != nil {
-					return err
-				}
-				u.settle(t)
+			d := t.claimed(claim.n, claim.owner, claim.lease)
+			if d == nil {
+				return nil
 			}
-			return nil
+			d.Claimed = false
+			d.Changed |= ledger.Place
+			if err := f(u, t, d); err != nil {
+				return err
+			}
+			t.Settle()
+			return u.finish(t)
 		},
 	})
-}
-
-// complete takes in what came of an attempt.
-func (u *unit) complete(t *tracked, d *delivery, o *store.Outcome) error {
-	a := &o.Attempt
-	id, err := u.number()
-	if err != nil {
-		return err
-	}
-	u.attempts = append(u.attempts, attemptRow{id: id, delivery: d, prediction: t.Ref, Attempt: *a})
-	canceled := d.state == stateCanceled
-	superseded := d.event == event.Started && !d.redelivery && slices.ContainsFunc(t.deliveries, func(other *delivery) bool {
-		return other.state == statePending && !other.redelivery && other.event.Has(event.Terminal)
-	})
-	state, due := statePending, u.s.toDatabase(o.Due).UnixMilli()
-	gone := false
-	switch o.Verdict {
-	case store.Retry:
-		if t.URL != o.Delivery.URL {
-			due = u.now // the new receiver has asked for no wait
-		}
-		d.wait(t, &o.Delivery, o.Apart)
-	case store.Delivered:
-		state = stateDelivered
-	case store.Exhausted:
-		state = stateFailed
-	case store.Gone:
-		// Unless the URL was changed meanwhile: then it was another
-		// receiver that said so.
-		if gone = t.URL == o.Delivery.URL; gone {
-			t.URL, t.Webhook, t.dirty = "", store.WebhookDisabled, true
-			state = stateFailed
-		} else {
-			due = u.now
-		}
-	}
-	if state == statePending || state == stateFailed && !gone {
-		switch {
-		case canceled:
-			state = stateCanceled
-		case superseded:
-			state = stateSuperseded
-		}
-	}
-	d.attempts, d.due, d.dirty = a.Number, due, true
-	if state != statePending {
-		d.due = u.now
-	}
-	// What was canceled stays so, unless it was delivered after all.
-	if !canceled || state == stateDelivered {
-		d.state = state
-	}
-	last := rules.IsLast(d.event, &t.Prediction)
-	switch {
-	case gone:
-		u.cancelPending(t)
-	case last && state == stateDelivered:
-		if t.Webhook != store.WebhookDisabled || t.URL != "" {
-			t.Webhook, t.dirty = store.WebhookDelivered, true
-		}
-	case last && state == stateFailed && !d.redelivery && t.Webhook == store.WebhookPending:
-		t.Webhook, t.dirty = store.WebhookFailed, true
-	}
-	return nil
 }

@@ -10,8 +10,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/ledger"
 	"github.com/caddy-replicate/replicate-webhook/store/internal/move"
-	"github.com/caddy-replicate/replicate-webhook/store/internal/rules"
 )
 
 // Import fills an empty database with what another store holds, all of it or
@@ -74,7 +74,7 @@ func fill(ctx context.Context, tx pgx.Tx, from move.Source) (r move.Report, err 
 	columns := []string{"ref", "key", "api", "id", "client", "url", "events", "poll_path", "credential", "token", "traceparent", "test", "body", "created", "happened", "webhook", "poller"}
 	if r.Predictions, err = fillTable(ctx, tx, "predictions", columns, from.Predictions(), func(p store.Prediction) []any {
 		last = max(last, p.Ref)
-		return []any{p.Ref, rules.PredictionKey(p.API, p.ID), []byte(p.API), []byte(p.ID), []byte(p.Client), []byte(p.URL), int16(p.Events), []byte(p.PollPath),
+		return []any{p.Ref, ledger.PredictionKey(p.API, p.ID), []byte(p.API), []byte(p.ID), []byte(p.Client), []byte(p.URL), int16(p.Events), []byte(p.PollPath),
 			p.Credential, p.Token, []byte(p.Traceparent), p.Test, p.Body, p.CreatedAt.UnixMilli(), int16(p.Happened), int16(p.Webhook), int64(0)}
 	}); err != nil {
 		return r, err

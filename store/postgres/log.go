@@ -10,7 +10,7 @@ import (
 
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
-	"github.com/caddy-replicate/replicate-webhook/store/internal/rules"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/ledger"
 )
 
 // Attempts implements store.Tracking.
@@ -40,7 +40,7 @@ func scanAttempt(row pgx.CollectableRow) (store.Attempt, error) {
 	var kind int16
 	var url, response, text []byte
 	err := row.Scan(&a.ID, &n, &nonce, &kind, &url, &a.Status, &a.Number, &at, &took, &response, &text, &a.Exception)
-	a.Delivery, a.Event, a.At, a.Took = rules.DeliveryID(n, nonce), event.Set(kind), timeOf(at), time.Duration(took)
+	a.Delivery, a.Event, a.At, a.Took = ledger.DeliveryID(n, nonce), event.Set(kind), timeOf(at), time.Duration(took)
 	a.URL, a.Response, a.Error = string(url), string(response), string(text)
 	return a, err
 }
@@ -58,9 +58,8 @@ const payloadNumber = "CASE d.payload WHEN 0 THEN d.n ELSE d.payload END"
 // payload is locked, so that no other node forgets it meanwhile.
 func (s *Store) redeliver(ctx context.Context, ref int64, where string, args ...any) (string, error) {
 	query := "SELECT d.event, b.n FROM webhook_deliveries d JOIN webhook_payloads b ON b.n = " + payloadNumber + " WHERE " + where + " FOR KEY SHARE OF b"
-	var id string
 	var made *delivery
-	err := s.commit(ctx, &job{refs: []int64{ref}, do: func(u *unit) error {
+	err := s.change(ctx, ref, func(u *unit, t *tracked) error {
 		if made != nil {
 			if done, err := u.committed(made); err != nil || done {
 				return err
@@ -74,31 +73,19 @@ func (s *Store) redeliver(ctx context.Context, ref int64, where string, args ...
 		case err != nil:
 			return err
 		}
-		t, err := u.find(ref)
-		if err != nil {
-			return err
-		}
-		if t.URL == "" {
-			return store.ErrDisabled
-		}
-		d, err := u.insert(t, event.Set(kind), nil, payload)
-		if err != nil {
-			return err
-		}
+		d, err := t.Redeliver(&u.tx, event.Set(kind), payload)
 		made = d
-		u.settle(t)
-		id = rules.DeliveryID(d.n, d.nonce)
-		return nil
-	}})
+		return err
+	})
 	if err != nil {
 		return "", err
 	}
-	return id, nil
+	return ledger.DeliveryID(made.N, made.Row.nonce), nil
 }
 
 // committed reports whether an earlier run has committed a delivery after all.
 func (u *unit) committed(d *delivery) (done bool, err error) {
-	err = u.conn.QueryRow(u.ctx, "SELECT EXISTS (SELECT 1 FROM webhook_deliveries WHERE n = $1 AND nonce = $2)", d.n, d.nonce).Scan(&done)
+	err = u.conn.QueryRow(u.ctx, "SELECT EXISTS (SELECT 1 FROM webhook_deliveries WHERE n = $1 AND nonce = $2)", d.N, d.Row.nonce).Scan(&done)
 	return done, err
 }
 

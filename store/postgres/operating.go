@@ -13,7 +13,7 @@ import (
 
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
-	"github.com/caddy-replicate/replicate-webhook/store/internal/rules"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/ledger"
 )
 
 const (
@@ -41,7 +41,7 @@ func (s *Store) Counts(ctx context.Context) (store.Counts, error) {
 		if err != nil {
 			return err
 		}
-		c.Deliveries[statePending], c.Tracked, c.OldestPending = pending, tracked, timeOf(oldest)
+		c.Deliveries[store.DeliveryPending], c.Tracked, c.OldestPending = pending, tracked, timeOf(oldest)
 		var state int16
 		var n int
 		rows, err := conn.Query(ctx, "SELECT state, count(*) FROM webhook_deliveries WHERE state >= 2 GROUP BY state")
@@ -60,7 +60,7 @@ func (s *Store) Counts(ctx context.Context) (store.Counts, error) {
 		if err != nil {
 			return err
 		}
-		c.Deliveries[stateDelivered] = max(all-others, 0)
+		c.Deliveries[store.DeliveryDelivered] = max(all-others, 0)
 		c.Entries, err = count(ctx, conn, "webhook_dedup")
 		return err
 	})
@@ -189,8 +189,8 @@ func (w *scan) span(ctx context.Context, conn *pgx.Conn, before, low int64, limi
 
 // refs finds the predictions of an id, of which each API may have one.
 func refs(ctx context.Context, conn *pgx.Conn, id string) ([]int64, error) {
-	low := rules.IDKey(id)
-	high := append(rules.IDKey(id), 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff)
+	low := ledger.IDKey(id)
+	high := append(ledger.IDKey(id), 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff)
 	rows, err := conn.Query(ctx, "SELECT ref FROM webhook_predictions WHERE key BETWEEN $1 AND $2", low, high)
 	if err != nil {
 		return nil, err
@@ -213,7 +213,7 @@ func (s *Store) ListDeliveries(ctx context.Context, f store.DeliveryFilter) (row
 		if f.State != nil {
 			state := int16(*f.State)
 			condition := fmt.Sprintf("state = %d", state)
-			if w.whole || state == stateDelivered {
+			if w.whole || state == int16(store.DeliveryDelivered) {
 				w.where += " AND " + condition
 			} else {
 				w.index = condition
@@ -262,7 +262,7 @@ func listDeliveries(ctx context.Context, conn *pgx.Conn, numbers []int64, payloa
 		var kind, state int16
 		var id, client, url, trace []byte
 		err := row.Scan(&r.N, &nonce, &r.Prediction, &kind, &r.Redelivery, &state, &r.Attempts, &due, &created, &id, &client, &url, &trace, &r.Payload)
-		r.ID, r.Event, r.State, r.Due, r.CreatedAt = rules.DeliveryID(r.N, nonce), event.Set(kind), store.DeliveryState(state), timeOf(due), timeOf(created)
+		r.ID, r.Event, r.State, r.Due, r.CreatedAt = ledger.DeliveryID(r.N, nonce), event.Set(kind), store.DeliveryState(state), timeOf(due), timeOf(created)
 		r.PredictionID, r.Client, r.URL, r.Traceparent = string(id), string(client), string(url), string(trace)
 		return r, err
 	})
@@ -270,7 +270,7 @@ func listDeliveries(ctx context.Context, conn *pgx.Conn, numbers []int64, payloa
 
 // FindDelivery implements store.Operating.
 func (s *Store) FindDelivery(ctx context.Context, id string) (store.DeliveryRow, []store.Attempt, error) {
-	n, _, ok := rules.ParseDeliveryID(id)
+	n, _, ok := ledger.ParseDeliveryID(id)
 	if !ok {
 		return store.DeliveryRow{}, nil, store.ErrNotFound
 	}
@@ -291,7 +291,7 @@ func (s *Store) FindDelivery(ctx context.Context, id string) (store.DeliveryRow,
 
 // RedeliverDelivery implements store.Operating.
 func (s *Store) RedeliverDelivery(ctx context.Context, id string) (string, error) {
-	n, nonce, ok := rules.ParseDeliveryID(id)
+	n, nonce, ok := ledger.ParseDeliveryID(id)
 	if !ok {
 		return "", store.ErrNotFound
 	}

@@ -275,12 +275,3 @@ func timeOf(ms int64) time.Time {
 	}
 	return time.UnixMilli(ms).UTC()
 }
-
-// The states of a delivery, as they are in rows.
-const (
-	statePending    = int16(store.DeliveryPending)
-	stateDelivered  = int16(store.DeliveryDelivered)
-	stateFailed     = int16(store.DeliveryFailed)
-	stateSuperseded = int16(store.DeliverySuperseded)
-	stateCanceled   = int16(store.DeliveryCanceled)
-)

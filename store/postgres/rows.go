@@ -9,7 +9,7 @@ import (
 
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
-	"github.com/caddy-replicate/replicate-webhook/store/internal/rules"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/ledger"
 )
 
 const (
@@ -53,14 +53,15 @@ func scanOnlyPrediction(row pgx.CollectableRow) (store.Prediction, error) {
 }
 
 // scanDelivery reads deliveryColumns.
-func scanDelivery(row pgx.Row) (*delivery, error) {
-	d := new(delivery)
-	var kind int16
+func scanDelivery(rows pgx.Row) (d *delivery, prediction int64, err error) {
+	d = new(delivery)
+	var kind, state int16
 	var endpoint []byte
-	err := row.Scan(&d.n, &d.nonce, &d.prediction, &kind, &d.redelivery, &d.state, &d.attempts, &d.due, &d.created, &endpoint, &d.held, &d.owner, &d.lease)
-	d.event, d.endpoint = event.Set(kind), string(endpoint)
-	d.idle = d.state == statePending && d.owner == 0
-	return d, err
+	r := &d.Row
+	err = rows.Scan(&d.N, &r.nonce, &prediction, &kind, &d.Redelivery, &state, &d.Attempts, &d.Due, &r.created, &endpoint, &d.Held, &r.owner, &r.lease)
+	d.Event, d.State, d.Claimed, r.endpoint = event.Set(kind), store.DeliveryState(state), r.owner != 0, string(endpoint)
+	r.idle = d.State == store.DeliveryPending && !d.Claimed
+	return d, prediction, err
 }
 
 // begin opens the transaction and reads what the jobs are about.
@@ -127,9 +128,9 @@ func (u *unit) receive(res pgx.BatchResults, keys [][]byte, numbers int, begin b
 		if u.byRef[p.Ref] != nil {
 			continue // read before, and perhaps changed since
 		}
-		t := &tracked{Prediction: p, poller: poller}
+		t := &tracked{Entry: ledger.Entry[row]{Prediction: p}, poller: poller}
 		u.byRef[p.Ref], fresh[p.Ref] = t, t
-		if k := rules.PredictionKey(p.API, p.ID); k != nil {
+		if k := ledger.PredictionKey(p.API, p.ID); k != nil {
 			u.byKey[string(k)] = t
 		}
 	}
@@ -140,17 +141,17 @@ func (u *unit) receive(res pgx.BatchResults, keys [][]byte, numbers int, begin b
 		return err
 	}
 	for rows.Next() {
-		d, err := scanDelivery(rows)
+		d, ref, err := scanDelivery(rows)
 		if err != nil {
 			rows.Close()
 			return err
 		}
-		if t := fresh[d.prediction]; t != nil {
-			t.deliveries = append(t.deliveries, d)
+		if t := fresh[ref]; t != nil {
+			t.Deliveries = append(t.Deliveries, d)
 		}
 	}
 	for _, t := range fresh {
-		slices.SortFunc(t.deliveries, func(a, b *delivery) int { return cmp.Compare(a.n, b.n) })
+		slices.SortFunc(t.Deliveries, func(a, b *delivery) int { return cmp.Compare(a.N, b.N) })
 	}
 	if err := rows.Err(); err != nil || numbers == 0 {
 		return err
@@ -194,7 +195,7 @@ type predictionRows struct {
 
 func (r *predictionRows) add(t *tracked) {
 	r.ref = append(r.ref, t.Ref)
-	r.key = append(r.key, rules.PredictionKey(t.API, t.ID))
+	r.key = append(r.key, ledger.PredictionKey(t.API, t.ID))
 	r.api = append(r.api, []byte(t.API))
 	r.id = append(r.id, []byte(t.ID))
 	r.client = append(r.client, []byte(t.Client))
@@ -227,21 +228,24 @@ type deliveryRows struct {
 	endpoint                                                  [][]byte
 }
 
-func (r *deliveryRows) add(d *delivery) {
-	r.n = append(r.n, d.n)
-	r.nonce = append(r.nonce, d.nonce)
-	r.prediction = append(r.prediction, d.prediction)
-	r.event = append(r.event, int16(d.event))
-	r.redelivery = append(r.redelivery, d.redelivery)
-	r.state = append(r.state, d.state)
-	r.attempts = append(r.attempts, int32(d.attempts))
-	r.due = append(r.due, d.due)
-	r.created = append(r.created, d.created)
-	r.endpoint = append(r.endpoint, []byte(d.endpoint))
-	r.held = append(r.held, d.held)
-	r.owner = append(r.owner, d.owner)
-	r.lease = append(r.lease, d.lease)
-	r.payload = append(r.payload, d.shared)
+func (r *deliveryRows) add(ref int64, d *delivery) {
+	if !d.Claimed {
+		d.Row.owner = 0
+	}
+	r.n = append(r.n, d.N)
+	r.nonce = append(r.nonce, d.Row.nonce)
+	r.prediction = append(r.prediction, ref)
+	r.event = append(r.event, int16(d.Event))
+	r.redelivery = append(r.redelivery, d.Redelivery)
+	r.state = append(r.state, int16(d.State))
+	r.attempts = append(r.attempts, int32(d.Attempts))
+	r.due = append(r.due, d.Due)
+	r.created = append(r.created, d.Row.created)
+	r.endpoint = append(r.endpoint, []byte(d.Row.endpoint))
+	r.held = append(r.held, d.Held)
+	r.owner = append(r.owner, d.Row.owner)
+	r.lease = append(r.lease, d.Row.lease)
+	r.payload = append(r.payload, d.Shared)
 }
 
 func (r *deliveryRows) queue(b *pgx.Batch, sql string) {
@@ -265,12 +269,12 @@ func (u *unit) queuePredictions(b *pgx.Batch) {
 	var fresh, dirty predictionRows
 	for _, t := range u.touched {
 		switch {
-		case t.gone && !t.fresh:
+		case t.gone && !t.Fresh:
 			gone = append(gone, t.Ref)
 		case t.gone:
-		case t.fresh:
+		case t.Fresh:
 			fresh.add(t)
-		case t.dirty:
+		case t.Changed != 0:
 			dirty.add(t)
 		}
 	}
@@ -287,16 +291,16 @@ func (u *unit) queueDeliveries(b *pgx.Batch) {
 	var numbers []int64
 	var payloads [][]byte
 	for _, t := range u.touched {
-		for _, d := range t.deliveries {
+		for _, d := range t.Deliveries {
 			switch {
-			case d.fresh:
-				fresh.add(d)
-				if d.shared == 0 {
-					numbers = append(numbers, d.n)
-					payloads = append(payloads, orEmpty(d.payload))
+			case d.Fresh:
+				fresh.add(t.Ref, d)
+				if d.Shared == 0 {
+					numbers = append(numbers, d.N)
+					payloads = append(payloads, orEmpty(d.Payload))
 				}
-			case d.dirty:
-				dirty.add(d)
+			case d.Changed != 0:
+				dirty.add(t.Ref, d)
 			}
 		}
 	}
@@ -326,9 +330,9 @@ func (u *unit) queueAttempts(b *pgx.Batch) {
 	var exception []bool
 	for _, a := range u.attempts {
 		id = append(id, a.id)
-		delivery = append(delivery, a.delivery.n)
+		delivery = append(delivery, a.delivery.N)
 		prediction = append(prediction, a.prediction)
-		event = append(event, int16(a.delivery.event))
+		event = append(event, int16(a.delivery.Event))
 		url = append(url, []byte(a.URL))
 		status = append(status, int32(a.Status))
 		number = append(number, int32(a.Number))

@@ -90,7 +90,7 @@ func (s *Store) freeDeliveries() (more bool, err error) {
 	defer cancel()
 	var jobs []*job
 	for _, o := range orphans {
-		j := s.releaseJob(o.prediction, func(d *delivery) bool { return d.n == o.n && d.owner == o.owner && d.lease == o.lease })
+		j := s.releaseJob(o.prediction, o.n, o.owner, o.lease)
 		if err := s.jobs.add(ctx, j); err != nil {
 			return false, err
 		}

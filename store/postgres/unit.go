@@ -8,9 +8,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
-	"github.com/caddy-replicate/replicate-webhook/store/internal/rules"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/ledger"
 )
 
 // job is an operation on predictions and their deliveries. Those of a group
@@ -36,37 +35,23 @@ const numbersPerJob = 4
 // tracked is a prediction with those of its deliveries that matter: what is
 // pending or held, and the first of the started event.
 type tracked struct {
-	store.Prediction
-	poller     int64
-	deliveries []*delivery
-	// fresh rows are inserted, dirty ones updated, gone ones deleted.
-	fresh, dirty, gone bool
-	touched            bool
+	ledger.Entry[row]
+	poller        int64
+	gone, touched bool
 }
 
-// delivery is a delivery's row.
-type delivery struct {
-	n, nonce, prediction int64
-	event                event.Set
-	redelivery           bool
-	state                int16
-	attempts             int
-	due, created         int64
+// delivery is a delivery, with what of its row is of no interest to the ledger.
+type delivery = ledger.Delivery[row]
+
+type row struct {
+	nonce, created int64
 	// endpoint is the lane it waits in, as text.
 	endpoint string
-	// held: it waits for the started event's.
-	held bool
-	// owner is the node that has it, 0 for none, and lease what it was
-	// taken with.
+	// owner is the node that has it, if it is claimed, and lease what it was
+	// claimed with.
 	owner, lease int64
-
-	fresh, dirty, free bool
 	// idle: nobody had it when it was read.
-	idle    bool
-	payload []byte
-	// shared is the number of the payload that a redelivery shares, 0 for
-	// its own.
-	shared int64
+	idle bool
 }
 
 // unit is a group's transaction.
@@ -76,7 +61,7 @@ type unit struct {
 	conn  *pgx.Conn
 	me    int64
 	lease int64
-	now   int64
+	tx    ledger.Tx[row]
 
 	byRef   map[int64]*tracked
 	byKey   map[string]*tracked
@@ -136,9 +121,10 @@ func (s *Store) commit(ctx context.Context, j *job) error {
 // runUnit is one transaction of jobs.
 func (s *Store) runUnit(ctx context.Context, conn *pgx.Conn, jobs []*job) (err error) {
 	u := &unit{
-		s: s, ctx: ctx, conn: conn, me: s.nodes.id.Load(), lease: s.queue.newLease(), now: s.now().UnixMilli(),
+		s: s, ctx: ctx, conn: conn, me: s.nodes.id.Load(), lease: s.queue.newLease(),
 		byRef: make(map[int64]*tracked), byKey: make(map[string]*tracked), taken: make(map[string]int),
 	}
+	u.tx = ledger.Tx[row]{Now: s.now().UnixMilli(), Withdraw: u.withdraw}
 	defer func() {
 		if err != nil {
 			u.undo()
@@ -180,16 +166,16 @@ func (u *unit) apply() {
 		default:
 			u.s.polls.Remove(t.Ref)
 		}
-		for _, d := range t.deliveries {
+		for _, d := range t.Deliveries {
 			switch {
-			case d.state != statePending && d.dirty && d.idle:
+			case d.State != store.DeliveryPending && d.Changed != 0 && d.Row.idle:
 				u.s.queue.look(0) // what was next may be no more
-			case d.state != statePending || d.held:
-			case d.owner == u.me && d.lease == u.lease:
-				ready = append(ready, &leased{n: d.n, prediction: t.Ref, owner: u.me, lease: u.lease, due: d.due, endpoint: d.endpoint})
-			case d.owner == 0 && (d.fresh || d.dirty):
-				u.s.queue.look(d.due)
-				if d.due <= u.now {
+			case d.State != store.DeliveryPending || d.Held:
+			case d.Claimed && d.Row.owner == u.me && d.Row.lease == u.lease:
+				ready = append(ready, &leased{n: d.N, prediction: t.Ref, owner: u.me, lease: u.lease, due: d.Due, endpoint: d.Row.endpoint})
+			case !d.Claimed && (d.Fresh || d.Changed != 0):
+				u.s.queue.look(d.Due)
+				if d.Due <= u.tx.Now {
 					u.s.tellOthers()
 				}
 			}
@@ -216,7 +202,7 @@ func (u *unit) find(ref int64) (*tracked, error) {
 
 // findKey gives the prediction of an API's id, nil when there is none.
 func (u *unit) findKey(api, id string) (*tracked, error) {
-	key := rules.PredictionKey(api, id)
+	key := ledger.PredictionKey(api, id)
 	if key == nil {
 		return nil, nil
 	}
@@ -257,74 +243,49 @@ func (u *unit) touch(t *tracked) {
 	}
 }
 
-// started is the delivery of the started event, redeliveries apart.
-func (t *tracked) started() *delivery {
-	for _, d := range t.deliveries {
-		if d.event == event.Started && !d.redelivery {
-			return d
-		}
-	}
-	return nil
-}
-
-// claimed reports whether an attempt may be under way. What waits in a lane of
-// this node is taken out of it.
-func (u *unit) claimed(d *delivery) bool { return d.owner != 0 && !u.withdraw(d) }
-
-// withdraw frees a delivery that this node holds and does not attempt yet.
+// withdraw frees a delivery that this node holds and does not attempt yet. It
+// reports whether no attempt is under way.
 func (u *unit) withdraw(d *delivery) bool {
-	if d.owner != u.me {
+	if !d.Claimed {
+		return true
+	}
+	if d.Row.owner != u.me {
 		return false
 	}
-	if d.lease != u.lease {
-		i := u.s.queue.withdraw(d.n, d.lease)
+	if d.Row.lease != u.lease {
+		i := u.s.queue.withdraw(d.N, d.Row.lease)
 		if i == nil {
 			return false
 		}
 		u.withdrawn = append(u.withdrawn, i)
 	}
-	d.owner, d.dirty = 0, true
+	d.Claimed = false
+	d.Changed |= ledger.Place
 	return true
 }
 
-// settle decides, at the end of a job, which deliveries of its prediction may
-// go, and takes new ones ahead.
-func (u *unit) settle(t *tracked) {
+// finish ends a job on a prediction: it numbers new deliveries, and takes those
+// ahead that may go.
+func (u *unit) finish(t *tracked) error {
 	u.touch(t)
-	first := t.started()
-	blocked := first != nil && (first.state == statePending || first.owner != 0)
-	for _, d := range t.deliveries {
-		if d.state != statePending || d.redelivery {
-			continue
+	for _, d := range t.Deliveries {
+		if d.Fresh && d.N == 0 {
+			n, err := u.number()
+			if err != nil {
+				return err
+			}
+			d.N, d.Row.nonce, d.Row.created = n, int64(rand.Uint64()), u.tx.Now
 		}
-		if held := blocked && d.event != event.Started; d.held != held {
-			d.held, d.dirty = held, true
-			d.free = !held
+		if d.Lane != (store.Lane{}) {
+			d.Row.endpoint, d.Lane = d.Lane.String(), store.Lane{}
 		}
-	}
-	for _, d := range t.deliveries {
-		if d.state != statePending || d.held || d.owner != 0 || d.due > u.now || !d.fresh && !d.free {
-			continue
-		}
-		if u.taken[d.endpoint] < u.s.queue.room(d.endpoint) {
-			u.taken[d.endpoint]++
+		ready := d.State == store.DeliveryPending && !d.Held && !d.Claimed && d.Due <= u.tx.Now
+		if endpoint := d.Row.endpoint; ready && (d.Fresh || d.Changed.Has(ledger.Order)) && u.taken[endpoint] < u.s.queue.room(endpoint) {
+			u.taken[endpoint]++
 			u.leasedAny = true
-			d.owner, d.lease, d.dirty = u.me, u.lease, true
+			d.Claimed, d.Row.owner, d.Row.lease = true, u.me, u.lease
+			d.Changed |= ledger.Place
 		}
 	}
-}
-
-// insert adds a delivery. It is a redelivery if it shares a payload that is
-// there.
-func (u *unit) insert(t *tracked, e event.Set, payload []byte, shared int64) (*delivery, error) {
-	n, err := u.number()
-	if err != nil {
-		return nil, err
-	}
-	d := &delivery{
-		n: n, nonce: int64(rand.Uint64()), prediction: t.Ref, event: e, redelivery: shared != 0, shared: shared,
-		due: u.now, created: u.now, endpoint: store.LaneOf(t.Client, t.URL).String(), fresh: true, payload: payload,
-	}
-	t.deliveries = append(t.deliveries, d)
-	return d, nil
+	return nil
 }

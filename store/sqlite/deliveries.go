@@ -10,9 +10,8 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
-	"github.com/caddy-replicate/replicate-webhook/store/internal/rules"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/ledger"
 )
 
 // maxLoadedLanes is how many lanes loadQueue remembers at a time.
@@ -25,7 +24,7 @@ func (s *Store) loadQueue() error {
 		return err
 	}
 	s.queue = newQueue(n)
-	rows, err := s.db.Query(`SELECT d.n, d.due, d.prediction, d.attempts, d.event, d.redelivery, p.events, p.happened, p.client, p.url
+	rows, err := s.db.Query(`SELECT d.n, d.due, d.prediction, d.attempts, d.event, d.redelivery, p.client, p.url
 		FROM deliveries d INDEXED BY deliveries_pending JOIN predictions p ON p.ref = d.prediction
 		WHERE d.state = 0 ORDER BY d.n`)
 	if err != nil {
@@ -38,9 +37,8 @@ func (s *Store) loadQueue() error {
 	lanes := make(map[[2]string]store.Lane) // by client and URL
 	for rows.Next() {
 		i := new(item)
-		var p store.Prediction
 		var client, url string
-		if err := rows.Scan(&i.n, &i.due, &i.prediction, &i.attempts, &i.event, &i.redelivery, &p.Events, &p.Happened, &client, &url); err != nil {
+		if err := rows.Scan(&i.n, &i.due, &i.prediction, &i.attempts, &i.event, &i.redelivery, &client, &url); err != nil {
 			return err
 		}
 		if i.due > now {
@@ -49,7 +47,6 @@ func (s *Store) loadQueue() error {
 			}
 		}
 		i.due += shift
-		i.last = rules.IsLast(i.event, &p)
 		// Those that wait for long wait for few receivers.
 		key, known := lanes[[2]string{client, url}]
 		if !known {
@@ -95,8 +92,7 @@ func (s *Store) ClaimDeliveries(ctx context.Context, limit int, slots func(store
 		return nil, time.Time{}, err
 	}
 	taken, next := s.queue.take(s.opts.clock, limit, slots)
-	fresh, stored := s.queue.fetch(taken)
-	read, err := s.readDeliveries(ctx, stored)
+	read, err := s.readDeliveries(ctx, s.queue.unread(taken))
 	if err != nil {
 		// What was kept in memory is not handed out either: it would be
 		// lost on a caller that looks at the error first.
@@ -108,22 +104,12 @@ func (s *Store) ClaimDeliveries(ctx context.Context, limit int, slots func(store
 	}
 	out := make([]store.Delivery, 0, len(taken))
 	for _, i := range taken {
-		if d := fresh[i]; d != nil {
-			s.label(i, d)
-			out = append(out, *d)
-			continue
-		}
-		d, ok := read[i.n]
+		d, err := s.handOut(i, read[i.n])
 		switch {
-		case !ok:
-			// Damage to one must not hold up the others. What is left of
-			// it is looked at again when the store is opened.
+		case err != nil:
 			s.opts.Logger().Error("delivery can't be read", zap.String("store", s.opts.Path), zap.Int64("number", i.n))
-			s.queue.drop(i)
-		case s.queue.holds(i, d.Client, d.URL):
-			d.Prediction, d.Event, d.Attempts = i.prediction, i.event, int(i.attempts)
-			s.label(i, &d)
-			out = append(out, d)
+		case d != nil:
+			out = append(out, *d)
 		}
 	}
 	return out, s.opts.clock.Time(next), nil
@@ -132,59 +118,75 @@ func (s *Store) ClaimDeliveries(ctx context.Context, limit int, slots func(store
 // claimAgain is how long a delivery waits that could not be read.
 const claimAgain = time.Second
 
-// fetch gives the deliveries of claimed items that are still in memory, and the
-// items that have to be read.
-func (q *queue) fetch(taken []*item) (fresh map[*item]*store.Delivery, stored []*item) {
+// errDamaged is of a delivery whose prediction or payload is missing.
+var errDamaged = errors.New("delivery is damaged")
+
+// unread returns those of claimed items that are not in memory.
+func (q *queue) unread(taken []*item) (stored []*item) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, i := range taken {
-		if d := i.fresh(); d != nil && !i.canceled {
-			set(&fresh, i, d)
-		} else {
+		if i.fresh() == nil {
 			stored = append(stored, i)
 		}
-		q.dropFresh(i)
 	}
-	return fresh, stored
+	return stored
 }
 
-// holds reports whether a claimed item still goes where it was claimed for. If
-// it was canceled, or given to another lane, the claim is given back: the slot
-// that was counted for it is not its own.
-func (q *queue) holds(i *item, client, url string) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	i.canceled = i.canceled || url == ""
-	if !i.canceled && i.lane.key.Takes(client, url) {
-		return true
-	}
-	i.sendTo(store.LaneOf(client, url))
-	q.requeue(i)
-	return false
-}
-
-// label notes in a delivery where it was claimed.
-func (s *Store) label(i *item, d *store.Delivery) {
+// handOut returns a claimed delivery. If it was canceled meanwhile, or given to
+// another lane, the claim is given back and it returns nil: the slot that was
+// counted for it is that of the lane that it was claimed from.
+func (s *Store) handOut(i *item, read *stored) (*store.Delivery, error) {
 	q := s.queue
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if d.DueAt = s.opts.clock.Time(i.due); i.lane != nil {
-		d.Lane = i.lane.key
+	d, k := i.fresh(), q.known[i.prediction]
+	if d == nil {
+		if read == nil {
+			// Damage to one must not hold up the others. What is left of
+			// it is looked at again when the store is opened.
+			q.unclaim(i)
+			q.remove(i)
+			return nil, errDamaged
+		}
+		d = &read.Delivery
+		if !k.current {
+			k.set(&read.prediction)
+		}
 	}
+	q.dropFresh(i)
+	if i.canceled = i.canceled || k.url == ""; i.canceled || !i.lane.key.Takes(k.client, k.url) {
+		i.sendTo(store.LaneOf(k.client, k.url))
+		q.requeue(i)
+		return nil, nil
+	}
+	d.Prediction, d.Event, d.Attempts = i.prediction, i.event, int(i.attempts)
+	d.PredictionID, d.Client, d.URL, d.Traceparent = k.id, k.client, k.url, k.traceparent
+	d.Lane, d.DueAt = i.lane.key, s.opts.clock.Time(i.due)
+	return d, nil
 }
 
 // readBatch is how many deliveries one query reads.
 const readBatch = 32
 
 // selectDeliveries reads up to readBatch deliveries by their numbers.
-var selectDeliveries = `SELECT d.n, d.nonce, d.created, p.id, p.client, p.url, p.traceparent, b.body
+var selectDeliveries = `SELECT d.n, d.nonce, d.created, p.id, p.client, p.url, p.traceparent, p.events, p.happened, p.webhook, b.body
 	FROM deliveries d JOIN predictions p ON p.ref = d.prediction JOIN payloads b ON b.n = ` + payloadNumber + `
 	WHERE d.n IN (?` + strings.Repeat(", ?", readBatch-1) + ")"
 
+// stored is a delivery that was read, and what was read of its prediction.
+type stored struct {
+	store.Delivery
+	prediction store.Prediction
+}
+
 // readDeliveries reads what is stored of items, by number. What is not there is
 // left out.
-func (s *Store) readDeliveries(ctx context.Context, items []*item) (map[int64]store.Delivery, error) {
-	read := make(map[int64]store.Delivery, len(items))
+func (s *Store) readDeliveries(ctx context.Context, items []*item) (map[int64]*stored, error) {
+	if len(items) == 0 {
+		return nil, nil
+	}
+	read := make(map[int64]*stored, len(items))
 	for batch := range slices.Chunk(items, readBatch) {
 		var numbers [readBatch]any
 		for k := range numbers {
@@ -204,26 +206,19 @@ func (s *Store) readDeliveries(ctx context.Context, items []*item) (map[int64]st
 	return read, nil
 }
 
-func scanDeliveries(rows *sql.Rows, into map[int64]store.Delivery) error {
+func scanDeliveries(rows *sql.Rows, into map[int64]*stored) error {
 	defer rows.Close()
 	for rows.Next() {
-		var d store.Delivery
+		d := new(stored)
+		p := &d.prediction
 		var nonce, created int64
-		if err := rows.Scan(&d.N, &nonce, &created, &d.PredictionID, &d.Client, &d.URL, &d.Traceparent, &d.Payload); err != nil {
+		if err := rows.Scan(&d.N, &nonce, &created, &p.ID, &p.Client, &p.URL, &p.Traceparent, &p.Events, &p.Happened, &p.Webhook, &d.Payload); err != nil {
 			return err
 		}
-		d.ID, d.CreatedAt = rules.DeliveryID(d.N, nonce), timeOf(created)
+		d.ID, d.CreatedAt = ledger.DeliveryID(d.N, nonce), timeOf(created)
 		into[d.N] = d
 	}
 	return rows.Err()
-}
-
-// drop forgets a claimed item.
-func (q *queue) drop(i *item) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.unclaim(i)
-	q.remove(i)
 }
 
 // unclaim gives a claim back without an attempt.
@@ -295,168 +290,25 @@ func (s *Store) Complete(ctx context.Context, o store.Outcome) error {
 	if i == nil {
 		return s.closed()
 	}
-	var end *ending
-	return s.run(ctx, op{
-		ends: true,
-		write: func(g *group) (err error) {
-			end, err = g.complete(i, &o)
-			return err
-		},
-		after: func(err error) {
-			if err == nil && end != nil {
-				s.queue.completed(i, end, &o)
-			}
-		},
-	})
+	return s.run(ctx, op{ends: true, write: func(g *group) error { return g.complete(i, &o) }})
 }
 
-// ending is what an attempt's outcome means for its delivery and the
-// prediction's others.
-type ending struct {
-	state    int
-	attempts int
-	due      int64 // of a pending delivery, by the wall clock
-	at       int64 // the same, on the clock's scale
-	canceled []int64
-}
-
-// complete writes an outcome. It gives nil when the claim was given back
+// complete writes an outcome. It does nothing when the claim was given back
 // before.
-func (g *group) complete(i *item, o *store.Outcome) (*ending, error) {
-	q := g.w.queue
-	q.mu.Lock()
-	held, canceled, last, next := i.claimed && q.items[i.n] == i, i.canceled, i.last, i.next
-	q.mu.Unlock()
-	if !held || g.written.endings[i] != nil {
-		return nil, nil
+func (g *group) complete(i *item, o *store.Outcome) error {
+	e, d := g.claimed(i)
+	if d == nil {
+		return nil
 	}
-	if p := g.written.predictions[i.prediction]; p != nil {
-		last = rules.IsLast(i.event, p)
-	}
-	if next == nil && i.event == event.Started && !i.redelivery {
-		next = g.written.terminal[i.prediction]
-	}
-	end := &ending{state: statePending, attempts: o.Attempt.Number, due: o.Due.UnixMilli(), at: g.w.opts.clock.At(o.Due)}
-	switch o.Verdict {
-	case store.Retry:
-		if there, err := g.goesTo(i.prediction, o.Delivery.URL); err != nil {
-			return nil, err
-		} else if !there {
-			end.due, end.at = g.now(), g.w.opts.clock.Now() // the new receiver has asked for no wait
-		}
-	case store.Delivered:
-		end.state = stateDelivered
-	case store.Exhausted:
-		end.state = stateFailed
-	case store.Gone:
-		gone, err := g.disable(i.prediction, o.Delivery.URL)
-		if err != nil {
-			return nil, err
-		}
-		if gone {
-			end.state = stateFailed
-		} else {
-			end.due, end.at = g.now(), g.w.opts.clock.Now()
+	if o.Verdict == store.Gone {
+		if err := g.addPending(e); err != nil {
+			return err
 		}
 	}
-	if end.state == statePending || end.state == stateFailed && o.Verdict != store.Gone {
-		switch {
-		case canceled:
-			end.state = stateCanceled
-		case next != nil:
-			end.state = stateSuperseded
-		}
-	}
-	set(&g.written.endings, i, end)
-	return end, g.writeEnding(i, o, end, last)
-}
-
-// goesTo reports whether a prediction's webhooks go to a URL.
-func (g *group) goesTo(ref int64, url string) (bool, error) {
-	stmt, err := g.stmt("SELECT count(*) FROM predictions WHERE ref = ? AND url = ?")
-	if err != nil {
-		return false, err
-	}
-	var n int
-	err = stmt.QueryRow(ref, url).Scan(&n)
-	return n == 1, err
-}
-
-// disable switches a webhook off whose receiver said 410, unless its URL was
-// changed meanwhile: then it was another receiver that said so.
-func (g *group) disable(ref int64, url string) (bool, error) {
-	n, err := g.changed("UPDATE predictions SET url = '', webhook = ? WHERE ref = ? AND url = ?", store.WebhookDisabled, ref, url)
-	return n == 1, err
-}
-
-func (g *group) writeEnding(i *item, o *store.Outcome, end *ending, last bool) error {
-	a := &o.Attempt
-	g.w.lastAttempt++
-	err := g.exec("INSERT INTO attempts (id, delivery, prediction, event, url, status, number, at, took, response, error, exception) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-		g.w.lastAttempt, i.n, i.prediction, i.event, a.URL, a.Status, a.Number, a.At.UnixMilli(), a.Took, a.Response, a.Error, a.Exception)
-	if err != nil {
+	if err := g.insertAttempt(e.Ref, d.N, d.Event, &o.Attempt); err != nil {
 		return err
 	}
-	// A finished delivery's due time is when it finished.
-	due := end.due
-	if end.state != statePending {
-		due = g.now()
-	}
-	if err := g.end(i.n, end.state, a.Number, due); err != nil {
-		return err
-	}
-	switch {
-	case o.Verdict == store.Gone && end.state == stateFailed:
-		end.canceled, err = g.cancelPending(i.prediction)
-		return err
-	case last && end.state == stateDelivered:
-		return g.exec("UPDATE predictions SET webhook = ? WHERE ref = ? AND (webhook <> ? OR url <> '')", store.WebhookDelivered, i.prediction, store.WebhookDisabled)
-	case last && end.state == stateFailed && !i.redelivery:
-		return g.exec("UPDATE predictions SET webhook = ? WHERE ref = ? AND webhook = ?", store.WebhookFailed, i.prediction, store.WebhookPending)
-	}
-	return nil
-}
-
-// end writes the state of a delivery after an attempt. What was canceled stays
-// so, also when that came earlier in this transaction, unless it was delivered
-// after all.
-func (g *group) end(n int64, state, attempts int, due int64) error {
-	changed, err := g.changed("UPDATE deliveries SET state = ?, attempts = ?, due = ? WHERE n = ? AND state = ?", state, attempts, due, n, statePending)
-	if err != nil || changed == 1 {
-		g.moved(statePending, state, changed)
-		return err
-	}
-	if state != stateDelivered {
-		return g.exec("UPDATE deliveries SET attempts = ?, due = ? WHERE n = ?", attempts, due, n)
-	}
-	changed, err = g.changed("UPDATE deliveries SET state = ?, attempts = ?, due = ? WHERE n = ? AND state = ?", state, attempts, due, n, stateCanceled)
-	g.moved(stateCanceled, state, changed)
-	return err
-}
-
-// completed brings the memory up to a committed outcome.
-func (q *queue) completed(i *item, end *ending, o *store.Outcome) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if !i.claimed || q.items[i.n] != i {
-		return // given back meanwhile by a caller that did not wait
-	}
-	for _, n := range end.canceled {
-		if other := q.items[n]; other != nil && other != i {
-			q.cancel(other)
-		}
-	}
-	if end.state == statePending {
-		i.attempts, i.due = int32(end.attempts), end.at
-		switch {
-		case o.Apart:
-			q.setApart(i, &o.Delivery)
-		case i.goesTo().URL != 0:
-			i.sendTo(store.LaneOf(o.Delivery.Client, o.Delivery.URL))
-		}
-		q.requeue(i)
-		return
-	}
-	q.unclaim(i)
-	q.remove(i)
+	d.Row.ended, d.Row.due, d.Row.at = true, o.Due.UnixMilli(), g.w.opts.clock.At(o.Due)
+	e.Complete(g.ledger(), d, o, d.Row.due)
+	return g.write(e)
 }

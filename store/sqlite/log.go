@@ -10,7 +10,7 @@ import (
 
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
-	"github.com/caddy-replicate/replicate-webhook/store/internal/rules"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/ledger"
 )
 
 // Attempts implements store.Tracking.
@@ -35,7 +35,7 @@ func (s *Store) attempts(ctx context.Context, where string, args ...any) ([]stor
 		if err := rows.Scan(&a.ID, &n, &nonce, &a.Event, &a.URL, &a.Status, &a.Number, &at, &a.Took, &a.Response, &a.Error, &a.Exception); err != nil {
 			return nil, s.readError(err)
 		}
-		a.Delivery, a.At = rules.DeliveryID(n, nonce), timeOf(at)
+		a.Delivery, a.At = ledger.DeliveryID(n, nonce), timeOf(at)
 		out = append(out, a)
 	}
 	return out, s.readError(rows.Err())
@@ -48,38 +48,33 @@ func (s *Store) Redeliver(ctx context.Context, ref int64, attempt int64) (string
 
 // redeliver commits a new delivery of the one that the condition selects.
 func (s *Store) redeliver(ctx context.Context, where string, args ...any) (string, error) {
-	var c *change
 	var id string
 	err := s.commit(ctx, func(g *group) error {
-		c = &change{}
 		var ref int64
-		var e event.Set
+		var kind event.Set
 		var payload int64
 		stmt, err := g.stmt("SELECT d.prediction, d.event, b.n FROM deliveries d JOIN payloads b ON b.n = " + payloadNumber + " WHERE " + where)
 		if err != nil {
 			return err
 		}
-		switch err := stmt.QueryRow(args...).Scan(&ref, &e, &payload); {
+		switch err := stmt.QueryRow(args...).Scan(&ref, &kind, &payload); {
 		case errors.Is(err, sql.ErrNoRows):
 			return store.ErrNotFound
 		case err != nil:
 			return err
 		}
-		p, err := g.prediction(selectPrediction+"ref = ?", ref)
+		e, err := g.entry(ref)
 		if err != nil {
 			return err
 		}
-		if p.URL == "" {
-			return store.ErrDisabled
-		}
-		i, d, err := g.insertDelivery(&p, e, payload)
+		d, err := e.Redeliver(g.ledger(), kind, payload)
 		if err != nil {
 			return err
 		}
-		i.sendTo(store.LaneOf(p.Client, p.URL))
-		id, c.prediction, c.added = d.ID, p, []*item{i}
-		return nil
-	}, func(err error) { s.apply(c, err) })
+		err = g.write(e)
+		id = d.Row.id
+		return err
+	})
 	if err != nil {
 		return "", err
 	}
@@ -111,6 +106,23 @@ func (g *group) forgetDelivery(n int64) error {
 			AND NOT EXISTS (SELECT 1 FROM deliveries WHERE payload = ?1 AND payload <> 0)`, payload))
 	}
 	return err
+}
+
+// numbers reads a column of numbers.
+func (g *group) numbers(query string, args ...any) (out []int64, err error) {
+	rows, err := g.query(query, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var n int64
+		if err := rows.Scan(&n); err != nil {
+			return nil, err
+		}
+		out = append(out, n)
+	}
+	return out, rows.Err()
 }
 
 func (g *group) forgetPrediction(ref int64) error {
@@ -185,7 +197,7 @@ func (s *Store) forgetSome(ctx context.Context, query string, from, end int64, b
 			}
 		}
 		return nil
-	}, nil)
+	})
 }
 
 func (s *Store) forgettable(ctx context.Context, query string, from, end, before int64) (last int64, found int, due []int64, err error) {

@@ -8,7 +8,7 @@ import (
 
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
-	"github.com/caddy-replicate/replicate-webhook/store/internal/rules"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/ledger"
 )
 
 // ListDeliveries implements store.Operating.
@@ -30,13 +30,13 @@ func (s *Store) ListDeliveries(ctx context.Context, f store.DeliveryFilter) ([]s
 		and("t.prediction IN ("+marks(len(refs))+")", refs...)
 	}
 	if f.State != nil {
-		switch state := int(*f.State); {
-		case w.whole || state == stateDelivered:
+		switch state := *f.State; {
+		case w.whole || state == store.DeliveryDelivered:
 			and("t.state = ?", state)
-		case state == statePending:
+		case state == store.DeliveryPending:
 			w.from, w.index = "deliveries t INDEXED BY deliveries_pending", "t.state = 0"
 		default:
-			w.from, w.index = "deliveries t INDEXED BY deliveries_unsent", "t.state >= 2 AND t.state = "+strconv.Itoa(state)
+			w.from, w.index = "deliveries t INDEXED BY deliveries_unsent", "t.state >= 2 AND t.state = "+strconv.Itoa(int(state))
 		}
 	}
 	if f.Event != 0 && f.Event != event.All {
@@ -74,8 +74,8 @@ func marks(n int) string { return strings.TrimSuffix(strings.Repeat("?,", n), ",
 
 // refs finds the predictions of an id, of which each API may have one.
 func (s *Store) refs(ctx context.Context, id string) (refs []any, err error) {
-	low := rules.IDKey(id)
-	high := append(rules.IDKey(id), 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff)
+	low := ledger.IDKey(id)
+	high := append(ledger.IDKey(id), 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff)
 	rows, err := s.db.QueryContext(ctx, "SELECT ref FROM predictions WHERE key BETWEEN ? AND ? ORDER BY ref DESC", low, high)
 	if err != nil {
 		return nil, err
@@ -111,7 +111,7 @@ func (s *Store) deliveryRows(ctx context.Context, numbers []int64, payload strin
 			&r.PredictionID, &r.Client, &r.URL, &r.Traceparent, &r.Payload); err != nil {
 			return nil, err
 		}
-		r.ID, r.Due, r.CreatedAt = rules.DeliveryID(r.N, nonce), timeOf(due), timeOf(created)
+		r.ID, r.Due, r.CreatedAt = ledger.DeliveryID(r.N, nonce), timeOf(due), timeOf(created)
 		if len(r.Payload) == 0 {
 			r.Payload = nil
 		}
@@ -122,7 +122,7 @@ func (s *Store) deliveryRows(ctx context.Context, numbers []int64, payload strin
 
 // FindDelivery implements store.Operating.
 func (s *Store) FindDelivery(ctx context.Context, id string) (store.DeliveryRow, []store.Attempt, error) {
-	n, _, ok := rules.ParseDeliveryID(id)
+	n, _, ok := ledger.ParseDeliveryID(id)
 	if !ok {
 		return store.DeliveryRow{}, nil, store.ErrNotFound
 	}
@@ -139,7 +139,7 @@ func (s *Store) FindDelivery(ctx context.Context, id string) (store.DeliveryRow,
 
 // RedeliverDelivery implements store.Operating.
 func (s *Store) RedeliverDelivery(ctx context.Context, id string) (string, error) {
-	n, nonce, ok := rules.ParseDeliveryID(id)
+	n, nonce, ok := ledger.ParseDeliveryID(id)
 	if !ok {
 		return "", store.ErrNotFound
 	}

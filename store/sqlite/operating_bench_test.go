@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -41,27 +42,24 @@ func fillOperating(b *testing.B, path string, n int64) {
 				if i%100 == 0 {
 					events[1].Event = event.Failed
 				}
-				c := &change{}
-				if _, err := g.track(c, p, events[1:]); err != nil {
+				e, err := g.track(p, events[1:])
+				if err != nil {
 					return err
 				}
-				state, webhook := stateDelivered, store.WebhookDelivered
+				state, webhook := store.DeliveryDelivered, store.WebhookDelivered
 				switch {
 				case i%1000 == 7:
-					state, webhook = stateFailed, store.WebhookFailed
+					state, webhook = store.DeliveryFailed, store.WebhookFailed
 				case i > n-300:
 					continue
 				}
-				d := c.added[0].fresh()
-				if err := g.writeEnding(c.added[0], &store.Outcome{Delivery: *d, Attempt: store.Attempt{
-					URL: p.URL, Status: 200, Number: 1, At: time.Now(), Took: time.Millisecond, Response: "ok",
-				}}, &ending{state: state, attempts: 1}, true); err != nil {
+				d := e.Deliveries[0]
+				if err := errors.Join(
+					g.insertAttempt(e.Ref, d.N, d.Event, &store.Attempt{URL: p.URL, Status: 200, Number: 1, At: time.Now(), Took: time.Millisecond, Response: "ok"}),
+					g.exec("UPDATE deliveries SET state = ?, attempts = 1 WHERE n = ?", state, d.N),
+					g.exec("UPDATE predictions SET webhook = ? WHERE ref = ?", webhook, e.Ref),
+				); err != nil {
 					return err
-				}
-				if state == stateFailed {
-					if err := g.exec("UPDATE predictions SET webhook = ? WHERE ref = ?", webhook, c.prediction.Ref); err != nil {
-						return err
-					}
 				}
 			}
 			return nil

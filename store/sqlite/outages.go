@@ -32,14 +32,14 @@ func (s *Store) Outages(ctx context.Context) ([]store.Outage, error) {
 func (s *Store) BeginOutage(ctx context.Context, o store.Outage) error {
 	return s.commit(ctx, func(g *group) error {
 		return g.exec("INSERT INTO outages (lane, since, reason) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", o.Lane.String(), o.Since.UnixMilli(), o.Reason)
-	}, nil)
+	})
 }
 
 // EndOutage implements store.Tracking.
 func (s *Store) EndOutage(ctx context.Context, lane store.Lane) error {
 	return s.commit(ctx, func(g *group) error {
 		return g.exec("DELETE FROM outages WHERE lane = ?", lane.String())
-	}, nil)
+	})
 }
 
 // maxSpans is how many times in which a process was there are kept.
@@ -71,6 +71,6 @@ func (s *Store) Witness(ctx context.Context, grace time.Duration) (spans []store
 			return err
 		}
 		return g.exec("INSERT INTO presence (began, ended) VALUES (?1, ?2) ON CONFLICT (began) DO UPDATE SET ended = ?2", last.Began.UnixMilli(), last.Ended.UnixMilli())
-	}, nil)
+	})
 	return spans, err
 }

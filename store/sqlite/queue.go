@@ -24,12 +24,12 @@ type item struct {
 	event      event.Set
 	// redelivery: apart from the order of events.
 	redelivery bool
-	// last: its outcome is the webhook status.
-	last bool
 	// claimed: an attempt is under way.
 	claimed bool
 	// canceled while claimed.
 	canceled bool
+	// pinned: it is counted in known.
+	pinned bool
 	// next is the terminal event's delivery, held back until this one, for
 	// the started event, has an outcome.
 	next *item
@@ -95,11 +95,35 @@ const (
 	laneParked            // due, but the lane may have no more now
 )
 
+// known is what the queue knows of a prediction with deliveries that are claimed
+// or in memory still, so that their outcomes cost no query.
+type known struct {
+	id, client, url, traceparent string
+	events, happened             event.Set
+	webhook                      store.WebhookStatus
+	// current: it follows the transactions. Until then nothing of it is set.
+	current bool
+	items   int
+}
+
+func (k *known) set(p *store.Prediction) {
+	k.id, k.client, k.url, k.traceparent = p.ID, p.Client, p.URL, p.Traceparent
+	k.events, k.happened, k.webhook, k.current = p.Events, p.Happened, p.Webhook, true
+}
+
+func (k *known) prediction(ref int64) store.Prediction {
+	return store.Prediction{
+		Ref: ref, ID: k.id, Client: k.client, URL: k.url, Traceparent: k.traceparent,
+		Events: k.events, Happened: k.happened, Webhook: k.webhook,
+	}
+}
+
 // queue is the index of pending deliveries.
 type queue struct {
 	mu      sync.Mutex
 	items   map[int64]*item
 	started map[int64]*item // pending started events by prediction
+	known   map[int64]*known
 	lanes   map[store.Lane]*lane
 	ready   []*lane
 	waiting laneHeap
@@ -114,6 +138,7 @@ func newQueue(n int) *queue {
 	return &queue{
 		items:       make(map[int64]*item, n),
 		started:     make(map[int64]*item),
+		known:       make(map[int64]*known),
 		lanes:       make(map[store.Lane]*lane),
 		subscribers: make(map[chan struct{}]bool),
 	}
@@ -128,6 +153,7 @@ func (q *queue) add(i *item, key store.Lane) {
 			i.aside.fresh = nil
 		} else {
 			q.fresh += size
+			q.pin(i)
 		}
 	}
 	if !i.redelivery && i.event == event.Started {
@@ -138,6 +164,32 @@ func (q *queue) add(i *item, key store.Lane) {
 		return
 	}
 	q.push(i, key)
+}
+
+// pin makes an item's prediction known.
+func (q *queue) pin(i *item) {
+	if i.pinned {
+		return
+	}
+	i.pinned = true
+	k := q.known[i.prediction]
+	if k == nil {
+		k = new(known)
+		q.known[i.prediction] = k
+	}
+	k.items++
+}
+
+// unpin forgets what is known of an item's prediction, unless it is needed.
+func (q *queue) unpin(i *item) {
+	if !i.pinned || i.claimed || i.fresh() != nil {
+		return
+	}
+	i.pinned = false
+	k := q.known[i.prediction]
+	if k.items--; k.items == 0 {
+		delete(q.known, i.prediction)
+	}
 }
 
 // push makes an item wait in a lane.
@@ -153,6 +205,7 @@ func (q *queue) push(i *item, key store.Lane) {
 	} else {
 		i.aside.lane = store.Lane{}
 	}
+	q.unpin(i)
 	heap.Push((*itemHeap)(l), i)
 	if l.where != laneWaiting || l.items[0] == i {
 		q.settle(l)
@@ -184,6 +237,7 @@ func (q *queue) remove(i *item) {
 	}
 	q.dropFresh(i)
 	q.unlane(i)
+	q.unpin(i)
 	if next := i.next; next != nil && q.items[next.n] == next {
 		q.push(next, next.goesTo())
 	}
@@ -264,6 +318,7 @@ func (q *queue) take(clock *clock.Clock, limit int, slots func(store.Lane) store
 		for ; free > 0 && len(taken) < limit && l.due(by); free-- {
 			i := heap.Pop((*itemHeap)(l)).(*item)
 			i.claimed = true
+			q.pin(i)
 			q.claimed.Add(1)
 			taken = append(taken, i)
 		}

@@ -1,7 +1,5 @@
 package sqlite
 
-import "github.com/caddy-replicate/replicate-webhook/store"
-
 // trackingSchema holds predictions and deliveries.
 //
 // Times are Unix milliseconds. Numbers of rows are given by the writer, which
@@ -70,12 +68,3 @@ CREATE TABLE secrets (
 	sealed BLOB NOT NULL
 ) WITHOUT ROWID;
 `
-
-// The states of a delivery.
-const (
-	statePending    = int(store.DeliveryPending)
-	stateDelivered  = int(store.DeliveryDelivered)
-	stateFailed     = int(store.DeliveryFailed)
-	stateSuperseded = int(store.DeliverySuperseded)
-	stateCanceled   = int(store.DeliveryCanceled)
-)

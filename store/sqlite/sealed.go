@@ -105,5 +105,5 @@ func (s *Store) Reseal(ctx context.Context, values []store.Resealed) error {
 			}
 		}
 		return nil
-	}, nil)
+	})
 }

@@ -134,7 +134,7 @@ func (s *Store) open() error {
 	if err := t.load(s.db); err != nil {
 		return recoverable(err)
 	}
-	s.writer, err = newWriter(s.opts, &s.presence, s.queue, t, &s.dedup.open)
+	s.writer, err = newWriter(s.opts, &s.presence, s.queue, &s.polls, t, &s.dedup.open)
 	return recoverable(err)
 }
 

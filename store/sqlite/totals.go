@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"errors"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -37,13 +36,13 @@ func (t *totals) load(db *sql.DB) error {
 	}
 	var all int64
 	if err := errors.Join(rows.Err(),
-		db.QueryRow("SELECT count(*) FROM deliveries INDEXED BY deliveries_pending WHERE state = 0").Scan(&t.deliveries[statePending]),
+		db.QueryRow("SELECT count(*) FROM deliveries INDEXED BY deliveries_pending WHERE state = 0").Scan(&t.deliveries[store.DeliveryPending]),
 		db.QueryRow("SELECT count(*) FROM predictions INDEXED BY predictions_tracked WHERE happened < 2 AND key IS NOT NULL").Scan(&t.tracked),
 		db.QueryRow("SELECT count(*) FROM deliveries").Scan(&all),
 	); err != nil {
 		return err
 	}
-	t.deliveries[stateDelivered] = all - others - t.deliveries[statePending]
+	t.deliveries[store.DeliveryDelivered] = all - others - t.deliveries[store.DeliveryPending]
 	return nil
 }
 
@@ -52,20 +51,6 @@ func (t *totals) add(o *totals) {
 		t.deliveries[i] += o.deliveries[i]
 	}
 	t.tracked += o.tracked
-}
-
-// moved counts deliveries that this transaction takes from one state to
-// another.
-func (g *group) moved(from, to int, n int64) {
-	g.totals.deliveries[from] -= n
-	g.totals.deliveries[to] += n
-}
-
-// named counts a prediction whose id is known from now on.
-func (g *group) named(p *store.Prediction) {
-	if !p.Happened.Has(event.Terminal) {
-		g.totals.tracked++
-	}
 }
 
 // Counts implements store.Operating.

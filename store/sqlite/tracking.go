@@ -8,7 +8,7 @@ import (
 
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
-	"github.com/caddy-replicate/replicate-webhook/store/internal/rules"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/ledger"
 )
 
 // predictionColumns is what scanPrediction reads.
@@ -46,30 +46,22 @@ func (s *Store) Ready() error {
 	return s.writer.available()
 }
 
-// commit runs an op of tracking.
-func (s *Store) commit(ctx context.Context, write func(*group) error, after func(error)) error {
-	return s.run(ctx, op{write: write, after: after})
+// commit commits what write writes.
+func (s *Store) commit(ctx context.Context, write func(*group) error) error {
+	return s.run(ctx, op{write: write})
 }
 
 // run commits an op. What its write refuses it refuses before it has written
-// anything, so that the others of its transaction are not troubled.
+// anything, so that the other ops of its transaction go on.
 func (s *Store) run(ctx context.Context, o op) error {
 	var refused error
-	write, after := o.write, o.after
+	write := o.write
 	o.write = func(g *group) error {
 		refused = write(g)
 		if errors.Is(refused, store.ErrNotFound) || errors.Is(refused, store.ErrDisabled) {
 			return nil
 		}
 		return refused
-	}
-	o.after = func(err error) {
-		if err == nil {
-			err = refused
-		}
-		if after != nil {
-			after(err)
-		}
 	}
 	err := s.writer.do(ctx, &o)
 	switch {
@@ -83,15 +75,14 @@ func (s *Store) run(ctx context.Context, o op) error {
 
 // Reserve implements store.Tracking.
 func (s *Store) Reserve(ctx context.Context, p store.Prediction) (int64, error) {
-	p.ID, p.Happened, p.Webhook = "", 0, store.WebhookPending
-	p.Webhook = rules.WebhookFor(&p)
+	p = ledger.Reserved(p)
 	err := s.commit(ctx, func(g *group) error {
 		inserted, err := g.insertPrediction(&p)
 		if err == nil && !inserted {
 			err = errors.New("callback token is taken")
 		}
 		return err
-	}, nil)
+	})
 	if err != nil {
 		return 0, err
 	}
@@ -100,131 +91,59 @@ func (s *Store) Reserve(ctx context.Context, p store.Prediction) (int64, error) 
 
 // Abandon implements store.Tracking.
 func (s *Store) Abandon(ctx context.Context, ref int64) error {
-	return s.commit(ctx, func(g *group) error {
-		return g.exec("DELETE FROM predictions WHERE ref = ? AND key IS NULL", ref)
-	}, nil)
+	return s.commit(ctx, func(g *group) error { return g.deleteReserved(ref) })
 }
 
 // Track implements store.Tracking.
 func (s *Store) Track(ctx context.Context, p *store.Prediction, happened []store.Happening) error {
 	asked := *p // what the caller does with p after an error is no business of the writer's
-	asked.Happened, asked.Webhook = 0, store.WebhookPending
-	var tracked store.Prediction
-	var c *change
-	err := s.commit(ctx, func(g *group) (err error) {
-		c.undo(s.queue)
-		c = &change{}
-		tracked, err = g.track(c, asked, happened)
+	var now store.Prediction
+	err := s.commit(ctx, func(g *group) error {
+		e, err := g.track(asked, happened)
+		if err == nil {
+			now = e.Prediction
+		}
 		return err
-	}, func(err error) { s.apply(c, err) })
+	})
 	if err == nil {
-		*p = tracked
+		*p = now
 	}
 	return err
 }
 
-func (g *group) track(c *change, p store.Prediction, happened []store.Happening) (store.Prediction, error) {
+func (g *group) track(p store.Prediction, happened []store.Happening) (*tracked, error) {
 	if p.Ref == 0 {
-		if inserted, err := g.insertTracked(c, p, happened); err != nil || inserted {
-			return c.prediction, err
+		e := &tracked{Entry: *ledger.Track(g.ledger(), p, happened)}
+		inserted, err := g.insertPrediction(&e.Prediction)
+		if err != nil {
+			return nil, err
+		}
+		if inserted {
+			e.Fresh, e.Changed = false, 0
+			return e, g.write(g.remember(e))
 		}
 	}
-	known, err := g.prediction(selectPrediction+"key = ?", rules.PredictionKey(p.API, p.ID))
-	before := known.URL
+	e, err := g.load("key = ?", ledger.PredictionKey(p.API, p.ID))
+	adopt := errors.Is(err, store.ErrNotFound) && p.Ref != 0
+	if adopt {
+		e, err = g.entry(p.Ref)
+	}
+	if err == nil {
+		err = g.addPending(e)
+	}
 	switch {
-	case err == nil && known.Ref == p.Ref, errors.Is(err, store.ErrNotFound) && p.Ref != 0:
-		known, before, err = g.complement(p)
-	case err == nil:
-		err = g.replaceWebhook(&known, &p)
+	case err != nil:
+		return nil, err
+	case adopt, e.Ref == p.Ref:
+		e.Adopt(g.ledger(), p, happened)
+	default:
+		e.Retrack(g.ledger(), &p, happened)
+		err = g.deleteReserved(p.Ref)
 	}
 	if err != nil {
-		return p, err
+		return nil, err
 	}
-	if err := g.redirect(c, &known, before); err != nil {
-		return p, err
-	}
-	err = g.emit(c, &known, happened)
-	return c.prediction, err
-}
-
-// insertTracked reports false when a prediction of that id is there.
-func (g *group) insertTracked(c *change, p store.Prediction, happened []store.Happening) (bool, error) {
-	p.Webhook = rules.WebhookFor(&p)
-	wanted := rules.Advance(&p, happened)
-	if p.Happened.Has(event.Terminal) && p.Webhook == store.WebhookPending && len(wanted) == 0 {
-		p.Webhook = store.WebhookDelivered // there is nothing to send
-	}
-	inserted, err := g.insertPrediction(&p)
-	if err != nil || !inserted {
-		return false, err
-	}
-	return true, g.deliver(c, &p, wanted)
-}
-
-// complement completes a reserved prediction. It returns the URL that it was
-// reserved with.
-func (g *group) complement(p store.Prediction) (_ store.Prediction, before string, _ error) {
-	known, err := g.prediction(selectPrediction+"ref = ?", p.Ref)
-	if err != nil {
-		return p, "", err
-	}
-	p.Happened, p.Webhook, p.Token, p.CreatedAt = known.Happened, known.Webhook, known.Token, known.CreatedAt
-	if known.Webhook == store.WebhookDisabled {
-		p.URL = "" // its receiver said 410 before the create was answered
-	}
-	p.Webhook = rules.WebhookFor(&p)
-	if p.Happened.Has(event.Terminal) {
-		p.Credential, p.Events = nil, known.Events
-	}
-	if known.ID == "" {
-		g.named(&p)
-	}
-	return p, known.URL, g.exec("UPDATE predictions SET key = ?, api = ?, id = ?, client = ?, url = ?, events = ?, poll_path = ?, credential = ?, traceparent = ?, test = ?, body = ?, webhook = ? WHERE ref = ?",
-		rules.PredictionKey(p.API, p.ID), p.API, p.ID, p.Client, p.URL, p.Events, p.PollPath, p.Credential, p.Traceparent, p.Test, p.Body, p.Webhook, p.Ref)
-}
-
-// replaceWebhook gives a prediction that is tracked already the webhook of p.
-// Where p was reserved for it, as for a create that an API answered with a
-// prediction it had made before, callbacks find the tracked one from now on.
-func (g *group) replaceWebhook(known, p *store.Prediction) error {
-	if p.Ref != 0 {
-		if err := g.exec("DELETE FROM predictions WHERE ref = ? AND key IS NULL", p.Ref); err != nil {
-			return err
-		}
-		if known.Token == nil && p.Token != nil {
-			known.Token = p.Token
-			if err := g.exec("UPDATE OR IGNORE predictions SET token = ? WHERE ref = ?", p.Token, known.Ref); err != nil {
-				return err
-			}
-		}
-	}
-	return g.setWebhook(known, p.URL, p.Events)
-}
-
-// setWebhook writes a new URL and filter. After the terminal event the filter
-// has no say any more, and is kept: the webhook status follows from what was
-// wanted then.
-func (g *group) setWebhook(p *store.Prediction, url string, events event.Set) error {
-	p.URL = url
-	if !p.Happened.Has(event.Terminal) {
-		p.Events = events
-	}
-	p.Webhook = rules.WebhookFor(p)
-	return g.exec("UPDATE predictions SET url = ?, events = ?, webhook = ? WHERE ref = ?", p.URL, p.Events, p.Webhook, p.Ref)
-}
-
-// insertPrediction reports false when a prediction of that id or token is
-// there.
-func (g *group) insertPrediction(p *store.Prediction) (bool, error) {
-	g.w.lastRef++
-	p.Ref = g.w.lastRef
-	n, err := g.changed("INSERT INTO predictions (ref, key, api, id, client, url, events, poll_path, credential, token, traceparent, test, body, created, happened, webhook) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-		p.Ref, rules.PredictionKey(p.API, p.ID), p.API, p.ID, p.Client, p.URL, p.Events, p.PollPath, p.Credential, p.Token,
-		p.Traceparent, p.Test, p.Body, p.CreatedAt.UnixMilli(), p.Happened, p.Webhook)
-	if n == 1 && p.ID != "" {
-		g.named(p)
-	}
-	return n == 1, err
+	return e, g.write(e)
 }
 
 // changed runs a statement and tells how many rows it changed.
@@ -240,12 +159,13 @@ func (g *group) changed(query string, args ...any) (int64, error) {
 	return res.RowsAffected()
 }
 
-func (g *group) prediction(query string, args ...any) (store.Prediction, error) {
-	stmt, err := g.stmt(query)
+// prediction reads the prediction that a condition selects.
+func (g *group) prediction(where string, arg any) (store.Prediction, error) {
+	stmt, err := g.stmt(selectPrediction + where)
 	if err != nil {
 		return store.Prediction{}, err
 	}
-	return scanPrediction(stmt.QueryRow(args...))
+	return scanPrediction(stmt.QueryRow(arg))
 }
 
 // Observe implements store.Tracking.
@@ -253,49 +173,43 @@ func (s *Store) Observe(ctx context.Context, ref int64, id string, happened []st
 	if len(happened) == 0 && id == "" {
 		return nil
 	}
-	var c *change
 	return s.commit(ctx, func(g *group) error {
-		c.undo(s.queue)
-		c = &change{}
-		p, err := g.prediction(selectPrediction+"ref = ?", ref)
+		e, err := g.entry(ref)
 		if err != nil {
 			return err
 		}
-		if p.ID == "" && id != "" {
-			p.ID = id
-			n, err := g.changed("UPDATE OR IGNORE predictions SET id = ?, key = ? WHERE ref = ?", id, rules.PredictionKey(p.API, id), ref)
-			if err != nil {
+		if e.ID == "" && id != "" {
+			switch _, err := g.prediction("key = ?", ledger.PredictionKey(e.API, id)); {
+			case err == nil:
+				return store.ErrNotFound // the ID is another prediction's
+			case !errors.Is(err, store.ErrNotFound):
 				return err
 			}
-			if n == 0 {
-				return store.ErrNotFound // the id is another prediction's
-			}
-			g.named(&p)
+			e.Name(id)
 		}
-		return g.emit(c, &p, happened)
-	}, func(err error) { s.apply(c, err) })
+		e.Observe(g.ledger(), happened)
+		return g.write(e)
+	})
 }
 
 // SetWebhook implements store.Tracking.
 func (s *Store) SetWebhook(ctx context.Context, ref int64, url string, events event.Set) error {
-	var c *change
 	return s.commit(ctx, func(g *group) error {
-		c = &change{}
-		p, err := g.prediction(selectPrediction+"ref = ?", ref)
+		e, err := g.entry(ref)
+		if err == nil {
+			err = g.addPending(e)
+		}
 		if err != nil {
 			return err
 		}
-		before := p.URL
-		if err := g.setWebhook(&p, url, events); err != nil {
-			return err
-		}
-		return g.redirect(c, &p, before)
-	}, func(err error) { s.apply(c, err) })
+		e.SetWebhook(g.ledger(), url, events)
+		return g.write(e)
+	})
 }
 
 // Prediction implements store.Tracking.
 func (s *Store) Prediction(ctx context.Context, api, id string) (store.Prediction, error) {
-	return s.findPrediction(ctx, "key = ?", rules.PredictionKey(api, id))
+	return s.findPrediction(ctx, "key = ?", ledger.PredictionKey(api, id))
 }
 
 // ByToken implements store.Tracking.
@@ -334,7 +248,7 @@ func (s *Store) Secret(ctx context.Context, name string, make func() ([]byte, er
 	}
 	err = s.commit(ctx, func(g *group) error {
 		return g.exec("INSERT INTO secrets (name, sealed) VALUES (?, ?) ON CONFLICT DO NOTHING", name, made)
-	}, nil)
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -143,7 +143,7 @@ func fillWaiting(b *testing.B, path string, n, endpoints int64) {
 		if err := s.writer.do(context.Background(), &op{write: func(g *group) error {
 			for i := from; i < from+10_000; i++ {
 				p, events := benchPrediction(i, fmt.Sprintf("https://r%d.example.com/hook", i%endpoints))
-				if _, err := g.track(&change{}, p, events[:1]); err != nil {
+				if _, err := g.track(p, events[:1]); err != nil {
 					return err
 				}
 			}

@@ -42,7 +42,7 @@ func TestUnreadableDeliveryHoldsUpNoOther(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := s.commit(context.Background(), func(g *group) error { return g.exec("DELETE FROM payloads WHERE n = 1") }, nil); err != nil {
+	if err := s.commit(context.Background(), func(g *group) error { return g.exec("DELETE FROM payloads WHERE n = 1") }); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Close(); err != nil {

@@ -32,7 +32,7 @@ func TestCommitNobodyHeardOfIsNotForgotten(t *testing.T) {
 		t.Errorf("%d deliveries of the terminal event are due, %v, want 1", len(claimed), err)
 	}
 	counts, err := s.Counts(t.Context())
-	if err != nil || counts.Deliveries[statePending] != 1 || counts.Tracked != 0 {
+	if err != nil || counts.Deliveries[store.DeliveryPending] != 1 || counts.Tracked != 0 {
 		t.Errorf("the totals are %+v, %v, want one pending delivery and no tracked prediction", counts, err)
 	}
 }

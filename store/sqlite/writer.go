@@ -15,6 +15,7 @@ import (
 
 	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
 	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/polling"
 )
 
 const (
@@ -44,6 +45,7 @@ type writer struct {
 	opts     Options
 	presence *presence
 	queue    *queue
+	polls    *polling.Schedule
 	ops      chan *op
 	closed   chan struct{}
 	stopped  chan struct{}
@@ -75,11 +77,12 @@ type writer struct {
 	commits  atomic.Int64
 }
 
-func newWriter(opts Options, p *presence, q *queue, t totals, claims *atomic.Int64) (*writer, error) {
+func newWriter(opts Options, p *presence, q *queue, polls *polling.Schedule, t totals, claims *atomic.Int64) (*writer, error) {
 	w := &writer{
 		opts:     opts,
 		presence: p,
 		queue:    q,
+		polls:    polls,
 		claims:   claims,
 		totals:   t,
 		ops:      make(chan *op, maxGroup),
@@ -361,6 +364,9 @@ func (w *writer) transact(ops []*op) (err error) {
 	}
 	g := &group{w: w}
 	defer func() {
+		if err != nil {
+			g.undo()
+		}
 		if err != nil && !isMoved(err) && (w.broken(err) || g.exec("ROLLBACK") != nil) {
 			_ = w.disconnect()
 		}
@@ -384,6 +390,7 @@ func (w *writer) transact(ops []*op) (err error) {
 	if err := g.exec("COMMIT"); err != nil {
 		return err
 	}
+	g.apply()
 	w.totalsMu.Lock()
 	defer w.totalsMu.Unlock()
 	w.totals.add(&g.totals)
@@ -437,7 +444,7 @@ func (w *writer) disconnect() error {
 type group struct {
 	w       *writer
 	entries map[string]*entryRow
-	written written
+	effects
 	// totals are what this transaction adds to the writer's.
 	totals totals
 }

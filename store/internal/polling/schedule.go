@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/clock"
-	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/ledger"
 )
 
 // Poll is a prediction that is asked for.
@@ -65,7 +65,7 @@ func (s *Schedule) add(ref, due int64) bool {
 func (s *Schedule) Update(p *store.Prediction) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !p.Happened.Has(event.Terminal) && p.PollPath != "" {
+	if ledger.Polled(p) {
 		return s.add(p.Ref, s.clock.At(p.PollAt))
 	}
 	s.remove(p.Ref)

@@ -1,0 +1,44 @@
+package ledger
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/caddy-replicate/replicate-webhook/store"
+)
+
+// PredictionKey returns the index entry of a prediction whose ID is known, nil for
+// any other. It begins with what is derived from the ID alone, so that the
+// predictions of one ID are neighbors whatever API they are of.
+func PredictionKey(api, id string) []byte {
+	if id == "" {
+		return nil
+	}
+	a := store.KeyOf("", "api", api)
+	return append(IDKey(id), a[:8]...)
+}
+
+// IDKey returns what the keys of all predictions of an ID begin with.
+func IDKey(id string) []byte {
+	k := store.KeyOf("", "prediction", id)
+	return k[:]
+}
+
+// DeliveryID returns the ID of a delivery by its number. The nonce makes it unique
+// also among stores that were restored from a backup and count the same numbers
+// again.
+func DeliveryID(n, nonce int64) string {
+	return fmt.Sprintf("dlv_%s_%016x", strconv.FormatInt(n, 36), uint64(nonce))
+}
+
+// ParseDeliveryID returns what DeliveryID was given. It accepts nothing else.
+func ParseDeliveryID(id string) (n, nonce int64, ok bool) {
+	rest, ok := strings.CutPrefix(id, "dlv_")
+	number, hex, _ := strings.Cut(rest, "_")
+	n, err := strconv.ParseInt(number, 36, 64)
+	bits, err2 := strconv.ParseUint(hex, 16, 64)
+	nonce = int64(bits)
+	return n, nonce, ok && errors.Join(err, err2) == nil && DeliveryID(n, nonce) == id
+}
