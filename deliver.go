@@ -17,6 +17,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/internal/body"
 	"github.com/caddy-replicate/replicate-webhook/internal/delivery"
 	"github.com/caddy-replicate/replicate-webhook/internal/egress"
+	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
 	"github.com/caddy-replicate/replicate-webhook/internal/seal"
 	"github.com/caddy-replicate/replicate-webhook/internal/sealing"
 	"github.com/caddy-replicate/replicate-webhook/internal/secret"
@@ -299,6 +300,7 @@ func (a *App) provisionSender(ctx caddy.Context) error {
 		Timeout:   time.Duration(a.Timeout),
 		Workers:   a.Workers,
 		UserAgent: agent,
+		Metrics:   metrics.Delivery{},
 		Logger:    a.logger.Named("delivery"),
 		Trace:     a.spans.Attempt,
 

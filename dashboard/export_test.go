@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/delivery"
 	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
 )
 
@@ -94,5 +95,25 @@ func TestSamples(t *testing.T) {
 	case <-changed:
 	default:
 		t.Error("not woken")
+	}
+}
+
+// TestEveryOutcomeOfAnAttemptIsCharted: each is counted in one series of the
+// chart of attempts.
+func TestEveryOutcomeOfAnAttemptIsCharted(t *testing.T) {
+	names := map[delivery.Class]string{
+		delivery.Received: "delivered", delivery.Refused: "refused", delivery.Unanswered: "without an answer",
+	}
+	for _, o := range delivery.Outcomes() {
+		s := sample{end: time.Now()}
+		for i, n := range sum(metrics.Totals{Attempts: map[string]uint64{o.String(): 1}}) {
+			s.count[i] = uint32(n)
+		}
+		for _, series := range charts(nil, time.Now(), time.Minute)[0].Series {
+			n, _ := series.of(&s)
+			if want := series.Name == names[o.Class()]; (n == 1) != want || n > 1 {
+				t.Errorf("%s counts %d times as %q", o, n, series.Name)
+			}
+		}
 	}
 }

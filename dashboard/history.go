@@ -7,6 +7,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/delivery"
 	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
 )
 
@@ -217,17 +218,21 @@ func sum(t metrics.Totals) (c [counters]uint64) {
 			c[reqRejected] += n
 		}
 	}
-	for outcome, n := range t.Attempts {
-		switch outcome {
-		case "success", "duplicate":
-			c[attDelivered] += n
-		case "gone", "redirect", "client_error", "throttled", "server_error":
-			c[attRefused] += n
-		default:
-			c[attUnanswered] += n
-		}
+	for _, o := range delivery.Outcomes() {
+		c[attemptCounter(o)] += t.Attempts[o.String()]
 	}
 	return c
+}
+
+// attemptCounter returns the counter of an outcome of an attempt.
+func attemptCounter(o delivery.Outcome) int {
+	switch o.Class() {
+	case delivery.Received:
+		return attDelivered
+	case delivery.Refused:
+		return attRefused
+	}
+	return attUnanswered
 }
 
 // Interface guard.

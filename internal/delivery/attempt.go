@@ -24,18 +24,26 @@ import (
 )
 
 const (
-	// idleTimeout ends connections before common servers do (Node.js after
-	// 5 s): an attempt on a connection that the other end is just closing
-	// would fail for nothing.
+	// idleTimeout is shorter than that of common servers (5 s in Node.js). An
+	// attempt on a connection that the other end is closing would fail
+	// without need.
 	idleTimeout = 4 * time.Second
-	// minIdle is the least number of connections kept, all endpoints
+	// minIdle is the least bound on idle connections, all endpoints
 	// together.
 	minIdle = 512
 )
 
-// transport is what makes the requests. It is used without http.Client, whose
-// redirects and cookies have no place here.
-func transport(conf *Config) http.RoundTripper {
+// client makes attempts.
+type client struct {
+	conf      *Config
+	life      context.Context // ends with the engine
+	transport http.RoundTripper
+	targets   targets
+}
+
+// newTransport returns what makes the requests. It is used without http.Client,
+// whose redirects and cookies are not wanted here.
+func newTransport(conf *Config) http.RoundTripper {
 	if conf.Client != nil {
 		if conf.Client.Transport == nil {
 			return http.DefaultTransport
@@ -49,38 +57,45 @@ func transport(conf *Config) http.RoundTripper {
 	return t
 }
 
-// errNoSecret says that nothing can be sent for want of a signature.
+// closeIdle closes the connections that are not in use.
+func (c *client) closeIdle() {
+	if t, ok := c.transport.(interface{ CloseIdleConnections() }); ok {
+		t.CloseIdleConnections()
+	}
+}
+
+// errNoSecret says that nothing can be sent because there is no signature.
 var errNoSecret = errors.New("signing: the client has no secret")
 
-// attempt makes one attempt. Whatever goes wrong is in the answer.
-func (e *Engine) attempt(d *store.Delivery, number int, at time.Time) (a answer) {
+// attempt makes one attempt. Every failure is in the result.
+func (c *client) attempt(d *store.Delivery, number int, at time.Time) (r result) {
 	defer func() {
 		if v := recover(); v != nil {
-			a = answer{kind: kindInternal, text: "internal error", cause: fmt.Errorf("panic: %v", v)}
-			e.conf.Logger.Error("panic in a delivery attempt", zap.String("delivery", d.ID),
+			r = result{outcome: OutcomeInternal, text: "internal error", cause: fmt.Errorf("panic: %v", v)}
+			c.conf.Logger.Error("panic in a delivery attempt", zap.String("delivery", d.ID),
 				zap.Any("panic", v), zap.ByteString("stack", debug.Stack()))
 		}
 	}()
-	ctx, cancel := context.WithTimeout(e.life, e.conf.Timeout)
+	ctx, cancel := context.WithTimeout(c.life, c.conf.Timeout)
 	defer cancel()
 
-	secrets, err := e.conf.Secrets(ctx, d.Client)
+	secrets, err := c.conf.Secrets(ctx, d.Client)
 	if err == nil && len(secrets) == 0 {
 		err = errNoSecret
-		e.conf.Logger.Error("delivery can't be signed", zap.String("delivery", d.ID), zap.Error(err))
+		c.conf.Logger.Error("delivery can't be signed", zap.String("delivery", d.ID), zap.Error(err))
 	}
 	if err != nil {
-		return answer{kind: kindInternal, text: "signing secret is not available", cause: err, unsigned: !errors.Is(err, errNoSecret)}
+		return result{outcome: OutcomeInternal, text: "signing secret is not available", cause: err, unsigned: !errors.Is(err, errNoSecret)}
 	}
-	target, err := e.target(d.URL)
+	target, err := c.target(d.URL)
 	if err != nil {
-		a.failed(ctx, err, connecting, e.conf.Timeout)
-		return a
+		r.failed(ctx, err, connecting, c.conf.Timeout)
+		return r
 	}
 
 	h := make(http.Header, 10)
 	h["Content-Type"] = []string{"application/json"}
-	h["User-Agent"] = []string{e.conf.UserAgent}
+	h["User-Agent"] = []string{c.conf.UserAgent}
 	h["X-Replicate-Event"] = []string{d.Event.Name()}
 	h["X-Replicate-Delivery"] = []string{d.ID}
 	h["X-Replicate-Attempt"] = []string{strconv.Itoa(number)}
@@ -88,60 +103,61 @@ func (e *Engine) attempt(d *store.Delivery, number int, at time.Time) (a answer)
 	if isTraceparent(d.Traceparent) {
 		h["Traceparent"] = []string{d.Traceparent}
 	}
-	if e.conf.Trace != nil {
+	if c.conf.Trace != nil {
 		var end func(int, error)
-		ctx, end = e.conf.Trace(ctx, d, number, h)
-		defer func() { end(a.status, a.err()) }()
+		ctx, end = c.conf.Trace(ctx, d, number, h)
+		defer func() { end(r.status, r.err()) }()
 	}
-	// The last moment before the request is written: the process may have
-	// been stopped for longer than its claims last.
+	// The claim is checked at the last moment before the request is written:
+	// the process may have been suspended for longer than its lease.
 	var lost atomic.Bool
-	e.exchange(ctx, &a, target, h, d.Payload, func(c net.Conn) {
-		if !e.conf.Store.Holds(*d) {
+	c.exchange(ctx, &r, target, h, d.Payload, func(conn net.Conn) {
+		if !c.conf.Store.Holds(*d) {
 			lost.Store(true)
 			cancel()
-			_ = c.Close()
+			_ = conn.Close()
 		}
 	})
 	if lost.Load() {
-		return answer{kind: kindInternal, text: errClaimLost.Error(), cause: errClaimLost}
+		return result{outcome: OutcomeInternal, text: errClaimLost.Error(), cause: errClaimLost}
 	}
-	return a
+	return r
 }
 
-// target judges a URL as it is when it is used: the configuration may have
-// become stricter since it was captured. The URL is shared and not to be changed.
-func (e *Engine) target(raw string) (*url.URL, error) {
-	if e.conf.Guard != nil {
-		return e.targets.get(raw, e.conf.Guard.CheckURL)
+// target checks and parses a URL. It checks the URL when it is used, because the
+// configuration may have become stricter since the URL was captured. The URL is
+// shared and must not be changed.
+func (c *client) target(raw string) (*url.URL, error) {
+	if c.conf.Guard != nil {
+		return c.targets.get(raw, c.conf.Guard.CheckURL)
 	}
 	u, err := url.Parse(raw)
 	if err != nil || u.Host == "" {
-		// The parser's own words would quote the URL.
+		// The text of the parser's error would quote the URL.
 		return nil, &egress.URLError{Problem: "must be a valid URL"}
 	}
 	return u, nil
 }
 
-// maxTargets bounds the URLs that are remembered as judged.
+// maxTargets bounds the URLs in targets.
 const maxTargets = 1024
 
-// targets remembers URLs that were admitted. The judgement is of the text
-// alone, so it holds as long as the engine and its guard do; addresses are
-// judged at each dial. The zero value is ready.
+// targets caches URLs that passed the check. The check looks at the text alone,
+// so its result holds as long as the guard does. Addresses are checked at each
+// dial. The zero value is ready.
 type targets struct {
 	mu    sync.Mutex
 	known map[string]*url.URL
 }
 
-func (t *targets) get(raw string, judge func(string) (*url.URL, error)) (*url.URL, error) {
+func (t *targets) get(raw string, check func(string) (*url.URL, error)) (*url.URL, error) {
 	t.mu.Lock()
 	u := t.known[raw]
 	t.mu.Unlock()
 	if u != nil {
 		return u, nil
 	}
-	u, err := judge(raw)
+	u, err := check(raw)
 	if err != nil {
 		return nil, err
 	}
@@ -156,8 +172,8 @@ func (t *targets) get(raw string, judge func(string) (*url.URL, error)) (*url.UR
 
 // exchange posts the payload and reads the response. It calls connected with the
 // connection before it writes the request.
-func (e *Engine) exchange(ctx context.Context, a *answer, target *url.URL, h http.Header, payload []byte, connected func(net.Conn)) {
-	ctx, w := e.watch(ctx, connected)
+func (c *client) exchange(ctx context.Context, r *result, target *url.URL, h http.Header, payload []byte, connected func(net.Conn)) {
+	ctx, w := c.watch(ctx, connected)
 	req := (&http.Request{
 		Method: http.MethodPost, URL: target, Host: target.Host, Header: h,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
@@ -169,17 +185,17 @@ func (e *Engine) exchange(ctx context.Context, a *answer, target *url.URL, h htt
 		// not count as idempotent.
 		GetBody: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(payload)), nil },
 	}).WithContext(ctx)
-	resp, err := e.transport.RoundTrip(req)
-	a.exception = w.exception()
+	resp, err := c.transport.RoundTrip(req)
+	r.exception = w.exception()
 	if err != nil {
 		at := connecting
 		if w.connected() {
 			at = awaiting
 		}
-		a.failed(ctx, err, at, e.conf.Timeout)
+		r.failed(ctx, err, at, c.conf.Timeout)
 		return
 	}
-	a.read(ctx, resp, e.conf.Now(), e.conf.Timeout)
+	r.read(ctx, resp, c.conf.Now(), c.conf.Timeout)
 }
 
 // watcher knows whether an attempt got a connection, and to where.
@@ -188,10 +204,10 @@ type watcher struct {
 	got   atomic.Bool
 }
 
-func (e *Engine) watch(ctx context.Context, connected func(net.Conn)) (context.Context, *watcher) {
+func (c *client) watch(ctx context.Context, connected func(net.Conn)) (context.Context, *watcher) {
 	w := new(watcher)
-	if e.conf.Guard != nil {
-		ctx, w.trace = e.conf.Guard.Trace(ctx, connected)
+	if c.conf.Guard != nil {
+		ctx, w.trace = c.conf.Guard.Trace(ctx, connected)
 		return ctx, w
 	}
 	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{

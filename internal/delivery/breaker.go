@@ -32,13 +32,13 @@ func (b *breaker) cooling(now time.Time) bool { return b.open && now.Before(b.un
 // probing reports whether the breaker is half-open.
 func (b *breaker) probing(now time.Time) bool { return b.open && !now.Before(b.until) }
 
-// tripped reports whether so many failures in a row open the breaker.
+// tripped reports whether there are enough failures in a row to open the breaker.
 func (b *breaker) tripped(limit *Breaker) bool {
 	return limit.Failures > 0 && b.failures >= limit.Failures
 }
 
-// failed takes in a failure, of the probe or of another attempt. wait is how
-// long the receiver asks for to be left alone, which opens the breaker as well.
+// failed records a failure of the probe or of another attempt. wait is how long
+// the receiver asks to get nothing, which opens the breaker as well.
 func (b *breaker) failed(limit *Breaker, probe bool, wait time.Duration, reason string, now time.Time) transition {
 	b.failures++
 	if b.tripped(limit) && (probe || !b.open) {
@@ -47,13 +47,13 @@ func (b *breaker) failed(limit *Breaker, probe bool, wait time.Duration, reason 
 	until := now.Add(wait)
 	switch {
 	case b.open && probe && wait == 0:
-		// It was open for as long as the receiver had asked for.
+		// It was open for as long as the receiver has asked for.
 		return b.close()
 	case b.open && probe:
 		b.until, b.reason = until, reason
 		return reopened
 	case b.open:
-		// An attempt that began before. It does not prolong a cooldown.
+		// The attempt began before. It does not prolong a cooldown.
 		if wait > 0 && until.After(b.until) {
 			b.until = until
 		}
@@ -64,7 +64,7 @@ func (b *breaker) failed(limit *Breaker, probe bool, wait time.Duration, reason 
 	return unchanged
 }
 
-// succeeded takes in that an attempt was no failure.
+// succeeded records that an attempt was no failure.
 func (b *breaker) succeeded() transition {
 	b.failures = 0
 	return b.close()
@@ -78,7 +78,7 @@ func (b *breaker) close() transition {
 	return closed
 }
 
-// state returns the state as operators see it.
+// state returns the state that operators see.
 func (b *breaker) state(now time.Time) State {
 	switch {
 	case !b.open:

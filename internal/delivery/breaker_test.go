@@ -73,14 +73,3 @@ func TestABreakerKnowsSinceWhenItIsOpen(t *testing.T) {
 		t.Errorf("open since %v", b.since)
 	}
 }
-
-func TestWhatAStatusCountsAgainst(t *testing.T) {
-	for status, want := range map[int]blame{
-		101: ofURL, 200: ofNothing, 204: ofNothing, 299: ofNothing, 301: ofURL, 304: ofURL, 400: ofURL, 401: ofURL,
-		404: ofURL, 410: ofNothing, 413: ofURL, 429: ofURL, 500: ofURL, 503: ofURL, 599: ofURL, 700: ofURL,
-	} {
-		if k := ofStatus(status); k.blames() != want || !k.responded() {
-			t.Errorf("status %d: %v, responded %t; want %v", status, k.blames(), k.responded(), want)
-		}
-	}
-}

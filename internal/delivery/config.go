@@ -15,8 +15,14 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
-// Store is what the engine asks of a store. store.Tracking has all of it.
+// Store is what the engine needs of a store.
 type Store interface {
+	Queue
+	Outages
+}
+
+// Queue holds the deliveries. Their methods are described at store.Tracking.
+type Queue interface {
 	Ready() error
 	ClaimDeliveries(ctx context.Context, limit int, slots func(store.Lane) store.Slots) ([]store.Delivery, time.Time, error)
 	Resume(lanes ...store.Lane)
@@ -24,12 +30,41 @@ type Store interface {
 	Complete(ctx context.Context, o store.Outcome) error
 	Postpone(ctx context.Context, d store.Delivery, due time.Time) error
 	SetApart(ctx context.Context, d store.Delivery) error
+	Changed() (<-chan struct{}, func())
+}
+
+// Outages holds the outages of receivers. Their methods are described at
+// store.Tracking.
+type Outages interface {
 	Outages(ctx context.Context) ([]store.Outage, error)
 	BeginOutage(ctx context.Context, o store.Outage) error
 	EndOutage(ctx context.Context, lane store.Lane) error
 	Witness(ctx context.Context, grace time.Duration) ([]store.Span, error)
-	Changed() (<-chan struct{}, func())
 }
+
+// Metrics is told what an engine does. Its methods are called on the path of
+// deliveries and must not block.
+type Metrics interface {
+	// CountAttempt counts an attempt.
+	CountAttempt(Outcome)
+	// ObserveAttempt records how long an attempt took that was made.
+	ObserveAttempt(took time.Duration)
+	// CountDelivery counts a delivery that has ended, by its event's name.
+	CountDelivery(event string, f Final)
+	// ObserveLag records the time from an event's commit to its receipt.
+	ObserveLag(time.Duration)
+	// AddOpenEndpoints changes the number of endpoints whose breaker is open.
+	AddOpenEndpoints(n int)
+}
+
+// noMetrics is Metrics for nobody.
+type noMetrics struct{}
+
+func (noMetrics) CountAttempt(Outcome)         {}
+func (noMetrics) ObserveAttempt(time.Duration) {}
+func (noMetrics) CountDelivery(string, Final)  {}
+func (noMetrics) ObserveLag(time.Duration)     {}
+func (noMetrics) AddOpenEndpoints(int)         {}
 
 // Config is what an Engine works with. Numbers and durations left 0 take their
 // defaults; where -1 has a meaning it is said.
@@ -61,7 +96,9 @@ type Config struct {
 	// UserAgent is the header's value. Default caddy-replicate-webhook.
 	UserAgent string
 
-	// Logger gets failures in words meant for operators. Default: none.
+	// Metrics is told what the engine does. Default: none.
+	Metrics Metrics
+	// Logger logs failures in words meant for operators. Default: none.
 	Logger *zap.Logger
 	// Now is the clock. Default time.Now.
 	Now func() time.Time
@@ -140,8 +177,8 @@ func defaulted[T int | float64 | time.Duration](p *T, def, least T, name string)
 	return nil
 }
 
-// complete checks the configuration and fills in its defaults.
-func (c *Config) complete() error {
+// setDefaults checks the configuration and sets its defaults.
+func (c *Config) setDefaults() error {
 	switch {
 	case c.Store == nil:
 		return errors.New("configuring delivery: there is no store")
@@ -174,6 +211,9 @@ func (c *Config) complete() error {
 	}
 	if c.UserAgent == "" {
 		c.UserAgent = "caddy-replicate-webhook"
+	}
+	if c.Metrics == nil {
+		c.Metrics = noMetrics{}
 	}
 	if c.Logger == nil {
 		c.Logger = zap.NewNop()

@@ -438,7 +438,7 @@ func TestFullWaitingRoom(t *testing.T) {
 		if n := count(s.outcomes(t), store.Delivered); n != 101 {
 			t.Errorf("%d of 101 delivered", n)
 		}
-		if most := g.max("all"); most > workers*(roomPerWorker+1) {
+		if most := g.max("all"); most > workers*(overflowPerWorker+1) {
 			t.Errorf("%d in flight", most)
 		}
 		// In the end every one of them has had its turn.
@@ -475,8 +475,8 @@ func TestPayloadsInMemoryAreBounded(t *testing.T) {
 		if n := count(s.outcomes(t), store.Delivered); n != 120 {
 			t.Errorf("%d delivered", n)
 		}
-		if e.capacity.payloads != 0 {
-			t.Errorf("%d bytes are still accounted for", e.capacity.payloads)
+		if e.admission.backlog.payloads != 0 {
+			t.Errorf("%d bytes are still accounted for", e.admission.backlog.payloads)
 		}
 	})
 }
@@ -532,9 +532,10 @@ func TestNothingIsLostInChaos(t *testing.T) {
 			if n := count(s.outcomes(t), store.Delivered); n != 300 {
 				t.Errorf("seed %d: %d of 300 delivered", seed, n)
 			}
-			c := &e.capacity
-			if c.room != 0 || c.committing != 0 || c.payloads != 0 || c.working.Len() != 0 || len(c.endpoints) != 0 || len(c.timers) != 0 || c.urls != 0 || len(c.starving) != 0 {
-				t.Errorf("seed %d: left over: %+v, %d working", seed, e.Status(), c.working.Len())
+			a := &e.admission
+			w, b := &a.workers, &a.backlog
+			if w.overflow != 0 || w.busy.Len() != 0 || len(w.waiting) != 0 || b.committing != 0 || b.payloads != 0 || len(a.endpoints) != 0 || len(a.timers) != 0 || a.urls != 0 {
+				t.Errorf("seed %d: left over: %+v, %d hold a worker", seed, e.Status(), w.busy.Len())
 			}
 		})
 	}

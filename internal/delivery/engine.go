@@ -3,33 +3,33 @@ package delivery
 import (
 	"context"
 	"errors"
-	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
-// storeRetry is how long the engine lets a store be that can't be used.
-const storeRetry = time.Second
+// storeRetryInterval is the delay before an unavailable store is tried again.
+const storeRetryInterval = time.Second
 
-// Engine delivers what is due in a store. Several may work on one store, since
-// it gives no delivery to two of them. All methods are safe for concurrent use.
+// Engine delivers what is due in a store. Several engines may work on one store,
+// which gives no delivery to two of them. All methods are safe for concurrent use.
 type Engine struct {
 	conf      Config
-	transport http.RoundTripper
+	client    client
+	committer committer
+	outages   outageWriter
 	reports   *reports
-	targets   targets
 
 	mu sync.Mutex
-	// capacity is guarded by mu, which is never held while the store is
-	// called: the store asks for slots under locks of its own.
-	capacity capacity
-	// pending counts the dispatcher and all flights.
+	// admission is guarded by mu. mu is never held while the store is called,
+	// because the store asks for slots under locks of its own.
+	admission admission
+	// pending counts the dispatcher, all attempts in flight and the writer of
+	// outages.
 	pending int
 	started bool
 	stopped bool
@@ -38,11 +38,11 @@ type Engine struct {
 	quit chan struct{} // closed by Stop
 	done chan struct{}
 
-	// exit is closed by Wait: what the store refuses is left to the next
+	// exit is closed by Wait. What the store refuses is then left to the next
 	// process.
 	exit     chan struct{}
 	exitOnce sync.Once
-	// life ends when Wait's patience does.
+	// life ends when the context of Wait does.
 	life context.Context
 	kill context.CancelFunc
 
@@ -55,26 +55,28 @@ type Engine struct {
 	retryStore  time.Time
 }
 
-// New makes an engine. It fails if the configuration can't work.
+// New returns an engine. It fails if the configuration is not valid.
 func New(conf Config) (*Engine, error) {
-	if err := conf.complete(); err != nil {
+	if err := conf.setDefaults(); err != nil {
 		return nil, err
 	}
 	e := &Engine{
-		conf:      conf,
-		transport: transport(&conf),
-		wake:      make(chan struct{}, 1),
-		quit:      make(chan struct{}),
-		done:      make(chan struct{}),
-		exit:      make(chan struct{}),
+		conf: conf,
+		wake: make(chan struct{}, 1),
+		quit: make(chan struct{}),
+		done: make(chan struct{}),
+		exit: make(chan struct{}),
 	}
-	e.capacity = newCapacity(&e.conf)
-	e.reports = newReports(&e.conf)
 	e.life, e.kill = context.WithCancel(context.Background())
+	e.admission = newAdmission(&e.conf)
+	e.client = client{conf: &e.conf, life: e.life, transport: newTransport(&e.conf)}
+	e.committer = committer{conf: &e.conf, life: e.life, exit: e.exit}
+	e.outages = outageWriter{conf: &e.conf, mu: &e.mu, admission: &e.admission}
+	e.reports = newReports(&e.conf)
 	return e, nil
 }
 
-// Start begins to deliver. Only the first call does anything.
+// Start starts the engine. Only the first call does anything.
 func (e *Engine) Start() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -87,7 +89,7 @@ func (e *Engine) Start() {
 }
 
 // Stop ends claiming and returns at once. Attempts in flight go on, and their
-// outcomes are committed; Done tells when. Only the first call does anything.
+// outcomes are committed. Done tells when. Only the first call does anything.
 func (e *Engine) Stop() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -97,18 +99,18 @@ func (e *Engine) Stop() {
 	e.stopped = true
 	close(e.quit)
 	if e.pending == 0 {
-		e.finished()
+		e.finish()
 	}
 }
 
-// Done is closed once the engine is stopped and the outcome of the last attempt
-// is committed.
+// Done returns a channel that is closed once the engine is stopped and the
+// outcome of the last attempt is committed.
 func (e *Engine) Done() <-chan struct{} { return e.done }
 
 // Wait stops the engine and waits until it is done. It is for the end of the
-// process: outcomes that the store refuses to commit are not kept trying, and
-// when ctx ends, what is still in flight is cut off. Both are delivered again
-// after a restart. The error is that of ctx.
+// process: outcomes that the store refuses to commit are not tried again, and
+// when ctx ends, attempts in flight are cut off. Both are delivered again after a
+// restart. The error is that of ctx.
 func (e *Engine) Wait(ctx context.Context) error {
 	e.Stop()
 	e.exitOnce.Do(func() { close(e.exit) })
@@ -121,31 +123,29 @@ func (e *Engine) Wait(ctx context.Context) error {
 	}
 }
 
-// finished is called with the mutex held, when nothing is pending.
-func (e *Engine) finished() {
-	for _, p := range e.capacity.endpoints {
+// finish must be called with the mutex held, when nothing is pending.
+func (e *Engine) finish() {
+	for _, p := range e.admission.endpoints {
 		if p.breaker.open {
-			metrics.AddEndpointsOpen(-1)
+			e.conf.Metrics.AddOpenEndpoints(-1)
 		}
 	}
-	e.capacity.endpoints, e.capacity.timers = nil, nil
+	e.admission.endpoints, e.admission.timers = nil, nil
 	e.kill()
-	if t, ok := e.transport.(interface{ CloseIdleConnections() }); ok {
-		t.CloseIdleConnections()
-	}
+	e.client.closeIdle()
 	close(e.done)
 }
 
-// leave gives back what Start and launch took in pending.
+// leave takes one from pending. It must be called with the mutex held.
 func (e *Engine) leave() {
 	e.pending--
 	if e.stopped && e.pending == 0 {
-		e.finished()
+		e.finish()
 	}
 }
 
-// nudge makes the dispatcher look again.
-func (e *Engine) nudge() {
+// wakeUp makes the dispatcher look again.
+func (e *Engine) wakeUp() {
 	select {
 	case e.wake <- struct{}{}:
 	default:
@@ -153,13 +153,13 @@ func (e *Engine) nudge() {
 }
 
 // dispatch claims what is due and begins its attempts. It sleeps until the
-// next delivery, alarm or signal.
+// next delivery, timer or signal.
 func (e *Engine) dispatch() {
 	changed, unsubscribe := e.conf.Store.Changed()
 	defer func() {
 		unsubscribe()
 		e.mu.Lock()
-		parked := e.capacity.parked()
+		parked := e.admission.parked()
 		e.mu.Unlock()
 		// Another engine may have room for them.
 		e.conf.Store.Resume(parked...)
@@ -170,33 +170,33 @@ func (e *Engine) dispatch() {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
-		var alarm <-chan time.Time
+		var due <-chan time.Time
 		if next := e.claim(); !next.IsZero() {
-			// What is due and was not claimed is not to be asked for in a
-			// busy loop.
+			// At least a millisecond, so that deliveries which are due but
+			// were not claimed are not asked for in a busy loop.
 			timer.Reset(max(next.Sub(e.conf.Now()), time.Millisecond))
-			alarm = timer.C
+			due = timer.C
 		}
 		select {
 		case <-e.quit:
 			return
 		case <-e.wake:
 		case <-changed:
-		case <-alarm:
+		case <-due:
 		}
 	}
 }
 
-// claim begins as many attempts as may begin now. It gives the time to look
-// again at the latest, zero for when there is a signal.
+// claim begins as many attempts as may begin now. It returns the time to look
+// again at the latest, zero to wait for a signal.
 func (e *Engine) claim() (next time.Time) {
 	for {
 		now := e.conf.Now()
 		e.mu.Lock()
-		resume, limit := e.capacity.prepare(now)
-		wake, stopped := e.capacity.wakeAt(now), e.stopped
+		resume, limit := e.admission.prepare(now)
+		wake, stopped := e.admission.nextWake(now), e.stopped
 		if !stopped {
-			e.keep()
+			e.writeOutages()
 		}
 		e.mu.Unlock()
 		if len(resume) > 0 {
@@ -208,23 +208,20 @@ func (e *Engine) claim() (next time.Time) {
 		if now.Before(e.retryStore) {
 			return earlier(wake, e.retryStore)
 		}
-		if err := e.conf.Store.Ready(); err != nil {
-			// An attempt whose outcome can't be committed would be made
-			// twice.
+		// Without this check an attempt whose outcome can't be committed
+		// would be made twice.
+		err := e.conf.Store.Ready()
+		if err == nil {
+			err = e.restore()
+		}
+		if err != nil {
 			e.storeDown(err)
 			return earlier(wake, e.retryStore)
-		}
-		if !e.restored {
-			if err := e.restore(); err != nil {
-				e.storeDown(err)
-				return earlier(wake, e.retryStore)
-			}
-			e.restored = true
 		}
 		claimed, due, err := e.conf.Store.ClaimDeliveries(e.life, limit, func(lane store.Lane) store.Slots {
 			e.mu.Lock()
 			defer e.mu.Unlock()
-			return e.capacity.slots(lane, now)
+			return e.admission.slots(lane, now)
 		})
 		e.launch(claimed, err != nil, len(claimed) == limit, now)
 		if err != nil {
@@ -234,15 +231,45 @@ func (e *Engine) claim() (next time.Time) {
 		e.storeUp()
 		if len(claimed) < limit {
 			e.mu.Lock()
-			wake = e.capacity.wakeAt(now)
+			wake = e.admission.nextWake(now)
 			e.mu.Unlock()
 			return earlier(wake, due)
 		}
 	}
 }
 
+// restore restores the outages that are in the store, once.
+func (e *Engine) restore() error {
+	if e.restored {
+		return nil
+	}
+	if err := e.outages.restore(e.life); err != nil {
+		return err
+	}
+	e.restored = true
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.writeOutages()
+	return nil
+}
+
+// writeOutages begins to commit what has changed of outages. It must be called
+// with the mutex held.
+func (e *Engine) writeOutages() {
+	if !e.outages.begin() {
+		return
+	}
+	e.pending++
+	go func() {
+		e.outages.write(e.life)
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		e.leave()
+	}()
+}
+
 func (e *Engine) storeDown(err error) {
-	e.retryStore = e.conf.Now().Add(storeRetry)
+	e.retryStore = e.conf.Now().Add(storeRetryInterval)
 	if !e.storeFailed {
 		e.storeFailed = true
 		e.conf.Logger.Error("delivery waits for the store", zap.Error(err))
@@ -256,118 +283,128 @@ func (e *Engine) storeUp() {
 	}
 }
 
-// launch begins the attempts of what was claimed, and ends the claims of which
-// nothing is sent.
+// launch begins the attempts of the claimed deliveries, and releases the claims
+// of which no attempt is made.
 func (e *Engine) launch(claimed []store.Delivery, failed, limited bool, now time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for i := range claimed {
 		e.pending++
-		switch f := e.capacity.begin(claimed[i], now); {
-		case f.outage != nil:
-			go e.giveUpTry(f)
+		switch f := e.admission.begin(claimed[i], now); {
+		case f.expired != nil:
+			go e.expire(f)
 		case f.apart:
-			go e.release(f, f.delivery.DueAt)
+			go e.releaseClaim(f, f.delivery.DueAt)
 		default:
-			go e.fly(f)
+			go e.run(f)
 		}
 	}
-	e.capacity.settle(failed, limited, now)
-	if len(e.capacity.resume) > 0 {
-		e.nudge()
+	e.admission.endClaim(failed, limited, now)
+	if len(e.admission.claim.resume) > 0 {
+		e.wakeUp()
 	}
 }
 
-// fly takes a delivery through one attempt to its commit.
-func (e *Engine) fly(f *flight) {
+// run takes a delivery through one attempt to its commit.
+func (e *Engine) run(f *attemptInFlight) {
 	d := &f.delivery
 	o := store.Outcome{Delivery: *d, Attempt: store.Attempt{
 		Delivery: d.ID, Event: d.Event, URL: d.URL, Number: d.Attempts + 1, At: e.conf.Now(),
 	}}
-	a := e.attempt(d, o.Attempt.Number, o.Attempt.At)
+	r := e.client.attempt(d, o.Attempt.Number, o.Attempt.At)
 	if e.life.Err() != nil {
-		// Cut off. Whether the receiver has it nobody knows.
+		// The attempt was cut off. It is not known whether the receiver has
+		// the event.
 		e.forget(f)
 		return
 	}
 	end := e.conf.Now()
 	switch {
-	case a.unsigned:
-		e.noteUnsigned(d, &a, end)
-		e.land(f, &a, end)
-		e.release(f, end.Add(signRetry))
+	case r.unsigned:
+		e.logUnsigned(d, &r, end)
+		e.release(f, &r, end)
+		e.releaseClaim(f, end.Add(signRetryInterval))
 		return
-	case errors.Is(a.cause, errClaimLost):
+	case errors.Is(r.cause, errClaimLost):
 		e.conf.Logger.Warn("delivery attempt not made", zap.String("delivery", d.ID), zap.Error(errClaimLost))
-		e.land(f, &a, end)
-		// Whoever has it by now knows when it is due.
-		e.release(f, end.Add(storeRetry))
+		e.release(f, &r, end)
+		// The process that holds the claim knows when it is due.
+		e.releaseClaim(f, end.Add(storeRetryInterval))
 		return
 	}
 	o.Attempt.Took = end.Sub(o.Attempt.At)
-	o.Attempt.Status, o.Attempt.Response, o.Attempt.Error, o.Attempt.Exception = a.status, a.response, a.text, a.exception
-	o.Verdict, o.Due = e.conf.Retry.verdict(&a, o.Attempt.Number, end)
-	o.Apart = e.land(f, &a, end)
-	e.note(&o, &a)
-	if e.commit(&o) {
-		e.conclude(&o, &a, end)
+	o.Attempt.Status, o.Attempt.Response, o.Attempt.Error, o.Attempt.Exception = r.status, r.response, r.text, r.exception
+	o.Verdict, o.Due = e.conf.Retry.verdict(&r, o.Attempt.Number, end)
+	o.Apart = e.release(f, &r, end)
+	e.commit(f, &o, &r, end)
+}
+
+// expire ends the attempt of a delivery that has waited for too long behind an
+// open breaker.
+func (e *Engine) expire(f *attemptInFlight) {
+	d, r, now := &f.delivery, f.expired, e.conf.Now()
+	o := store.Outcome{Delivery: *d, Attempt: store.Attempt{
+		Delivery: d.ID, Event: d.Event, URL: d.URL, Number: d.Attempts + 1, At: now, Error: r.text,
+	}}
+	o.Verdict, o.Due = e.conf.Retry.verdict(r, o.Attempt.Number, now)
+	e.commit(f, &o, r, now)
+}
+
+// commit reports an attempt, commits its outcome and forgets it.
+func (e *Engine) commit(f *attemptInFlight, o *store.Outcome, r *result, end time.Time) {
+	e.conf.reportAttempt(o, r)
+	if e.committer.commit(o) {
+		e.reportFinal(o, r, end)
 	}
 	e.forget(f)
 }
 
-// signRetry is the time until a delivery is tried again that could not be
-// signed.
-const signRetry = 5 * time.Second
+// releaseClaim releases the claim of a delivery of which no attempt was made.
+func (e *Engine) releaseClaim(f *attemptInFlight, due time.Time) {
+	e.committer.releaseClaim(f.delivery, f.apart, due)
+	e.forget(f)
+}
 
-// noteUnsigned logs that a delivery could not be signed. That is no attempt: the
-// receiver is not at fault, and the secrets will be there again.
-func (e *Engine) noteUnsigned(d *store.Delivery, a *answer, now time.Time) {
+// signRetryInterval is the delay before a delivery that could not be signed is
+// tried again.
+const signRetryInterval = 5 * time.Second
+
+// logUnsigned logs, once a minute at most, that a delivery could not be signed.
+// That is not an attempt: the receiver is not at fault, and the secrets will be
+// available again.
+func (e *Engine) logUnsigned(d *store.Delivery, r *result, now time.Time) {
 	if last := e.unsigned.Load(); last == nil || now.Sub(*last) >= time.Minute {
 		if e.unsigned.CompareAndSwap(last, &now) {
-			e.conf.Logger.Error("deliveries can't be signed: they wait", zap.String("delivery", d.ID), zap.Error(a.cause))
+			e.conf.Logger.Error("deliveries can't be signed: they wait", zap.String("delivery", d.ID), zap.Error(r.cause))
 		}
 	}
 }
 
-// giveUpTry ends the try of a delivery that has waited for too long behind an
-// open breaker.
-func (e *Engine) giveUpTry(f *flight) {
-	d, a, now := &f.delivery, f.outage, e.conf.Now()
-	o := store.Outcome{Delivery: *d, Attempt: store.Attempt{
-		Delivery: d.ID, Event: d.Event, URL: d.URL, Number: d.Attempts + 1, At: now, Error: a.text,
-	}}
-	o.Verdict, o.Due = e.conf.Retry.verdict(a, o.Attempt.Number, now)
-	e.note(&o, a)
-	if e.commit(&o) {
-		e.conclude(&o, a, now)
-	}
-	e.forget(f)
-}
-
-// land gives back what an attempt held while it was in flight. It reports
-// whether nothing more is sent to its URL for now.
-func (e *Engine) land(f *flight, a *answer, now time.Time) (apart bool) {
+// release records the result of an attempt and returns what the attempt held
+// while it was in flight. It reports whether nothing more may be sent to the
+// delivery's URL for now.
+func (e *Engine) release(f *attemptInFlight, r *result, now time.Time) (apart bool) {
 	e.mu.Lock()
 	p := f.endpoint
-	u, ofURL, t := e.capacity.end(f, a, now)
+	u, ofURL, ofEndpoint := e.admission.release(f, r, now)
 	report := EndpointReport{Endpoint: p.name, Failures: p.breaker.failures, Until: p.breaker.until, Error: p.breaker.reason}
-	var hook breaker
+	var b breaker // of the URL
 	if u != nil {
-		hook, apart = u.breaker, u.blocked(now)
+		b, apart = u.breaker, u.blocked(now)
 	}
-	e.keep()
-	if e.capacity.hungry() {
-		e.nudge()
+	e.writeOutages()
+	if e.admission.hasWaiters() {
+		e.wakeUp()
 	}
 	e.mu.Unlock()
 	switch client := zap.String("client", f.delivery.Client); ofURL {
 	case opened:
-		e.conf.Logger.Warn("a client's webhook_url is left alone: its deliveries wait", zap.String("endpoint", p.name), client,
-			zap.Int("failures", hook.failures), zap.Time("until", hook.until), zap.String("error", hook.reason))
+		e.conf.Logger.Warn("the breaker of a client's webhook_url is open: its deliveries wait", zap.String("endpoint", p.name), client,
+			zap.Int("failures", b.failures), zap.Time("until", b.until), zap.String("error", b.reason))
 	case closed:
-		e.conf.Logger.Info("a client's webhook_url works again: its deliveries go on", zap.String("endpoint", p.name), client)
+		e.conf.Logger.Info("the breaker of a client's webhook_url is closed: its deliveries go on", zap.String("endpoint", p.name), client)
 	}
-	switch t {
+	switch ofEndpoint {
 	case opened:
 		e.conf.Logger.Warn("endpoint is open: its deliveries wait", zap.String("endpoint", p.name),
 			zap.Int("failures", report.Failures), zap.Time("until", report.Until), zap.String("error", report.Error))
@@ -379,15 +416,13 @@ func (e *Engine) land(f *flight, a *answer, now time.Time) (apart bool) {
 	return apart
 }
 
-// forget ends a flight.
-func (e *Engine) forget(f *flight) {
+// forget ends an attempt.
+func (e *Engine) forget(f *attemptInFlight) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if f.ended {
-		e.capacity.forget(f)
-	}
-	if e.capacity.full {
-		e.nudge()
+	e.admission.forget(f)
+	if e.admission.claim.full {
+		e.wakeUp()
 	}
 	e.leave()
 }

@@ -379,7 +379,7 @@ func TestUnreadableSecretBurnsNoAttempt(t *testing.T) {
 			t.Errorf("logged %d times in an hour", n)
 		}
 		locked.Store(false)
-		time.Sleep(2 * signRetry)
+		time.Sleep(2 * signRetryInterval)
 		synctest.Wait()
 		log := s.outcomes(t)
 		if len(log) != 20 {
@@ -437,7 +437,7 @@ func TestNothingIsSentWhileNothingCanBeCommitted(t *testing.T) {
 		s.mu.Lock()
 		s.down = nil
 		s.mu.Unlock()
-		time.Sleep(storeRetry)
+		time.Sleep(storeRetryInterval)
 		synctest.Wait()
 		if n := len(net.times()); n != 1 {
 			t.Errorf("%d attempts once the store is back", n)

@@ -1,7 +1,6 @@
 package delivery
 
 import (
-	"container/heap"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +14,7 @@ import (
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
+	"github.com/caddy-replicate/replicate-webhook/internal/heap"
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
@@ -26,7 +26,7 @@ type memStore struct {
 	apart    map[string]bool // deliveries that wait in their URL's lane
 	outages  map[store.Lane]store.Outage
 	spans    []store.Span
-	due      memLanes // lanes that are neither empty nor parked
+	due      heap.Heap[*memLane] // lanes that are neither empty nor parked
 	claimed  map[string]store.Delivery
 	double   []string // deliveries that ended without a claim
 	log      []store.Outcome
@@ -40,16 +40,23 @@ type memStore struct {
 }
 
 type memItem struct {
+	heap.Node
 	store.Delivery
 	due time.Time
 }
 
+// Before orders the items of a lane.
+func (i *memItem) Before(other *memItem) bool { return i.due.Before(other.due) }
+
 type memLane struct {
+	heap.Node
 	key    store.Lane
-	items  memItems
-	at     int // in due, -1 if it isn't
+	items  heap.Heap[*memItem]
 	parked bool
 }
+
+// Before orders lanes by their first item.
+func (l *memLane) Before(other *memLane) bool { return l.items[0].due.Before(other.items[0].due) }
 
 func newMemStore() *memStore {
 	return &memStore{lanes: map[store.Lane]*memLane{}, apart: map[string]bool{}, outages: map[store.Lane]store.Outage{}, claimed: map[string]store.Delivery{}, subs: map[chan struct{}]bool{}, keep: true}
@@ -66,11 +73,11 @@ func (s *memStore) add(id, url string) {
 func (s *memStore) addAt(due time.Time, d store.Delivery) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.push(memItem{d, due})
+	s.push(&memItem{Delivery: d, due: due})
 	s.signal()
 }
 
-func (s *memStore) push(i memItem) {
+func (s *memStore) push(i *memItem) {
 	key := store.LaneOf(i.Client, i.URL)
 	if s.apart[i.ID] {
 		key = key.Only(i.URL)
@@ -78,19 +85,19 @@ func (s *memStore) push(i memItem) {
 	}
 	l := s.lanes[key]
 	if l == nil {
-		l = &memLane{key: key, at: -1}
+		l = &memLane{key: key}
 		s.lanes[key] = l
 	}
-	heap.Push(&l.items, i)
+	l.items.Push(i)
 	s.settle(l)
 }
 
 func (s *memStore) settle(l *memLane) {
-	if l.at >= 0 {
-		heap.Remove(&s.due, l.at)
+	if l.Queued() {
+		s.due.Remove(l)
 	}
 	if len(l.items) > 0 && !l.parked {
-		heap.Push(&s.due, l)
+		s.due.Push(l)
 	}
 }
 
@@ -122,7 +129,7 @@ func (s *memStore) ClaimDeliveries(_ context.Context, limit int, slots func(stor
 			by = given.DueBy
 		}
 		for ; n > 0 && len(claimed) < limit && len(l.items) > 0 && !l.items[0].due.After(by); n-- {
-			i := heap.Pop(&l.items).(memItem)
+			i := l.items.Pop()
 			i.Lane, i.DueAt = l.key, i.due
 			if _, twice := s.claimed[i.ID]; twice {
 				s.double = append(s.double, i.ID)
@@ -166,7 +173,7 @@ func (s *memStore) SetApart(_ context.Context, d store.Delivery) error {
 	defer s.mu.Unlock()
 	s.release(d)
 	s.apart[d.ID] = true
-	s.push(memItem{d, d.DueAt})
+	s.push(&memItem{Delivery: d, due: d.DueAt})
 	s.signal()
 	return nil
 }
@@ -222,7 +229,7 @@ func (s *memStore) Complete(_ context.Context, o store.Outcome) error {
 		if o.Apart {
 			s.apart[d.ID] = true
 		}
-		s.push(memItem{d, o.Due})
+		s.push(&memItem{Delivery: d, due: o.Due})
 	}
 	if s.ended != nil {
 		s.ended(&o)
@@ -246,7 +253,7 @@ func (s *memStore) Postpone(_ context.Context, d store.Delivery, due time.Time) 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.release(d)
-	s.push(memItem{d, due})
+	s.push(&memItem{Delivery: d, due: due})
 	s.signal()
 	return nil
 }
@@ -277,38 +284,6 @@ func (s *memStore) outcomes(t testing.TB) []store.Outcome {
 		t.Errorf("doubled claims: %v", s.double)
 	}
 	return append([]store.Outcome(nil), s.log...)
-}
-
-type memItems []memItem
-
-func (h memItems) Len() int           { return len(h) }
-func (h memItems) Less(a, b int) bool { return h[a].due.Before(h[b].due) }
-func (h memItems) Swap(a, b int)      { h[a], h[b] = h[b], h[a] }
-func (h *memItems) Push(x any)        { *h = append(*h, x.(memItem)) }
-func (h *memItems) Pop() any {
-	i := (*h)[len(*h)-1]
-	*h = (*h)[:len(*h)-1]
-	return i
-}
-
-type memLanes []*memLane
-
-func (h memLanes) Len() int           { return len(h) }
-func (h memLanes) Less(a, b int) bool { return h[a].items[0].due.Before(h[b].items[0].due) }
-func (h memLanes) Swap(a, b int) {
-	h[a], h[b] = h[b], h[a]
-	h[a].at, h[b].at = a, b
-}
-func (h *memLanes) Push(x any) {
-	l := x.(*memLane)
-	l.at = len(*h)
-	*h = append(*h, l)
-}
-func (h *memLanes) Pop() any {
-	l := (*h)[len(*h)-1]
-	l.at = -1
-	*h = (*h)[:len(*h)-1]
-	return l
 }
 
 // roundTrip is a network of one function.

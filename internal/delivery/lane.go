@@ -8,28 +8,30 @@ import (
 )
 
 // The slots of an endpoint go round its clients, so that one with many
-// deliveries does not hold up the others: a slot that becomes free goes to the
+// deliveries does not delay the others: a slot that becomes free goes to the
 // client with the fewest attempts in flight, and among equals to the one that
-// has waited longest. Whoever comes while others wait gets in line.
+// has waited longest. A client that comes while others wait gets in line.
 
-// lane is what the engine knows of a lane of the store: that it waits for slots,
-// has been granted some, or is being asked about in the claim that is under way.
+// lane is what the engine knows of a lane of the store while it waits for slots,
+// has slots reserved, or is being asked for in the claim under way.
 type lane struct {
 	key    store.Lane
 	tenant *tenant
-	// parked: it may have no more now, and the store does not ask for it.
+	// parked reports that it may have no more now, and the store does not
+	// ask for it.
 	parked bool
-	// place is where it is among the tenant's, while it waits for slots.
+	// place is its place among the tenant's, while it waits for slots.
 	place *list.Element
-	// granted is how many slots are kept for it.
-	granted int
+	// reserved is the number of slots reserved for it.
+	reserved int
 
-	// What the claim under way is about: how many it may take, how many it
-	// has taken, and whether these are overdue ones only.
-	given, taken int
-	overdue      bool
-	asked        bool
-	// again: settle is not to take its slots back.
+	// asked reports that the claim under way has asked for it, offered is
+	// how many it may take, taken how many it has taken, and expired
+	// whether these are only deliveries that have waited for too long.
+	asked          bool
+	offered, taken int
+	expired        bool
+	// again reports that endClaim must leave its reservation alone.
 	again bool
 }
 
@@ -37,14 +39,18 @@ type lane struct {
 type tenant struct {
 	client   string
 	inFlight int
-	granted  int
+	reserved int
 	known    int           // lanes in endpoint.lanes
 	lanes    list.List     // of *lane, those that wait for slots
 	place    *list.Element // in endpoint.line, while there are any
 }
 
-// load is what the lane's tenant has in flight, or will have.
-func (l *lane) load() int { return l.tenant.inFlight + l.tenant.granted + l.given - l.taken }
+// load returns what the tenant has in flight or will have soon.
+func (t *tenant) load() int { return t.inFlight + t.reserved }
+
+// load returns what the lane's tenant has in flight or will have soon, with what
+// the claim under way offers to the lane.
+func (l *lane) load() int { return l.tenant.load() + l.offered - l.taken }
 
 // lane returns a lane of the endpoint, which may be a new one.
 func (p *endpoint) lane(key store.Lane) *lane {
@@ -57,6 +63,7 @@ func (p *endpoint) lane(key store.Lane) *lane {
 	return l
 }
 
+// tenant returns a client of the endpoint, which may be a new one.
 func (p *endpoint) tenant(client string) *tenant {
 	t := p.tenants[client]
 	if t == nil {
@@ -66,9 +73,9 @@ func (p *endpoint) tenant(client string) *tenant {
 	return t
 }
 
-// tidy forgets a lane, and its tenant, of which there is nothing to remember.
+// tidy forgets a lane, and its tenant, if there is nothing to remember.
 func (p *endpoint) tidy(l *lane) {
-	if l.parked || l.granted > 0 || l.asked {
+	if l.parked || l.reserved > 0 || l.asked {
 		return
 	}
 	remove(&p.lanes, l.key)
@@ -82,7 +89,7 @@ func (p *endpoint) tidyTenant(t *tenant) {
 	}
 }
 
-// put adds to a map that may not be there yet.
+// put adds to a map, which it makes if need be.
 func put[K comparable, V any](m *map[K]V, k K, v V) {
 	if *m == nil {
 		*m = make(map[K]V)
@@ -90,7 +97,7 @@ func put[K comparable, V any](m *map[K]V, k K, v V) {
 	(*m)[k] = v
 }
 
-// remove takes from a map, and drops an empty one: of many endpoints few are
+// remove removes from a map, and drops an empty one: of many endpoints few are
 // busy.
 func remove[K comparable, V any](m *map[K]V, k K) {
 	if delete(*m, k); len(*m) == 0 {
@@ -98,7 +105,8 @@ func remove[K comparable, V any](m *map[K]V, k K) {
 	}
 }
 
-// park makes a lane wait. One whose URL is held does not wait for slots.
+// park makes a lane wait. It does not wait for slots while the breaker of its
+// URL blocks it.
 func (p *endpoint) park(l *lane, now time.Time) {
 	l.parked = true
 	if u := p.urls[l.key]; l.place != nil || u != nil && u.blocked(now) {
@@ -126,17 +134,42 @@ func (p *endpoint) unpark(l *lane) {
 	}
 }
 
-// othersWait reports whether another tenant is in line, or has its turn.
+// unreserve ends the reservations of a lane.
+func (p *endpoint) unreserve(l *lane) {
+	p.reserved -= l.reserved
+	l.tenant.reserved -= l.reserved
+	l.reserved = 0
+}
+
+// othersWait reports whether another tenant is in line, or has slots reserved.
 func (p *endpoint) othersWait(t *tenant) bool {
-	if p.granted > t.granted {
+	if p.reserved > t.reserved {
 		return true
 	}
 	first := p.line.Front()
 	return first != nil && (first.Value != any(t) || first.Next() != nil)
 }
 
-// next returns the lane whose turn it is. A probe is not the same tenant's twice
-// in a row while another waits.
+// nextLane returns the lane that a free slot goes to, nil if there is none. Lanes
+// that have slots reserved already, or are being asked for, have left the line
+// but may want more. Without them, of slots that become free together all but
+// one would go to other clients.
+func (p *endpoint) nextLane() *lane {
+	best := p.next(p.breaker.open)
+	if p.breaker.open || p.reserved == 0 && p.offered == 0 {
+		return best
+	}
+	for _, l := range p.lanes {
+		if l.reserved+l.offered > 0 && (best == nil || l.load() < best.load()) {
+			best = l
+		}
+	}
+	return best
+}
+
+// next returns the first lane of the tenant in line whose turn it is, nil if
+// there is none. The same tenant does not probe twice in a row while another
+// waits.
 func (p *endpoint) next(probe bool) *lane {
 	var best *tenant
 	for e := p.line.Front(); e != nil; e = e.Next() {
@@ -144,10 +177,10 @@ func (p *endpoint) next(probe bool) *lane {
 		if probe && t.client == p.probed && p.line.Len() > 1 {
 			continue
 		}
-		if best == nil || t.inFlight+t.granted < best.inFlight+best.granted {
+		if best == nil || t.load() < best.load() {
 			best = t
 		}
-		if best.inFlight+best.granted == 0 {
+		if best.load() == 0 {
 			break
 		}
 	}

@@ -10,23 +10,23 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
-// maxReports bounds what waits for the hooks.
+// maxReports bounds the reports that wait for the hooks.
 const maxReports = 1024
 
 // Report says how a delivery ended.
 type Report struct {
 	// Delivery is without its payload.
 	Delivery store.Delivery
-	// Attempt is the last one. Its ID is not known.
+	// Attempt is the last attempt, without its ID.
 	Attempt store.Attempt
 	// Verdict is Delivered, Exhausted or Gone.
 	Verdict store.Verdict
-	// Duplicate: the receiver says that it had the event before.
+	// Duplicate reports that the receiver had the event before.
 	Duplicate bool
 }
 
-// EndpointReport says that a breaker opened or closed. All but Endpoint is
-// about opening.
+// EndpointReport says that a breaker opened or closed. When it closed, only
+// Endpoint is set.
 type EndpointReport struct {
 	Endpoint string
 	Failures int       // in a row
@@ -43,6 +43,67 @@ type reports struct {
 	queue   []func()
 	running bool
 	dropped atomic.Int64
+}
+
+// reportAttempt counts and logs an attempt, committed or not.
+func (c *Config) reportAttempt(o *store.Outcome, r *result) {
+	c.Metrics.CountAttempt(r.outcome)
+	if r.outcome != OutcomeHeld {
+		c.Metrics.ObserveAttempt(o.Attempt.Took)
+	}
+	level, text := zap.DebugLevel, "delivery attempt succeeded"
+	switch {
+	case r.outcome == OutcomeForbidden, r.outcome == OutcomeBadURL:
+		level, text = zap.WarnLevel, "delivery attempt to a forbidden destination"
+	case !r.outcome.success():
+		level, text = zap.WarnLevel, "delivery attempt failed"
+	}
+	entry := c.Logger.Check(level, text)
+	if entry == nil {
+		return
+	}
+	// The path and query of a webhook URL may be secret.
+	fields := []zap.Field{
+		zap.String("delivery", o.Delivery.ID), zap.String("prediction", o.Delivery.PredictionID),
+		zap.String("event", o.Delivery.Event.Name()), zap.String("endpoint", store.EndpointOf(o.Delivery.URL)),
+		zap.Int("attempt", o.Attempt.Number), zap.Int("status", o.Attempt.Status),
+		zap.Duration("took", o.Attempt.Took), zap.Stringer("outcome", r.outcome),
+	}
+	if err := r.err(); err != nil {
+		fields = append(fields, zap.Error(err))
+	}
+	if o.Verdict == store.Retry {
+		fields = append(fields, zap.Time("due", o.Due))
+	}
+	entry.Write(fields...)
+}
+
+// reportFinal reports a committed outcome if it ends the delivery.
+func (e *Engine) reportFinal(o *store.Outcome, res *result, end time.Time) {
+	event := o.Delivery.Event.Name()
+	r := Report{Delivery: o.Delivery, Attempt: o.Attempt, Verdict: o.Verdict, Duplicate: res.outcome == OutcomeDuplicate}
+	// The queue of reports must not keep payloads in memory.
+	r.Delivery.Payload = nil
+	switch o.Verdict {
+	case store.Delivered:
+		final := FinalDelivered
+		if r.Duplicate {
+			final = FinalDuplicate
+		}
+		e.conf.Metrics.CountDelivery(event, final)
+		e.conf.Metrics.ObserveLag(end.Sub(o.Delivery.CreatedAt))
+		e.reports.delivery(e.conf.OnDelivered, r)
+	case store.Exhausted, store.Gone:
+		final := FinalFailed
+		if o.Verdict == store.Gone {
+			final = FinalGone
+		}
+		e.conf.Metrics.CountDelivery(event, final)
+		e.conf.Logger.Error("delivery given up", zap.String("delivery", o.Delivery.ID),
+			zap.String("prediction", o.Delivery.PredictionID), zap.String("event", event),
+			zap.Int("attempts", o.Attempt.Number), zap.String("error", o.Attempt.Error))
+		e.reports.delivery(e.conf.OnFailed, r)
+	}
 }
 
 func newReports(conf *Config) *reports { return &reports{log: conf.Logger} }
@@ -92,7 +153,7 @@ func (q *reports) run() {
 	}
 }
 
-// call contains what a hook does wrong.
+// call calls a hook and recovers from its panic.
 func (q *reports) call(hook func()) {
 	defer func() {
 		if v := recover(); v != nil {

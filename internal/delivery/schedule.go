@@ -8,9 +8,9 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
-// delay is the wait after the failure of an attempt, numbered from 1. The
-// schedule is stepped from its beginning each time: a delivery that waits
-// holds nothing in memory.
+// delay returns the wait after the failure of an attempt, numbered from 1. It
+// steps through the schedule from its beginning each time, because a delivery
+// that waits holds nothing in memory.
 func (r *Retry) delay(attempt int) time.Duration {
 	b := backoff.ExponentialBackOff{
 		InitialInterval:     r.InitialDelay,
@@ -30,18 +30,18 @@ func (r *Retry) delay(attempt int) time.Duration {
 	return min(d, r.MaxDelay)
 }
 
-// exhausted reports whether the attempt of the number was the last.
+// exhausted reports whether the attempt with the number was the last.
 func (r *Retry) exhausted(attempt int) bool { return attempt > max(0, r.MaxAttempts) }
 
-// verdict is what follows from an attempt that ended at the given time.
-func (r *Retry) verdict(a *answer, attempt int, end time.Time) (store.Verdict, time.Time) {
+// verdict returns what follows from an attempt that ended at the given time.
+func (r *Retry) verdict(res *result, attempt int, end time.Time) (store.Verdict, time.Time) {
 	switch {
-	case a.kind.success():
+	case res.outcome.success():
 		return store.Delivered, time.Time{}
-	case a.kind == kindGone:
+	case res.outcome == OutcomeGone:
 		return store.Gone, time.Time{}
 	case r.exhausted(attempt):
 		return store.Exhausted, time.Time{}
 	}
-	return store.Retry, end.Add(max(r.delay(attempt), a.retryAfter))
+	return store.Retry, end.Add(max(r.delay(attempt), res.retryAfter))
 }

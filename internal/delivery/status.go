@@ -6,7 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -20,8 +19,8 @@ const (
 	HalfOpen State = "half_open" // they wait for a probe's outcome
 )
 
-// EndpointStatus is what the engine knows of an endpoint. Endpoints of which
-// nothing was heard for five minutes are not known.
+// EndpointStatus is what the engine knows of an endpoint. An endpoint at which
+// nothing happened for five minutes is not known.
 type EndpointStatus struct {
 	Endpoint string    `json:"endpoint"`
 	State    State     `json:"state"`
@@ -30,19 +29,19 @@ type EndpointStatus struct {
 	Since    time.Time `json:"since,omitzero"`  // when it opened, unless closed
 	Until    time.Time `json:"until,omitzero"`  // end of the cooldown, unless closed
 	Error    string    `json:"error,omitempty"` // of the failure that opened it last, unless closed
-	// URLs are clients' URLs on it that are left alone, those for longest
-	// first, up to MaxURLs.
+	// URLs are the clients' URLs on it whose breaker is open, those for
+	// longest first, up to MaxURLs.
 	URLs []URLStatus `json:"urls,omitempty"`
-	// URLsOpen is how many there are.
+	// URLsOpen is the number of all such URLs.
 	URLsOpen int `json:"urls_open"`
 }
 
-// MaxURLs is how many URLs of an endpoint are listed.
+// MaxURLs bounds the URLs of an endpoint that are listed.
 const MaxURLs = 20
 
-// URLStatus is a client's URL that is left alone since its receiver answers with
-// failures, or has asked for it. A URL may be a secret: it is told by its client
-// alone.
+// URLStatus is a client's URL whose breaker is open, because its receiver refuses
+// deliveries or has asked for a pause. A URL may be a secret, so only its client
+// is named.
 type URLStatus struct {
 	Client   string    `json:"client"`
 	State    State     `json:"state"`
@@ -55,30 +54,30 @@ type URLStatus struct {
 // Status is the load of an engine.
 type Status struct {
 	InFlight   int `json:"in_flight"`  // attempts
-	Workers    int `json:"workers"`    // of which hold a worker
+	Workers    int `json:"workers"`    // attempts that hold a worker
 	Committing int `json:"committing"` // attempts that ended and are being committed
 	Endpoints  int `json:"endpoints"`  // known
 }
 
-// Status gives the engine's load.
+// Status returns the engine's load.
 func (e *Engine) Status() Status {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	c := &e.capacity
-	s := Status{Workers: c.working.Len(), Committing: c.committing, Endpoints: len(c.endpoints)}
-	for _, p := range c.endpoints {
+	a := &e.admission
+	s := Status{Workers: a.workers.busy.Len(), Committing: a.backlog.committing, Endpoints: len(a.endpoints)}
+	for _, p := range a.endpoints {
 		s.InFlight += p.inFlight
 	}
 	return s
 }
 
-// Endpoints lists the known endpoints, those not closed first, then those with
-// URLs that are left alone, then by name.
+// Endpoints returns the known endpoints, those that are not closed first, then
+// those with URLs whose breaker is open, then by name.
 func (e *Engine) Endpoints() []EndpointStatus {
 	now := e.conf.Now()
 	e.mu.Lock()
-	list := make([]EndpointStatus, 0, len(e.capacity.endpoints))
-	for _, p := range e.capacity.endpoints {
+	list := make([]EndpointStatus, 0, len(e.admission.endpoints))
+	for _, p := range e.admission.endpoints {
 		list = append(list, p.status(now))
 	}
 	e.mu.Unlock()
@@ -122,30 +121,30 @@ func (p *endpoint) status(now time.Time) EndpointStatus {
 func (e *Engine) Reset(name string) bool {
 	now := e.conf.Now()
 	e.mu.Lock()
-	c := &e.capacity
-	p := c.endpoints[name]
+	a := &e.admission
+	p := a.endpoints[name]
 	if p == nil {
 		e.mu.Unlock()
 		return false
 	}
 	t := p.breaker.succeeded()
 	if t == closed {
-		metrics.AddEndpointsOpen(-1)
-		c.held.changed(store.Lane{Endpoint: name})
+		e.conf.Metrics.AddOpenEndpoints(-1)
+		a.outages.changed(store.Lane{Endpoint: name})
 	}
 	for _, u := range p.urls {
 		u.breaker.failures = 0
 		if u.inFlight == 0 {
-			c.forgetURL(u, now)
+			a.forgetURL(u, now)
 			continue
 		}
 		u.breaker.open = false
-		c.keepURL(u)
-		c.releaseURL(p, u.lane, now)
+		a.storeURL(u)
+		a.unblockURL(p, u.lane, now)
 	}
-	c.reconsider(p, now)
-	e.keep()
-	e.nudge()
+	a.reconsider(p, now)
+	e.writeOutages()
+	e.wakeUp()
 	e.mu.Unlock()
 	if t == closed {
 		e.reports.endpoint(e.conf.OnEndpointClosed, EndpointReport{Endpoint: name})

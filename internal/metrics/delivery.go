@@ -4,22 +4,24 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/delivery"
 )
 
 var (
 	deliveries = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Namespace: namespace, Subsystem: subsystem, Name: "deliveries_total",
-		Help: "Deliveries that came to an end, by event and by what end it was.",
+		Help: "Deliveries that ended, by event and outcome.",
 	}, []string{"event", "outcome"})
 
 	attempts = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Namespace: namespace, Subsystem: subsystem, Name: "attempts_total",
-		Help: "Attempts to deliver by what became of them.",
+		Help: "Attempts to deliver by outcome.",
 	}, []string{"outcome"})
 
 	attemptSeconds = prometheus.NewHistogram(prometheus.HistogramOpts{
 		Namespace: namespace, Subsystem: subsystem, Name: "attempt_seconds",
-		Help:    "Time of one attempt, from connecting to the last byte of the answer.",
+		Help:    "Time of one attempt, from connecting to the last byte of the response.",
 		Buckets: prometheus.ExponentialBuckets(1e-3, 2.5, 12),
 	})
 
@@ -40,23 +42,25 @@ func deliveryCollectors() []prometheus.Collector {
 	return []prometheus.Collector{deliveries, attempts, attemptSeconds, deliveryLag, endpointsOpen}
 }
 
-// CountDelivery counts a delivery that came to an end, by its event's name and
-// its outcome, each one of a fixed set.
-func CountDelivery(event, outcome string) { deliveries.WithLabelValues(event, outcome).Inc() }
+// Delivery counts what delivery engines do. It implements delivery.Metrics.
+type Delivery struct{}
 
-// ObserveAttempt records an attempt by its outcome, one of a fixed set, and
-// how long it took.
-func ObserveAttempt(outcome string, took time.Duration) {
-	attempts.WithLabelValues(outcome).Inc()
-	attemptSeconds.Observe(took.Seconds())
+// CountAttempt implements delivery.Metrics.
+func (Delivery) CountAttempt(o delivery.Outcome) { attempts.WithLabelValues(o.String()).Inc() }
+
+// ObserveAttempt implements delivery.Metrics.
+func (Delivery) ObserveAttempt(took time.Duration) { attemptSeconds.Observe(took.Seconds()) }
+
+// CountDelivery implements delivery.Metrics.
+func (Delivery) CountDelivery(event string, f delivery.Final) {
+	deliveries.WithLabelValues(event, f.String()).Inc()
 }
 
-// CountHeldAttempt counts a try that came to its end without anything being
-// sent.
-func CountHeldAttempt(outcome string) { attempts.WithLabelValues(outcome).Inc() }
+// ObserveLag implements delivery.Metrics.
+func (Delivery) ObserveLag(d time.Duration) { deliveryLag.Observe(d.Seconds()) }
 
-// ObserveDeliveryLag records how long an event took to reach its receiver.
-func ObserveDeliveryLag(d time.Duration) { deliveryLag.Observe(d.Seconds()) }
+// AddOpenEndpoints implements delivery.Metrics.
+func (Delivery) AddOpenEndpoints(n int) { endpointsOpen.Add(float64(n)) }
 
-// AddEndpointsOpen changes the number of endpoints whose breaker is open.
-func AddEndpointsOpen(n int) { endpointsOpen.Add(float64(n)) }
+// Interface guard.
+var _ delivery.Metrics = Delivery{}

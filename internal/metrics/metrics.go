@@ -22,7 +22,7 @@ const (
 var (
 	requests = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Namespace: namespace, Subsystem: subsystem, Name: "requests_total",
-		Help: "Requests to replicate_webhook by what became of them.",
+		Help: "Requests to replicate_webhook by outcome.",
 	}, []string{"outcome"})
 
 	verifySeconds = prometheus.NewHistogram(prometheus.HistogramOpts{
