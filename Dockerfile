@@ -1,9 +1,9 @@
-# Caddy with this plugin, on Caddy's own images.
+# Caddy with this plugin, based on Caddy's images.
 #
 #	docker build -t caddy-replicate-webhook .
 #	docker run -p 80:80 -p 443:443 -v caddy_data:/data -v ./Caddyfile:/etc/caddy/Caddyfile caddy-replicate-webhook
 #
-# State lies in /data: mount a volume there, or it is lost with the container.
+# The state is in /data: mount a volume there, or it is lost with the container.
 FROM caddy:2.11.9-builder AS builder
 WORKDIR /src
 COPY go.mod go.sum ./
