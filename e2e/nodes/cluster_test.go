@@ -40,16 +40,20 @@ type cluster struct {
 	nodes    []*caddyrun.Child
 	app      *caddyrun.App
 	receiver *caddyrun.App
-	api      *fakeapi.API
+	// hook is where webhooks go.
+	hook string
+	api  *fakeapi.API
 }
 
-const caddyfile = `{
-	{$GLOBALS}
-	replicate_webhook {
-		store postgres {env.DATABASE_URL} {
+const postgresStore = `store postgres {env.DATABASE_URL} {
 			listen_dsn {env.LISTEN_URL}
 			max_conns {$MAX_CONNS}
-		}
+		}`
+
+const clusterCaddyfile = `{
+	{$GLOBALS}
+	replicate_webhook {
+		` + postgresStore + `
 		signing shared
 		signing_secret {env.SECRET}
 		seal_key {env.SECRET}
@@ -94,6 +98,7 @@ func newClusterOn(t *testing.T, database *pgtest.Server, nodes int, dsn, listen 
 		t: t, database: database, app: caddyrun.NewApp(t), receiver: caddyrun.NewApp(t),
 		api: fakeapi.New(fakeapi.Options{Run: 200 * time.Millisecond}),
 	}
+	c.hook = c.receiver.URL + "/hook"
 	api := httptest.NewServer(c.api)
 	t.Cleanup(func() {
 		api.CloseClientConnections()
@@ -101,7 +106,7 @@ func newClusterOn(t *testing.T, database *pgtest.Server, nodes int, dsn, listen 
 	})
 	_, port, _ := strings.Cut(c.receiver.Addr(), ":")
 	for range nodes {
-		n := caddyrun.NewChild(t, fmt.Sprintf(caddyfile, port, c.app.Addr(), api.URL))
+		n := caddyrun.NewChild(t, fmt.Sprintf(clusterCaddyfile, port, c.app.Addr(), api.URL))
 		n.Environ = append(n.Environ, "DATABASE_URL="+dsn, "LISTEN_URL="+listen, "MAX_CONNS=6", "SECRET="+secret)
 		n.Start("PORT1")
 		// The port answers before the store of the node is open.
@@ -164,7 +169,7 @@ func (c *cluster) post(node int, w webhook) answer {
 
 // create creates a prediction whose webhooks go to the receiver.
 func (c *cluster) create(node int) (id string, a answer) {
-	body := fmt.Sprintf(`{"version":"v1","input":{"prompt":"a landscape"},"webhook_url":%q}`, c.receiver.URL+"/hook")
+	body := fmt.Sprintf(`{"version":"v1","input":{"prompt":"a landscape"},"webhook_url":%q}`, c.hook)
 	a = c.do(node, "/v1/predictions", body, "Authorization", "Bearer r8_the_token_of_a_client")
 	var p struct {
 		ID     string `json:"id"`

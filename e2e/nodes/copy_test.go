@@ -26,6 +26,7 @@ func TestMoveFromSQLite(t *testing.T) {
 		t: t, database: pgtest.Start(t), app: caddyrun.NewApp(t), receiver: caddyrun.NewApp(t),
 		api: fakeapi.New(fakeapi.Options{Manual: true, Accounts: map[string]string{"r8_the_token_of_a_client": "ada"}}),
 	}
+	c.hook = c.receiver.URL + "/hook"
 	api := httptest.NewServer(c.api)
 	t.Cleanup(func() {
 		api.CloseClientConnections()
@@ -33,8 +34,7 @@ func TestMoveFromSQLite(t *testing.T) {
 	})
 	c.receiver.AnswerStatus(http.StatusServiceUnavailable)
 	_, port, _ := strings.Cut(c.receiver.Addr(), ":")
-	config := fmt.Sprintf(caddyfile, port, c.app.Addr(), api.URL)
-	const postgresStore = "store postgres {env.DATABASE_URL} {\n\t\t\tlisten_dsn {env.LISTEN_URL}\n\t\t\tmax_conns {$MAX_CONNS}\n\t\t}"
+	config := fmt.Sprintf(clusterCaddyfile, port, c.app.Addr(), api.URL)
 	config = strings.Replace(config, "signing shared\n\t\tsigning_secret {env.SECRET}", "signing per_client", 1)
 	n := caddyrun.NewChild(t, strings.NewReplacer(postgresStore, "store sqlite {$DIR}/webhook.db", "seal_key {env.SECRET}\n", "\n").Replace(config))
 	n.Environ = append(n.Environ, "SECRET="+secret)

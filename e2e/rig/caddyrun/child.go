@@ -67,6 +67,8 @@ type Child struct {
 	Client *http.Client
 	// Environ is added to its environment.
 	Environ []string
+	// Program is run in place of the Binary, if it is set.
+	Program string
 
 	config string
 	cmd    *exec.Cmd
@@ -101,7 +103,11 @@ func (c *Child) Configure(caddyfile string) {
 // Command is a caddy command with the child's environment.
 func (c *Child) Command(args ...string) *exec.Cmd {
 	c.t.Helper()
-	cmd := exec.Command(Binary(c.t), args...)
+	program := c.Program
+	if program == "" {
+		program = Binary(c.t)
+	}
+	cmd := exec.Command(program, args...)
 	cmd.Dir = c.dir
 	cmd.Env = append(os.Environ(),
 		"HOME="+c.dir, "XDG_DATA_HOME="+c.Path("data"), "XDG_CONFIG_HOME="+c.Path("config"))
