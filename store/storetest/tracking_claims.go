@@ -33,6 +33,7 @@ var claimCases = []trackingCase{
 	{"retry is due when it says", retryDue},
 	{"postponing takes no attempt", postponed},
 	{"completing twice counts once", completedTwice},
+	{"completing twice at the same time counts once", completedTwiceAtOnce},
 	{"endpoint is scheme, host and port", endpoints},
 }
 
@@ -317,6 +318,51 @@ func completedTwice(t *testing.T, b *tracking) {
 	b.advance(time.Second)
 	b.due()
 	b.logged(p, "started 1 200")
+}
+
+// completedTwiceAtOnce completes each of many deliveries with two outcomes at the
+// same time, so that a store commits both of many of them together.
+func completedTwiceAtOnce(t *testing.T, b *tracking) {
+	const n = 100
+	predictions := make(map[string]store.Prediction)
+	for i := range n {
+		p := b.track(fmt.Sprint(i), store.Started)
+		predictions[p.ID] = p
+	}
+	claimed, _ := b.claimed()
+	if len(claimed) != n {
+		t.Fatalf("claimed %d", len(claimed))
+	}
+	begin := make(chan struct{})
+	var wg sync.WaitGroup
+	for _, d := range claimed {
+		for _, v := range []store.Verdict{store.Delivered, store.Retry} {
+			o := b.outcome(d, v)
+			wg.Go(func() {
+				<-begin
+				if err := b.s.Complete(ctx, o); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+	close(begin)
+	wg.Wait()
+	b.advance(time.Second)
+	claimed, _ = b.claimed()
+	again := make(map[string]bool)
+	for _, d := range claimed {
+		if again[d.PredictionID] = true; d.Attempts != 1 {
+			t.Errorf("%s has %d attempts", d.PredictionID, d.Attempts)
+		}
+	}
+	for id, p := range predictions {
+		if again[id] {
+			b.logged(p, "started 1 500")
+		} else {
+			b.logged(p, "started 1 200")
+		}
+	}
 }
 
 func endpoints(t *testing.T, b *tracking) {
