@@ -326,7 +326,7 @@ func completedTwiceAtOnce(t *testing.T, b *tracking) {
 	const n = 100
 	predictions := make(map[string]store.Prediction)
 	for i := range n {
-		p := b.track(fmt.Sprint(i), store.Started)
+		p := b.track(fmt.Sprint(i), event.Started)
 		predictions[p.ID] = p
 	}
 	claimed, _ := b.claimed()
