@@ -189,14 +189,14 @@ func jsonPage(t *testing.T) string {
 
 <!-- Written by go test ./e2e/docs -update, from the comments in the Go source. -->
 
-Every field of every module, in the order of the source. What the options mean in
-full, and what is refused, is in the [Caddyfile reference](caddyfile.md).
+This page lists every field of every module, in the order of the source. The
+[Caddyfile reference](caddyfile.md) explains each option and the values it rejects.
 
-* Fields that are left out or 0 take their defaults. What can be switched off is
-  ` + "`-1`" + ` then.
+* Fields that are omitted or 0 take their defaults. ` + "`-1`" + ` switches off what can be
+  switched off.
 * A duration is a string such as ` + "`\"10s\"`" + `, or a number of nanoseconds.
 * Sizes are numbers of bytes.
-* What is wrong is told when the configuration is loaded, with the option's name and
+* Errors are reported when the configuration is loaded, with the option's name and
   the path of the module.
 
 `)
@@ -218,7 +218,7 @@ full, and what is refused, is in the [Caddyfile reference](caddyfile.md).
 			fmt.Fprintf(&b, "| `%s` | %s | %s |\n", f.path, f.kind, strings.ReplaceAll(f.doc, "|", `\|`))
 		}
 	}
-	b.WriteString("\n## An example\n\nThe README's first configuration, as `caddy adapt` gives it:\n\n```json\n")
+	b.WriteString("\n## An example\n\nThe README's first configuration, as `caddy adapt` prints it:\n\n```json\n")
 	b.WriteString(adaptedExample(t))
 	b.WriteString("```\n")
 	return b.String()
