@@ -400,7 +400,7 @@ func (e *Edge) deliver(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 	default:
 		return e.storeFailed(w, r, next, hook, err)
 	}
-	if !claim.Passed() {
+	if !claim.Forwarded() {
 		return e.exchange(w, r, next, hook, claim)
 	}
 	defer claim.Release()

@@ -54,13 +54,13 @@ type Dedup interface {
 // Claim is the right to pass one event on. Exactly one of Commit and Release
 // ends it; calls after the first successful one do nothing.
 type Claim interface {
-	// Passed reports that the app already answered 2xx to this event but
-	// the entry could not be committed then: the holder only commits.
-	Passed() bool
+	// Forwarded reports whether the app already answered 2xx to this event
+	// but the entry could not be committed then: the holder only commits.
+	Forwarded() bool
 
 	// Commit makes the entry durable and returns when it is. On an error
-	// the entry stays remembered as passed by this process, so that a retry
-	// finds a claim for which Passed is true.
+	// the entry stays remembered as forwarded by this process, so that a
+	// retry gets a claim for which Forwarded is true.
 	Commit(ctx context.Context) error
 
 	// Release gives the event back: the next claim passes it on.

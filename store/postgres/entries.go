@@ -11,35 +11,36 @@ import (
 
 	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
 	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/claims"
 )
 
-// ask is a claim to be had from the database.
-type ask struct {
-	claim *claim
-	// won and gone are guarded by dedup.mu.
-	won, gone bool
-	done      chan error
-	answer    error
+// claimRequest is a claim to be acquired in the database.
+type claimRequest struct {
+	claim *claims.Claim
+	// refused is why the database does not grant the claim, or nil.
+	refused error
+	done    chan error
 }
 
-func (s *Store) askAll(asks []*ask) {
-	transact(s, asks, 0, s.ask, func(a *ask, err error) {
-		if err == nil {
-			a.asked(a.answer)
-			return
+func (s *Store) requestAll(requests []*claimRequest) {
+	transact(s, requests, 0, s.request, func(q *claimRequest, err error) {
+		if err != nil {
+			s.claims.Lost(q.claim)
+		} else {
+			err = q.refused
 		}
-		s.dedup.lose(a.claim)
-		a.asked(err)
+		q.claim.Acquired(err)
+		q.done <- err
 	})
 }
 
-// claimRows takes each key, unless another node has it that is alive. That it is
+// takeRows takes each key, unless another node has it that is alive. That it is
 // waited for is noted, so that its holder tells when it is free. Keys of this
 // node are taken over: which of its requests holds what it knows by itself.
 //
 // Rows are always locked in the order of their keys, so that nodes never wait
 // for each other in a circle.
-const claimRows = `INSERT INTO webhook_claims AS c (key, owner, token)
+const takeRows = `INSERT INTO webhook_claims AS c (key, owner, token)
 SELECT j.key, j.owner, j.token FROM unnest($1::uuid[], $2::bigint[], $3::bigint[]) AS j (key, owner, token) ORDER BY j.key
 ON CONFLICT (key) DO UPDATE SET
 	owner  = CASE WHEN c.owner <> excluded.owner AND EXISTS (SELECT 1 FROM webhook_nodes n WHERE n.id = c.owner) THEN c.owner ELSE excluded.owner END,
@@ -69,35 +70,36 @@ type claimKeys struct {
 	owner, tokens []int64
 }
 
-func (k *claimKeys) add(c *claim) {
-	for _, key := range c.entry.Keys {
+func (k *claimKeys) add(c *claims.Claim) {
+	for _, key := range c.Entry.Keys {
 		k.keys = append(k.keys, key)
-		k.owner = append(k.owner, c.owner)
-		k.tokens = append(k.tokens, c.token)
+		k.owner = append(k.owner, c.ID.Owner)
+		k.tokens = append(k.tokens, c.ID.Token)
 	}
 }
 
+// claimRow is a row of webhook_claims.
 type claimRow struct {
-	key          [16]byte
-	owner, token int64
+	key [16]byte
+	id  claims.ID
 }
 
-// ask takes the group's claims and then looks whether the events are known: an
+// request takes the rows of the group's claims and then looks whether the events are known: an
 // entry and the end of its claim are committed together, so whoever gets the
 // claim after that sees the entry.
-func (s *Store) ask(ctx context.Context, conn *pgx.Conn, asks []*ask) error {
+func (s *Store) request(ctx context.Context, conn *pgx.Conn, requests []*claimRequest) error {
 	var all claimKeys
 	scopes := make(map[string]int64)
-	for _, a := range asks {
-		all.add(a.claim)
-		scopes[a.claim.entry.Scope] = 0
+	for _, q := range requests {
+		all.add(q.claim)
+		scopes[q.claim.Entry.Scope] = 0
 	}
 	names := make([]string, 0, len(scopes))
 	for name := range scopes {
 		names = append(names, name)
 	}
 	b := newBatch()
-	b.Queue(claimRows, all.keys, all.owner, all.tokens)
+	b.Queue(takeRows, all.keys, all.owner, all.tokens)
 	b.Queue(findEntries, all.keys, s.now().UnixMilli())
 	b.Queue(findMarks, names)
 	res, err := send(ctx, conn, b)
@@ -112,7 +114,7 @@ func (s *Store) ask(ctx context.Context, conn *pgx.Conn, asks []*ask) error {
 			return err
 		}
 		var r claimRow
-		if _, err := pgx.ForEachRow(rows, []any{&r.key, &r.owner, &r.token}, func() error { had[r] = true; return nil }); err != nil {
+		if _, err := pgx.ForEachRow(rows, []any{&r.key, &r.id.Owner, &r.id.Token}, func() error { had[r] = true; return nil }); err != nil {
 			return err
 		}
 		if rows, err = res.Query(); err != nil {
@@ -133,9 +135,9 @@ func (s *Store) ask(ctx context.Context, conn *pgx.Conn, asks []*ask) error {
 		return err
 	}
 	var free claimKeys
-	for _, a := range asks {
-		if a.answer = a.judge(had, known, scopes); a.answer != nil {
-			free.add(a.claim)
+	for _, q := range requests {
+		if q.refused = judge(q.claim, had, known, scopes); q.refused != nil {
+			free.add(q.claim)
 		}
 	}
 	if len(free.keys) == 0 {
@@ -151,9 +153,11 @@ func (s *Store) ask(ctx context.Context, conn *pgx.Conn, asks []*ask) error {
 	return nil
 }
 
-// judge says what comes of a claim.
-func (a *ask) judge(had map[claimRow]bool, known map[[16]byte]bool, purged map[string]int64) error {
-	e := &a.claim.entry
+// judge returns why a claim is not granted, or nil. had are the rows that the
+// claims of the group have, known the keys that are committed, and purged the
+// newest signed time purged from each scope.
+func judge(c *claims.Claim, had map[claimRow]bool, known map[[16]byte]bool, purged map[string]int64) error {
+	e := &c.Entry
 	if slices.ContainsFunc(e.Keys, func(k store.Key) bool { return known[k] }) {
 		return store.ErrDuplicate
 	}
@@ -161,7 +165,7 @@ func (a *ask) judge(had map[claimRow]bool, known map[[16]byte]bool, purged map[s
 		return store.ErrReplayed
 	}
 	for _, k := range e.Keys {
-		if !had[claimRow{k, a.claim.owner, a.claim.token}] {
+		if !had[claimRow{k, c.ID}] {
 			return store.ErrInFlight
 		}
 	}
@@ -195,7 +199,7 @@ func waitedFor(freed []freedRow) (keys []store.Key) {
 
 // settlement ends a claim in the database.
 type settlement struct {
-	claim  *claim
+	claim  *claims.Claim
 	commit bool
 	finish func(error)
 }
@@ -252,7 +256,7 @@ func (r *entryRows) collect(group []*settlement) (committed int) {
 			continue
 		}
 		committed++
-		e := &x.claim.entry
+		e := &x.claim.Entry
 		signed := e.PurgeMark()
 		for _, k := range e.Keys {
 			i, ok := at[k]
@@ -332,24 +336,13 @@ func (s *Store) Purge() error {
 			return err
 		}
 		if n < purgeEntries {
-			s.dedup.expire(now)
+			s.claims.Expire(now)
 			return nil
 		}
 		select {
 		case <-s.stop:
 			return nil
 		default:
-		}
-	}
-}
-
-// expire drops what the app has and nobody came back for.
-func (d *dedup) expire(now int64) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for k, c := range d.held {
-		if c.ended && c.entry.Expires.UnixMilli() <= now {
-			delete(d.held, k)
 		}
 	}
 }

@@ -113,5 +113,5 @@ func (s *Store) recovered() {
 	if s.health.down.Swap(nil) != nil {
 		s.opts.Logger().Info("store takes writes again", zap.String("store", s.name))
 	}
-	s.resettle()
+	s.claims.Resume()
 }

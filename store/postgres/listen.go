@@ -18,16 +18,16 @@ import (
 // Notifications only save time. What is missed is found by looking again: a
 // claim after a second, deliveries and polls with the next beat.
 
-// wakes are the callers that wait for claims of other nodes.
-type wakes struct {
+// waiters are the callers that wait for claims of other nodes.
+type waiters struct {
 	mu      sync.Mutex
 	waiting map[store.Key]map[chan struct{}]bool
 }
 
-func (w *wakes) init() { w.waiting = make(map[store.Key]map[chan struct{}]bool) }
+func (w *waiters) init() { w.waiting = make(map[store.Key]map[chan struct{}]bool) }
 
 // subscribe gives a channel that is signalled when one of the keys is free.
-func (w *wakes) subscribe(keys []store.Key) (signal <-chan struct{}, unsubscribe func()) {
+func (w *waiters) subscribe(keys []store.Key) (signal <-chan struct{}, unsubscribe func()) {
 	c := make(chan struct{}, 1)
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -49,7 +49,7 @@ func (w *wakes) subscribe(keys []store.Key) (signal <-chan struct{}, unsubscribe
 	}
 }
 
-func (w *wakes) wake(k store.Key) {
+func (w *waiters) signal(k store.Key) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for c := range w.waiting[k] {
@@ -57,7 +57,7 @@ func (w *wakes) wake(k store.Key) {
 	}
 }
 
-func (w *wakes) wakeAll() {
+func (w *waiters) signalAll() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, waiting := range w.waiting {
@@ -156,29 +156,29 @@ func (s *Store) listen(ctx context.Context, c *connector, deaf *bool) error {
 		*deaf = false
 		s.opts.Logger().Info("hears of other nodes again", zap.String("store", s.name))
 	}
-	s.wakes.wakeAll() // whatever came while nobody listened
+	s.waiters.signalAll() // whatever came while nobody listened
 	for {
 		n, err := conn.WaitForNotification(ctx)
 		if err != nil {
 			return err
 		}
-		s.heard(n.Payload)
+		s.handleNotification(n.Payload)
 	}
 }
 
-// heard takes a notification in.
-func (s *Store) heard(payload string) {
+// handleNotification acts on a notification of another node.
+func (s *Store) handleNotification(payload string) {
 	if payload == "" {
 		return
 	}
 	switch payload[0] {
 	case 'k':
 		if b, err := hex.DecodeString(payload[1:]); err == nil && len(b) == len(store.Key{}) {
-			s.wakes.wake(store.Key(b))
+			s.waiters.signal(store.Key(b))
 		}
 	case 'd': // something is due
 		if payload[1:] != strconv.FormatInt(s.nodes.id.Load(), 10) {
-			s.queue.lookAgain()
+			s.queue.requestRescan()
 		}
 	case 'n': // a node has left
 		signal(s.health.trouble)

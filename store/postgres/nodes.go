@@ -107,7 +107,7 @@ func (s *Store) beat() (gone []int64, err error) {
 	n := &s.nodes
 	sent := time.Now()
 	counts := make(map[int64]int64)
-	var reborn bool
+	var removed bool
 	var database time.Time
 	err = s.beatWith(func(ctx context.Context, conn *pgx.Conn) error {
 		clear(counts)
@@ -124,7 +124,7 @@ func (s *Store) beat() (gone []int64, err error) {
 		if err != nil {
 			return errors.Join(err, res.Close())
 		}
-		reborn = tag.RowsAffected() == 0
+		removed = tag.RowsAffected() == 0
 		rows, err := res.Query()
 		if err == nil {
 			var id, beat int64
@@ -142,8 +142,8 @@ func (s *Store) beat() (gone []int64, err error) {
 		clear(n.seen)
 		return nil, err
 	}
-	if reborn {
-		return nil, s.rebirth()
+	if removed {
+		return nil, s.reregister()
 	}
 	n.confirmed.Store(&sent)
 	s.checkClock(sent, time.Now(), database)
@@ -168,9 +168,9 @@ func (n *nodes) look(counts map[int64]int64, sent, now time.Time) (gone []int64)
 	return gone
 }
 
-// rebirth begins again after others took this node for gone. What it held is
+// reregister begins again after others took this node for gone. What it held is
 // theirs.
-func (s *Store) rebirth() error {
+func (s *Store) reregister() error {
 	s.opts.Logger().Warn("other nodes took this one for gone: it begins again", zap.String("store", s.name))
 	if err := s.beatWith(s.register); err != nil {
 		return err
@@ -198,7 +198,7 @@ func (s *Store) sweep(gone []int64) error {
 		return err
 	}
 	// What notifications did not tell.
-	s.queue.lookAgain()
+	s.queue.requestRescan()
 	return nil
 }
 

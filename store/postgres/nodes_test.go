@@ -442,11 +442,11 @@ func TestOutage(t *testing.T) {
 		t.Run(stop.name, func(t *testing.T) {
 			dsn := server.Fresh(t)
 			a, b := node(t, dsn), node(t, dsn)
-			passed, open := mustClaim(t, a, entryOf("passed")), mustClaim(t, a, entryOf("open"))
+			forwarded, open := mustClaim(t, a, entryOf("forwarded")), mustClaim(t, a, entryOf("open"))
 			p := track(t, a, "x", event.Started)
 			d := wantDue(t, a, "x started")[0]
 			stop.do()
-			if err := passed.Commit(ctx); !errors.Is(err, store.ErrUnavailable) {
+			if err := forwarded.Commit(ctx); !errors.Is(err, store.ErrUnavailable) {
 				t.Fatalf("committing: %v", err)
 			}
 			began := time.Now()
@@ -465,7 +465,7 @@ func TestOutage(t *testing.T) {
 			if a.Ready() == nil {
 				t.Error("ready without a database")
 			}
-			if c, err := a.Claim(ctx, entryOf("passed"), 0); err != nil || !c.Passed() {
+			if c, err := a.Claim(ctx, entryOf("forwarded"), 0); err != nil || !c.Forwarded() {
 				t.Errorf("claim of what the app has: %v, %v", c, err)
 			} else {
 				c.Release()
@@ -479,7 +479,7 @@ func TestOutage(t *testing.T) {
 			t.Logf("back after %v", time.Since(began))
 			// Without a retry: it was the sender's last.
 			eventually(t, "the other node to know", func() bool {
-				c, err := b.Claim(ctx, entryOf("passed"), 0)
+				c, err := b.Claim(ctx, entryOf("forwarded"), 0)
 				if err == nil {
 					c.Release() // a crash forgets claims
 				}

@@ -14,7 +14,7 @@ import (
 
 // hot are the statements whose number grows with the load.
 var hot = map[string]string{
-	"claimRows": claimRows, "freeRows": freeRows, "findEntries": findEntries, "findMarks": findMarks, "insertEntries": insertEntries, "purgeRows": purgeRows,
+	"takeRows": takeRows, "freeRows": freeRows, "findEntries": findEntries, "findMarks": findMarks, "insertEntries": insertEntries, "purgeRows": purgeRows,
 	"readyEndpoints": readyEndpoints, "takeReady": takeReady, "readTaken": readTaken,
 	"lockPredictions": lockPredictions, "lockDeliveries": lockDeliveries,
 	"updatePredictions": updatePredictions, "insertPredictions": insertPredictions, "deletePredictions": deletePredictions,

@@ -27,6 +27,7 @@ import (
 
 	passing "github.com/caddy-replicate/replicate-webhook/internal/clock"
 	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/claims"
 	"github.com/caddy-replicate/replicate-webhook/store/internal/polling"
 )
 
@@ -72,16 +73,16 @@ type Store struct {
 	keeper keeper
 	clock  clock
 
-	nodes   nodes
-	health  health
-	wakes   wakes
-	dedup   dedup
-	asks    *batcher[*ask]
-	commits *batcher[*settlement]
-	queue   queue
-	polls   polling.Schedule
-	jobs    *batcher[*job]
-	telling chan struct{}
+	nodes     nodes
+	health    health
+	waiters   waiters
+	claims    claims.Table
+	requests  *batcher[*claimRequest]
+	commits   *batcher[*settlement]
+	queue     queue
+	polls     polling.Schedule
+	jobs      *batcher[*job]
+	notifying chan struct{}
 	// swept has the numbers up to which tables were swept, by name.
 	swept sync.Map
 
@@ -125,7 +126,7 @@ func Open(opts Options) (*Store, error) {
 	size := max(opts.MaxConns, MinMaxConns) - 2
 	s := &Store{
 		opts: opts, name: place(c.conf), connector: c, stop: make(chan struct{}),
-		shared: make(chan struct{}, max(size-writers, 1)), telling: make(chan struct{}, 1),
+		shared: make(chan struct{}, max(size-writers, 1)), notifying: make(chan struct{}, 1),
 	}
 	s.opts.MaxConns = size + 2
 	s.polls.Init(passing.New(opts.Now))
@@ -138,14 +139,14 @@ func Open(opts Options) (*Store, error) {
 		}
 		return nil, fmt.Errorf("store postgres at %s %w", s.name, explain(err))
 	}
-	s.asks = newBatcher(s.askAll)
+	s.requests = newBatcher(s.requestAll)
 	s.commits = newBatcher(s.settleAll)
 	s.jobs = newBatcher(s.runJobs)
 	s.working.Add(4)
 	go s.keepLoop()
 	go s.listenLoop(listen)
 	go s.purgeLoop()
-	go s.tellLoop()
+	go s.notifyLoop()
 	if err := s.takeOver(); err != nil {
 		return nil, errors.Join(fmt.Errorf("store postgres at %s: taking over what other nodes left: %w", s.name, err), s.Close())
 	}
@@ -177,8 +178,8 @@ func (s *Store) open(size int) error {
 		}
 		taken = append(taken, conn)
 	}
-	s.dedup.init()
-	s.wakes.init()
+	s.initClaims()
+	s.waiters.init()
 	s.queue.init()
 	return s.keeper.use(ctx, s.connector, s.register)
 }
@@ -217,9 +218,9 @@ const closeTimeout = 3 * time.Second
 func (s *Store) Close() error {
 	s.closing.Do(func() {
 		close(s.stop)
-		s.dedup.close(errClosed)
+		s.claims.Close(errClosed)
 		s.working.Wait()
-		s.asks.close()
+		s.requests.close()
 		s.commits.close()
 		s.jobs.close()
 		s.closeErr = s.leave()

@@ -219,9 +219,9 @@ func (q *queue) look(due int64) {
 	q.signal()
 }
 
-// lookAgain makes the database be looked at for what other nodes have left. It
+// requestRescan makes the database be looked at for what other nodes have left. It
 // does not change when something is known to be due.
-func (q *queue) lookAgain() {
+func (q *queue) requestRescan() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.rescan = true

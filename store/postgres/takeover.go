@@ -142,27 +142,27 @@ func (s *Store) takePolls() (more bool, err error) {
 	return len(refs) == takeoverBatch, err
 }
 
-// tellEvery bounds how often others are told that something is due.
-const tellEvery = 50 * time.Millisecond
+// notifyInterval bounds how often others are told that something is due.
+const notifyInterval = 50 * time.Millisecond
 
-// tellOthers tells other nodes that there is something to take.
-func (s *Store) tellOthers() { signal(s.telling) }
+// notifyPeers tells other nodes that there is something to take.
+func (s *Store) notifyPeers() { signal(s.notifying) }
 
-// tellLoop does so, but not for every one of many.
-func (s *Store) tellLoop() {
+// notifyLoop does so, but not for every one of many.
+func (s *Store) notifyLoop() {
 	defer s.working.Done()
 	for {
 		select {
 		case <-s.stop:
 			return
-		case <-s.telling:
+		case <-s.notifying:
 		}
 		// An error means that they find out by themselves.
 		_ = s.notify(fmt.Sprintf("d%d", s.nodes.id.Load()))
 		select {
 		case <-s.stop:
 			return
-		case <-time.After(tellEvery):
+		case <-time.After(notifyInterval):
 		}
 	}
 }

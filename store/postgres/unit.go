@@ -176,7 +176,7 @@ func (u *unit) apply() {
 			case !d.Claimed && (d.Fresh || d.Changed != 0):
 				u.s.queue.look(d.Due)
 				if d.Due <= u.tx.Now {
-					u.s.tellOthers()
+					u.s.notifyPeers()
 				}
 			}
 		}

@@ -83,7 +83,7 @@ func BenchmarkOpen(b *testing.B) {
 					b.Fatal(err)
 				}
 				b.StopTimer()
-				if got := len(s.dedup.live); got != entries {
+				if got := s.entries.count(); got != entries {
 					b.Fatalf("%d entries, want %d", got, entries)
 				}
 				_ = s.Close()

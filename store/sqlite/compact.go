@@ -96,7 +96,7 @@ func (g *group) mergeable(after int64) (ids []int64, merged map[compactKey]*entr
 			return nil, nil, 0, err
 		}
 		if row.entries = entries; row.sum(key.scope) != sum {
-			return nil, nil, 0, &rotError{last}
+			return nil, nil, 0, &checksumError{last}
 		}
 		if len(entries) >= compactFull {
 			continue

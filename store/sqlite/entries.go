@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"sync"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
 	"github.com/caddy-replicate/replicate-webhook/store"
@@ -66,22 +67,64 @@ func (r *entryRow) sum(scope string) int64 {
 	return int64(crc32.Update(crc32.Checksum(head, castagnoli), castagnoli, r.entries))
 }
 
-// rotError is a row that is not what was written.
-type rotError struct{ id int64 }
+// checksumError is a row that is not what was written.
+type checksumError struct{ id int64 }
 
-func (e *rotError) Error() string {
+func (e *checksumError) Error() string {
 	return fmt.Sprintf("checksum of dedup row %d does not match", e.id)
 }
 
-// load reads what was committed.
-func (d *dedup) load(db *sql.DB) error {
-	d.live = make(map[store.Key]int64)
-	d.held = make(map[store.Key]*claim)
-	d.purged = make(map[string]int64)
-	return errors.Join(d.loadEntries(db), d.loadPurged(db))
+// entries are the committed entries, in memory.
+type entries struct {
+	mu sync.Mutex
+	// live has the expiry of each entry, in Unix milliseconds.
+	live map[store.Key]int64
+	// purged is the newest signed time purged from a scope, in Unix
+	// milliseconds.
+	purged map[string]int64
 }
 
-func (d *dedup) loadEntries(db *sql.DB) error {
+// check returns [store.ErrDuplicate] if an event was committed and has not
+// expired, and [store.ErrReplayed] if it may have been purged.
+func (s *entries) check(e *store.Entry, now int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, k := range e.Keys {
+		if expires, ok := s.live[k]; ok && expires > now {
+			return store.ErrDuplicate
+		}
+	}
+	if mark, ok := s.purged[e.Scope]; ok && !e.SignedAt.IsZero() && e.SignedAt.UnixMilli() <= mark {
+		return store.ErrReplayed
+	}
+	return nil
+}
+
+// add adds an entry that was committed.
+func (s *entries) add(e *store.Entry) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, k := range e.Keys {
+		s.live[k] = max(s.live[k], e.Expires.UnixMilli())
+	}
+	metrics.SetDedupEntries(len(s.live))
+}
+
+// count returns the number of entries.
+func (s *entries) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.live)
+}
+
+// load reads what was committed.
+func (s *entries) load(db *sql.DB) error {
+	s.live = make(map[store.Key]int64)
+	s.purged = make(map[string]int64)
+	return errors.Join(s.loadEntries(db), s.loadPurged(db))
+}
+
+func (s *entries) loadEntries(db *sql.DB) error {
 	rows, err := db.Query("SELECT id, scope, expires, signed, sum, entries FROM dedup")
 	if err != nil {
 		return err
@@ -99,15 +142,15 @@ func (d *dedup) loadEntries(db *sql.DB) error {
 		}
 		row.entries = entries
 		if row.sum(string(scope)) != sum || len(entries)%entrySize != 0 {
-			return &rotError{id}
+			return &checksumError{id}
 		}
-		row.each(func(k store.Key, expires int64) { d.live[k] = max(d.live[k], expires) })
+		row.each(func(k store.Key, expires int64) { s.live[k] = max(s.live[k], expires) })
 	}
-	metrics.SetDedupEntries(len(d.live))
+	metrics.SetDedupEntries(len(s.live))
 	return rows.Err()
 }
 
-func (d *dedup) loadPurged(db *sql.DB) error {
+func (s *entries) loadPurged(db *sql.DB) error {
 	rows, err := db.Query("SELECT scope, signed FROM purged")
 	if err != nil {
 		return err
@@ -119,7 +162,7 @@ func (d *dedup) loadPurged(db *sql.DB) error {
 		if err := rows.Scan(&scope, &signed); err != nil {
 			return err
 		}
-		d.purged[scope] = signed
+		s.purged[scope] = signed
 	}
 	return rows.Err()
 }
@@ -164,7 +207,8 @@ func (s *Store) purgeBatch() (more bool, err error) {
 		},
 		after: func(err error) {
 			if err == nil {
-				s.dedup.forget(rows, now)
+				s.entries.forget(rows, now)
+				s.claims.Expire(now)
 			}
 		},
 	})
@@ -202,23 +246,18 @@ func (g *group) forget(r expiredRow) error {
 }
 
 // forget drops purged rows from memory.
-func (d *dedup) forget(rows []expiredRow, now int64) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+func (s *entries) forget(rows []expiredRow, now int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, r := range rows {
 		if r.signed != 0 {
-			d.purged[r.scope] = max(d.purged[r.scope], r.signed)
+			s.purged[r.scope] = max(s.purged[r.scope], r.signed)
 		}
 		r.each(func(k store.Key, _ int64) {
-			if d.live[k] <= now {
-				delete(d.live, k)
+			if s.live[k] <= now {
+				delete(s.live, k)
 			}
 		})
 	}
-	for k, c := range d.held {
-		if c.ended && c.entry.Expires.UnixMilli() <= now {
-			delete(d.held, k)
-		}
-	}
-	metrics.SetDedupEntries(len(d.live))
+	metrics.SetDedupEntries(len(s.live))
 }

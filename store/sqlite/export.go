@@ -106,7 +106,7 @@ func (x *Export) Entries() (iter.Seq2[move.Entry, error], error) {
 			return nil, recoverable(err)
 		}
 		if row.sum(scope) != sum || len(row.entries)%entrySize != 0 {
-			return nil, recoverable(&rotError{id})
+			return nil, recoverable(&checksumError{id})
 		}
 		row.each(func(k store.Key, expires int64) {
 			e := entries[k]

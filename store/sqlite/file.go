@@ -248,7 +248,7 @@ const recovery = "restore it from a backup, or stop Caddy, move the file and its
 
 // recoverable adds to an error that means damage what can be done about it.
 func recoverable(err error) error {
-	var rot *rotError
+	var rot *checksumError
 	var e *driver.Error
 	switch {
 	case errors.As(err, &rot):

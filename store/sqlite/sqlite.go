@@ -23,6 +23,7 @@ import (
 
 	"github.com/caddy-replicate/replicate-webhook/internal/clock"
 	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/claims"
 	"github.com/caddy-replicate/replicate-webhook/store/internal/polling"
 )
 
@@ -52,14 +53,15 @@ type Store struct {
 	// last. SQLite checkpoints when the last connection closes, so that without
 	// it giving up a connection whose fsync failed would fsync the same
 	// descriptor again.
-	keeper *sql.DB
-	db     *sql.DB   // reads and checkpoints; the writer has its own
-	reader *sql.Stmt // of claimed deliveries: see selectDeliveries
-	writer *writer
-	dedup  dedup
-	queue  *queue
-	polls  polling.Schedule
-	swept  sweeps
+	keeper  *sql.DB
+	db      *sql.DB   // reads and checkpoints; the writer has its own
+	reader  *sql.Stmt // of claimed deliveries: see selectDeliveries
+	writer  *writer
+	entries entries
+	claims  claims.Table
+	queue   *queue
+	polls   polling.Schedule
+	swept   sweeps
 
 	// compacted is the number up to which rows of dedup were merged. It is
 	// guarded by compacting, which one call of Compact holds at a time.
@@ -116,10 +118,10 @@ func (s *Store) open() error {
 	if err := s.connect(); err != nil {
 		return recoverable(err)
 	}
-	if err := s.dedup.load(s.db); err != nil {
+	if err := s.entries.load(s.db); err != nil {
 		return recoverable(err)
 	}
-	s.dedup.now = s.opts.clock.Settled
+	s.initClaims()
 	s.polls.Init(s.opts.clock)
 	if err := s.loadQueue(); err != nil {
 		return recoverable(err)
@@ -134,7 +136,7 @@ func (s *Store) open() error {
 	if err := t.load(s.db); err != nil {
 		return recoverable(err)
 	}
-	s.writer, err = newWriter(s.opts, &s.presence, s.queue, &s.polls, t, &s.dedup.open)
+	s.writer, err = newWriter(s.opts, &s.presence, s.queue, &s.polls, t, s.claims.Open)
 	return recoverable(err)
 }
 
@@ -167,7 +169,7 @@ func (s *Store) Close() error {
 	s.closing.Do(func() {
 		close(s.stop)
 		s.working.Wait()
-		s.dedup.close(errClosed)
+		s.claims.Close(errClosed)
 		s.closeErr = s.free()
 	})
 	return s.closeErr

@@ -70,8 +70,6 @@ func (s *Store) Counts(ctx context.Context) (store.Counts, error) {
 		c.Deliveries[i] = int(n)
 	}
 	c.Tracked = int(t.tracked)
-	s.dedup.mu.Lock()
-	defer s.dedup.mu.Unlock()
-	c.Entries = len(s.dedup.live)
+	c.Entries = s.entries.count()
 	return c, nil
 }

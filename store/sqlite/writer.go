@@ -50,9 +50,9 @@ type writer struct {
 	closed   chan struct{}
 	stopped  chan struct{}
 
-	// claims counts the open claims of dedup. Each of them, and each claimed
+	// claims returns the number of open claims. Each of them, and each claimed
 	// delivery, may become an op; waiting counts those that have.
-	claims  *atomic.Int64
+	claims  func() int64
 	waiting atomic.Int64
 	resting atomic.Bool
 	wake    chan struct{}
@@ -77,7 +77,7 @@ type writer struct {
 	commits  atomic.Int64
 }
 
-func newWriter(opts Options, p *presence, q *queue, polls *polling.Schedule, t totals, claims *atomic.Int64) (*writer, error) {
+func newWriter(opts Options, p *presence, q *queue, polls *polling.Schedule, t totals, claims func() int64) (*writer, error) {
 	w := &writer{
 		opts:     opts,
 		presence: p,
@@ -248,7 +248,7 @@ func (w *writer) rest(began time.Time, n int) {
 }
 
 // expected is how many ops will end claims, unless what they belong to fails.
-func (w *writer) expected() int64 { return w.claims.Load() + w.queue.claimed.Load() }
+func (w *writer) expected() int64 { return w.claims() + w.queue.claimed.Load() }
 
 // worthwhile reports whether the ops that wait should wait no longer.
 func (w *writer) worthwhile() bool {

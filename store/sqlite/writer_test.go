@@ -3,7 +3,6 @@ package sqlite
 import (
 	"context"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -38,8 +37,7 @@ func TestRest(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w := &writer{queue: newQueue(0), claims: new(atomic.Int64), ops: make(chan *op, maxGroup), wake: make(chan struct{}, 1)}
-				w.claims.Store(c.claims)
+				w := &writer{queue: newQueue(0), claims: func() int64 { return c.claims }, ops: make(chan *op, maxGroup), wake: make(chan struct{}, 1)}
 				w.queue.claimed.Store(c.taken)
 				ctx, cancel := context.WithCancel(t.Context())
 				var ops sync.WaitGroup
