@@ -39,6 +39,8 @@ type world struct {
 	servers []*httptest.Server
 	// broken counts connections that ended without an answer in TestReload.
 	broken atomic.Int64
+	// slow counts requests in TestReload that the store refused.
+	slow atomic.Int64
 	// lease is how long a node that died holds on to what it had begun.
 	lease time.Duration
 }
