@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
-	"net/url"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -15,14 +14,18 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/body"
+	"github.com/caddy-replicate/replicate-webhook/internal/clock"
 	"github.com/caddy-replicate/replicate-webhook/internal/delivery"
 	"github.com/caddy-replicate/replicate-webhook/internal/egress"
 	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
+	"github.com/caddy-replicate/replicate-webhook/internal/poller"
 	"github.com/caddy-replicate/replicate-webhook/internal/seal"
 	"github.com/caddy-replicate/replicate-webhook/internal/sealing"
 	"github.com/caddy-replicate/replicate-webhook/internal/secret"
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
+	"github.com/caddy-replicate/replicate-webhook/internal/signingkey"
 	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
+	"github.com/caddy-replicate/replicate-webhook/internal/upstream"
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/shared"
 )
@@ -168,8 +171,11 @@ type Retention struct {
 // sender is the app's outbound half: the tracker that finds out what is owed,
 // and the engine that delivers it.
 type sender struct {
-	tracker *tracker.Tracker
-	engine  *delivery.Engine
+	upstream *upstream.Client
+	keys     *signingkey.Keys
+	poller   *poller.Poller
+	tracker  *tracker.Tracker
+	engine   *delivery.Engine
 	// running is engine for those who look from outside.
 	running *atomic.Pointer[delivery.Engine]
 	config  delivery.Config
@@ -215,11 +221,8 @@ func (d *Delivery) check() error {
 	if len(d.SigningSecret) > 0 && d.Signing != "shared" {
 		return errors.New("signing_secret is for signing shared: add that, or leave signing_secret out, since per_client derives a key for each client")
 	}
-	if d.Callback != "" {
-		u, err := url.Parse(d.Callback)
-		if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
-			return fmt.Errorf("callback is %q: it must be an absolute URL such as https://hooks.example.com/replicate/callback, without query and fragment", d.Callback)
-		}
+	if err := tracker.CheckCallback(d.Callback); err != nil {
+		return err
 	}
 	if e := d.Egress; e != nil {
 		for _, list := range [][]string{e.Allow, e.Deny} {
@@ -259,34 +262,15 @@ func (a *App) provisionSender(ctx caddy.Context) error {
 		return err
 	}
 	agent := "caddy-replicate-webhook/" + version()
-	a.sender.tracker, err = tracker.New(tracker.Config{
-		Acquire: a.acquireSealed,
-		Poll: tracker.Poll{
-			Initial: time.Duration(a.Poll.Initial), Max: time.Duration(a.Poll.Max), GiveUp: time.Duration(a.Poll.GiveUp),
-		},
-		Callback:       a.Callback,
-		PerClient:      a.Signing == "per_client",
-		SigningSecrets: secrets,
-		Seal:           a.sender.ring,
-		SealReady:      func() error { return a.sender.keeper.Ready() },
-		CheckURL:       func(raw string) error { _, err := guard.CheckURL(raw); return err },
-		HTTP:           &http.Client{Transport: a.sender.transport},
-		Retention: tracker.Retention{
-			Deliveries: time.Duration(a.Retention.Deliveries), Predictions: time.Duration(a.Retention.Predictions),
-		},
-		Traced:    a.spans.Seen,
-		UserAgent: agent,
-		Logger:    a.logger.Named("tracker"),
-	})
-	if err != nil {
+	if err := a.provisionTracker(secrets, agent, guard); err != nil {
 		return err
 	}
 	a.sender.keeper = sealing.New(sealing.Config{
-		Ring: a.sender.ring, File: keyFile, Secret: a.sender.tracker.GeneratedSecret(),
+		Ring: a.sender.ring, File: keyFile, Secret: a.sender.keys.StoredName(),
 		Acquire: a.acquire, Logger: a.logger.Named("sealing"),
 	})
 	a.sender.config = delivery.Config{
-		Secrets: a.sender.tracker.Secrets,
+		Secrets: a.sender.keys.Secrets,
 		Guard:   guard,
 		Retry: delivery.Retry{
 			MaxAttempts: a.Retry.MaxAttempts, InitialDelay: time.Duration(a.Retry.InitialDelay), MaxDelay: time.Duration(a.Retry.MaxDelay),
@@ -310,6 +294,42 @@ func (a *App) provisionSender(ctx caddy.Context) error {
 		OnEndpointClosed: a.endpointClosed,
 	}
 	return nil
+}
+
+// provisionTracker prepares what finds out which deliveries are owed, and what signs
+// them.
+func (a *App) provisionTracker(secrets []string, agent string, guard *egress.Guard) (err error) {
+	s, passing := &a.sender, clock.New(nil)
+	s.upstream = upstream.New(&http.Client{Transport: s.transport})
+	s.keys, err = signingkey.New(signingkey.Config{
+		PerClient: a.Signing == "per_client", Secrets: secrets,
+		Acquire: a.acquireSealed, Seal: s.ring, Logger: a.logger.Named("tracker"),
+	})
+	if err != nil {
+		return err
+	}
+	s.poller, err = poller.New(poller.Config{
+		Schedule: poller.Schedule{
+			Initial: time.Duration(a.Poll.Initial), Max: time.Duration(a.Poll.Max), GiveUp: time.Duration(a.Poll.GiveUp),
+		},
+		Client: s.upstream, Seal: s.ring, UserAgent: agent, Logger: a.logger.Named("tracker"), Clock: passing,
+	})
+	if err != nil {
+		return err
+	}
+	s.tracker, err = tracker.New(tracker.Config{
+		Acquire: a.acquireSealed, Client: s.upstream, Poller: s.poller,
+		Callback:  a.Callback,
+		Seal:      s.ring,
+		SealReady: func() error { return s.keeper.Ready() },
+		CheckURL:  func(raw string) error { _, err := guard.CheckURL(raw); return err },
+		Retention: tracker.Retention{
+			Deliveries: time.Duration(a.Retention.Deliveries), Predictions: time.Duration(a.Retention.Predictions),
+		},
+		Traced: a.spans.Seen,
+		Logger: a.logger.Named("tracker"), Clock: passing,
+	})
+	return err
 }
 
 // The engine calls these behind a queue of its own. What they tell has no
@@ -342,7 +362,7 @@ func (a *App) endpointClosed(r delivery.EndpointReport) {
 }
 
 // signingSecrets reads the configured signing secrets. One that changes in its
-// file later is handed to the tracker, which has to be there then.
+// file later replaces the one in use.
 func (a *App) signingSecrets() ([]string, error) {
 	values := make([]string, len(a.SigningSecret))
 	for i, c := range a.SigningSecret {
@@ -352,10 +372,10 @@ func (a *App) signingSecrets() ([]string, error) {
 				return err
 			}
 			values[i] = value
-			if a.sender.tracker == nil {
+			if a.sender.keys == nil {
 				return nil
 			}
-			return a.sender.tracker.SetSigningSecrets(values)
+			return a.sender.keys.Set(values)
 		})
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
@@ -460,7 +480,7 @@ func (a *App) startSender() error {
 		return err
 	}
 	s.config.Store = s.ref
-	if s.tracker.GeneratedSecret() != "" {
+	if s.keys.StoredName() != "" {
 		s.config.Store = signingStore{s.ref, s.keeper.Ready}
 	}
 	if s.engine, err = delivery.New(s.config); err != nil {
@@ -521,7 +541,13 @@ func (a *App) stopSender() {
 // timeout.
 const exitWait = 2 * time.Second
 
-// Tracker is what handlers of predictions work with.
+// Upstream returns the client that asks the operator's APIs.
+func (a *App) Upstream() *upstream.Client { return a.sender.upstream }
+
+// SigningKeys returns the secrets that sign deliveries.
+func (a *App) SigningKeys() *signingkey.Keys { return a.sender.keys }
+
+// Tracker returns the tracker of predictions.
 func (a *App) Tracker() *tracker.Tracker { return a.sender.tracker }
 
 // Secrets reads the configuration's secrets.

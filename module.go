@@ -189,7 +189,8 @@ func (a *App) provisionOperate() {
 			}
 			return nil
 		},
-		Tracker: a.sender.tracker,
+		Poller:  a.sender.poller,
+		Keys:    a.sender.keys,
 		Sealing: a.sender.keeper,
 	})
 }

@@ -1,6 +1,7 @@
 package predictions
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"strings"
@@ -12,7 +13,7 @@ import (
 
 	"github.com/caddy-replicate/replicate-webhook/internal/body"
 	"github.com/caddy-replicate/replicate-webhook/internal/clientip"
-	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
+	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -48,9 +49,14 @@ const tokenLen = 43
 // has access logs, else at DEBUG. Other handlers may answer before it does:
 // where one is configured in front, put `log_skip` on the same path.
 type Callback struct {
-	tracker following
+	tracker callbacks
 	budget  *body.Budget
 	logger  *zap.Logger
+}
+
+// callbacks is what the handler asks of a tracker.
+type callbacks interface {
+	Callback(ctx context.Context, token string, body []byte) error
 }
 
 // CaddyModule returns the Caddy module information.
@@ -121,7 +127,7 @@ func callbackProblem(err error) *problem {
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		return &problem{status: http.StatusNotFound, detail: "there is no such callback", cause: err}
-	case errors.Is(err, tracker.ErrNonsense):
+	case errors.Is(err, prediction.ErrUnexpected):
 		return &problem{status: http.StatusBadRequest, detail: "the body is not the prediction of this callback", cause: err}
 	}
 	return problemOf(err)

@@ -15,7 +15,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/body"
-	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
+	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -30,7 +30,7 @@ func TestCallback(t *testing.T) {
 	}{
 		{"taken", "POST", path, `{"id":"p"}`, nil, nil, 200, true},
 		{"any content type", "POST", path, `{"id":"p"}`, nil, []string{"Content-Type", "text/plain"}, 200, true},
-		{"empty", "POST", path, ``, tracker.ErrNonsense, nil, 400, true},
+		{"empty", "POST", path, ``, prediction.ErrUnexpected, nil, 400, true},
 		{"get", "GET", path, ``, nil, nil, 405, false},
 		{"no token", "POST", "/cb/", `{}`, nil, nil, 404, false},
 		{"short token", "POST", "/cb/" + fakeToken[1:], `{}`, nil, nil, 404, false},
@@ -38,7 +38,7 @@ func TestCallback(t *testing.T) {
 		{"odd token", "POST", "/cb/!" + fakeToken[1:], `{}`, nil, nil, 404, false},
 		{"slash after it", "POST", path + "/", `{}`, nil, nil, 404, false},
 		{"unknown token", "POST", path, `{}`, store.ErrNotFound, nil, 404, true},
-		{"nonsense", "POST", path, `x`, fmt.Errorf("%w: x", tracker.ErrNonsense), nil, 400, true},
+		{"nonsense", "POST", path, `x`, fmt.Errorf("%w: x", prediction.ErrUnexpected), nil, 400, true},
 		{"store", "POST", path, `{}`, errFakeStore, nil, 503, true},
 		{"encoded", "POST", path, `{}`, nil, []string{"Content-Encoding", "gzip"}, 415, false},
 		{"too large", "POST", path, strings.Repeat("x", maxCallback+1), nil, nil, 413, false},

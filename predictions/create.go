@@ -166,11 +166,11 @@ func withBody(ctx context.Context, r *http.Request, body *buffered, data []byte)
 
 // newCapture names the webhook and who asks for it.
 func (h *Handler) newCapture(r *http.Request, url string, events event.Set, collection string) (*tracker.Capture, error) {
-	caller, err := h.tracker.Caller(r.Context(), h.upstream, r.Header)
+	caller, err := h.client.Identify(r.Context(), h.upstream, r.Header)
 	if err != nil {
 		return nil, err
 	}
-	c := &tracker.Capture{Upstream: h.upstream, Caller: caller, URL: url, Events: events, Collection: collection}
+	c := &tracker.Capture{API: h.upstream, Caller: caller, URL: url, Events: events, Collection: collection}
 	if t := r.Header.Get("Traceparent"); len(t) <= maxTraceparent {
 		c.Traceparent = t
 	}
@@ -326,7 +326,7 @@ func (x *captured) augment() {
 		// The API has accepted it: its client must not lose the response,
 		// but it may know that no event will come.
 		x.h.logger.Error("storing a created prediction: its webhook is not tracked",
-			zap.String("api", x.c.API), zap.String("prediction", s.ID), zap.Error(err))
+			zap.String("api", x.c.API.URL), zap.String("prediction", s.ID), zap.Error(err))
 	} else {
 		f = fieldsOf(&p)
 	}
@@ -364,7 +364,7 @@ func (x *captured) store(why string, complete bool) {
 	if err != nil {
 		x.status = store.WebhookFailed.String()
 		x.h.logger.Error("storing a created prediction: its webhook is not tracked",
-			zap.String("api", x.c.API), zap.String("prediction", id), zap.Error(err))
+			zap.String("api", x.c.API.URL), zap.String("prediction", id), zap.Error(err))
 		return
 	}
 	x.status = p.Webhook.String()
@@ -380,7 +380,7 @@ func (x *captured) lost(why, id string, err error) {
 
 // log tells the operator of a response that is no use to a tracker.
 func (x *captured) log(message, id string, err error) {
-	x.h.logger.Warn(message, zap.String("api", x.c.API), zap.Int("status", x.a.status), zap.String("prediction", shorten(id)),
+	x.h.logger.Warn(message, zap.String("api", x.c.API.URL), zap.Int("status", x.a.status), zap.String("prediction", shorten(id)),
 		zap.String("content_type", x.a.Header().Get("Content-Type")),
 		zap.String("content_encoding", x.a.Header().Get("Content-Encoding")), zap.Error(err))
 }

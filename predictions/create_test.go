@@ -20,7 +20,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/internal/body"
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/internal/fakeapi"
-	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
+	"github.com/caddy-replicate/replicate-webhook/internal/upstream"
 )
 
 const (
@@ -111,7 +111,7 @@ func TestErrorsBeforeTheUpstreamIsCharged(t *testing.T) {
 		{"bad URL", func(*fixture) {}, `{"webhook_url":"http://x"}`, 422, "webhook_url must use https"},
 		{"store", func(f *fixture) { f.fake.ready = errFakeStore }, ourBody, 503, "can't be stored"},
 		{"reservation", func(f *fixture) { f.fake.reserve = errFakeStore }, ourBody, 503, "can't be stored"},
-		{"API", func(f *fixture) { f.fake.caller = fmt.Errorf("%w: refused", tracker.ErrUpstream) }, ourBody, 502, "could not be asked"},
+		{"API", func(f *fixture) { f.fake.caller = fmt.Errorf("%w: refused", upstream.ErrFailed) }, ourBody, 502, "could not be asked"},
 		{"budget", func(f *fixture) { f.h.budget = body.NewBudget(100) }, ourBody, 503, "too many request bytes"},
 		{"test mode off", func(f *fixture) { f.h.TestMode = "off" }, `{"webhook_url":"https://x","test_mode":true}`, 422, "switched off"},
 		{"too large", func(f *fixture) { f.h.maxBody = 50 }, ourBody, 413, "at most 50 bytes"},
@@ -133,7 +133,7 @@ func TestErrorsBeforeTheUpstreamIsCharged(t *testing.T) {
 
 func TestRefusalsArePassedBackAsTheyAre(t *testing.T) {
 	f := newFixture(t, fakeapi.Options{})
-	f.fake.caller = &tracker.Refused{Status: 401, Header: http.Header{"Www-Authenticate": {"Bearer"}, "Content-Type": {"x/y"}}, Body: []byte("no")}
+	f.fake.caller = &upstream.Refusal{Status: 401, Header: http.Header{"Www-Authenticate": {"Bearer"}, "Content-Type": {"x/y"}}, Body: []byte("no")}
 	w := f.do("POST", "/v1/predictions", ourBody)
 	wantStatus(t, w, 401, "no")
 	if w.Header().Get("Www-Authenticate") != "Bearer" || w.Header().Get("Content-Type") != "x/y" || f.api.Creates.Load() != 0 {
@@ -531,7 +531,7 @@ func TestAnExchangeEndsSomeTimeAfterItsClient(t *testing.T) {
 	<-ctx.Done()
 
 	parent, leave = context.WithCancel(t.Context())
-	ctx, stop = outlive(parent, patience)
+	ctx, stop = outlive(parent, maxWait)
 	leave()
 	if ctx.Err() != nil {
 		t.Fatal("it ended with its client")
@@ -571,7 +571,7 @@ func TestTestMode(t *testing.T) {
 
 func TestTestModeAsksTheAPI(t *testing.T) {
 	f := newFixture(t, fakeapi.Options{})
-	for err, status := range map[error]int{tracker.ErrNoUpstream: 501, tracker.ErrUpstream: 502, &tracker.Refused{Status: 403}: 403} {
+	for err, status := range map[error]int{upstream.ErrNoAPI: 501, upstream.ErrFailed: 502, &upstream.Refusal{Status: 403}: 403} {
 		f.fake.authorise = err
 		wantStatus(t, f.do("POST", "/v1/predictions", `{"webhook_url":"https://x","test_mode":true}`), status, "")
 	}

@@ -24,10 +24,11 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/internal/fakeapi"
 	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
 	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
+	"github.com/caddy-replicate/replicate-webhook/internal/upstream"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
-// fake is a tracker in memory that notes what it is asked. Its errors come
+// fake is a tracker, a client and signing keys in memory that notes what it is asked. Its errors come
 // first where they are set.
 type fake struct {
 	mu    sync.Mutex
@@ -73,8 +74,8 @@ func (f *fake) put(p store.Prediction) store.Prediction {
 	return p
 }
 
-func (f *fake) Join(tracker.Upstream) error { return nil }
-func (f *fake) Renew(tracker.Upstream)      {}
+func (f *fake) Join(upstream.API) error     { return nil }
+func (f *fake) Renew(upstream.API)          {}
 func (f *fake) Ready(context.Context) error { return f.ready }
 func (f *fake) PerClient() bool             { return f.perClient }
 
@@ -85,21 +86,21 @@ func (f *fake) CheckURL(raw string) error {
 	return nil
 }
 
-func (f *fake) Caller(_ context.Context, up tracker.Upstream, h http.Header) (tracker.Caller, error) {
-	return tracker.Caller{Identity: up.API + " " + h.Get("Authorization"), Authorization: h.Get("Authorization")}, f.caller
+func (f *fake) Identify(_ context.Context, api upstream.API, h http.Header) (upstream.Caller, error) {
+	return upstream.Caller{Identity: api.URL + " " + h.Get("Authorization"), Authorization: h.Get("Authorization")}, f.caller
 }
 
-func (f *fake) Authorise(_ context.Context, _ tracker.Upstream, _ http.Header, id string) error {
+func (f *fake) CheckAccess(_ context.Context, _ upstream.API, _ http.Header, id string) error {
 	f.note("authorise %s", id)
 	return f.authorise
 }
 
-func (f *fake) AuthoriseAccount(context.Context, tracker.Upstream, http.Header) error {
+func (f *fake) CheckAccount(context.Context, upstream.API, http.Header) error {
 	f.note("authorise account")
 	return f.authorise
 }
 
-func (f *fake) Fetch(_ context.Context, _ tracker.Upstream, _ http.Header, id string, _ func(int) bool) (*prediction.Snapshot, error) {
+func (f *fake) Fetch(_ context.Context, _ upstream.API, _ http.Header, id string, _ func(int) bool) (*prediction.Snapshot, error) {
 	f.note("fetch %s", id)
 	return &prediction.Snapshot{ID: id, Status: "processing", Input: []byte(`{"a":1}`)}, f.authorise
 }
@@ -119,7 +120,7 @@ func (f *fake) Created(_ context.Context, c *tracker.Capture, s *prediction.Snap
 	if f.created != nil {
 		return store.Prediction{}, f.created
 	}
-	p := store.Prediction{API: c.API, ID: s.ID, Client: c.Identity, URL: c.URL, Events: c.Events}
+	p := store.Prediction{API: c.API.URL, ID: s.ID, Client: c.Caller.Identity, URL: c.URL, Events: c.Events}
 	if f.callback != "" {
 		sum := sha256.Sum256([]byte(fakeToken))
 		p.Token = sum[:]
@@ -129,12 +130,12 @@ func (f *fake) Created(_ context.Context, c *tracker.Capture, s *prediction.Snap
 
 func (f *fake) CreatedWithoutBody(_ context.Context, c *tracker.Capture, id, status string) (store.Prediction, error) {
 	f.note("bodyless %s %s", id, status)
-	return f.put(store.Prediction{API: c.API, ID: id, URL: c.URL}), f.created
+	return f.put(store.Prediction{API: c.API.URL, ID: id, URL: c.URL}), f.created
 }
 
 func (f *fake) TrackExisting(_ context.Context, c *tracker.Capture, s *prediction.Snapshot) (store.Prediction, error) {
 	f.note("existing %s %s", s.ID, c.URL)
-	return f.put(store.Prediction{API: c.API, ID: s.ID, URL: c.URL}), nil
+	return f.put(store.Prediction{API: c.API.URL, ID: s.ID, URL: c.URL}), nil
 }
 
 func (f *fake) Lookup(_ context.Context, api, id string) (store.Prediction, error) {
@@ -193,12 +194,12 @@ func (f *fake) Redeliver(_ context.Context, p store.Prediction, attempt int64) (
 
 func (f *fake) Test(_ context.Context, c *tracker.Capture, fail bool, input []byte, version string) (store.Prediction, error) {
 	f.note("test %s fail=%v %s %s", c.URL, fail, input, version)
-	p := store.Prediction{API: c.API, ID: "test_1", Client: c.Identity, URL: c.URL, Test: true, Body: []byte(`{"id":"test_1","status":"succeeded"}`)}
+	p := store.Prediction{API: c.API.URL, ID: "test_1", Client: c.Caller.Identity, URL: c.URL, Test: true, Body: []byte(`{"id":"test_1","status":"succeeded"}`)}
 	return f.put(p), nil
 }
 
-func (f *fake) TestPrediction(ctx context.Context, up tracker.Upstream, c tracker.Caller, id string) (store.Prediction, error) {
-	p, err := f.Lookup(ctx, up.API, id)
+func (f *fake) TestPrediction(ctx context.Context, api upstream.API, c upstream.Caller, id string) (store.Prediction, error) {
+	p, err := f.Lookup(ctx, api.URL, id)
 	if err == nil && p.Client != c.Identity {
 		err = store.ErrNotFound
 	}
@@ -250,8 +251,8 @@ func (f *fixture) configure() {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	f.h.upstream = tracker.Upstream{API: api}
-	if err := f.h.join(f.fake, body.NewBudget(256<<20)); err != nil {
+	f.h.upstream = upstream.API{URL: api}
+	if err := f.h.join(f.fake, f.fake, f.fake, body.NewBudget(256<<20)); err != nil {
 		f.t.Fatal(err)
 	}
 }
@@ -343,7 +344,7 @@ func (b *brokenBody) Close() error { return nil }
 
 var _ io.ReadCloser = (*brokenBody)(nil)
 
-const patience = 10 * time.Second
+const maxWait = 10 * time.Second
 
 func withServer(ctx context.Context, s *caddyhttp.Server) context.Context {
 	return context.WithValue(ctx, caddyhttp.ServerCtxKey, s)

@@ -14,14 +14,18 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
+	"golang.org/x/time/rate"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/body"
 	"github.com/caddy-replicate/replicate-webhook/internal/directive"
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/internal/loglimit"
+	"github.com/caddy-replicate/replicate-webhook/internal/lru"
 	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
 	"github.com/caddy-replicate/replicate-webhook/internal/secret"
+	"github.com/caddy-replicate/replicate-webhook/internal/signingkey"
 	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
+	"github.com/caddy-replicate/replicate-webhook/internal/upstream"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -41,21 +45,33 @@ const appName = "replicate_webhook"
 
 // App is what the handlers need of the app module replicate_webhook.
 type App interface {
+	Upstream() *upstream.Client
+	SigningKeys() *signingkey.Keys
 	Tracker() *tracker.Tracker
 	Budget() *body.Budget
 	Secrets() *secret.Watcher
 }
 
-// following is what the handlers ask of a tracker.
-type following interface {
-	Join(up tracker.Upstream) error
-	Renew(up tracker.Upstream)
+// client is what the handler asks of the client of prediction APIs.
+type client interface {
+	Join(api upstream.API) error
+	Renew(api upstream.API)
+	Identify(ctx context.Context, api upstream.API, h http.Header) (upstream.Caller, error)
+	CheckAccount(ctx context.Context, api upstream.API, h http.Header) error
+}
+
+// signingKeys is what the handler asks of the secrets that sign deliveries.
+type signingKeys interface {
+	PerClient() bool
+	SigningSecret(ctx context.Context, identity string) (string, error)
+}
+
+// tracking is what the handler asks of a tracker.
+type tracking interface {
 	Ready(ctx context.Context) error
 	CheckURL(raw string) error
-	Caller(ctx context.Context, up tracker.Upstream, h http.Header) (tracker.Caller, error)
-	Authorise(ctx context.Context, up tracker.Upstream, h http.Header, id string) error
-	AuthoriseAccount(ctx context.Context, up tracker.Upstream, h http.Header) error
-	Fetch(ctx context.Context, up tracker.Upstream, h http.Header, id string, take func(bytes int) bool) (*prediction.Snapshot, error)
+	CheckAccess(ctx context.Context, api upstream.API, h http.Header, id string) error
+	Fetch(ctx context.Context, api upstream.API, h http.Header, id string, take func(bytes int) bool) (*prediction.Snapshot, error)
 	Reserve(ctx context.Context, c *tracker.Capture) (callbackURL string, err error)
 	Abandon(ctx context.Context, c *tracker.Capture)
 	Created(ctx context.Context, c *tracker.Capture, s *prediction.Snapshot) (store.Prediction, error)
@@ -67,11 +83,8 @@ type following interface {
 	Log(ctx context.Context, p store.Prediction, before int64, limit int) ([]store.Attempt, error)
 	Redeliver(ctx context.Context, p store.Prediction, attempt int64) (deliveryID string, err error)
 	Test(ctx context.Context, c *tracker.Capture, fail bool, input []byte, version string) (store.Prediction, error)
-	TestPrediction(ctx context.Context, up tracker.Upstream, c tracker.Caller, id string) (store.Prediction, error)
-	Callback(ctx context.Context, token string, body []byte) error
+	TestPrediction(ctx context.Context, api upstream.API, c upstream.Caller, id string) (store.Prediction, error)
 	CallbackBase() string
-	PerClient() bool
-	SigningSecret(ctx context.Context, identity string) (string, error)
 }
 
 // Handler is the handler replicate_predictions. It goes before a proxy to a
@@ -128,16 +141,18 @@ type Handler struct {
 	// for it. Needs signing per_client.
 	ServeSigningSecret bool `json:"serve_signing_secret,omitempty"`
 
-	upstream tracker.Upstream
+	upstream upstream.API
 	prefix   string
 	maxBody  int64
-	tracker  following
+	client   client
+	keys     signingKeys
+	tracker  tracking
 	budget   *body.Budget
 	logger   *zap.Logger
 	// refusals bounds the lines of the log about requests that are refused.
 	refusals *loglimit.Limiter
-	// redeliveries is shared by the copies of a handler.
-	redeliveries *limiters
+	// redeliveries bounds the redeliveries of each caller.
+	redeliveries *lru.Cache[string, *rate.Limiter]
 }
 
 // CaddyModule returns the Caddy module information.
@@ -158,7 +173,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return fmt.Errorf("api: %w", err)
 	}
-	if h.upstream.API, err = parseAPI(api); err != nil {
+	if h.upstream.URL, err = parseAPI(api); err != nil {
 		return err
 	}
 	app, err := sharedApp(ctx)
@@ -166,37 +181,39 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	if h.APIToken != "" {
-		if err := app.Secrets().Use("api_token", "api_token", h.APIToken, h.useToken(app.Tracker())); err != nil {
+		if err := app.Secrets().Use("api_token", "api_token", h.APIToken, h.useToken(app.Upstream())); err != nil {
 			return fmt.Errorf("api_token: %w", err)
 		}
 	}
-	return h.join(app.Tracker(), app.Budget())
+	return h.join(app.Upstream(), app.SigningKeys(), app.Tracker(), app.Budget())
 }
 
 // useToken returns what takes the operator's token at first, and what it was
 // replaced by later.
-func (h *Handler) useToken(t following) func(string) error {
+func (h *Handler) useToken(c client) func(string) error {
 	return func(token string) error {
 		if h.upstream.Token == "" {
 			// Requests only ask whether there is one: it is not set again.
 			h.upstream.Token = token
 		} else {
-			t.Renew(tracker.Upstream{API: h.upstream.API, Token: token})
+			c.Renew(upstream.API{URL: h.upstream.URL, Token: token})
 		}
 		return nil
 	}
 }
 
-func (h *Handler) join(t following, b *body.Budget) error {
+// join makes the handler work with parts of the app.
+func (h *Handler) join(c client, k signingKeys, t tracking, b *body.Budget) error {
+	h.client, h.keys, h.tracker, h.budget = c, k, t, b
 	h.refusals = new(loglimit.Limiter)
-	h.tracker, h.budget, h.redeliveries = t, b, new(limiters)
-	if h.ServeSigningSecret && !t.PerClient() {
+	h.redeliveries = newRedeliveries()
+	if h.ServeSigningSecret && !k.PerClient() {
 		return errors.New("serve_signing_secret needs signing per_client: a shared secret given to one client would let it sign for all")
 	}
 	if err := b.Admits(h.maxBody, "the max_body of replicate_predictions"); err != nil {
 		return err
 	}
-	return t.Join(h.upstream)
+	return c.Join(h.upstream)
 }
 
 // sharedApp is the configuration's app, provisioned with its defaults where it

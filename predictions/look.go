@@ -11,14 +11,13 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
-	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
 // look handles a request whose answer shows a prediction. That of a tracked one
 // is an observation for the tracker, and gains our members.
 func (h *Handler) look(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, rt route) error {
-	p, err := h.tracker.Lookup(r.Context(), h.upstream.API, rt.id)
+	p, err := h.tracker.Lookup(r.Context(), h.upstream.URL, rt.id)
 	if err != nil {
 		// Nobody's view of a prediction depends on our store.
 		if !errors.Is(err, store.ErrNotFound) {
@@ -77,10 +76,7 @@ func (a *response) serve(next caddyhttp.Handler, r *http.Request, whole func()) 
 // is not the prediction.
 func (h *Handler) observed(r *http.Request, a *response, p store.Prediction) []byte {
 	mark, body := a.held()
-	s, err := prediction.Parse(body)
-	if err == nil && s.ID != p.ID {
-		err = tracker.ErrNonsense
-	}
+	s, err := prediction.ParseID(body, p.ID)
 	if err != nil {
 		h.logger.Warn("the response of the prediction API passes as it is", zap.String("prediction", p.ID), zap.Error(err))
 		return nil

@@ -12,7 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/fakeapi"
-	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
+	"github.com/caddy-replicate/replicate-webhook/internal/upstream"
 )
 
 // tracked makes a prediction that the API has and the tracker knows.
@@ -177,7 +177,7 @@ func TestSigningSecret(t *testing.T) {
 	t.Run("not to be had", func(t *testing.T) {
 		f := newFixture(t, fakeapi.Options{})
 		f.h.ServeSigningSecret = true
-		f.fake.caller = tracker.ErrUpstream
+		f.fake.caller = upstream.ErrFailed
 		w := f.do("GET", "/v1/webhooks/default/secret", "")
 		wantProblem(t, w, 502, "")
 		if strings.Contains(w.Body.String(), theirs) || w.Header().Get("Etag") != "" {
@@ -196,7 +196,7 @@ func TestSigningSecret(t *testing.T) {
 	t.Run("shared", func(t *testing.T) {
 		f := newFixture(t, fakeapi.Options{})
 		f.h.ServeSigningSecret, f.fake.perClient = true, false
-		if err := f.h.join(f.fake, nil); err == nil || !strings.Contains(err.Error(), "needs signing per_client") {
+		if err := f.h.join(f.fake, f.fake, f.fake, nil); err == nil || !strings.Contains(err.Error(), "needs signing per_client") {
 			t.Fatalf("got %v", err)
 		}
 	})

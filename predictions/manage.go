@@ -47,7 +47,7 @@ func (h *Handler) applyUpdate(w http.ResponseWriter, r *http.Request, rt route) 
 			return err
 		}
 		body = object(s)
-		p, err = h.tracker.Lookup(ctx, h.upstream.API, rt.id)
+		p, err = h.tracker.Lookup(ctx, h.upstream.URL, rt.id)
 		if errors.Is(err, store.ErrNotFound) {
 			f, err := h.updateUntracked(r, change, s)
 			if err == nil {
@@ -141,8 +141,8 @@ func (h *Handler) find(r *http.Request, id string) (store.Prediction, error) {
 	if isTest(id) {
 		return h.findTest(r, id)
 	}
-	if err := h.tracker.Authorise(r.Context(), h.upstream, r.Header, id); err != nil {
+	if err := h.tracker.CheckAccess(r.Context(), h.upstream, r.Header, id); err != nil {
 		return store.Prediction{}, err
 	}
-	return h.tracker.Lookup(r.Context(), h.upstream.API, id)
+	return h.tracker.Lookup(r.Context(), h.upstream.URL, id)
 }

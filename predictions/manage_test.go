@@ -14,7 +14,7 @@ import (
 
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/internal/fakeapi"
-	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
+	"github.com/caddy-replicate/replicate-webhook/internal/upstream"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -62,8 +62,8 @@ func TestUpdatesThatAreRefused(t *testing.T) {
 		{"nothing", nil, ``, nil, 400, "can't be read"},
 		{"bad URL", nil, `{"webhook_url":"http://x"}`, nil, 422, "must use https"},
 		{"store", func(f *fixture) { f.fake.ready = errFakeStore }, `{"webhook_url":null}`, nil, 503, "can't be stored"},
-		{"API off", func(f *fixture) { f.fake.authorise = tracker.ErrNoUpstream }, `{"webhook_url":null}`, nil, 501, "not available"},
-		{"API down", func(f *fixture) { f.fake.authorise = tracker.ErrUpstream }, `{"webhook_url":null}`, nil, 502, "could not be asked"},
+		{"API off", func(f *fixture) { f.fake.authorise = upstream.ErrNoAPI }, `{"webhook_url":null}`, nil, 501, "not available"},
+		{"API down", func(f *fixture) { f.fake.authorise = upstream.ErrFailed }, `{"webhook_url":null}`, nil, 502, "could not be asked"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f := newFixture(t, fakeapi.Options{})
@@ -79,7 +79,7 @@ func TestUpdatesThatAreRefused(t *testing.T) {
 func TestManagingNeedsTheAPIsConsent(t *testing.T) {
 	f := newFixture(t, fakeapi.Options{})
 	f.fake.put(store.Prediction{API: apiURL, ID: "p", URL: "https://old.example"})
-	f.fake.authorise = &tracker.Refused{Status: 404, Body: []byte("theirs")}
+	f.fake.authorise = &upstream.Refusal{Status: 404, Body: []byte("theirs")}
 	for _, c := range [][3]string{
 		{"PATCH", "/v1/predictions/p", `{"webhook_url":null}`},
 		{"GET", "/v1/predictions/p/webhook_deliveries", ""},
@@ -124,26 +124,26 @@ func TestRedeliveriesAreLimitedPerCaller(t *testing.T) {
 }
 
 func TestLimiters(t *testing.T) {
-	var l limiters
+	h := &Handler{redeliveries: newRedeliveries()}
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	for i := range redeliveriesPerMinute {
-		if wait := l.take("a", now); wait != 0 {
+		if wait := h.redeliveryWait("a", now); wait != 0 {
 			t.Fatalf("turn %d waits %v", i, wait)
 		}
 	}
 	for range 10 { // asking costs nothing
-		if wait := l.take("a", now); wait != time.Second {
+		if wait := h.redeliveryWait("a", now); wait != time.Second {
 			t.Fatalf("one too many waits %v", wait)
 		}
 	}
-	if wait := l.take("a", now.Add(time.Second)); wait != 0 {
+	if wait := h.redeliveryWait("a", now.Add(time.Second)); wait != 0 {
 		t.Fatalf("a second later: %v", wait)
 	}
 	for i := range 2 * maxLimiters {
-		l.take(strconv.Itoa(i), now)
+		h.redeliveryWait(strconv.Itoa(i), now)
 	}
-	if len(l.m) > maxLimiters {
-		t.Fatalf("%d callers are remembered", len(l.m))
+	if n := h.redeliveries.Len(); n > maxLimiters {
+		t.Fatalf("%d callers are remembered", n)
 	}
 }
 

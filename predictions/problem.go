@@ -14,7 +14,7 @@ import (
 
 	"github.com/caddy-replicate/replicate-webhook/internal/body"
 	"github.com/caddy-replicate/replicate-webhook/internal/ecmajson"
-	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
+	"github.com/caddy-replicate/replicate-webhook/internal/upstream"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -87,12 +87,12 @@ func problemOf(err error) *problem {
 	switch {
 	case errors.As(err, &p):
 		return p
-	case errors.Is(err, tracker.ErrNoUpstream):
+	case errors.Is(err, upstream.ErrNoAPI):
 		return &problem{status: http.StatusNotImplemented, cause: err,
 			detail: "this API can't be asked who may see a prediction, so this request is not available"}
-	case errors.Is(err, tracker.ErrUpstream):
+	case errors.Is(err, upstream.ErrFailed):
 		return &problem{status: http.StatusBadGateway, detail: "the prediction API could not be asked" + unanswered(err), cause: err}
-	case errors.Is(err, tracker.ErrNoRoom):
+	case errors.Is(err, upstream.ErrNoRoom):
 		return &problem{status: http.StatusServiceUnavailable, retry: budgetRetry, detail: "too many bytes are being held at the moment", cause: err}
 	case errors.Is(err, store.ErrNotFound):
 		return &problem{status: http.StatusNotFound, detail: "there is no such prediction with a webhook", cause: err}
@@ -106,7 +106,7 @@ func problemOf(err error) *problem {
 
 // unanswered says what was asked, as far as it is a client's business.
 func unanswered(err error) string {
-	var u *tracker.Unanswered
+	var u *upstream.Error
 	if !errors.As(err, &u) {
 		return ""
 	}
@@ -124,7 +124,7 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) error 
 		w.WriteHeader(statusClientGone)
 		return nil
 	}
-	var refused *tracker.Refused
+	var refused *upstream.Refusal
 	if errors.As(err, &refused) {
 		h.logRefusal(r, "passing the prediction API's refusal back", refused.Status, "", err)
 		header := w.Header()
@@ -165,7 +165,7 @@ func (h *Handler) logRefusal(r *http.Request, what string, status int, member st
 		level = zapcore.DebugLevel
 	}
 	if c := h.logger.Check(level, what); c != nil {
-		api := h.upstream.API
+		api := h.upstream.URL
 		if api == "" {
 			api = apiOff
 		}

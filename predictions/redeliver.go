@@ -7,68 +7,39 @@ import (
 	"math"
 	"net/http"
 	"strconv"
-	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/ecmajson"
+	"github.com/caddy-replicate/replicate-webhook/internal/lru"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
 const (
 	// redeliveriesPerMinute is how many redeliveries a caller may ask for.
 	redeliveriesPerMinute = 60
-	// maxLimiters bounds the callers that are remembered.
+	redeliveryInterval    = time.Minute / redeliveriesPerMinute
+	// maxLimiters is how many callers' limiters are kept.
 	maxLimiters = 10_000
 )
 
-// limiters bound how often each caller may ask for something. The zero value is
-// ready.
-type limiters struct {
-	mu sync.Mutex
-	m  map[string]*rate.Limiter
+// newRedeliveries returns the limiters of callers by their identities.
+func newRedeliveries() *lru.Cache[string, *rate.Limiter] {
+	return lru.New[string, *rate.Limiter](maxLimiters, 0)
 }
 
-// take takes a caller's turn at the given time. It returns how long the caller
-// has to wait for it, 0 if it has it.
-func (l *limiters) take(caller string, now time.Time) time.Duration {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	limiter := l.m[caller]
-	if limiter == nil {
-		l.makeRoom(now)
-		limiter = rate.NewLimiter(rate.Every(time.Minute/redeliveriesPerMinute), redeliveriesPerMinute)
-		l.m[caller] = limiter
+// redeliveryWait takes a caller's turn at the given time. It returns how long the
+// caller has to wait for it, 0 if it has it.
+func (h *Handler) redeliveryWait(caller string, now time.Time) time.Duration {
+	limiter := h.redeliveries.GetOrAdd(caller, func() *rate.Limiter {
+		return rate.NewLimiter(rate.Every(redeliveryInterval), redeliveriesPerMinute)
+	})
+	if limiter.AllowN(now, 1) {
+		return 0
 	}
-	r := limiter.ReserveN(now, 1)
-	wait := r.DelayFrom(now)
-	if wait > 0 {
-		r.CancelAt(now)
-	}
-	return wait
-}
-
-// makeRoom forgets callers that have their whole allowance again, and any other
-// where that is not enough.
-func (l *limiters) makeRoom(now time.Time) {
-	if l.m == nil {
-		l.m = make(map[string]*rate.Limiter)
-	}
-	if len(l.m) < maxLimiters {
-		return
-	}
-	for caller, limiter := range l.m {
-		if limiter.TokensAt(now) >= redeliveriesPerMinute {
-			delete(l.m, caller)
-		}
-	}
-	for caller := range l.m {
-		if len(l.m) < maxLimiters {
-			return
-		}
-		delete(l.m, caller)
-	}
+	missing := 1 - limiter.TokensAt(now)
+	return time.Duration(missing * float64(redeliveryInterval))
 }
 
 // redeliver answers a request to deliver the event of a row of the log again.
@@ -81,11 +52,11 @@ func (h *Handler) redeliver(w http.ResponseWriter, r *http.Request, rt route) er
 	if err != nil {
 		return h.fail(w, r, err)
 	}
-	caller, err := h.tracker.Caller(r.Context(), h.upstream, r.Header)
+	caller, err := h.client.Identify(r.Context(), h.upstream, r.Header)
 	if err != nil {
 		return h.fail(w, r, err)
 	}
-	if wait := h.redeliveries.take(caller.Identity, time.Now()); wait > 0 {
+	if wait := h.redeliveryWait(caller.Identity, time.Now()); wait > 0 {
 		return h.fail(w, r, &problem{
 			status: http.StatusTooManyRequests, retry: int(math.Ceil(wait.Seconds())),
 			detail: fmt.Sprintf("a caller may ask for %d redeliveries a minute", redeliveriesPerMinute),

@@ -16,14 +16,14 @@ import (
 
 	"github.com/caddy-replicate/replicate-webhook/internal/body"
 	"github.com/caddy-replicate/replicate-webhook/internal/fakeapi"
-	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
+	"github.com/caddy-replicate/replicate-webhook/internal/upstream"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
 // Each refusal is in the log at WARN with its cause: which API, which status,
 // which member. A flood of one kind makes one line.
 func TestRefusalsAreLoggedWithTheirCause(t *testing.T) {
-	down := &tracker.Unanswered{API: apiURL, Path: "/account", Status: 503}
+	down := &upstream.Error{API: apiURL, Path: "/account", Status: 503}
 	for _, c := range []struct {
 		name, method, path, body string
 		set                      func(*fixture)
@@ -31,14 +31,14 @@ func TestRefusalsAreLoggedWithTheirCause(t *testing.T) {
 		member, cause, detail    string
 	}{
 		{"the API is down", "POST", "/v1/predictions", ourBody, func(f *fixture) { f.fake.caller = down }, 502, "", "GET /account (status 503)", "GET /account (status 503)"},
-		{"the API refuses", "POST", "/v1/predictions", ourBody, func(f *fixture) { f.fake.caller = &tracker.Refused{Status: 401} }, 401, "", "401", ""},
+		{"the API refuses", "POST", "/v1/predictions", ourBody, func(f *fixture) { f.fake.caller = &upstream.Refusal{Status: 401} }, 401, "", "401", ""},
 		{"a bad URL", "POST", "/v1/predictions", `{"webhook_url":"http://x"}`, nil, 422, memberURL, "must use https", "must use https"},
 		{"a bad event", "POST", "/v1/predictions", `{"webhook_url":"https://x","webhook_events":[1]}`, nil, 422, memberEvents, "must hold strings", ""},
 		{"not JSON", "POST", "/v1/predictions", `{"webhook_url":"https://x",}`, nil, 422, memberURL, "comma", ""},
 		{"the store is full", "POST", "/v1/predictions", ourBody, func(f *fixture) { f.fake.ready = errFakeStore }, 503, "", "disk full", ""},
-		{"no API", "GET", "/v1/predictions/p/webhook_deliveries", "", func(f *fixture) { f.fake.authorise = tracker.ErrNoUpstream }, 501, "", tracker.ErrNoUpstream.Error(), ""},
+		{"no API", "GET", "/v1/predictions/p/webhook_deliveries", "", func(f *fixture) { f.fake.authorise = upstream.ErrNoAPI }, 501, "", upstream.ErrNoAPI.Error(), ""},
 		{"a look at the log", "GET", "/v1/predictions/p/webhook_deliveries", "", func(f *fixture) { f.fake.authorise = down }, 502, "", "status 503", ""},
-		{"an update", "PATCH", "/v1/predictions/p", `{"webhook_url":null}`, func(f *fixture) { f.fake.authorise = fmt.Errorf("asking: %w", tracker.ErrNoRoom) }, 503, "", "no room", ""},
+		{"an update", "PATCH", "/v1/predictions/p", `{"webhook_url":null}`, func(f *fixture) { f.fake.authorise = fmt.Errorf("asking: %w", upstream.ErrNoRoom) }, 503, "", "no room", ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f := newFixture(t, fakeapi.Options{})

@@ -34,7 +34,7 @@ func (h *Handler) secret(w http.ResponseWriter, r *http.Request, next caddyhttp.
 			h.ownSecret(asked, a, body, before)
 			return
 		}
-		h.logger.Warn("the response to a look-up of the signing secret holds no key", zap.String("api", h.upstream.API))
+		h.logger.Warn("the response to a look-up of the signing secret holds no key", zap.String("api", h.upstream.URL))
 		a.passing = func(reason) {}
 		a.letGo(true)
 	})
@@ -51,10 +51,10 @@ func (h *Handler) secret(w http.ResponseWriter, r *http.Request, next caddyhttp.
 // ownSecret responds with the caller's secret. before is the header without the
 // API's.
 func (h *Handler) ownSecret(r *http.Request, a *response, body []byte, before http.Header) {
-	caller, err := h.tracker.Caller(r.Context(), h.upstream, r.Header)
+	caller, err := h.client.Identify(r.Context(), h.upstream, r.Header)
 	var key string
 	if err == nil {
-		key, err = h.tracker.SigningSecret(r.Context(), caller.Identity)
+		key, err = h.keys.SigningSecret(r.Context(), caller.Identity)
 	}
 	if err != nil {
 		restore(a.Header(), before)

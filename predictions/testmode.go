@@ -18,7 +18,7 @@ func (h *Handler) createTest(w http.ResponseWriter, r *http.Request, hook *hook)
 	if err := h.tracker.Ready(r.Context()); err != nil {
 		return h.fail(w, r, err)
 	}
-	if err := h.tracker.AuthoriseAccount(r.Context(), h.upstream, r.Header); err != nil {
+	if err := h.client.CheckAccount(r.Context(), h.upstream, r.Header); err != nil {
 		return h.fail(w, r, err)
 	}
 	c, err := h.newCapture(r, hook.url, hook.events, tracker.Predictions)
@@ -47,7 +47,7 @@ func (h *Handler) lookTest(w http.ResponseWriter, r *http.Request, rt route) err
 func isTest(id string) bool { return strings.HasPrefix(id, tracker.TestPrefix) }
 
 func (h *Handler) findTest(r *http.Request, id string) (store.Prediction, error) {
-	caller, err := h.tracker.Caller(r.Context(), h.upstream, r.Header)
+	caller, err := h.client.Identify(r.Context(), h.upstream, r.Header)
 	if err != nil {
 		return store.Prediction{}, err
 	}

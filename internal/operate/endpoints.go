@@ -75,7 +75,7 @@ type Secret struct {
 // ErrNotFound for a client without predictions, ErrUnavailable, or that of a sealing key that does not fit.
 func (s *Service) Secret(ctx context.Context, client string) (Secret, error) {
 	out := Secret{Signing: "shared", Client: client}
-	if s.conf.Tracker.PerClient() {
+	if s.conf.Keys.PerClient() {
 		out.Signing = "per_client"
 		if client == "" {
 			return Secret{}, invalid("client", "is missing: each client has a secret of its own, name the client of a prediction")
@@ -89,7 +89,7 @@ func (s *Service) Secret(ctx context.Context, client string) (Secret, error) {
 		}
 	}
 	var err error
-	if out.Secret, err = s.conf.Tracker.SigningSecret(ctx, client); err != nil {
+	if out.Secret, err = s.conf.Keys.SigningSecret(ctx, client); err != nil {
 		return Secret{}, err
 	}
 	return out, nil

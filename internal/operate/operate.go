@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/delivery"
+	"github.com/caddy-replicate/replicate-webhook/internal/poller"
 	"github.com/caddy-replicate/replicate-webhook/internal/sealing"
-	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/shared"
 )
@@ -67,11 +67,16 @@ type Engine interface {
 	Reset(endpoint string) bool
 }
 
-// Tracking is what the service asks of a tracker.
-type Tracking interface {
-	Stats() tracker.Stats
+// Poller is what the service asks of a poller.
+type Poller interface {
+	Stats() poller.Stats
+}
+
+// Keys is what the service asks of the signing keys.
+type Keys interface {
 	PerClient() bool
 	SigningSecret(ctx context.Context, client string) (string, error)
+	Unreadable() uint64
 }
 
 // Sealing is what the service asks of a keeper of sealed values.
@@ -89,8 +94,10 @@ type Config struct {
 	Acquire func() (*shared.Ref, error)
 	// Engine gives the running engine, nil where none runs.
 	Engine func() Engine
-	// Tracker gives the tracker.
-	Tracker Tracking
+	// Poller polls predictions.
+	Poller Poller
+	// Keys are the secrets that sign deliveries.
+	Keys Keys
 	// Sealing gives the state of sealed values.
 	Sealing Sealing
 	// Now is the clock. Default: time.Now.

@@ -12,8 +12,8 @@ import (
 
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/internal/operate"
+	"github.com/caddy-replicate/replicate-webhook/internal/poller"
 	"github.com/caddy-replicate/replicate-webhook/internal/sealing"
-	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/shared"
 	"github.com/caddy-replicate/replicate-webhook/store/sqlite"
@@ -27,12 +27,17 @@ func (o opener) Open() (store.Closer, error) {
 	return sqlite.Open(sqlite.Options{Path: o.path})
 }
 
-// untracked stands for a tracker where a test is not about it.
-type untracked struct{ perClient bool }
+// noPolls stands for a poller where a test is not about it.
+type noPolls struct{}
 
-func (untracked) Stats() tracker.Stats { return tracker.Stats{} }
-func (u untracked) PerClient() bool    { return u.perClient }
-func (untracked) SigningSecret(_ context.Context, client string) (string, error) {
+func (noPolls) Stats() poller.Stats { return poller.Stats{} }
+
+// fakeKeys stands for signing keys.
+type fakeKeys struct{ perClient bool }
+
+func (k fakeKeys) PerClient() bool  { return k.perClient }
+func (fakeKeys) Unreadable() uint64 { return 0 }
+func (fakeKeys) SigningSecret(_ context.Context, client string) (string, error) {
 	return "secret of " + client, nil
 }
 
@@ -56,7 +61,7 @@ func newDesk(t *testing.T) *desk {
 	})
 	return &desk{t: t, store: ref, Service: operate.New(operate.Config{
 		Version: "v1", Store: "sqlite", Acquire: func() (*shared.Ref, error) { return shared.Acquire(o) },
-		Engine: func() operate.Engine { return nil }, Tracker: untracked{perClient: true}, Sealing: unsealed{},
+		Engine: func() operate.Engine { return nil }, Poller: noPolls{}, Keys: fakeKeys{perClient: true}, Sealing: unsealed{},
 	})}
 }
 
@@ -186,7 +191,7 @@ func TestStatusWithoutStore(t *testing.T) {
 	broken := errors.New("disk is gone")
 	s := operate.New(operate.Config{
 		Acquire: func() (*shared.Ref, error) { return nil, fmt.Errorf("%w: %w", store.ErrUnavailable, broken) },
-		Engine:  func() operate.Engine { return nil }, Tracker: untracked{}, Sealing: unsealed{},
+		Engine:  func() operate.Engine { return nil }, Poller: noPolls{}, Keys: fakeKeys{}, Sealing: unsealed{},
 	})
 	got, err := s.Status(t.Context())
 	if err != nil || got.Store.Ready || got.Store.Error == "" || got.API != operate.APIVersion {
@@ -237,7 +242,7 @@ func TestQueriesAreWrittenAsTheyAreRead(t *testing.T) {
 }
 
 func TestSecretOfWhom(t *testing.T) {
-	shared := operate.New(operate.Config{Tracker: untracked{}})
+	shared := operate.New(operate.Config{Keys: fakeKeys{}})
 	own := newDesk(t)
 	own.track("https://api.example.com/v1", "p1", event.Completed)
 	if got, err := shared.Secret(t.Context(), ""); err != nil || got.Signing != "shared" || got.Secret != "secret of " {

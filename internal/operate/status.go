@@ -71,11 +71,11 @@ func (c *DeliveryCounts) Of(s store.DeliveryState) int {
 
 // Status tells how things are, also while the store can't be asked.
 func (s *Service) Status(ctx context.Context) (Status, error) {
-	stats := s.conf.Tracker.Stats()
+	polls := s.conf.Poller.Stats()
 	out := Status{
 		API: APIVersion, Version: s.conf.Version, Since: s.since.UTC(),
 		Store: StoreStatus{Kind: s.conf.Store},
-		Polls: stats.Polls, Unreadable: stats.Unreadable,
+		Polls: polls.Polls, Unreadable: polls.Unreadable + s.conf.Keys.Unreadable(),
 	}
 	if e := s.conf.Engine(); e != nil {
 		out.Attempts = e.Status()

@@ -25,8 +25,12 @@ var idPattern = regexp.MustCompile(IDPattern)
 // ValidID reports whether id matches [IDPattern].
 func ValidID(id string) bool { return len(id) <= 128 && idPattern.MatchString(id) }
 
-// ErrNoObject says that a text is not one JSON object.
-var ErrNoObject = errors.New("it is not a JSON object")
+var (
+	// ErrNoObject: a text is not one JSON object.
+	ErrNoObject = errors.New("it is not a JSON object")
+	// ErrUnexpected: what should be a prediction is not one, or is another.
+	ErrUnexpected = errors.New("it is not the prediction")
+)
 
 // Snapshot is a prediction as it was seen at one time. The raw values are in
 // ECMAScript form and belong to the parsed text: they must not be changed.
@@ -106,6 +110,19 @@ func Parse(body []byte) (*Snapshot, error) {
 		StartedAt:   normalTime(text(pathStartedAt)),
 		CompletedAt: normalTime(text(pathCompletedAt)),
 	}, nil
+}
+
+// ParseID is Parse for a body that should be the prediction with the given id.
+// Every error is ErrUnexpected.
+func ParseID(body []byte, id string) (*Snapshot, error) {
+	s, err := Parse(body)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%w: %w", ErrUnexpected, err)
+	case s.ID != id:
+		return nil, fmt.Errorf("%w: it has another id", ErrUnexpected)
+	}
+	return s, nil
 }
 
 // value is the ECMAScript form of a value. A number beyond the largest double

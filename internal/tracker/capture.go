@@ -2,6 +2,7 @@ package tracker
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
@@ -14,10 +15,11 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/internal/lifecycle"
 	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
 	"github.com/caddy-replicate/replicate-webhook/internal/sealing"
+	"github.com/caddy-replicate/replicate-webhook/internal/upstream"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
-// Collections, as they stand in a create's path and in a poll's.
+// The collections, as they appear in the paths of creates and polls.
 const (
 	Predictions = "/predictions"
 	Trainings   = "/trainings"
@@ -26,8 +28,8 @@ const (
 // Capture is one request to create a prediction with a webhook. It prints
 // without its secrets. The zero values of its unexported fields are right.
 type Capture struct {
-	Upstream
-	Caller
+	API    upstream.API
+	Caller upstream.Caller
 	// URL gets the events.
 	URL string
 	// Events are those the client wants; 0 for all.
@@ -42,12 +44,12 @@ type Capture struct {
 	token []byte // SHA-256 of the callback token
 }
 
-// String tells whose webhook it is.
+// String returns whose webhook it is.
 func (c Capture) String() string {
-	return fmt.Sprintf("webhook of %s to %s", c.Identity, c.API)
+	return fmt.Sprintf("webhook of %s to %s", c.Caller, c.API)
 }
 
-// Format writes the same for every verb and flag.
+// Format writes String for every verb and flag.
 func (c Capture) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, c.String()) }
 
 // tokenBytes is how much randomness names a prediction before its id is known.
@@ -55,19 +57,17 @@ const tokenBytes = 32
 
 // Reserve makes a callback URL for a prediction that is about to be created,
 // and commits it, so that a callback finds its prediction however early it
-// comes. Without a configured callback it gives "" and does nothing.
+// comes. Without a configured callback it returns "" and does nothing.
 //
 // After Reserve, call Abandon when the API refuses, else Created or
 // CreatedWithoutBody. Errors: store.ErrUnavailable.
 func (t *Tracker) Reserve(ctx context.Context, c *Capture) (callbackURL string, err error) {
-	if t.callback == "" {
+	if t.conf.Callback == "" {
 		return "", nil
 	}
-	secret := make([]byte, tokenBytes)
-	if _, err := io.ReadFull(t.rand, secret); err != nil {
-		return "", fmt.Errorf("making callback token: %w", err)
-	}
-	token := base64.RawURLEncoding.EncodeToString(secret)
+	var secret [tokenBytes]byte
+	_, _ = rand.Read(secret[:]) // never fails
+	token := base64.RawURLEncoding.EncodeToString(secret[:])
 	p := t.predictionOf(c)
 	p.Token = tokenSum(token)
 	err = t.use(func(s store.Store) error {
@@ -78,44 +78,45 @@ func (t *Tracker) Reserve(ctx context.Context, c *Capture) (callbackURL string, 
 		return "", fmt.Errorf("reserving callback: %w", err)
 	}
 	c.token = p.Token
-	return t.callback + "/" + token, nil
+	return t.conf.Callback + "/" + token, nil
 }
 
-// tokenSum is what the store keeps of a callback token: whoever reads the
-// store can't send callbacks.
+// tokenSum returns the hash of a callback token. The store keeps that alone, so
+// that whoever reads the store can't send callbacks.
 func tokenSum(token string) []byte {
 	sum := sha256.Sum256([]byte(token))
 	return sum[:]
 }
 
-// Abandon takes Reserve back: the API refused to create. What can't be deleted
-// now is logged and harms nobody.
+// Abandon undoes Reserve, after the API refused to create. What can't be deleted
+// now is logged and does no harm.
 func (t *Tracker) Abandon(ctx context.Context, c *Capture) {
 	if c.ref == 0 {
 		return
 	}
 	err := t.commit(ctx, func(ctx context.Context, s store.Store) error { return s.Abandon(ctx, c.ref) })
 	if err != nil {
-		t.logger.Warn("deleting a reserved callback", zap.Error(err))
+		t.conf.Logger.Warn("deleting a reserved callback", zap.Error(err))
 		return
 	}
 	c.ref, c.token = 0, nil
 }
 
-// Created commits, in one, that the API created the prediction and what has
-// happened to it already. It does so also when ctx is cancelled: the
+// Created commits at once that the API created the prediction and what has
+// happened to it already. The commit is made also when ctx is cancelled: the
 // prediction is there, whether or not the client still is.
 //
-// Errors: ErrNonsense for an id that can't be one, store.ErrUnavailable.
+// Errors: prediction.ErrUnexpected for an id that is not valid,
+// store.ErrUnavailable.
 func (t *Tracker) Created(ctx context.Context, c *Capture, s *prediction.Snapshot) (store.Prediction, error) {
 	return t.track(ctx, c, s)
 }
 
-// CreatedWithoutBody is Created for an answer too large to be read in full: the
-// first poll, or the callback, tells the rest. Nothing has happened yet,
+// CreatedWithoutBody is Created for a response that is too large to be read in
+// full: the first poll, or the callback, tells the rest. Nothing has happened yet,
 // because a payload would lack the input and the output.
 func (t *Tracker) CreatedWithoutBody(ctx context.Context, c *Capture, id, status string) (store.Prediction, error) {
-	t.logger.Debug("tracking a prediction whose answer was too large to read",
+	t.conf.Logger.Debug("tracking a prediction whose response was too large to read",
 		zap.String("prediction", id), zap.String("status", status))
 	return t.track(ctx, c, &prediction.Snapshot{ID: id})
 }
@@ -124,14 +125,14 @@ func (t *Tracker) CreatedWithoutBody(ctx context.Context, c *Capture, id, status
 // webhook and is given one now. Neither of its events was ever sent, so it
 // gets both, from here on: one that is finished already gets them at once.
 //
-// Errors: as CheckURL gives, ErrNonsense, store.ErrUnavailable.
+// Errors: those of CheckURL, prediction.ErrUnexpected, store.ErrUnavailable.
 func (t *Tracker) TrackExisting(ctx context.Context, c *Capture, s *prediction.Snapshot) (store.Prediction, error) {
 	if c.URL != "" {
-		if err := t.checkURL(c.URL); err != nil {
+		if err := t.conf.CheckURL(c.URL); err != nil {
 			return store.Prediction{}, err
 		}
 	}
-	if err := t.sealReady(); err != nil {
+	if err := t.conf.SealReady(); err != nil {
 		return store.Prediction{}, err
 	}
 	return t.track(ctx, c, s)
@@ -139,18 +140,18 @@ func (t *Tracker) TrackExisting(ctx context.Context, c *Capture, s *prediction.S
 
 func (t *Tracker) track(ctx context.Context, c *Capture, s *prediction.Snapshot) (store.Prediction, error) {
 	if !prediction.ValidID(s.ID) {
-		return store.Prediction{}, fmt.Errorf("tracking prediction: %w: its id is missing or malformed", ErrNonsense)
+		return store.Prediction{}, fmt.Errorf("tracking prediction: %w: its id is missing or malformed", prediction.ErrUnexpected)
 	}
-	t.traced(ctx)
+	t.conf.Traced(ctx)
 	p := t.predictionOf(c)
 	p.Ref, p.Token, p.ID = c.ref, c.token, s.ID
 	p.PollPath = collection(c.Collection) + "/" + s.ID
-	p.PollAt = t.dueBefore(&p, p.CreatedAt, t.interval(&p, p.CreatedAt))
+	p.PollAt = t.conf.Poller.FirstPoll(&p)
 	if !event.IsTerminal(s.Status) {
 		p.Credential = t.credential(c, s.ID)
 	}
-	happened := lifecycle.Happenings(&p, s, t.now())
-	err := t.commit(ctx, func(ctx context.Context, st store.Store) error { return st.Track(ctx, &p, happened) })
+	events := lifecycle.Happenings(&p, s, t.conf.Now())
+	err := t.commit(ctx, func(ctx context.Context, st store.Store) error { return st.Track(ctx, &p, events) })
 	if err != nil {
 		return store.Prediction{}, fmt.Errorf("tracking prediction %s: %w", s.ID, err)
 	}
@@ -163,12 +164,12 @@ func (t *Tracker) predictionOf(c *Capture) store.Prediction {
 		events = event.All
 	}
 	return store.Prediction{
-		API:         c.API,
-		Client:      c.Identity,
+		API:         c.API.URL,
+		Client:      c.Caller.Identity,
 		URL:         c.URL,
 		Events:      events,
 		Traceparent: c.Traceparent,
-		CreatedAt:   t.now(),
+		CreatedAt:   t.conf.Now(),
 	}
 }
 
@@ -182,25 +183,14 @@ func collection(name string) string {
 // maxCredential is the longest Authorization worth keeping, in bytes.
 const maxCredential = 8 << 10
 
-// credential seals the caller's Authorization for the polls to come, if they
-// need it: not where the operator's token does, and never a password, which
+// credential returns the caller's Authorization, sealed for the polls to come, if
+// they need it: not where the operator's token does, and never a password, which
 // opens more than one API.
 func (t *Tracker) credential(c *Capture, id string) []byte {
-	scheme, _, _ := strings.Cut(strings.TrimSpace(c.Authorization), " ")
-	if c.API == "" || c.Token != "" || scheme == "" || strings.EqualFold(scheme, "basic") || len(c.Authorization) > maxCredential {
+	authorization := c.Caller.Authorization
+	scheme, _, _ := strings.Cut(strings.TrimSpace(authorization), " ")
+	if c.API.URL == "" || c.API.Token != "" || scheme == "" || strings.EqualFold(scheme, "basic") || len(authorization) > maxCredential {
 		return nil
 	}
-	return t.seal.Seal([]byte(c.Authorization), sealing.CredentialContext(c.API, id))
-}
-
-// authorization is what a poll of p is to be authorised with, empty for
-// nothing. The error is seal.ErrUnreadable.
-func (t *Tracker) authorization(p *store.Prediction) (string, error) {
-	if p.Credential != nil {
-		plain, err := t.seal.Open(p.Credential, sealing.CredentialContext(p.API, p.ID))
-		return string(plain), err
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return bearer(t.tokens[p.API]), nil
+	return t.conf.Seal.Seal([]byte(authorization), sealing.CredentialContext(c.API.URL, id))
 }

@@ -14,12 +14,12 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
-func withCallback(c *Config) { c.Callback = "https://hooks.test/callback" }
+func withCallback(c *options) { c.Callback = "https://hooks.test/callback" }
 
 // reserve gives a capture, its callback token and the create's ending.
 func (w *world) reserve() (*Capture, string) {
 	w.t.Helper()
-	c := &Capture{Upstream: up, Caller: client, URL: hook, Traceparent: "tp"}
+	c := &Capture{API: up, Caller: client, URL: hook, Traceparent: "tp"}
 	url, err := w.Reserve(w.t.Context(), c)
 	if err != nil {
 		w.t.Fatal(err)
@@ -42,7 +42,7 @@ func (w *world) created(c *Capture, id, status string) store.Prediction {
 
 func TestReserveNeedsACallback(t *testing.T) {
 	w := newWorld(t, nil)
-	c := &Capture{Upstream: up, Caller: client, URL: hook}
+	c := &Capture{API: up, Caller: client, URL: hook}
 	if url, err := w.Reserve(t.Context(), c); url != "" || err != nil || w.st.writeCount() != 0 {
 		t.Errorf("%q, %v, %d writes", url, err, w.st.writeCount())
 	}
@@ -136,12 +136,12 @@ func TestCallbacksThatAreNone(t *testing.T) {
 			t.Errorf("token %q: %v", token, err)
 		}
 	}
-	if err := w.Callback(t.Context(), token, []byte(`{"status":"succeeded"}`)); !errors.Is(err, ErrNonsense) {
+	if err := w.Callback(t.Context(), token, []byte(`{"status":"succeeded"}`)); !errors.Is(err, prediction.ErrUnexpected) {
 		t.Errorf("no id, and none known: %v", err)
 	}
 	w.created(c, "p", "starting")
 	for _, body := range []string{"", "null", "[]", "<html>", body("q", "succeeded"), `{"id":"a/b"}`, body("p", "succeeded") + "x"} {
-		if err := w.Callback(t.Context(), token, []byte(body)); !errors.Is(err, ErrNonsense) {
+		if err := w.Callback(t.Context(), token, []byte(body)); !errors.Is(err, prediction.ErrUnexpected) {
 			t.Errorf("body %q: %v", body, err)
 		}
 	}
@@ -173,7 +173,7 @@ func TestCreatedOutlivesTheClient(t *testing.T) {
 	w := newWorld(t, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	p, err := w.Created(ctx, &Capture{Upstream: up, Caller: client, URL: hook}, snapshot(t, "p", "starting"))
+	p, err := w.Created(ctx, &Capture{API: up, Caller: client, URL: hook}, snapshot(t, "p", "starting"))
 	if err != nil || p.Ref == 0 {
 		t.Fatal(p, err)
 	}
@@ -185,9 +185,9 @@ func TestCreatedOutlivesTheClient(t *testing.T) {
 
 func TestCreatedRefuses(t *testing.T) {
 	w := newWorld(t, nil)
-	c := &Capture{Upstream: up, Caller: client, URL: hook}
+	c := &Capture{API: up, Caller: client, URL: hook}
 	for _, id := range []string{"", "a/b", "..", "a b"} {
-		if _, err := w.Created(t.Context(), c, &prediction.Snapshot{ID: id, Status: "starting"}); !errors.Is(err, ErrNonsense) {
+		if _, err := w.Created(t.Context(), c, &prediction.Snapshot{ID: id, Status: "starting"}); !errors.Is(err, prediction.ErrUnexpected) {
 			t.Errorf("id %q: %v", id, err)
 		}
 	}
@@ -203,7 +203,7 @@ func TestCreatedWithoutBody(t *testing.T) {
 		w.start()
 		defer w.end()
 		w.api.set("/v1/predictions/p", body("p", "succeeded"))
-		if _, err := w.CreatedWithoutBody(t.Context(), &Capture{Upstream: up, Caller: client, URL: hook}, "p", "succeeded"); err != nil {
+		if _, err := w.CreatedWithoutBody(t.Context(), &Capture{API: up, Caller: client, URL: hook}, "p", "succeeded"); err != nil {
 			t.Fatal(err)
 		}
 		w.wantEvents("p", nil)
@@ -231,7 +231,7 @@ func TestObserve(t *testing.T) {
 	if p.Happened != event.Started|event.Completed {
 		t.Errorf("got %+v", p)
 	}
-	if _, err := w.Observe(t.Context(), p, snapshot(t, "q", "failed")); !errors.Is(err, ErrNonsense) {
+	if _, err := w.Observe(t.Context(), p, snapshot(t, "q", "failed")); !errors.Is(err, prediction.ErrUnexpected) {
 		t.Errorf("got %v", err)
 	}
 	got, err := w.Lookup(t.Context(), apiURL, "p")
@@ -249,7 +249,7 @@ func TestObserve(t *testing.T) {
 }
 
 func TestTrackExisting(t *testing.T) {
-	w := newWorld(t, func(c *Config) {
+	w := newWorld(t, func(c *options) {
 		c.CheckURL = func(u string) error {
 			if u != hook {
 				return errors.New("bad url")
@@ -257,7 +257,7 @@ func TestTrackExisting(t *testing.T) {
 			return nil
 		}
 	})
-	c := &Capture{Upstream: up, Caller: client, URL: hook}
+	c := &Capture{API: up, Caller: client, URL: hook}
 	for id, want := range map[string][]string{"done": both, "running": both[:1], "waiting": nil} {
 		status := map[string]string{"done": "succeeded", "running": "processing", "waiting": "starting"}[id]
 		if _, err := w.TrackExisting(t.Context(), c, snapshot(t, id, status)); err != nil {
@@ -285,7 +285,7 @@ func TestCredentialStaysWithItsAPI(t *testing.T) {
 		for _, r := range w.api.requests() {
 			t.Errorf("asked %s with %q", r.url, r.authorization)
 		}
-		if w.Stats().Unreadable == 0 {
+		if w.poller.Stats().Unreadable == 0 {
 			t.Error("nothing is counted")
 		}
 	})

@@ -22,7 +22,7 @@ func TestClockStepsEndNoPrediction(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				wall := new(clocktest.Wall)
-				w := newWorld(t, func(c *Config) { c.Now = wall.Now })
+				w := newWorld(t, func(c *options) { c.Now = wall.Now })
 				w.api.set("/v1/predictions/before", body("before", "processing"))
 				w.api.set("/v1/predictions/between", body("between", "processing"))
 				w.start()
@@ -58,7 +58,7 @@ func TestClockStepsEndNoPrediction(t *testing.T) {
 func TestClockThatIsWrongAtTheStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		wall := new(clocktest.Wall)
-		configure := func(c *Config) { c.Now = wall.Now }
+		configure := func(c *options) { c.Now = wall.Now }
 		w := newWorld(t, configure)
 		w.track("p", "processing")
 		w.api.set("/v1/predictions/p", body("p", "processing"))
@@ -89,7 +89,7 @@ func TestClockThatIsWrongAtTheStart(t *testing.T) {
 func TestClockStepsForgetNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		wall := new(clocktest.Wall)
-		w := newWorld(t, func(c *Config) { c.Now, c.Retention.Deliveries = wall.Now, time.Hour })
+		w := newWorld(t, func(c *options) { c.Now, c.Retention.Deliveries = wall.Now, time.Hour })
 		w.start()
 		defer w.end()
 		time.Sleep(10 * time.Minute)

@@ -3,15 +3,17 @@ package tracker
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
+	"net/http"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/ecmajson"
 	"github.com/caddy-replicate/replicate-webhook/internal/lifecycle"
 	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
+	"github.com/caddy-replicate/replicate-webhook/internal/upstream"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
-// Lookup finds a tracked prediction by its API and id. Errors:
+// Lookup returns a tracked prediction by its API and id. Errors:
 // store.ErrNotFound, store.ErrUnavailable.
 func (t *Tracker) Lookup(ctx context.Context, api, id string) (p store.Prediction, err error) {
 	if !prediction.ValidID(id) {
@@ -24,25 +26,66 @@ func (t *Tracker) Lookup(ctx context.Context, api, id string) (p store.Predictio
 	return p, err
 }
 
-// Observe commits what is new about p now that it was seen as s, and gives p as
-// it is then. Most of the time nothing is, and nothing is written. The commit
+// CheckAccess asks the API whether the sender of headers h may see a prediction,
+// see upstream.Client.CheckPrediction. It asks where the prediction was created,
+// if it is tracked.
+//
+// Errors: those of CheckPrediction, store.ErrUnavailable.
+func (t *Tracker) CheckAccess(ctx context.Context, api upstream.API, h http.Header, id string) error {
+	path, err := t.pathOf(ctx, api, id)
+	if err != nil {
+		return err
+	}
+	return t.conf.Client.CheckPrediction(ctx, api, h, path, id)
+}
+
+// Fetch is CheckAccess that returns the prediction too, see
+// upstream.Client.FetchPrediction.
+//
+// Errors: those of CheckAccess, upstream.ErrNoRoom.
+func (t *Tracker) Fetch(ctx context.Context, api upstream.API, h http.Header, id string, take func(bytes int) bool) (*prediction.Snapshot, error) {
+	path, err := t.pathOf(ctx, api, id)
+	if err != nil {
+		return nil, err
+	}
+	return t.conf.Client.FetchPrediction(ctx, api, h, path, id, take)
+}
+
+// pathOf returns where an API has a prediction.
+func (t *Tracker) pathOf(ctx context.Context, api upstream.API, id string) (string, error) {
+	if api.URL == "" {
+		return "", upstream.ErrNoAPI
+	}
+	p, err := t.Lookup(ctx, api.URL, id)
+	switch {
+	case err == nil && p.PollPath != "":
+		return p.PollPath, nil
+	case err != nil && !errors.Is(err, store.ErrNotFound):
+		return "", err
+	}
+	return Predictions + "/" + id, nil
+}
+
+// Observe commits what is new about p now that it was seen as s, and returns p as
+// it is then. Most of the time nothing is new, and nothing is written. The commit
 // is made also when ctx is cancelled.
 //
-// Errors: ErrNonsense when s is another prediction, store.ErrUnavailable.
+// Errors: prediction.ErrUnexpected when s is another prediction,
+// store.ErrUnavailable.
 func (t *Tracker) Observe(ctx context.Context, p store.Prediction, s *prediction.Snapshot) (store.Prediction, error) {
 	if s.ID != p.ID {
-		return p, fmt.Errorf("observing prediction %s: %w", p.ID, ErrNonsense)
+		return p, fmt.Errorf("observing prediction %s: %w", p.ID, prediction.ErrUnexpected)
 	}
-	happened := lifecycle.Happenings(&p, s, t.now())
-	if len(happened) == 0 {
+	events := lifecycle.Happenings(&p, s, t.conf.Now())
+	if len(events) == 0 {
 		return p, nil
 	}
 	err := t.commit(ctx, func(ctx context.Context, st store.Store) error {
-		if err := st.Observe(ctx, p.Ref, p.ID, happened); err != nil {
+		if err := st.Observe(ctx, p.Ref, p.ID, events); err != nil {
 			return err
 		}
-		for _, h := range happened {
-			p.Happened |= h.Event
+		for _, e := range events {
+			p.Happened |= e.Event
 		}
 		// What follows for the webhook's status is for the store to say.
 		// Not to know that yet is no failure: the events are committed.
@@ -61,8 +104,9 @@ func (t *Tracker) Observe(ctx context.Context, p store.Prediction, s *prediction
 // by token. Bodies that tell nothing new, because they are late or of a state
 // in between, are accepted. When it returns nil, everything is committed.
 //
-// Errors: store.ErrNotFound for a token that is not known, ErrNonsense for a
-// body that is not the prediction's, store.ErrUnavailable.
+// Errors: store.ErrNotFound for a token that is not known,
+// prediction.ErrUnexpected for a body that is not the prediction's,
+// store.ErrUnavailable.
 func (t *Tracker) Callback(ctx context.Context, token string, body []byte) error {
 	if len(token) != base64.RawURLEncoding.EncodedLen(tokenBytes) {
 		return store.ErrNotFound
@@ -74,7 +118,7 @@ func (t *Tracker) Callback(ctx context.Context, token string, body []byte) error
 		}
 		s, err := prediction.Parse(body)
 		if err != nil {
-			return fmt.Errorf("%w: %w", ErrNonsense, err)
+			return fmt.Errorf("%w: %w", prediction.ErrUnexpected, err)
 		}
 		id := s.ID
 		if id == "" {
@@ -83,24 +127,12 @@ func (t *Tracker) Callback(ctx context.Context, token string, body []byte) error
 			id = p.ID
 		}
 		if !prediction.ValidID(id) || p.ID != "" && id != p.ID {
-			return fmt.Errorf("%w: its id is not that of the callback", ErrNonsense)
+			return fmt.Errorf("%w: its id is not that of the callback", prediction.ErrUnexpected)
 		}
-		happened := lifecycle.Happenings(&p, s, t.now())
-		if len(happened) == 0 && p.ID != "" {
+		events := lifecycle.Happenings(&p, s, t.conf.Now())
+		if len(events) == 0 && p.ID != "" {
 			return nil
 		}
-		return st.Observe(ctx, p.Ref, id, happened)
+		return st.Observe(ctx, p.Ref, id, events)
 	})
-}
-
-// giveUp declares p failed for want of a final status.
-func (t *Tracker) giveUp(ctx context.Context, st store.Store, p *store.Prediction, last *prediction.Snapshot, why string) error {
-	s := prediction.Snapshot{ID: p.ID}
-	if last != nil {
-		s = *last
-	}
-	s.Status, s.Output = "failed", nil
-	s.Error = ecmajson.AppendString(nil, fmt.Sprintf("tracking was given up: no final status within %s of creation (%s)", t.polling.GiveUp, why))
-	s.CompletedAt = ""
-	return st.Observe(ctx, p.Ref, p.ID, lifecycle.Happenings(p, &s, t.now()))
 }

@@ -7,12 +7,22 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/upstream"
+)
+
+// What package poller does by default.
+const (
+	pollMax         = 10 * time.Second
+	concurrentPolls = 32
+	shareWait       = time.Second
+	probes          = 4
 )
 
 // trackFor has a client with its own token create a prediction.
 func (w *world) trackFor(token, id string) {
 	w.t.Helper()
-	c := &Capture{Upstream: up, Caller: Caller{Identity: "client " + token, Authorization: "Bearer " + token}, URL: hook}
+	c := &Capture{API: up, Caller: upstream.Caller{Identity: "client " + token, Authorization: "Bearer " + token}, URL: hook}
 	if _, err := w.Created(w.t.Context(), c, snapshot(w.t, id, "starting")); err != nil {
 		w.t.Fatal(err)
 	}
@@ -75,7 +85,7 @@ func TestOneClientsTroubleAtTheAPIIsItsOwn(t *testing.T) {
 					}
 				}
 				// The schedule's own interval, and the wait for a slot.
-				if limit := DefaultPollMax + shareWait; longest > limit || time.Since(last) > limit {
+				if limit := pollMax + shareWait; longest > limit || time.Since(last) > limit {
 					t.Errorf("the other client's prediction was not asked for in %s", max(longest, time.Since(last)))
 				}
 				if busy == 0 || busy > c.most {
@@ -91,8 +101,8 @@ func TestOneClientsTroubleAtTheAPIIsItsOwn(t *testing.T) {
 func TestTheOperatorsTokenIsPausedForAll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		operator := Upstream{API: apiURL, Token: "operator"}
-		if err := w.Join(operator); err != nil {
+		operator := upstream.API{URL: apiURL, Token: "operator"}
+		if err := w.client.Join(operator); err != nil {
 			t.Fatal(err)
 		}
 		w.api.status(429, "Retry-After", "120")
@@ -129,20 +139,4 @@ func TestPollsGoOnWithAFewAfterAPause(t *testing.T) {
 			t.Errorf("%d polls wait for a response after the pause, want 1 to %d", n, probes)
 		}
 	})
-}
-
-func TestHealthOfManyTokensIsBounded(t *testing.T) {
-	var a apis
-	now := time.Unix(1_700_000_000, 0)
-	for i := range 3 * maxIdle {
-		p := poller{api: apiURL, token: callerKey(apiURL, fmt.Sprint(i))}
-		if !a.begin(p, now, false).Equal(now) {
-			t.Fatal("a healthy token has to wait")
-		}
-		a.end(p, now)
-		now = now.Add(time.Millisecond)
-	}
-	if len(a.m) > maxIdle+1 {
-		t.Errorf("%d entries are kept", len(a.m))
-	}
 }

@@ -12,7 +12,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/poller"
 	"github.com/caddy-replicate/replicate-webhook/internal/seal"
+	"github.com/caddy-replicate/replicate-webhook/internal/upstream"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -71,7 +73,7 @@ func TestTrainingsArePolledWhereTheyAre(t *testing.T) {
 		w := newWorld(t, nil)
 		w.start()
 		defer w.end()
-		c := &Capture{Upstream: up, Caller: client, URL: hook, Collection: Trainings}
+		c := &Capture{API: up, Caller: client, URL: hook, Collection: Trainings}
 		if _, err := w.Created(t.Context(), c, snapshot(t, "p", "starting")); err != nil {
 			t.Fatal(err)
 		}
@@ -109,10 +111,10 @@ func TestPollingSurvivesRestart(t *testing.T) {
 
 func TestCallbackMakesPollingASafetyNet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, func(c *Config) { c.Callback = "https://hooks.test/callback/" })
+		w := newWorld(t, func(c *options) { c.Callback = "https://hooks.test/callback/" })
 		w.start()
 		defer w.end()
-		c := &Capture{Upstream: up, Caller: client, URL: hook}
+		c := &Capture{API: up, Caller: client, URL: hook}
 		if _, err := w.Reserve(t.Context(), c); err != nil {
 			t.Fatal(err)
 		}
@@ -130,19 +132,19 @@ func TestCallbackMakesPollingASafetyNet(t *testing.T) {
 }
 
 func TestGiveUpIsNotPutOffByTheFirstPoll(t *testing.T) {
-	for name, change := range map[string]func(*Config){
-		"callback":         func(c *Config) { c.Callback = "https://hooks.test/callback/" },
-		"initial interval": func(c *Config) { c.Poll.Initial, c.Poll.Max = time.Hour, time.Hour },
+	for name, change := range map[string]func(*options){
+		"callback":         func(c *options) { c.Callback = "https://hooks.test/callback/" },
+		"initial interval": func(c *options) { c.Schedule.Initial, c.Schedule.Max = time.Hour, time.Hour },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(t, func(c *Config) {
-					c.Poll.GiveUp = 5 * time.Second
+				w := newWorld(t, func(c *options) {
+					c.Schedule.GiveUp = 5 * time.Second
 					change(c)
 				})
 				w.start()
 				defer w.end()
-				c := &Capture{Upstream: up, Caller: client, URL: hook}
+				c := &Capture{API: up, Caller: client, URL: hook}
 				if name == "callback" {
 					if _, err := w.Reserve(t.Context(), c); err != nil {
 						t.Fatal(err)
@@ -166,7 +168,7 @@ func TestClockStepsMakeNoStorm(t *testing.T) {
 		t.Run(step.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var offset atomic.Int64
-				w := newWorld(t, func(c *Config) {
+				w := newWorld(t, func(c *options) {
 					c.Now = func() time.Time { return time.Now().Add(time.Duration(offset.Load())) }
 				})
 				w.start()
@@ -203,15 +205,15 @@ func TestMissingKeyEndsNoPrediction(t *testing.T) {
 		w := newWorld(t, nil)
 		w.track("p", "starting")
 		other := ring(t, 2)
-		w.renew(func(c *Config) { c.Seal = other })
+		w.renew(func(c *options) { c.Seal = other })
 		w.start()
 		defer w.end()
 		time.Sleep(48 * time.Hour)
 		if n := len(w.api.requests()); n != 0 {
 			t.Errorf("%d polls without the token", n)
 		}
-		if w.Stats().Unreadable == 0 || w.logs.FilterLevelExact(2).Len() == 0 {
-			t.Errorf("counted %+v, logged %v", w.Stats(), w.logs.All())
+		if w.poller.Stats().Unreadable == 0 || w.logs.FilterLevelExact(2).Len() == 0 {
+			t.Errorf("counted %+v, logged %v", w.poller.Stats(), w.logs.All())
 		}
 		w.wantEvents("p", nil)
 		w.api.set("/v1/predictions/p", body("p", "succeeded"))
@@ -248,11 +250,11 @@ func TestDamagedCredentialIsGivenUpAlone(t *testing.T) {
 func TestOperatorsToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		own := Upstream{API: apiURL, Token: "r8_operator"}
-		if err := w.Join(own); err != nil {
+		own := upstream.API{URL: apiURL, Token: "r8_operator"}
+		if err := w.client.Join(own); err != nil {
 			t.Fatal(err)
 		}
-		if err := w.Join(Upstream{API: apiURL, Token: "r8_another"}); err == nil || strings.Contains(err.Error(), "r8_") {
+		if err := w.client.Join(upstream.API{URL: apiURL, Token: "r8_another"}); err == nil || strings.Contains(err.Error(), "r8_") {
 			t.Errorf("two tokens for one API: %v", err)
 		}
 		w.start()
@@ -273,7 +275,7 @@ func TestPasswordsAreNeverKept(t *testing.T) {
 		"Bearer " + strings.Repeat("x", 9000): false, "Bearer x": true, "Token x": true,
 	} {
 		w := newWorld(t, nil)
-		c := &Capture{Upstream: up, Caller: Caller{Authorization: authorization}, URL: hook}
+		c := &Capture{API: up, Caller: upstream.Caller{Authorization: authorization}, URL: hook}
 		p, err := w.Created(t.Context(), c, snapshot(t, "p", "starting"))
 		if err != nil || (p.Credential != nil) != kept {
 			t.Errorf("%.20q: kept is %v, %v", authorization, !kept, err)
@@ -347,13 +349,16 @@ func TestAnswersAreBounded(t *testing.T) {
 		if !strings.Contains(w.st.payload("p"), long) {
 			t.Error("the output is missing")
 		}
-		if len(w.big) != 0 {
-			t.Error("the place of a big answer is not given back")
+		// More than two, so that places of large responses are given back.
+		for i := range 5 {
+			id := fmt.Sprint("p", i)
+			w.api.set("/v1/predictions/"+id, `{"id":"`+id+`","status":"succeeded","output":"`+long+`"}`)
+			w.track(id, "starting")
+			time.Sleep(time.Second)
+			w.wantEvents(id, both)
 		}
 		var endless atomic.Int64
-		w.useTransport(roundTrip(func(r *http.Request) (*http.Response, error) {
-			return &http.Response{StatusCode: 200, Header: http.Header{}, Body: io.NopCloser(spaces{&endless})}, nil
-		}))
+		w.api.replaceBody(spaces{&endless})
 		w.track("q", "starting")
 		time.Sleep(time.Second)
 		w.wantEvents("q", nil)
@@ -365,13 +370,6 @@ func TestAnswersAreBounded(t *testing.T) {
 		}
 	})
 }
-
-type roundTrip func(*http.Request) (*http.Response, error)
-
-func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
-
-// useTransport replaces the transport.
-func (w *world) useTransport(rt http.RoundTripper) { w.Tracker.http.Transport = rt }
 
 type spaces struct{ n *atomic.Int64 }
 
@@ -387,10 +385,10 @@ func (s spaces) Read(p []byte) (int, error) {
 
 func TestRetentionRunsEveryMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, func(c *Config) { c.Retention.Deliveries = time.Hour })
+		w := newWorld(t, func(c *options) { c.Retention.Deliveries = time.Hour })
 		w.start()
 		defer w.end()
-		time.Sleep(settling + 2*time.Minute + time.Second)
+		time.Sleep(poller.Settling + 2*time.Minute + time.Second)
 		w.st.mu.Lock()
 		defer w.st.mu.Unlock()
 		want := []time.Duration{time.Hour, 720 * time.Hour}

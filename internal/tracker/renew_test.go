@@ -4,14 +4,16 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/upstream"
 )
 
 // TestRenewedTokenIsPolledWith from the next poll on.
 func TestRenewedTokenIsPolledWith(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)
-		own := Upstream{API: apiURL, Token: "r8_before"}
-		if err := w.Join(own); err != nil {
+		own := upstream.API{URL: apiURL, Token: "r8_before"}
+		if err := w.client.Join(own); err != nil {
 			t.Fatal(err)
 		}
 		w.api.set("/v1/predictions/a", body("a", "processing"))
@@ -19,8 +21,8 @@ func TestRenewedTokenIsPolledWith(t *testing.T) {
 		defer w.end()
 		w.trackAt(own, "a", "starting")
 		time.Sleep(time.Minute)
-		w.Renew(Upstream{API: apiURL, Token: "r8_after"})
-		w.Renew(Upstream{API: "https://another.test", Token: "r8_nobodys"})
+		w.client.Renew(upstream.API{URL: apiURL, Token: "r8_after"})
+		w.client.Renew(upstream.API{URL: "https://another.test", Token: "r8_nobodys"})
 		before := len(w.api.requests())
 		time.Sleep(time.Minute)
 		for i, r := range w.api.requests() {
@@ -36,22 +38,4 @@ func TestRenewedTokenIsPolledWith(t *testing.T) {
 			t.Fatal("there was no poll afterwards")
 		}
 	})
-}
-
-// TestReplacedSigningSecretsSignFromThenOn, and what can't sign replaces nothing.
-func TestReplacedSigningSecretsSignFromThenOn(t *testing.T) {
-	w := newWorld(t, func(c *Config) { c.SigningSecrets = []string{"the first secret"} })
-	if err := w.SetSigningSecrets([]string{"the newer secret", "the first secret"}); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.SetSigningSecrets([]string{"the newest secret", "short"}); err == nil {
-		t.Fatal("a short secret was taken")
-	}
-	got, err := w.Secrets(t.Context(), "anyone")
-	if err != nil || len(got) != 2 || !got[0].Equal(parse(t, "the newer secret")) || !got[1].Equal(parse(t, "the first secret")) {
-		t.Errorf("secrets are %v, %v", got, err)
-	}
-	if text, err := w.SigningSecret(t.Context(), "anyone"); text != "the newer secret" || err != nil {
-		t.Errorf("the newest is not the newer one: %v", err)
-	}
 }

@@ -18,8 +18,10 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/clock"
+	"github.com/caddy-replicate/replicate-webhook/internal/poller"
 	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
 	"github.com/caddy-replicate/replicate-webhook/internal/seal"
+	"github.com/caddy-replicate/replicate-webhook/internal/upstream"
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/shared"
 )
@@ -30,8 +32,8 @@ const (
 )
 
 var (
-	up     = Upstream{API: apiURL}
-	client = Caller{Identity: "me", Authorization: "Bearer r8_client"}
+	up     = upstream.API{URL: apiURL}
+	client = upstream.Caller{Identity: "me", Authorization: "Bearer r8_client"}
 	both   = []string{"prediction.started", "prediction.completed"}
 	failed = []string{"prediction.started", "prediction.failed"}
 )
@@ -42,6 +44,7 @@ type imitation struct {
 	mu     sync.Mutex
 	answer func(w http.ResponseWriter, r *http.Request) // default: from bodies
 	bodies map[string]string                            // by path
+	body   io.Reader                                    // of every response, if it is set
 	seen   []request
 	open   int
 	most   int
@@ -66,6 +69,13 @@ func (a *imitation) answers(f func(w http.ResponseWriter, r *http.Request)) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.answer = f
+}
+
+// replaceBody makes every response a 200 with the given body.
+func (a *imitation) replaceBody(r io.Reader) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.body = r
 }
 
 // status makes everything be answered so.
@@ -118,7 +128,13 @@ func (a *imitation) RoundTrip(r *http.Request) (*http.Response, error) {
 	}()
 	select {
 	case <-done:
-		return w.Result(), nil
+		resp := w.Result()
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if a.body != nil {
+			resp.StatusCode, resp.Body = http.StatusOK, io.NopCloser(a.body)
+		}
+		return resp, nil
 	case <-r.Context().Done():
 		<-done
 		return nil, r.Context().Err()
@@ -143,13 +159,21 @@ func ring(t testing.TB, fill byte) *seal.Ring {
 // world is a tracker with all that it touches.
 type world struct {
 	*Tracker
-	t    *testing.T
-	st   *fakeStore
-	api  *imitation
-	logs *observer.ObservedLogs
+	client *upstream.Client
+	poller *poller.Poller
+	t      *testing.T
+	st     *fakeStore
+	api    *imitation
+	logs   *observer.ObservedLogs
 }
 
-func newWorld(t *testing.T, change func(*Config)) *world {
+// options are what a test may change of a world.
+type options struct {
+	Config
+	Schedule poller.Schedule
+}
+
+func newWorld(t *testing.T, change func(*options)) *world {
 	t.Helper()
 	w := &world{t: t, st: newFakeStore(), api: newImitation()}
 	w.renew(change)
@@ -157,28 +181,35 @@ func newWorld(t *testing.T, change func(*Config)) *world {
 }
 
 // renew makes another tracker on the same store, as a restart does.
-func (w *world) renew(change func(*Config)) {
+func (w *world) renew(change func(*options)) {
 	w.t.Helper()
 	core, logs := observer.New(zapcore.InfoLevel)
 	w.logs = logs
-	c := Config{
-		Acquire:   func() (*shared.Ref, error) { return &shared.Ref{Store: w.st}, nil },
-		Seal:      ring(w.t, 1),
-		HTTP:      &http.Client{Transport: w.api},
-		UserAgent: "tracker-test",
-		Logger:    zap.New(core),
-	}
+	w.client = upstream.New(&http.Client{Transport: w.api})
+	o := options{Config: Config{
+		Acquire: func() (*shared.Ref, error) { return &shared.Ref{Store: w.st}, nil },
+		Client:  w.client,
+		Seal:    ring(w.t, 1),
+		Logger:  zap.New(core),
+	}}
 	if change != nil {
-		change(&c)
+		change(&o)
 	}
-	if c.Now != nil {
-		w.st.now, w.st.clock = c.Now, clock.NewMonotonic(c.Now)
+	if o.Now != nil {
+		w.st.now, w.st.clock = o.Now, clock.NewMonotonic(o.Now)
+		o.Clock = clock.NewMonotonic(o.Now)
 	}
-	tr, err := New(c)
+	var err error
+	w.poller, err = poller.New(poller.Config{
+		Schedule: o.Schedule, Client: o.Client, Seal: o.Seal, UserAgent: "tracker-test", Logger: o.Logger, Now: o.Now, Clock: o.Clock,
+	})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.Tracker = tr
+	o.Poller = w.poller
+	if w.Tracker, err = New(o.Config); err != nil {
+		w.t.Fatal(err)
+	}
 }
 
 func (w *world) start() {
@@ -199,9 +230,9 @@ func (w *world) track(id, status string) store.Prediction {
 	return w.trackAt(up, id, status)
 }
 
-func (w *world) trackAt(up Upstream, id, status string) store.Prediction {
+func (w *world) trackAt(api upstream.API, id, status string) store.Prediction {
 	w.t.Helper()
-	c := &Capture{Upstream: up, Caller: client, URL: hook}
+	c := &Capture{API: api, Caller: client, URL: hook}
 	p, err := w.Created(w.t.Context(), c, snapshot(w.t, id, status))
 	if err != nil {
 		w.t.Fatal(err)
@@ -246,12 +277,11 @@ func headers(pairs ...string) http.Header {
 	return h
 }
 
-// The tracker's own types never print what a client or operator authorises
-// with.
+// Captures never print what a client or operator authorizes with.
 func TestNothingSecretPrints(t *testing.T) {
-	c := Capture{Upstream: Upstream{API: apiURL, Token: "SECRET"}, Caller: Caller{Identity: "me", Authorization: "SECRET"}, URL: hook}
+	c := Capture{API: upstream.API{URL: apiURL, Token: "SECRET"}, Caller: upstream.Caller{Identity: "me", Authorization: "SECRET"}, URL: hook}
 	var b strings.Builder
-	for _, v := range []any{c, &c, c.Upstream, &c.Upstream, c.Caller, struct{ C any }{c}, struct{ C Caller }{c.Caller}} {
+	for _, v := range []any{c, &c, c.API, &c.API, c.Caller, struct{ C any }{c}, struct{ C upstream.Caller }{c.Caller}} {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x"} {
 			fmt.Fprintf(&b, verb, v)
 		}
@@ -262,17 +292,19 @@ func TestNothingSecretPrints(t *testing.T) {
 }
 
 func TestNewRefuses(t *testing.T) {
-	acquire := func() (*shared.Ref, error) { return nil, nil }
-	for name, c := range map[string]Config{
-		"no store":          {Seal: ring(t, 1)},
-		"no seal":           {Acquire: acquire},
-		"initial above max": {Acquire: acquire, Seal: ring(t, 1), Poll: Poll{Initial: time.Minute, Max: time.Second}},
-		"relative callback": {Acquire: acquire, Seal: ring(t, 1), Callback: "/callback"},
-		"callback query":    {Acquire: acquire, Seal: ring(t, 1), Callback: "https://h.test/c?x=1"},
-		"short secret":      {Acquire: acquire, Seal: ring(t, 1), SigningSecrets: []string{"SECRET"}},
+	w := newWorld(t, nil)
+	for name, change := range map[string]func(*Config){
+		"no store":          func(c *Config) { c.Acquire = nil },
+		"no seal":           func(c *Config) { c.Seal = nil },
+		"no client":         func(c *Config) { c.Client = nil },
+		"no poller":         func(c *Config) { c.Poller = nil },
+		"relative callback": func(c *Config) { c.Callback = "/callback" },
+		"callback query":    func(c *Config) { c.Callback = "https://h.test/c?x=1" },
 	} {
-		if _, err := New(c); err == nil || strings.Contains(err.Error(), "SECRET") {
-			t.Errorf("%s: %v", name, err)
+		c := w.conf
+		change(&c)
+		if _, err := New(c); err == nil {
+			t.Errorf("%s is accepted", name)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -13,6 +14,9 @@ import (
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
+	"github.com/caddy-replicate/replicate-webhook/internal/poller"
+	"github.com/caddy-replicate/replicate-webhook/internal/signingkey"
+	"github.com/caddy-replicate/replicate-webhook/internal/upstream"
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/shared"
 	"github.com/caddy-replicate/replicate-webhook/store/sqlite"
@@ -30,21 +34,27 @@ func (o opener) Open() (store.Closer, error) {
 func TestRestartWithTheDefaultStore(t *testing.T) {
 	var final atomic.Bool
 	var authorization atomic.Value
-	api := realAPI(t, func(w http.ResponseWriter, r *http.Request) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		authorization.Store(r.Header.Get("Authorization"))
 		status := "processing"
 		if final.Load() {
 			status = "succeeded"
 		}
 		_, _ = io.WriteString(w, body("p", status))
-	})
+	}))
+	defer server.Close()
+	api := upstream.API{URL: server.URL + "/v1"}
 	db := opener{filepath.Join(t.TempDir(), "webhook.db")}
+	acquire, sealing := func() (*shared.Ref, error) { return shared.Acquire(db) }, ring(t, 1)
 	open := func() *Tracker {
-		tr, err := New(Config{
-			Acquire: func() (*shared.Ref, error) { return shared.Acquire(db) },
-			Seal:    ring(t, 1), Poll: Poll{Initial: 5 * time.Millisecond, Max: 10 * time.Millisecond},
-			Callback: "https://hooks.test/callback",
+		asking := upstream.New(nil)
+		p, err := poller.New(poller.Config{
+			Schedule: poller.Schedule{Initial: 5 * time.Millisecond, Max: 10 * time.Millisecond}, Client: asking, Seal: sealing,
 		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		tr, err := New(Config{Acquire: acquire, Client: asking, Poller: p, Seal: sealing, Callback: "https://hooks.test/callback"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -56,7 +66,7 @@ func TestRestartWithTheDefaultStore(t *testing.T) {
 	until := func(tr *Tracker, id string, want event.Set) store.Prediction {
 		t.Helper()
 		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
-			p, err := tr.Lookup(t.Context(), api.API, id)
+			p, err := tr.Lookup(t.Context(), api.URL, id)
 			if err == nil && p.Happened == want {
 				return p
 			}
@@ -66,7 +76,7 @@ func TestRestartWithTheDefaultStore(t *testing.T) {
 		}
 	}
 	first := open()
-	c := &Capture{Upstream: api, Caller: client, URL: hook}
+	c := &Capture{API: api, Caller: client, URL: hook}
 	p, err := first.Created(t.Context(), c, snapshot(t, "p", "starting"))
 	if err != nil || p.Ref == 0 || p.Webhook != store.WebhookPending {
 		t.Fatal(p, err)
@@ -74,12 +84,19 @@ func TestRestartWithTheDefaultStore(t *testing.T) {
 	if p = until(first, "p", event.Started); p.Credential == nil {
 		t.Error("the token is gone")
 	}
-	early := &Capture{Upstream: api, Caller: client, URL: hook}
+	early := &Capture{API: api, Caller: client, URL: hook}
 	url, err := first.Reserve(t.Context(), early)
 	if err != nil {
 		t.Fatal(err)
 	}
-	secret, err := first.SigningSecret(t.Context(), "me")
+	secretOf := func() (string, error) {
+		keys, err := signingkey.New(signingkey.Config{PerClient: true, Acquire: acquire, Seal: sealing})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return keys.SigningSecret(t.Context(), "me")
+	}
+	secret, err := secretOf()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +113,7 @@ func TestRestartWithTheDefaultStore(t *testing.T) {
 	if got := authorization.Load(); got != client.Authorization {
 		t.Errorf("polled with %q", got)
 	}
-	if again, err := second.SigningSecret(t.Context(), "me"); again != secret || err != nil {
+	if again, err := secretOf(); again != secret || err != nil {
 		t.Errorf("another signing secret: %v", err)
 	}
 	if err := second.Callback(t.Context(), token, []byte(body("q", "canceled"))); err != nil {

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/upstream"
 )
 
 // Answers that are no prediction make no event, are asked for again at a
@@ -101,7 +103,7 @@ func TestRetryAfterPausesThatAPI(t *testing.T) {
 		for i := range 5 {
 			w.trackAt(up, fmt.Sprint("a", i), "starting")
 		}
-		w.trackAt(Upstream{API: other}, "b", "starting")
+		w.trackAt(upstream.API{URL: other}, "b", "starting")
 		time.Sleep(100 * time.Second)
 		var limited, free int
 		for _, r := range w.api.requests() {
@@ -140,7 +142,7 @@ func TestHangingAPILeavesSlotsToOthers(t *testing.T) {
 		w.start()
 		defer w.end()
 		time.Sleep(70 * time.Second)
-		w.trackAt(Upstream{API: other}, "b", "starting")
+		w.trackAt(upstream.API{URL: other}, "b", "starting")
 		time.Sleep(70 * time.Second)
 		w.wantEvents("b", both)
 		w.api.mu.Lock()
@@ -159,21 +161,21 @@ func TestGiveUp(t *testing.T) {
 		late      time.Duration
 	}{
 		{"still running", `its status is still \"processing\"`, apiURL, text(body("p", "processing")), 0},
-		{"unknown", "the API answered 404", apiURL, status(404), 0},
-		{"refused", "the API answered 401", apiURL, status(401), 0},
-		{"limited", "the API answered 429", apiURL, status(429), 0},
-		{"broken", "the API answered 500", apiURL, status(500), 0},
-		{"silent", "the API did not answer", apiURL, hang, 2 * time.Minute},
-		{"nonsense", "the API's answer was not the prediction", apiURL, text("?"), 0},
+		{"unknown", "the API responded with 404", apiURL, status(404), 0},
+		{"refused", "the API responded with 401", apiURL, status(401), 0},
+		{"limited", "the API responded with 429", apiURL, status(429), 0},
+		{"broken", "the API responded with 500", apiURL, status(500), 0},
+		{"silent", "the API did not respond", apiURL, hang, 2 * time.Minute},
+		{"nonsense", "the API's response was not the prediction", apiURL, text("?"), 0},
 		{"no callback", "no callback told of one", "", nil, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(t, func(c *Config) { c.Poll.GiveUp = 2 * time.Hour })
+				w := newWorld(t, func(c *options) { c.Schedule.GiveUp = 2 * time.Hour })
 				w.start()
 				defer w.end()
 				w.api.answers(c.answer)
-				w.trackAt(Upstream{API: c.api}, "p", "starting")
+				w.trackAt(upstream.API{URL: c.api}, "p", "starting")
 				time.Sleep(2*time.Hour - time.Second)
 				if n := len(w.st.events("p")); n > 1 {
 					t.Error("given up too early")

@@ -4,23 +4,23 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
-	"io"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/ecmajson"
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/internal/lifecycle"
 	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
+	"github.com/caddy-replicate/replicate-webhook/internal/upstream"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
 // SetWebhook gives a prediction another webhook from the next attempt on, or
-// none: an empty url disables it. events of 0 keeps the filter. It gives p as
+// none: an empty url disables it. events of 0 keeps the filter. It returns p as
 // it is then.
 //
-// Errors: as CheckURL gives, store.ErrNotFound, store.ErrUnavailable.
+// Errors: those of CheckURL, store.ErrNotFound, store.ErrUnavailable.
 func (t *Tracker) SetWebhook(ctx context.Context, p store.Prediction, url string, events event.Set) (store.Prediction, error) {
 	if url != "" {
-		if err := t.checkURL(url); err != nil {
+		if err := t.conf.CheckURL(url); err != nil {
 			return p, err
 		}
 	}
@@ -43,8 +43,8 @@ func (t *Tracker) SetWebhook(ctx context.Context, p store.Prediction, url string
 	return p, nil
 }
 
-// Log gives a prediction's delivery log as its client may see it, newest first,
-// from before the given row (0: the newest). Answers of receivers that only an
+// Log returns a prediction's delivery log as its client may see it, newest first,
+// from before the given row (0: the newest). Responses of receivers that only an
 // exception of the operator's admitted are left out: they would show a client
 // what is inside the operator's network.
 //
@@ -77,14 +77,14 @@ func (t *Tracker) Redeliver(ctx context.Context, p store.Prediction, attempt int
 // TestPrefix begins the ids of test mode's predictions.
 const TestPrefix = "test_"
 
-// Test makes a prediction that no API knows of, for a client that is setting
+// Test tracks a prediction that no API knows of, for a client that is setting
 // its receiver up: it is finished already, and both its events are delivered
-// at once. The prediction is in Body, as an API would give it.
+// at once. The prediction is in Body, in the form of an API.
 //
-// input is JSON, nil for {}. Errors: as CheckURL gives, one of ecmajson for an
+// input is JSON, nil for {}. Errors: those of CheckURL, one of ecmajson for an
 // input that is not JSON, store.ErrUnavailable.
 func (t *Tracker) Test(ctx context.Context, c *Capture, fail bool, input []byte, version string) (store.Prediction, error) {
-	if err := t.checkURL(c.URL); err != nil {
+	if err := t.conf.CheckURL(c.URL); err != nil {
 		return store.Prediction{}, err
 	}
 	if len(input) == 0 {
@@ -94,40 +94,21 @@ func (t *Tracker) Test(ctx context.Context, c *Capture, fail bool, input []byte,
 	if err != nil {
 		return store.Prediction{}, fmt.Errorf("reading input: %w", err)
 	}
-	id, err := t.testID()
-	if err != nil {
-		return store.Prediction{}, err
-	}
 	p := t.predictionOf(c)
-	p.ID, p.Test = id, true
-	p.Body = testBody(id, version, d.Bytes(), fail, prediction.FormatTime(p.CreatedAt))
+	p.ID, p.Test = TestPrefix+rand.Text(), true
+	p.Body = testBody(p.ID, version, d.Bytes(), fail, prediction.FormatTime(p.CreatedAt))
 	s, err := prediction.Parse(p.Body)
 	if err != nil {
 		return store.Prediction{}, err
 	}
-	happened := lifecycle.Happenings(&p, s, t.now())
-	if err := t.use(func(st store.Store) error { return st.Track(ctx, &p, happened) }); err != nil {
+	events := lifecycle.Happenings(&p, s, t.conf.Now())
+	if err := t.use(func(st store.Store) error { return st.Track(ctx, &p, events) }); err != nil {
 		return store.Prediction{}, fmt.Errorf("tracking test prediction: %w", err)
 	}
 	return p, nil
 }
 
-func (t *Tracker) testID() (string, error) {
-	if t.rand == rand.Reader {
-		return TestPrefix + rand.Text(), nil
-	}
-	const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
-	b := make([]byte, 26)
-	if _, err := io.ReadFull(t.rand, b); err != nil {
-		return "", fmt.Errorf("making test id: %w", err)
-	}
-	for i := range b {
-		b[i] = letters[b[i]%32]
-	}
-	return TestPrefix + string(b), nil
-}
-
-// testBody is a finished prediction with the members that clients of the API
+// testBody returns a finished prediction with the members that clients of the API
 // rely on. input is in ECMAScript form.
 func testBody(id, version string, input []byte, fail bool, at string) []byte {
 	b := []byte(`{"id":`)
@@ -149,12 +130,12 @@ func testBody(id, version string, input []byte, fail bool, at string) []byte {
 	return append(b, `,"metrics":{"predict_time":0}}`...)
 }
 
-// TestPrediction finds a prediction of test mode for the caller that made it.
-// To others it is as if it were not there.
+// TestPrediction returns a prediction of test mode to the caller that made it.
+// For others it is not found.
 //
 // Errors: store.ErrNotFound, store.ErrUnavailable.
-func (t *Tracker) TestPrediction(ctx context.Context, up Upstream, c Caller, id string) (store.Prediction, error) {
-	p, err := t.Lookup(ctx, up.API, id)
+func (t *Tracker) TestPrediction(ctx context.Context, api upstream.API, c upstream.Caller, id string) (store.Prediction, error) {
+	p, err := t.Lookup(ctx, api.URL, id)
 	if err == nil && (!p.Test || p.Client != c.Identity) {
 		err = store.ErrNotFound
 	}

@@ -1,4 +1,4 @@
-package tracker
+package upstream
 
 import (
 	"context"
@@ -14,24 +14,91 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/caddy-replicate/replicate-webhook/store"
-	"github.com/caddy-replicate/replicate-webhook/store/shared"
 )
 
-// realAPI serves an imitation on loopback.
-func realAPI(t *testing.T, h http.HandlerFunc) Upstream {
+const apiURL = "https://api.test/v1"
+
+var api = API{URL: apiURL}
+
+// imitation is a prediction API in memory, without connections, so that a
+// synctest bubble can wait for it.
+type imitation struct {
+	mu       sync.Mutex
+	answer   http.HandlerFunc
+	requests int
+}
+
+func (a *imitation) answers(f http.HandlerFunc) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.answer = f
+}
+
+func (a *imitation) count() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.requests
+}
+
+// RoundTrip responds without a connection. A handler that hangs does so until the
+// request is cancelled.
+func (a *imitation) RoundTrip(r *http.Request) (*http.Response, error) {
+	a.mu.Lock()
+	a.requests++
+	answer := a.answer
+	a.mu.Unlock()
+	w := httptest.NewRecorder()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		answer(w, r)
+	}()
+	select {
+	case <-done:
+		return w.Result(), nil
+	case <-r.Context().Done():
+		<-done
+		return nil, r.Context().Err()
+	}
+}
+
+// newImitation returns a client of an API that responds with a handler.
+func newImitation(answer http.HandlerFunc) (*Client, *imitation) {
+	a := &imitation{answer: answer}
+	return New(&http.Client{Transport: a}), a
+}
+
+func hang(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+
+func status(code int) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }
+}
+
+func text(s string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, s) }
+}
+
+func headers(pairs ...string) http.Header {
+	h := make(http.Header)
+	for i := 0; i < len(pairs); i += 2 {
+		h.Add(pairs[i], pairs[i+1])
+	}
+	return h
+}
+
+// realAPI serves a handler on loopback.
+func realAPI(t *testing.T, h http.HandlerFunc) API {
 	t.Helper()
 	s := httptest.NewServer(h)
 	t.Cleanup(s.Close)
-	return Upstream{API: s.URL + "/v1"}
+	return API{URL: s.URL + "/v1"}
 }
 
-// overHTTP makes the tracker use connections.
-func overHTTP(c *Config) { c.HTTP = &http.Client{Timeout: 2 * time.Second} }
+// overHTTP returns a client that uses connections.
+func overHTTP() *Client { return New(&http.Client{Timeout: 2 * time.Second}) }
 
 func TestCallerIsTheAccount(t *testing.T) {
-	w := newWorld(t, overHTTP)
+	client := overHTTP()
 	var got http.Header
 	api := realAPI(t, func(rw http.ResponseWriter, r *http.Request) {
 		got = r.Header
@@ -40,11 +107,11 @@ func TestCallerIsTheAccount(t *testing.T) {
 		}
 		_, _ = io.WriteString(rw, `{"type":"organization","username":"acme / co","name":"x"}`+"\n")
 	})
-	c, err := w.Caller(t.Context(), api, headers("Authorization", "Bearer r8_x", "User-Agent", "ua/1", "Cookie", "c", "X-Forwarded-For", "1.2.3.4", "Accept", "x"))
+	c, err := client.Identify(t.Context(), api, headers("Authorization", "Bearer r8_x", "User-Agent", "ua/1", "Cookie", "c", "X-Forwarded-For", "1.2.3.4", "Accept", "x"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := api.API + " organization/acme%20%2F%20co"; c.Identity != want || c.Authorization != "Bearer r8_x" || c.UserAgent != "ua/1" {
+	if want := api.URL + " organization/acme%20%2F%20co"; c.Identity != want || c.Authorization != "Bearer r8_x" || c.UserAgent != "ua/1" {
 		t.Errorf("got %s, want %s", c.Identity, want)
 	}
 	got.Del("Accept-Encoding") // net/http's own
@@ -53,20 +120,20 @@ func TestCallerIsTheAccount(t *testing.T) {
 	}
 }
 
-// asking are the three questions to an API on behalf of a caller.
-var asking = map[string]func(*Tracker, context.Context, Upstream) error{
-	"Caller": func(t *Tracker, ctx context.Context, up Upstream) error {
-		_, err := t.Caller(ctx, up, headers("Authorization", "Bearer r8_x"))
+// asking are the questions to an API on behalf of a caller.
+var asking = map[string]func(*Client, context.Context, API) error{
+	"Identify": func(c *Client, ctx context.Context, api API) error {
+		_, err := c.Identify(ctx, api, headers("Authorization", "Bearer r8_x"))
 		return err
 	},
-	"AuthoriseAccount": func(t *Tracker, ctx context.Context, up Upstream) error {
-		return t.AuthoriseAccount(ctx, up, headers("Authorization", "Bearer r8_x"))
+	"CheckAccount": func(c *Client, ctx context.Context, api API) error {
+		return c.CheckAccount(ctx, api, headers("Authorization", "Bearer r8_x"))
 	},
-	"Authorise": func(t *Tracker, ctx context.Context, up Upstream) error {
-		return t.Authorise(ctx, up, headers("Authorization", "Bearer r8_x"), "p")
+	"CheckPrediction": func(c *Client, ctx context.Context, api API) error {
+		return c.CheckPrediction(ctx, api, headers("Authorization", "Bearer r8_x"), "/predictions/p", "p")
 	},
-	"Fetch": func(t *Tracker, ctx context.Context, up Upstream) error {
-		_, err := t.Fetch(ctx, up, headers("Authorization", "Bearer r8_x"), "p", nil)
+	"FetchPrediction": func(c *Client, ctx context.Context, api API) error {
+		_, err := c.FetchPrediction(ctx, api, headers("Authorization", "Bearer r8_x"), "/predictions/p", "p", nil)
 		return err
 	},
 }
@@ -85,15 +152,14 @@ func TestRefusalsArePassedBack(t *testing.T) {
 		})
 		for name, ask := range asking {
 			t.Run(fmt.Sprint(name, " ", status), func(t *testing.T) {
-				w := newWorld(t, overHTTP)
-				err := ask(w.Tracker, t.Context(), api)
-				if name == "Caller" && status == 404 {
+				err := ask(overHTTP(), t.Context(), api)
+				if name == "Identify" && status == 404 {
 					if err != nil {
 						t.Errorf("an API without accounts: %v", err)
 					}
 					return
 				}
-				var r *Refused
+				var r *Refusal
 				if !errors.As(err, &r) || r.Status != status || len(r.Body) != 64<<10 || !strings.HasPrefix(string(r.Body), `{"detail":"no"}`) {
 					t.Fatalf("got %v", err)
 				}
@@ -146,10 +212,9 @@ func TestAnythingElseIsTheUpstreamsFault(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			api := realAPI(t, answer)
 			for who, ask := range asking {
-				w := newWorld(t, overHTTP)
-				err := ask(w.Tracker, t.Context(), api)
-				var r *Refused
-				if !errors.Is(err, ErrUpstream) || errors.As(err, &r) || strings.Contains(err.Error(), "r8_x") {
+				err := ask(overHTTP(), t.Context(), api)
+				var r *Refusal
+				if !errors.Is(err, ErrFailed) || errors.As(err, &r) || strings.Contains(err.Error(), "r8_x") {
 					t.Errorf("%s: %v", who, err)
 				}
 			}
@@ -167,19 +232,18 @@ func text201(s string) http.HandlerFunc {
 	}
 }
 
-func TestSilentUpstream(t *testing.T) {
+func TestSilentAPI(t *testing.T) {
 	for name, ask := range asking {
 		synctest.Test(t, func(t *testing.T) {
-			w := newWorld(t, nil)
-			w.api.answers(hang)
+			client, _ := newImitation(hang)
 			start := time.Now()
-			if err := ask(w.Tracker, t.Context(), up); !errors.Is(err, ErrUpstream) || time.Since(start) != requestTimeout {
+			if err := ask(client, t.Context(), api); !errors.Is(err, ErrFailed) || time.Since(start) != requestTimeout {
 				t.Errorf("%s: %v after %s", name, err, time.Since(start))
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
 			start = time.Now()
-			if err := ask(w.Tracker, ctx, up); err == nil || time.Since(start) != time.Second {
+			if err := ask(client, ctx, api); err == nil || time.Since(start) != time.Second {
 				t.Errorf("%s: %v after %s, when the client left after one", name, err, time.Since(start))
 			}
 			time.Sleep(2 * requestTimeout)
@@ -187,37 +251,34 @@ func TestSilentUpstream(t *testing.T) {
 	}
 }
 
-func TestNoUpstream(t *testing.T) {
-	w := newWorld(t, nil)
+func TestNoAPI(t *testing.T) {
 	for name, ask := range asking {
-		err := ask(w.Tracker, t.Context(), Upstream{})
-		if name == "Caller" && err != nil || name != "Caller" && !errors.Is(err, ErrNoUpstream) {
+		err := ask(New(nil), t.Context(), API{})
+		if name == "Identify" && err != nil || name != "Identify" && !errors.Is(err, ErrNoAPI) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 }
 
 func TestCallersWithoutAccounts(t *testing.T) {
-	w := newWorld(t, nil)
-	who := func(up Upstream, authorization string) string {
+	client, _ := newImitation(status(404))
+	who := func(api API, authorization string) string {
 		t.Helper()
 		h := headers()
 		if authorization != "" {
 			h.Set("Authorization", authorization)
 		}
-		c, err := w.Caller(t.Context(), up, h)
+		c, err := client.Identify(t.Context(), api, h)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return c.Identity
 	}
-	w.api.status(404)
-	other := Upstream{API: "https://other.test"}
 	ids := map[string]bool{}
-	for _, up := range []Upstream{up, other, {}} {
+	for _, api := range []API{api, {URL: "https://other.test"}, {}} {
 		for _, a := range []string{"Bearer a", "Bearer b", ""} {
-			id := who(up, a)
-			if id != who(up, a) || strings.Contains(id, "Bearer") {
+			id := who(api, a)
+			if id != who(api, a) || strings.Contains(id, "Bearer") {
 				t.Errorf("identity %q", id)
 			}
 			ids[id] = true
@@ -229,25 +290,24 @@ func TestCallersWithoutAccounts(t *testing.T) {
 }
 
 func TestSeveralAuthorizations(t *testing.T) {
-	w := newWorld(t, nil)
-	_, err := w.Caller(t.Context(), up, headers("Authorization", "Bearer a", "Authorization", "Bearer b"))
-	var r *Refused
-	if !errors.As(err, &r) || r.Status != 400 || len(w.api.requests()) != 0 {
-		t.Errorf("got %v after %d requests", err, len(w.api.requests()))
+	client, imitation := newImitation(status(200))
+	_, err := client.Identify(t.Context(), api, headers("Authorization", "Bearer a", "Authorization", "Bearer b"))
+	var r *Refusal
+	if !errors.As(err, &r) || r.Status != 400 || imitation.count() != 0 {
+		t.Errorf("got %v after %d requests", err, imitation.count())
 	}
 }
 
 func TestIdentityIsRememberedForFiveMinutes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, nil)
-		w.api.set("/v1/account", `{"type":"user","username":"u"}`)
+		client, imitation := newImitation(text(`{"type":"user","username":"u"}`))
 		ask := func(authorization string) error {
-			_, err := w.Caller(t.Context(), up, headers("Authorization", authorization))
+			_, err := client.Identify(t.Context(), api, headers("Authorization", authorization))
 			return err
 		}
 		check := func(when string, want int) {
 			t.Helper()
-			if n := len(w.api.requests()); n != want {
+			if n := imitation.count(); n != want {
 				t.Errorf("%s: %d requests, want %d", when, n, want)
 			}
 		}
@@ -257,21 +317,21 @@ func TestIdentityIsRememberedForFiveMinutes(t *testing.T) {
 		check("one token", 1)
 		_ = ask("b")
 		check("another", 2)
-		time.Sleep(callerTTL - time.Millisecond)
+		time.Sleep(callerLifetime - time.Millisecond)
 		_ = ask("a")
 		check("just before", 2)
 		time.Sleep(time.Millisecond)
 		_ = ask("a")
 		check("after", 3)
-		_ = w.AuthoriseAccount(t.Context(), up, headers("Authorization", "c"))
-		_ = w.AuthoriseAccount(t.Context(), up, headers("Authorization", "c"))
+		_ = client.CheckAccount(t.Context(), api, headers("Authorization", "c"))
+		_ = client.CheckAccount(t.Context(), api, headers("Authorization", "c"))
 		_ = ask("c")
-		check("authorised each time, then known", 5)
+		check("checked each time, then known", 5)
 
-		w.api.status(503)
+		imitation.answers(status(503))
 		for range 2 {
 			if ask("d") == nil {
-				t.Error("known without an answer")
+				t.Error("known without a response")
 			}
 		}
 		check("failures are not remembered", 7)
@@ -280,10 +340,9 @@ func TestIdentityIsRememberedForFiveMinutes(t *testing.T) {
 
 func TestCallersThatComeTogetherAskOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, nil)
-		w.api.answers(func(rw http.ResponseWriter, _ *http.Request) {
+		client, imitation := newImitation(func(w http.ResponseWriter, _ *http.Request) {
 			time.Sleep(time.Second)
-			_, _ = io.WriteString(rw, `{"username":"u"}`)
+			_, _ = io.WriteString(w, `{"username":"u"}`)
 		})
 		first, leave := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
@@ -293,7 +352,7 @@ func TestCallersThatComeTogetherAskOnce(t *testing.T) {
 				ctx = first
 			}
 			wg.Go(func() {
-				c, err := w.Caller(ctx, up, headers("Authorization", "a"))
+				c, err := client.Identify(ctx, api, headers("Authorization", "a"))
 				if ctx == first {
 					return
 				}
@@ -305,63 +364,30 @@ func TestCallersThatComeTogetherAskOnce(t *testing.T) {
 		}
 		leave()
 		wg.Wait()
-		if n := len(w.api.requests()); n != 1 {
+		if n := imitation.count(); n != 1 {
 			t.Errorf("%d requests", n)
 		}
 	})
 }
 
-func TestCallerCacheIsBounded(t *testing.T) {
-	var c callerCache
-	now := time.Now()
-	for i := range 3 * maxCallers {
-		c.put(callerKey("api", fmt.Sprint(i)), "x", now)
-	}
-	if len(c.known) > maxCallers {
-		t.Errorf("%d callers are remembered", len(c.known))
-	}
-}
-
-func TestAuthoriseAsksWhereItIs(t *testing.T) {
-	w := newWorld(t, nil)
-	c := &Capture{Upstream: up, Caller: client, URL: hook, Collection: Trainings}
-	if _, err := w.Created(t.Context(), c, snapshot(t, "p", "starting")); err != nil {
-		t.Fatal(err)
-	}
-	w.api.set("/v1/trainings/p", body("p", "processing"))
-	if err := w.Authorise(t.Context(), up, headers("Authorization", "a"), "p"); err != nil {
-		t.Error(err)
-	}
-	s, err := w.Fetch(t.Context(), up, headers("Authorization", "a"), "p", nil)
-	if err != nil || s.Status != "processing" {
-		t.Errorf("%+v, %v", s, err)
-	}
-	w.api.set("/v1/predictions/q", body("q", "processing"))
-	if err := w.Authorise(t.Context(), up, headers("Authorization", "a"), "q"); err != nil {
-		t.Errorf("one that is not tracked: %v", err)
-	}
-	n := len(w.api.requests())
+func TestMalformedIDsAreNotAskedFor(t *testing.T) {
+	client, imitation := newImitation(status(200))
 	for _, id := range []string{"", "../account", "a/b", strings.Repeat("a", 129)} {
-		var r *Refused
-		if err := w.Authorise(t.Context(), up, headers(), id); !errors.As(err, &r) || r.Status != 404 {
+		var r *Refusal
+		if err := client.CheckPrediction(t.Context(), api, headers(), "/predictions/"+id, id); !errors.As(err, &r) || r.Status != 404 {
 			t.Errorf("%q: %v", id, err)
 		}
 	}
-	if len(w.api.requests()) != n {
+	if imitation.count() != 0 {
 		t.Error("the API was asked for a malformed id")
-	}
-	w.Tracker.acquire = func() (*shared.Ref, error) { return nil, store.ErrUnavailable }
-	if err := w.Authorise(t.Context(), up, headers(), "p"); !errors.Is(err, store.ErrUnavailable) {
-		t.Errorf("got %v", err)
 	}
 }
 
 // What a response holds of memory is asked for as it comes.
 func TestFetchStopsWhereThereIsNoRoom(t *testing.T) {
-	w := newWorld(t, nil)
-	w.api.set(path, strings.Replace(body("p", "processing"), `["x"]`, `"`+strings.Repeat("x", 1<<20)+`"`, 1))
+	client, _ := newImitation(text(`{"id":"p","output":"` + strings.Repeat("x", 1<<20) + `"}`))
 	taken := 0
-	_, err := w.Fetch(t.Context(), up, headers("Authorization", "a"), "p", func(n int) bool {
+	_, err := client.FetchPrediction(t.Context(), api, headers("Authorization", "a"), "/predictions/p", "p", func(n int) bool {
 		taken += n
 		return taken < 100_000
 	})
@@ -372,14 +398,30 @@ func TestFetchStopsWhereThereIsNoRoom(t *testing.T) {
 
 // An error says which API was asked for what, and what it responded.
 func TestErrorsNameTheAPIAndItsStatus(t *testing.T) {
-	w := newWorld(t, nil)
-	w.api.status(503)
-	_, err := w.Caller(t.Context(), up, headers("Authorization", "Bearer SECRET"))
-	var u *Unanswered
-	if !errors.Is(err, ErrUpstream) || !errors.As(err, &u) || u.API != apiURL || u.Path != "/account" || u.Status != 503 {
+	client, _ := newImitation(status(503))
+	_, err := client.Identify(t.Context(), api, headers("Authorization", "Bearer SECRET"))
+	var e *Error
+	if !errors.Is(err, ErrFailed) || !errors.As(err, &e) || e.API != apiURL || e.Path != "/account" || e.Status != 503 {
 		t.Fatalf("got %v", err)
 	}
 	if text := err.Error(); !strings.Contains(text, apiURL+": GET /account (status 503)") || strings.Contains(text, "SECRET") {
 		t.Errorf("it reads %q", text)
+	}
+}
+
+func TestTwoTokensForOneAPI(t *testing.T) {
+	client := New(nil)
+	if err := client.Join(API{URL: apiURL, Token: "r8_operator"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := client.Join(API{URL: apiURL, Token: "r8_another"}); err == nil || strings.Contains(err.Error(), "r8_") {
+		t.Errorf("two tokens for one API: %v", err)
+	}
+	client.Renew(API{URL: "https://another.test", Token: "r8_nobodys"})
+	if got := client.Authorization(apiURL); got != "Bearer r8_operator" {
+		t.Errorf("the operator's Authorization is %q", got)
+	}
+	if got := client.Authorization("https://another.test"); got != "" {
+		t.Errorf("the Authorization of an API that has not joined is %q", got)
 	}
 }
