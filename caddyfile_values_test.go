@@ -101,6 +101,25 @@ func TestPastedSecretsAreRefused(t *testing.T) {
 	}
 }
 
+// TestTokensAreNoSecrets: what a client authenticates with does not sign.
+func TestTokensAreNoSecrets(t *testing.T) {
+	token := "r8_" + strings.Repeat("aZ3bC9dE2f", 4)[:37]
+	t.Setenv("XDG_DATA_HOME", t.TempDir())
+	t.Setenv("EDGE_TEST_TOKEN", token)
+	for option, config := range map[string]string{
+		"secret 1":         jsonEdge(`,"secret":["{env.EDGE_TEST_TOKEN}"]`),
+		"signing_secret 1": jsonApp(`"signing":"shared","signing_secret":["{env.EDGE_TEST_TOKEN}"]`),
+	} {
+		if err := provision(t, config); err == nil || !strings.Contains(err.Error(), option+": it is an API token") || strings.Contains(err.Error(), token) {
+			t.Errorf("%s: got %v", option, err)
+		}
+	}
+	if err := provision(t, strings.Replace(jsonEdge(""), `{"handler":"replicate_webhook"}`,
+		`{"handler":"replicate_predictions","api":"https://api.example.com/v1","api_token":"{env.EDGE_TEST_TOKEN}"}`, 1)); err != nil {
+		t.Errorf("as api_token: %v", err)
+	}
+}
+
 // TestBodyBudgetMustHoldOneBody: a budget whose share for one client is less than
 // the largest body of a handler would refuse large bodies for good.
 func TestBodyBudgetMustHoldOneBody(t *testing.T) {

@@ -368,6 +368,9 @@ func (a *App) signingSecrets() ([]string, error) {
 	for i, c := range a.SigningSecret {
 		name := fmt.Sprintf("signing_secret %d", i+1)
 		err := a.secrets.Use("signing_secret", name+" of "+appName, c, func(value string) error {
+			if err := secret.CheckSigning(value); err != nil {
+				return err
+			}
 			if _, err := signature.ParseSecret(value); err != nil {
 				return err
 			}

@@ -254,6 +254,9 @@ func oneOf(option, value string, allowed ...string) error {
 
 // parseSecret checks an expanded secret against the scheme.
 func (e *Edge) parseSecret(value string) (signature.Secret, error) {
+	if err := secret.CheckSigning(value); err != nil {
+		return signature.Secret{}, err
+	}
 	s, err := signature.ParseSecret(value)
 	if err == nil && e.Scheme == "standard" && !s.Standard() {
 		err = errors.New("scheme standard takes secrets that begin with whsec_")

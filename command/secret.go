@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -96,7 +97,7 @@ func (t *terminal) secretText(from string) (string, error) {
 	if text == "" {
 		return "", fmt.Errorf("there is no secret: set %s, or say with --secret where it is", defaultSecret)
 	}
-	if err := secret.Check(text); err != nil {
+	if err := cmp.Or(secret.Check(text), secret.CheckSigning(text)); err != nil {
 		return "", fmt.Errorf("the secret can't be used: %w", err)
 	}
 	return text, nil

@@ -26,6 +26,7 @@ type ledger struct {
 	answered     int // 2xx to senders and clients
 	reached      func()
 	target       int
+	to           string
 	// dead: the power is off. Nothing that a process still says then would
 	// have left a real machine, and an fsync that is under way when ext4 is
 	// shut down may succeed without effect.
@@ -83,16 +84,27 @@ func (l *ledger) refused(format string, args ...any) {
 	}
 }
 
-// answer counts a 2xx. The caller holds the lock.
-func (l *ledger) answer() {
+// An answer is to what was sent.
+const (
+	anything = ""
+	anEvent  = "event"
+	aCreate  = "create"
+)
+
+// answer counts a 2xx to what was sent. The caller holds the lock.
+func (l *ledger) answer(to string) {
 	l.answered++
-	if l.answered == l.target {
+	if l.reached != nil && l.answered >= l.target && (l.to == anything || l.to == to) {
 		l.reached()
+		l.reached = nil
 	}
 }
 
-// onAnswer calls f once with the nth answer from now. The caller holds the lock.
-func (l *ledger) onAnswer(n int, f func()) { l.target, l.reached = l.answered+n, f }
+// onAnswer calls f once with the nth answer from now, or the first one from then
+// on that is to what it says. The caller holds the lock.
+func (l *ledger) onAnswer(n int, to string, f func()) {
+	l.target, l.to, l.reached = l.answered+n, to, f
+}
 
 // update changes the ledger.
 func (l *ledger) update(f func()) {

@@ -208,7 +208,7 @@ func (w *world) post(e *webhook) answer {
 	w.ledger.update(func() {
 		switch {
 		case a.status == http.StatusOK && !w.ledger.dead:
-			w.ledger.answer()
+			w.ledger.answer(anEvent)
 			if !e.accepted {
 				e.accepted, e.generation = true, w.ledger.generation
 			}
@@ -238,7 +238,7 @@ func (w *world) create() answer {
 		if w.ledger.dead {
 			return
 		}
-		w.ledger.answer()
+		w.ledger.answer(aCreate)
 		if !a.duplicate {
 			w.ledger.creates[p.ID] = true
 		}

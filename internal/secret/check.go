@@ -19,7 +19,8 @@ var (
 
 // Check reports whether an expanded secret is what its owner meant, rather than
 // what is pasted along with it: quotes, a name before it, a blank at an end, the
-// response that holds it. Such a secret would verify nothing, and look right.
+// response that holds it, or what stands in the place of it in an example. Such a
+// secret would verify nothing, and look right, or be known to everybody.
 //
 // The error says what is wrong without quoting any of the secret.
 func Check(value string) error {
@@ -58,10 +59,15 @@ func Check(value string) error {
 	case assignment.MatchString(value):
 		return errors.New("it begins with a name and = or a colon: leave out all that is before the secret")
 	case variable.MatchString(value):
-		return errors.New("it is the name of a variable that nothing has expanded: write {env.NAME} in a Caddyfile")
+		return errVariable
+	}
+	if err := checkPlaceholder(value); err != nil {
+		return err
 	}
 	return checkPrefix(value)
 }
+
+var errVariable = errors.New("it is the name of a variable that nothing has expanded: write {env.NAME} in a Caddyfile")
 
 // checkPrefix finds a whsec_ that is not at the beginning, or is spelled in another
 // way.

@@ -1,6 +1,8 @@
 package secret
 
 import (
+	"errors"
+	"math/rand/v2"
 	"strings"
 	"testing"
 )
@@ -53,6 +55,29 @@ func TestSecretsAsPeoplePasteThem(t *testing.T) {
 		{"name in small letters of a plain secret", "webhook_secret=" + key, "name"},
 		{"YAML of a plain secret", "secret: " + key, "name"},
 		{"Bearer", "Bearer " + key, "Bearer"},
+		{"escaped line break", key + `\n`, "backslash"},
+		{"escaped line break of Windows", key + `\r\n`, "backslash"},
+		{"escaped line break after whsec_", whsec + `\n`, "backslash"},
+		{"escaped line break after hexadecimal digits", "0123456789abcdef0123456789abcdef\\n", "backslash"},
+		{"one character", strings.Repeat("x", 32), "again and again"},
+		{"one other character", strings.Repeat("*", 16), "again and again"},
+		{"one character that is not ASCII", strings.Repeat("•", 16), "again and again"},
+		{"one character after whsec_", "whsec_" + strings.Repeat("A", 43) + "=", "again and again"},
+		{"one character after sealkey_", "sealkey_" + strings.Repeat("A", 43) + "=", "again and again"},
+		{"variable of Windows", "%WEBHOOK_SIGNING_SECRET%", "variable"},
+		{"template", "{{ .Values.webhook.secret }}", "template"},
+		{"angle brackets", "<your-secret>", "placeholder"},
+		{"angle brackets around other words", "<webhook signing secret>", "placeholder"},
+		{"angle brackets after whsec_", "whsec_<the secret>", "placeholder"},
+		{"typographic brackets", "‹Ihr Geheimnis›", "placeholder"},
+		{"square brackets", "[your-signing-secret]", "placeholder"},
+		{"changeme", "changeme", "placeholder"},
+		{"change me twice", "ChangeMe-ChangeMe", "placeholder"},
+		{"change me in capital letters", "CHANGE_ME_PLEASE", "placeholder"},
+		{"your secret here", "your_webhook_secret_here", "placeholder"},
+		{"your secret here after whsec_", "whsec_your-secret-here", "placeholder"},
+		{"replace with", "replace this with your secret", "placeholder"},
+		{"example", "example.secret.key", "placeholder"},
 		{"zero-width space inside", key[:9] + "\u200b" + key[9:], "U+200B"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -71,10 +96,55 @@ func TestSecretsAsPeoplePasteThem(t *testing.T) {
 	for _, good := range []string{
 		whsec, key, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw==", "correct horse battery staple", "0123456789abcdef0123456789abcdef",
 		"a=b:c,d;e/f+g?h&i", "it's \"quoted\" inside", "YWJjZGVmZ2hpamtsbW5vcA==", "UPPERCASESECRETONLY==", "r8_abcdefghijklmnopqrstuvwxyz0123456789", "geheimnis-mit-ümlaut",
-		"{brace}without-quotes",
+		"{brace}without-quotes", "the secret key of production", "exchange rate of your weather", "xxxxxxxxxxxxxxxy",
+		`D:\new\n`, `kT9#~c\n`, "<aZ3>bC9dE2fG7hJ4>", "%aZ3bC9-dE2fG7hJ4%", "[aZ3$bC9dE2fG7hJ4]", "replaceable parts of a token ring",
 	} {
 		if err := Check(good); err != nil {
 			t.Errorf("%q: %v", good, err)
 		}
+	}
+}
+
+// TestRandomSecretsAreTaken: what is random is refused for no shape that it may
+// have, in any alphabet that secrets are written in.
+func TestRandomSecretsAreTaken(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	printable := make([]byte, 0, 94)
+	for c := byte('!'); c <= '~'; c++ {
+		printable = append(printable, c)
+	}
+	const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+	for _, alphabet := range []string{"0123456789abcdef", letters + "0123456789", letters + "0123456789+/", letters + "0123456789-_", letters[26:]} {
+		for n := range 20_000 {
+			b := make([]byte, 16+n%33)
+			for i := range b {
+				b[i] = alphabet[r.IntN(len(alphabet))]
+			}
+			if err := errors.Join(Check(string(b)), CheckSigning(string(b))); err != nil {
+				t.Fatalf("%q: %v", b, err)
+			}
+		}
+	}
+	// Of all that can be typed, what the shapes above look at is refused by them
+	// alone: quotes and the like are pasted along too often.
+	for n := range 100_000 {
+		b := make([]byte, 16+n%33)
+		for i := range b {
+			b[i] = printable[r.IntN(len(printable))]
+		}
+		if err := errors.Join(checkPlaceholder(string(b)), CheckSigning(string(b))); err != nil {
+			t.Fatalf("%q: %v", b, err)
+		}
+	}
+}
+
+// TestTokensAreNoSigningSecrets: an API's token signs nothing.
+func TestTokensAreNoSigningSecrets(t *testing.T) {
+	token := "r8_" + strings.Repeat("aZ3bC9dE2f", 4)[:37]
+	if err := CheckSigning(token); err == nil || !strings.Contains(err.Error(), "API token") || strings.Contains(err.Error(), "aZ3") {
+		t.Errorf("got %v", err)
+	}
+	if err := Check(token); err != nil {
+		t.Errorf("as a token: %v", err)
 	}
 }
