@@ -108,7 +108,7 @@ func TestMetricsPageHasAllLabels(t *testing.T) {
 		{"requests_total", []string{"verify.go", "internal/webhook/*.go"},
 			`Reason: *"(\w+)"|Unauthorized\("(\w+)",|Invalid\("(\w+)",|return "(\w+)", |CountRequest\("(\w+)"\)|Refusal\{[\w.]+, "(\w+)"`, ""},
 		{"requests_total", []string{"internal/signature/headers.go"}, `Reason\w+ += "(\w+)"`, "headers_"},
-		{"requests_total", []string{"internal/event/timestamp.go"}, `Timestamp\w+ +TimestampFault = "(\w+)"`, "timestamp_"},
+		{"requests_total", []string{"internal/envelope/timestamp.go"}, `Timestamp\w+ +TimestampFault = "(\w+)"`, "timestamp_"},
 		{"all", []string{"module.go", "deliver.go"}, `emit\("(\w+)"`, ""},
 	} {
 		before := len(written[c.table])
