@@ -4,6 +4,8 @@ XCADDY := github.com/caddyserver/xcaddy/cmd/xcaddy@v0.4.5
 ACTIONLINT := github.com/rhysd/actionlint/cmd/actionlint@v1.7.7
 GORELEASER := github.com/goreleaser/goreleaser/v2@v2.9.0
 CADDY := v2.11.9
+# The plugin, and what has requirements of its own.
+MODULES := . bench e2e/interop
 
 .DEFAULT_GOAL := help
 .PHONY: help build xcaddy run test race lint check ci docs fuzz bench cross packaging clean
@@ -28,9 +30,7 @@ race: ## All tests with the race detector
 
 lint: ## Format, vet, staticcheck, tidiness
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
-	go vet ./...
-	go run $(STATICCHECK) ./...
-	go mod tidy -diff
+	@for m in $(MODULES); do echo $$m; go -C $$m vet ./... && go -C $$m run $(STATICCHECK) ./... && go -C $$m mod tidy -diff || exit 1; done
 
 check: lint race ## What to run before a pull request
 
@@ -44,10 +44,10 @@ fuzz: ## All fuzz tests, each for FUZZTIME, 1m unless given
 	go run ./scripts/fuzz -time $${FUZZTIME:-1m}
 
 bench: ## Measure; see bench/README.md
-	go run ./bench
+	go -C bench run .
 
 cross: ## Compile and vet for the systems that are released for
-	@for os in linux darwin windows freebsd; do echo $$os; GOOS=$$os CGO_ENABLED=0 go vet ./... || exit 1; done
+	@for os in linux darwin windows freebsd; do echo $$os; for m in $(MODULES); do GOOS=$$os CGO_ENABLED=0 go -C $$m vet ./... || exit 1; done; done
 
 packaging: ## Lint workflows and the release configuration
 	go run $(ACTIONLINT)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -37,7 +36,7 @@ func newLab(ctx context.Context, o options) (l *lab, err error) {
 			l.close()
 		}
 	}()
-	if l.root, err = moduleRoot(ctx); err != nil {
+	if l.root, err = checkout(ctx); err != nil {
 		return nil, err
 	}
 	if l.dir, err = os.MkdirTemp(o.dir, "webhook-bench-"); err != nil {
@@ -74,17 +73,14 @@ func (l *lab) close() {
 	l.closers = nil
 }
 
-// moduleRoot is the folder of the module that the bench was started in.
-func moduleRoot(ctx context.Context) (string, error) {
-	out, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
+// checkout returns the directory of the plugin's module, which bench/go.mod
+// replaces with the directory above it.
+func checkout(ctx context.Context) (string, error) {
+	out, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/caddy-replicate/replicate-webhook").Output()
 	if err != nil {
-		return "", fmt.Errorf("finding the module: %w", err)
+		return "", fmt.Errorf("finding the checkout, which the directory bench must be in: %w", err)
 	}
-	mod := strings.TrimSpace(string(out))
-	if mod == "" || mod == os.DevNull {
-		return "", errors.New("not inside the module: run it from the checkout")
-	}
-	return filepath.Dir(mod), nil
+	return strings.TrimSpace(string(out)), nil
 }
 
 // settle lets a store copy its log into its file, as it does each second, and

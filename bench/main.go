@@ -2,7 +2,7 @@
 // it and a load generator, as separate processes on loopback, against what people
 // would run in its place.
 //
-//	go run ./bench
+//	go -C bench run .
 //
 // It builds Caddy, runs every scenario in short rounds that alternate between the
 // sides compared, prints tables and writes bench/RESULTS.md. README.md beside it
@@ -114,7 +114,7 @@ func parseFlags(args []string) (options, error) {
 		return o, fmt.Errorf("unexpected argument %q", fs.Arg(0))
 	}
 	given := make(map[string]bool)
-	o.command = "go run ./bench"
+	o.command = "go -C bench run ."
 	fs.Visit(func(f *flag.Flag) {
 		given[f.Name] = true
 		switch f.Name {

@@ -5,27 +5,29 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/dashrun"
 )
 
 // TestAPI: what the pages show is there as JSON, to read, for those who are
 // signed in.
 func TestAPI(t *testing.T) {
-	s := start(t, oneFailed(t))
-	v := s.visitor()
+	s := dashrun.Start(t, dashrun.OneFailed(t))
+	v := s.Visitor()
 	get := func(path string, status int) map[string]any {
 		t.Helper()
-		resp, body := v.do(http.MethodGet, "/_webhooks/api/"+path, nil)
+		resp, body := v.Do(http.MethodGet, "/_webhooks/api/"+path, nil)
 		var doc map[string]any
 		if err := json.Unmarshal([]byte(body), &doc); err != nil || resp.StatusCode != status ||
 			resp.Header.Get("Content-Type") != "application/json" || resp.Header.Get("Cache-Control") != "no-store" {
 			t.Fatalf("GET %s is %d %v %s (%v), want %d", path, resp.StatusCode, resp.Header, body, err, status)
 		}
-		if strings.Contains(body, signingSecret) {
+		if strings.Contains(body, dashrun.SigningSecret) {
 			t.Fatalf("GET %s tells the secret: %s", path, body)
 		}
 		return doc
 	}
-	id := v.failedDelivery()
+	id := v.FailedDelivery()
 	if c := get("status", http.StatusOK)["deliveries"].(map[string]any); c["failed"] != 1.0 {
 		t.Fatalf("the status counts %v", c)
 	}
@@ -56,16 +58,16 @@ func TestAPI(t *testing.T) {
 		}
 	}
 	for _, path := range []string{"", "status/", "secret", "deliveries/" + id + "/redeliver", "endpoints/reset", "deliveries//", "../api/status", "%73tatus"} {
-		if resp, body := v.do(http.MethodGet, "/_webhooks/api/"+path, nil); resp.StatusCode != http.StatusNotFound {
+		if resp, body := v.Do(http.MethodGet, "/_webhooks/api/"+path, nil); resp.StatusCode != http.StatusNotFound {
 			t.Errorf("GET api/%s is %d: %s", path, resp.StatusCode, body)
 		}
 	}
 	for _, method := range []string{http.MethodPost, http.MethodPut, http.MethodDelete} {
-		if resp, _ := v.do(method, "/_webhooks/api/status", nil); resp.StatusCode != http.StatusMethodNotAllowed {
+		if resp, _ := v.Do(method, "/_webhooks/api/status", nil); resp.StatusCode != http.StatusMethodNotAllowed {
 			t.Errorf("%s is %d", method, resp.StatusCode)
 		}
 	}
-	if resp, body := v.do(http.MethodGet, "/_webhooks/api/status", nil, "Authorization", ""); resp.StatusCode != http.StatusUnauthorized {
+	if resp, body := v.Do(http.MethodGet, "/_webhooks/api/status", nil, "Authorization", ""); resp.StatusCode != http.StatusUnauthorized {
 		t.Errorf("without a login: %d %s", resp.StatusCode, body)
 	}
 	resp, err := s.Client.Get(s.URL("PORT2", "/_webhooks/api/status"))

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/dashrun"
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
 )
 
@@ -24,8 +25,8 @@ INSERT INTO attempts SELECT 1000 + 2 * i + id, 1000 + 2 * i + delivery, 1000 + i
 // BenchmarkMillion measures the pages over loopback, the login included, with a
 // million deliveries in the store.
 func BenchmarkMillion(b *testing.B) {
-	s := start(b, func(path string) {
-		seed(b, path, []seeded{{id: "pred_first", url: "https://hooks.example.com/in", event: event.Completed, age: 2 * time.Hour, answers: []int{200}}})
+	s := dashrun.Start(b, func(path string) {
+		dashrun.Seed(b, path, []dashrun.Row{{ID: "pred_first", URL: "https://hooks.example.com/in", Event: event.Completed, Age: 2 * time.Hour, Statuses: []int{200}}})
 		db, err := sql.Open("sqlite", path)
 		if err != nil {
 			b.Fatal(err)
@@ -43,7 +44,7 @@ func BenchmarkMillion(b *testing.B) {
 			b.Fatal(n, err)
 		}
 	})
-	v := s.visitor()
+	v := s.Visitor()
 	for name, path := range map[string]string{
 		"overview": "", "deliveries": "deliveries", "failed": "deliveries?state=failed", "prediction": "deliveries?prediction=pred_250000",
 		"predictions": "predictions", "pending": "deliveries?state=pending", "old": "deliveries?cursor=a",
@@ -52,7 +53,7 @@ func BenchmarkMillion(b *testing.B) {
 			var slowest time.Duration
 			for b.Loop() {
 				begin := time.Now()
-				if resp, body := v.do(http.MethodGet, "/_webhooks/"+path, nil); resp.StatusCode != http.StatusOK {
+				if resp, body := v.Do(http.MethodGet, "/_webhooks/"+path, nil); resp.StatusCode != http.StatusOK {
 					b.Fatalf("%d %s", resp.StatusCode, body)
 				}
 				slowest = max(slowest, time.Since(begin))

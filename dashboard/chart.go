@@ -3,6 +3,8 @@ package dashboard
 import (
 	"fmt"
 	"time"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/history"
 )
 
 // series is one kind of thing in a chart.
@@ -10,7 +12,7 @@ type series struct {
 	Name  string
 	Class string // of its marks
 	Total int64
-	of    func(*sample) (n int64, known bool)
+	of    func(*history.Sample) (n int64, known bool)
 }
 
 // chart is a stack of bars over time, laid out in a box of chartWidth by
@@ -97,7 +99,7 @@ func spanText(d time.Duration) string {
 func (c *chart) Empty() bool { return c.Max == 0 }
 
 // spread lays samples out in bars that end at a time.
-func (c *chart) spread(samples []sample, to time.Time, step time.Duration) {
+func (c *chart) spread(samples []history.Sample, to time.Time, step time.Duration) {
 	c.Step, c.To, c.From = step, to, to.Add(-chartBars*step)
 	values := make([][]int64, chartBars)
 	for i := range values {
@@ -106,8 +108,8 @@ func (c *chart) spread(samples []sample, to time.Time, step time.Duration) {
 	for i := range samples {
 		s := &samples[i]
 		// A sample belongs to the bar that its end is in.
-		n := int((s.end.Sub(c.From) - 1) / step)
-		if s.end.Before(c.From) || n < 0 || n >= chartBars {
+		n := int((s.End.Sub(c.From) - 1) / step)
+		if s.End.Before(c.From) || n < 0 || n >= chartBars {
 			continue
 		}
 		for j := range c.Series {
@@ -170,29 +172,29 @@ func niceMax(n int64) int64 {
 }
 
 // charts are those of the overview.
-func charts(samples []sample, to time.Time, step time.Duration) []*chart {
-	counter := func(i int) func(*sample) (int64, bool) {
-		return func(s *sample) (int64, bool) { return int64(s.count[i]), true }
+func charts(samples []history.Sample, to time.Time, step time.Duration) []*chart {
+	counter := func(i int) func(*history.Sample) (int64, bool) {
+		return func(s *history.Sample) (int64, bool) { return int64(s.Counts[i]), true }
 	}
 	all := []*chart{{
 		ID: "chart-out", Title: "Delivery attempts", Help: "What receivers answered.",
 		Series: []series{
-			{Name: "delivered", Class: "good", of: counter(attDelivered)},
-			{Name: "refused", Class: "bad", of: counter(attRefused)},
-			{Name: "without an answer", Class: "worse", of: counter(attUnanswered)},
+			{Name: "delivered", Class: "good", of: counter(history.AttemptsDelivered)},
+			{Name: "refused", Class: "bad", of: counter(history.AttemptsRefused)},
+			{Name: "without an answer", Class: "worse", of: counter(history.AttemptsUnanswered)},
 		},
 	}, {
 		ID: "chart-in", Title: "Webhooks received", Help: "What became of them at the edge.",
 		Series: []series{
-			{Name: "accepted", Class: "good", of: counter(reqAccepted)},
-			{Name: "duplicates stopped", Class: "neutral", of: counter(reqDuplicate)},
-			{Name: "rejected", Class: "bad", of: counter(reqRejected)},
-			{Name: "not taken for now", Class: "worse", of: counter(reqTrouble)},
+			{Name: "accepted", Class: "good", of: counter(history.RequestsAccepted)},
+			{Name: "duplicates stopped", Class: "neutral", of: counter(history.RequestsDuplicate)},
+			{Name: "rejected", Class: "bad", of: counter(history.RequestsRejected)},
+			{Name: "not taken for now", Class: "worse", of: counter(history.RequestsRefused)},
 		},
 	}, {
 		ID: "chart-pending", Title: "Backlog", Help: "Deliveries that wait for their next attempt.", Level: true,
 		Series: []series{
-			{Name: "pending", Class: "pending", of: func(s *sample) (int64, bool) { return int64(s.pending), s.pending >= 0 }},
+			{Name: "pending", Class: "pending", of: func(s *history.Sample) (int64, bool) { return int64(s.Pending), s.Pending >= 0 }},
 		},
 	}}
 	for _, c := range all {

@@ -6,44 +6,21 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/event"
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/dashrun"
 )
 
-// oneFailed seeds one delivery that failed.
-func oneFailed(t *testing.T) func(string) {
-	return func(path string) {
-		seed(t, path, []seeded{{
-			id: "pred_failed", url: "https://hooks.example.com/in", event: event.Completed, age: time.Hour,
-			answers: []int{500, 500, 500}, response: "<b>boom</b>", err: "status 500",
-		}})
-	}
-}
-
-var deliveryLink = regexp.MustCompile(`href="[./]*deliveries/([A-Za-z0-9_-]+)"`)
-
-// failedDelivery is the id of the one delivery that failed.
-func (v *visitor) failedDelivery() string {
-	v.t.Helper()
-	m := deliveryLink.FindStringSubmatch(v.page("/_webhooks/deliveries?state=failed"))
-	if m == nil {
-		v.t.Fatal("no failed delivery is listed")
-	}
-	return m[1]
-}
-
 // pages are all that can be read.
-func (v *visitor) pages() []string {
-	return []string{"/_webhooks/", "/_webhooks/deliveries", "/_webhooks/deliveries/" + v.failedDelivery(), "/_webhooks/predictions", "/_webhooks/endpoints"}
+func pages(v *dashrun.Visitor) []string {
+	return []string{"/_webhooks/", "/_webhooks/deliveries", "/_webhooks/deliveries/" + v.FailedDelivery(), "/_webhooks/predictions", "/_webhooks/endpoints"}
 }
 
 // TestHeaders: nothing may frame the pages, and they may load and run nothing
 // but what the handler serves. Refusals have the same headers.
 func TestHeaders(t *testing.T) {
-	v := start(t, oneFailed(t)).visitor()
-	for _, path := range append(v.pages(), "/_webhooks/none", "/_webhooks/assets/app.css", "/_webhooks/deliveries?state=x") {
-		resp, body := v.do(http.MethodGet, path, nil)
+	v := dashrun.Start(t, dashrun.OneFailed(t)).Visitor()
+	for _, path := range append(pages(v), "/_webhooks/none", "/_webhooks/assets/app.css", "/_webhooks/deliveries?state=x") {
+		resp, body := v.Do(http.MethodGet, path, nil)
 		csp := resp.Header.Get("Content-Security-Policy")
 		for _, want := range []string{"default-src 'none'", "script-src 'self';", "style-src 'self';", "frame-ancestors 'none'", "base-uri 'none'", "form-action 'self'"} {
 			if !strings.Contains(csp, want) {
@@ -64,11 +41,11 @@ func TestHeaders(t *testing.T) {
 
 // TestSignedOut: without a user there is nothing, on no spelling of any path.
 func TestSignedOut(t *testing.T) {
-	s := start(t, oneFailed(t))
-	v := s.visitor()
-	for _, path := range append(v.pages(), "/_webhooks/live", "/_webhooks/assets/app.js", "/_webhooks/none", "/_webhooks/endpoints/reset") {
+	s := dashrun.Start(t, dashrun.OneFailed(t))
+	v := s.Visitor()
+	for _, path := range append(pages(v), "/_webhooks/live", "/_webhooks/assets/app.js", "/_webhooks/none", "/_webhooks/endpoints/reset") {
 		for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodHead} {
-			if resp, _ := v.do(method, path, nil, "Authorization", ""); resp.StatusCode != http.StatusUnauthorized {
+			if resp, _ := v.Do(method, path, nil, "Authorization", ""); resp.StatusCode != http.StatusUnauthorized {
 				t.Errorf("%s %s without a login: %d", method, path, resp.StatusCode)
 			}
 			// Where no login is asked for, nobody is signed in.
@@ -76,7 +53,7 @@ func TestSignedOut(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			req.SetBasicAuth(user, password)
+			req.SetBasicAuth(dashrun.User, dashrun.Password)
 			resp, err := s.Client.Do(req)
 			if err != nil {
 				t.Fatal(err)
@@ -92,8 +69,8 @@ func TestSignedOut(t *testing.T) {
 // TestPathTricks: each page has one path. No other spelling of it is answered,
 // and none gets out of the prefix.
 func TestPathTricks(t *testing.T) {
-	v := start(t, oneFailed(t)).visitor()
-	id := v.failedDelivery()
+	v := dashrun.Start(t, dashrun.OneFailed(t)).Visitor()
+	id := v.FailedDelivery()
 	for _, path := range []string{
 		"/_webhooks//", "/_webhooks/./", "/_webhooks/../_webhooks/", "/_webhooks/%2e%2e/", "/_webhooks/%2e/deliveries", "/_webhooks/deliveries/",
 		"/_webhooks/deliveries//" + id, "/_webhooks/deliveries/../endpoints", "/_webhooks/deliveries%2f" + id, "/_webhooks/deliveries/%2e%2e%2fendpoints",
@@ -103,17 +80,17 @@ func TestPathTricks(t *testing.T) {
 		"/_webhooks/..%2f..%2fetc%2fpasswd", "/_webhooks/live/", "/_webhooks/templates/base.html",
 	} {
 		for _, method := range []string{http.MethodGet, http.MethodPost} {
-			if resp, body := v.do(method, path, nil); resp.StatusCode != http.StatusNotFound {
+			if resp, body := v.Do(method, path, nil); resp.StatusCode != http.StatusNotFound {
 				t.Errorf("%s %s is %d: %.200s", method, path, resp.StatusCode, body)
 			}
 		}
 	}
 	// The prefix without its slash leads to the page.
-	if resp, _ := v.do(http.MethodGet, "/_webhooks", nil, "Authorization", ""); resp.StatusCode != http.StatusMovedPermanently || resp.Header.Get("Location") != "./_webhooks/" {
+	if resp, _ := v.Do(http.MethodGet, "/_webhooks", nil, "Authorization", ""); resp.StatusCode != http.StatusMovedPermanently || resp.Header.Get("Location") != "./_webhooks/" {
 		t.Errorf("the prefix alone: %d %q", resp.StatusCode, resp.Header.Get("Location"))
 	}
 	for path, method := range map[string]string{"/_webhooks/": "POST", "/_webhooks/deliveries": "PUT", "/_webhooks/endpoints/reset": "GET", "/_webhooks/deliveries/" + id + "/redeliver": "GET", "/_webhooks/live": "POST"} {
-		if resp, _ := v.do(method, path, nil); resp.StatusCode != http.StatusMethodNotAllowed || resp.Header.Get("Allow") == "" {
+		if resp, _ := v.Do(method, path, nil); resp.StatusCode != http.StatusMethodNotAllowed || resp.Header.Get("Allow") == "" {
 			t.Errorf("%s %s is %d, Allow %q", method, path, resp.StatusCode, resp.Header.Get("Allow"))
 		}
 	}
@@ -122,15 +99,15 @@ func TestPathTricks(t *testing.T) {
 // TestCrossSite: nothing is changed for another site, whatever the browser
 // tells of it, nor without the token of this browser's own page.
 func TestCrossSite(t *testing.T) {
-	s := start(t, oneFailed(t))
-	v := s.visitor()
-	id := v.failedDelivery()
+	s := dashrun.Start(t, dashrun.OneFailed(t))
+	v := s.Visitor()
+	id := v.FailedDelivery()
 	page, do := "/_webhooks/deliveries/"+id, "/_webhooks/deliveries/"+id+"/redeliver"
-	form := url.Values{"token": {v.token(page)}}
-	other := s.visitor()
-	foreign := url.Values{"token": {other.token(page)}}
+	form := url.Values{"token": {v.Token(page)}}
+	other := s.Visitor()
+	foreign := url.Values{"token": {other.Token(page)}}
 	own := s.URL("PORT1", "")
-	before := strings.Count(v.page("/_webhooks/deliveries"), `id="row-`)
+	before := strings.Count(v.Page("/_webhooks/deliveries"), `id="row-`)
 	for name, try := range map[string]struct {
 		form   url.Values
 		header []string
@@ -152,25 +129,25 @@ func TestCrossSite(t *testing.T) {
 		"a body that is JSON":               {form, []string{"Content-Type", "application/json"}},
 		"neither header nor token, a robot": {nil, []string{"Sec-Fetch-Site", "", "Origin", ""}},
 	} {
-		if resp, body := v.do(http.MethodPost, do, try.form, try.header...); resp.StatusCode != http.StatusForbidden {
+		if resp, body := v.Do(http.MethodPost, do, try.form, try.header...); resp.StatusCode != http.StatusForbidden {
 			t.Errorf("%s: %d %s", name, resp.StatusCode, body)
 		}
 	}
 	// The token counts in the body only: addresses are logged and shared.
-	if resp, _ := v.do(http.MethodPost, do+"?"+form.Encode(), nil); resp.StatusCode != http.StatusForbidden {
+	if resp, _ := v.Do(http.MethodPost, do+"?"+form.Encode(), nil); resp.StatusCode != http.StatusForbidden {
 		t.Errorf("a token in the address: %d", resp.StatusCode)
 	}
-	if resp, _ := v.do(http.MethodPost, "/_webhooks/endpoints/reset", url.Values{"endpoint": {"https://hooks.example.com"}}); resp.StatusCode != http.StatusForbidden {
+	if resp, _ := v.Do(http.MethodPost, "/_webhooks/endpoints/reset", url.Values{"endpoint": {"https://hooks.example.com"}}); resp.StatusCode != http.StatusForbidden {
 		t.Errorf("reset without a token: %d", resp.StatusCode)
 	}
-	if after := strings.Count(v.page("/_webhooks/deliveries"), `id="row-`); after != before {
+	if after := strings.Count(v.Page("/_webhooks/deliveries"), `id="row-`); after != before {
 		t.Fatalf("%d deliveries became %d", before, after)
 	}
-	resp, body := v.do(http.MethodPost, do, form)
+	resp, body := v.Do(http.MethodPost, do, form)
 	if resp.StatusCode != http.StatusSeeOther {
 		t.Fatalf("the page's own form: %d %s", resp.StatusCode, body)
 	}
-	if after := strings.Count(v.page("/_webhooks/deliveries"), `id="row-`); after != before+1 {
+	if after := strings.Count(v.Page("/_webhooks/deliveries"), `id="row-`); after != before+1 {
 		t.Fatalf("%d deliveries became %d", before, after)
 	}
 }
@@ -178,18 +155,18 @@ func TestCrossSite(t *testing.T) {
 // TestToken: the form has the cookie's token, in other bytes each time, and the
 // cookie is for nobody else.
 func TestToken(t *testing.T) {
-	v := start(t, oneFailed(t)).visitor()
-	page := "/_webhooks/deliveries/" + v.failedDelivery()
-	resp, _ := v.do(http.MethodGet, page, nil)
+	v := dashrun.Start(t, dashrun.OneFailed(t)).Visitor()
+	page := "/_webhooks/deliveries/" + v.FailedDelivery()
+	resp, _ := v.Do(http.MethodGet, page, nil)
 	cookies := resp.Cookies()
 	if len(cookies) != 1 || !cookies[0].HttpOnly || cookies[0].SameSite != http.SameSiteStrictMode {
 		t.Fatalf("cookies %v", cookies)
 	}
-	first, second := v.token(page), v.token(page)
+	first, second := v.Token(page), v.Token(page)
 	if first == second || strings.Contains(first, cookies[0].Value) {
 		t.Errorf("tokens %s and %s of the cookie %s", first, second, cookies[0].Value)
 	}
-	if resp, _ := v.do(http.MethodGet, page, nil); len(resp.Cookies()) != 0 {
+	if resp, _ := v.Do(http.MethodGet, page, nil); len(resp.Cookies()) != 0 {
 		t.Errorf("a browser that has a cookie gets another: %v", resp.Cookies())
 	}
 }

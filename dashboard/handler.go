@@ -14,6 +14,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/history"
 )
 
 func init() { caddy.RegisterModule(Handler{}) }
@@ -44,8 +46,8 @@ type Handler struct {
 
 	app     App
 	logger  *zap.Logger
-	history *history
-	source  *source
+	history *history.History
+	source  *history.Source
 	streams *streams
 	now     func() time.Time
 }
@@ -81,8 +83,8 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("app %s is of another plugin", appName)
 	}
 	h.app = app
-	source := &source{pending: h.pending}
-	if h.history, err = attachHistory(source); err != nil {
+	source := &history.Source{Pending: h.pending}
+	if h.history, err = history.Attach(source); err != nil {
 		return err
 	}
 	h.source = source
@@ -102,7 +104,7 @@ func (h *Handler) Cleanup() error {
 	s := h.source
 	h.source = nil
 	h.streams.close()
-	return h.history.detach(s)
+	return h.history.Detach(s)
 }
 
 var prefixPattern = regexp.MustCompile(`^(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$`)

@@ -9,23 +9,25 @@ import (
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/e2e/rig/caddyrun"
+
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/dashrun"
 )
 
 // listenLive opens a page's stream of events.
-func (v *visitor) listenLive() *bufio.Reader {
-	v.t.Helper()
+func listenLive(v *dashrun.Visitor) *bufio.Reader {
+	v.T.Helper()
 	req, err := http.NewRequest(http.MethodGet, v.URL("PORT1", "/_webhooks/live"), nil)
 	if err != nil {
-		v.t.Fatal(err)
+		v.T.Fatal(err)
 	}
-	req.SetBasicAuth(user, password)
+	req.SetBasicAuth(dashrun.User, dashrun.Password)
 	resp, err := v.Client.Do(req)
 	if err != nil {
-		v.t.Fatal(err)
+		v.T.Fatal(err)
 	}
-	v.t.Cleanup(func() { _ = resp.Body.Close() })
+	v.T.Cleanup(func() { _ = resp.Body.Close() })
 	if resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Type") != "text/event-stream" {
-		v.t.Fatalf("the stream is %d %s", resp.StatusCode, resp.Header.Get("Content-Type"))
+		v.T.Fatalf("the stream is %d %s", resp.StatusCode, resp.Header.Get("Content-Type"))
 	}
 	return bufio.NewReader(resp.Body)
 }
@@ -47,15 +49,15 @@ func awaitEvent(t *testing.T, r *bufio.Reader, name string) {
 // TestLive: what happens is told, and the stream ends with its configuration: a
 // reload waits for nobody who watches.
 func TestLive(t *testing.T) {
-	s := start(t, nil)
-	v := s.visitor()
-	stream := v.listenLive()
+	s := dashrun.Start(t, nil)
+	v := s.Visitor()
+	stream := listenLive(v)
 	awaitEvent(t, stream, "hello")
-	s.create("/hook")
+	s.Create("/hook")
 	awaitEvent(t, stream, "changed")
 
 	began := time.Now()
-	s.Reload(s.config + "\n# changed\n")
+	s.Reload(s.Config + "\n# changed\n")
 	if _, err := io.Copy(io.Discard, stream); err != nil {
 		t.Errorf("the stream did not end but broke: %v", err)
 	}
@@ -64,9 +66,9 @@ func TestLive(t *testing.T) {
 		t.Errorf("the reload took %s", took)
 	}
 	// Streams of the new configuration go on telling, the history with them.
-	stream = v.listenLive()
+	stream = listenLive(v)
 	awaitEvent(t, stream, "hello")
-	s.create("/hook")
+	s.Create("/hook")
 	awaitEvent(t, stream, "changed")
 	began = time.Now()
 	s.Stop()
@@ -145,13 +147,13 @@ http://127.0.0.1:{$PORT2} {
 
 // TestNoSecrets: pages show no secret, and no credential of a client's.
 func TestNoSecrets(t *testing.T) {
-	s := start(t, oneFailed(t))
-	v := s.visitor()
-	s.create("/hook")
-	s.receiver.Wait(2)
-	for _, path := range v.pages() {
-		body := v.page(path)
-		for _, secret := range []string{signingSecret, strings.TrimPrefix(signingSecret, "whsec_"), "r8_token", password} {
+	s := dashrun.Start(t, dashrun.OneFailed(t))
+	v := s.Visitor()
+	s.Create("/hook")
+	s.Receiver.Wait(2)
+	for _, path := range pages(v) {
+		body := v.Page(path)
+		for _, secret := range []string{dashrun.SigningSecret, strings.TrimPrefix(dashrun.SigningSecret, "whsec_"), "r8_token", dashrun.Password} {
 			if strings.Contains(body, secret) {
 				t.Errorf("%s shows %s", path, secret)
 			}

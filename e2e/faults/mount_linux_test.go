@@ -8,9 +8,9 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
-
-	"golang.org/x/sys/unix"
+	"unsafe"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/testenv"
 )
@@ -35,17 +35,17 @@ func TestMain(m *testing.M) {
 // what went wrong.
 func unshareMounts() error {
 	runtime.LockOSThread()
-	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+	if err := syscall.Unshare(syscall.CLONE_NEWNS); err != nil {
 		return err
 	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
 		return err
 	}
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	return unix.Exec(self, os.Args, append(os.Environ(), ownMounts+"=1"))
+	return syscall.Exec(self, os.Args, append(os.Environ(), ownMounts+"=1"))
 }
 
 // disk is an ext4 file system in a file, mounted over a loop device.
@@ -147,7 +147,11 @@ func (d *disk) cut() error {
 		return err
 	}
 	defer f.Close()
-	return unix.IoctlSetPointerInt(int(f.Fd()), ext4IOCShutdown, goingFlagsNoLogFlush)
+	how := uint32(goingFlagsNoLogFlush)
+	if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, f.Fd(), ext4IOCShutdown, uintptr(unsafe.Pointer(&how))); errno != 0 {
+		return errno
+	}
+	return nil
 }
 
 // restore mounts the file system anew, as the start after a power cut does.

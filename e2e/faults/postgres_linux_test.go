@@ -1,10 +1,9 @@
 package faults_test
 
 import (
+	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/caddy-replicate/replicate-webhook/e2e/rig/pgtest"
 )
@@ -23,7 +22,7 @@ func TestPostgres(t *testing.T) {
 		d.forgets()
 		server := pgtest.StartIn(t, d.dir)
 		w := newPostgresWorld(t, server)
-		unix.Sync() // the cluster was made without fsync
+		syscall.Sync() // the cluster was made without fsync
 		w.surviveCuts(d, count(cuts, 1), 10, func(restore func()) {
 			server.Kill()
 			restore()

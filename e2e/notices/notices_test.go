@@ -85,18 +85,6 @@ func events(recorder string) map[string][]map[string]any {
 	return out
 }
 
-// until waits for what should happen at once.
-func until(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(4 * caddyrun.Patience)
-	for !ok() {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain for %s", what)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-}
-
 func count(recorder, name string) int { return len(events(recorder)[name]) }
 
 // forge sends something unsigned to the edge.
@@ -122,7 +110,7 @@ func TestEvents(t *testing.T) {
 	})
 	id := s.Create(secretPath)
 	s.Settled(2)
-	until(t, "two delivered events", func() bool { return count(t.Name(), "replicate_webhook_delivered") == 2 })
+	caddyrun.Until(t, "two delivered events", func() bool { return count(t.Name(), "replicate_webhook_delivered") == 2 })
 	for _, data := range events(t.Name())["replicate_webhook_delivered"] {
 		if data["prediction"] != id || data["status"] != 200 || data["attempts"] != 1 || !strings.HasPrefix(fmt.Sprint(data["delivery"]), "dlv_") ||
 			!strings.HasPrefix(fmt.Sprint(data["event"]), "prediction.") {
@@ -132,7 +120,7 @@ func TestEvents(t *testing.T) {
 	s.Hook.Answer(func(http.ResponseWriter, *caddyrun.Request) { panic(http.ErrAbortHandler) })
 	s.Create(secretPath)
 	s.Settled(4)
-	until(t, "a failed and an opened endpoint", func() bool {
+	caddyrun.Until(t, "a failed and an opened endpoint", func() bool {
 		return count(t.Name(), "replicate_webhook_failed") >= 1 && count(t.Name(), "replicate_webhook_endpoint_open") >= 1
 	})
 	failed := events(t.Name())["replicate_webhook_failed"][0]
@@ -142,9 +130,9 @@ func TestEvents(t *testing.T) {
 	s.Hook.AnswerStatus(http.StatusOK)
 	s.Create(secretPath)
 	s.Settled(6)
-	until(t, "a closed endpoint", func() bool { return count(t.Name(), "replicate_webhook_endpoint_closed") >= 1 })
+	caddyrun.Until(t, "a closed endpoint", func() bool { return count(t.Name(), "replicate_webhook_endpoint_closed") >= 1 })
 	forge(t, s)
-	until(t, "a rejection", func() bool { return count(t.Name(), "replicate_webhook_rejected") == 1 })
+	caddyrun.Until(t, "a rejection", func() bool { return count(t.Name(), "replicate_webhook_rejected") == 1 })
 	if got := events(t.Name())["replicate_webhook_rejected"][0]; got["reason"] != "headers_missing" || got["count"] != 1 || got["status"] != 401 || got["client"] != "127.0.0.1" {
 		t.Errorf("rejected: %v", got)
 	}
@@ -190,7 +178,7 @@ func TestRejectionsAreToldOnceASecond(t *testing.T) {
 		}
 		return sum
 	}
-	until(t, "all rejections to be told", func() bool { return told() == forgeries })
+	caddyrun.Until(t, "all rejections to be told", func() bool { return told() == forgeries })
 	if n, most := count(t.Name(), "replicate_webhook_rejected"), int(time.Since(began).Seconds())+2; n > most {
 		t.Errorf("%d events in %s", n, time.Since(began))
 	}
@@ -239,7 +227,7 @@ func TestEventsOfAReplacedConfiguration(t *testing.T) {
 	s.Reload(s.Config(siterun.Options{App: []string{"workers 17"}}))
 	close(free)
 	s.Settled(2)
-	until(t, "both events", func() bool { return count(t.Name(), "replicate_webhook_delivered") == 2 })
+	caddyrun.Until(t, "both events", func() bool { return count(t.Name(), "replicate_webhook_delivered") == 2 })
 	if lines := s.Logs.Lines("context canceled; event handling stopped"); len(lines) > 0 {
 		t.Errorf("logged %q", lines)
 	}

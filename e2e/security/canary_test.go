@@ -209,7 +209,7 @@ http://127.0.0.1:{$PORT1} {
 	secrets.absent(t, "the stored credential", rows)
 	api.Set(p.ID, "succeeded", "")
 	receiver.Wait(2) // the first attempt and its retry, of a test's events or these
-	eventually(t, "the prediction's end", func() bool {
+	caddyrun.Until(t, "the prediction's end", func() bool {
 		return strings.Contains(get(http.MethodGet, c.URL("PORT1", paths[0]), "", bearer...).body, `"webhook_completed":true`)
 	})
 	if left := credentials(t, c.Path("store", "webhook.db"), p.ID); left != nil {
@@ -308,14 +308,4 @@ func credentials(t *testing.T, path, id string) (credential []byte) {
 		t.Fatal(err)
 	}
 	return credential
-}
-
-// eventually waits for what nothing tells of but asking.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(4 * caddyrun.Patience); !ok(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain for %s", what)
-		}
-	}
 }

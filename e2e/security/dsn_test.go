@@ -69,7 +69,7 @@ http://127.0.0.1:{$PORT1} {
 	}
 	look()
 	db.Stop()
-	eventually(t, "the database to be missed", func() bool { return post("p2").status == http.StatusServiceUnavailable })
+	caddyrun.Until(t, "the database to be missed", func() bool { return post("p2").status == http.StatusServiceUnavailable })
 	c.Logs.Wait(t, "store takes no writes")
 	look()
 	// A Caddy that starts now says what is wrong, and not how it signs in.

@@ -107,7 +107,7 @@ func TestSlowSenders(t *testing.T) {
 	before := memory()
 	open("PORT1", each)
 	open("PORT2", each)
-	eventually(t, "the senders to be served", func() bool { return goroutines("ReadBody", "readBodyIn") >= 2*each })
+	caddyrun.Until(t, "the senders to be served", func() bool { return goroutines("ReadBody", "readBodyIn") >= 2*each })
 	cost := (memory() - before) / (2 * each)
 	t.Logf("%d slow senders cost %d bytes each", 2*each, cost)
 	if cost > perSender {
@@ -393,7 +393,7 @@ func queue(t *testing.T, path string, n int, url string) {
 func deliveries(t *testing.T, path string) int {
 	t.Helper()
 	var s *sqlite.Store
-	eventually(t, "the store to be closed", func() bool {
+	caddyrun.Until(t, "the store to be closed", func() bool {
 		var err error
 		s, err = sqlite.Open(sqlite.Options{Path: path})
 		return err == nil

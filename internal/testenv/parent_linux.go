@@ -5,8 +5,14 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
+)
 
-	"golang.org/x/sys/unix"
+// System calls that the package syscall does not name. They have these numbers on
+// all architectures that Go supports.
+const (
+	sysPidfdOpen  = 434
+	sysPidfdGetfd = 438
 )
 
 // parentOutput opens the standard error of the go command, which started this
@@ -14,12 +20,12 @@ import (
 func parentOutput() (*os.File, error) {
 	pid := os.Getppid()
 	// A copy of the descriptor shares its offset, so that in a file the go
-	// command goes on behind the summary.
-	if pidfd, err := unix.PidfdOpen(pid, 0); err == nil {
-		fd, err := unix.PidfdGetfd(pidfd, 2, 0)
-		_ = unix.Close(pidfd)
-		if err == nil {
-			return os.NewFile(uintptr(fd), "the go command's stderr"), nil
+	// command continues behind the summary.
+	if pidfd, _, errno := syscall.Syscall(sysPidfdOpen, uintptr(pid), 0, 0); errno == 0 {
+		fd, _, errno := syscall.Syscall(sysPidfdGetfd, pidfd, 2, 0)
+		_ = syscall.Close(int(pidfd))
+		if errno == 0 {
+			return os.NewFile(fd, "the go command's stderr"), nil
 		}
 	}
 	f, err := os.OpenFile(fmt.Sprintf("/proc/%d/fd/2", pid), os.O_WRONLY|os.O_APPEND, 0)
@@ -27,7 +33,7 @@ func parentOutput() (*os.File, error) {
 		return nil, err
 	}
 	// Without the offset, the line that the go command still prints of this
-	// package may land on the summary's first bytes: they are expendable.
+	// package may overwrite the first bytes of the summary, which are a line of dashes.
 	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
 		_, _ = f.WriteString(strings.Repeat("-", 3*width) + "\n")
 	}

@@ -17,6 +17,20 @@ type skip struct {
 	Package, Test, Needs, Remedy string
 }
 
+// recordIn names the environment variable with the directory in which a go
+// command that RunModule started records its skips: the work directory of the
+// go command that runs RunModule.
+const recordIn = "TESTENV_RECORD_IN"
+
+// recordDir returns the directory in which skips are recorded, "" if there is
+// none.
+func recordDir() string {
+	if dir := os.Getenv(recordIn); dir != "" {
+		return dir
+	}
+	return workDir()
+}
+
 // workDir returns the directory that the go command made for its run, which
 // is the same for all packages of one run and is removed when it ends. It
 // returns "" for a test binary that the go command did not start.
@@ -32,18 +46,22 @@ func workDir() string {
 	return dir
 }
 
+// module is the module path of the plugin. The paths of its other modules are
+// below it.
+const module = "github.com/caddy-replicate/replicate-webhook"
+
 // testedPackage returns the import path of the package that is being tested,
-// within its module.
+// relative to the plugin's module.
 func testedPackage() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return filepath.Base(os.Args[0])
 	}
 	path := strings.TrimSuffix(info.Path, ".test")
-	if path == info.Main.Path {
+	if path == module {
 		return "."
 	}
-	return strings.TrimPrefix(path, info.Main.Path+"/")
+	return strings.TrimPrefix(path, module+"/")
 }
 
 func recordFile(dir string) string { return filepath.Join(dir, "skipped-tests.jsonl") }

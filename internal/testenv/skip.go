@@ -35,7 +35,7 @@ func Skip(t TB, needs, remedy string) {
 	if os.Getenv(NoSkips) != "" {
 		t.Fatal(text)
 	}
-	if dir := workDir(); dir != "" {
+	if dir := recordDir(); dir != "" {
 		if err := record(dir, skip{Package: testedPackage(), Test: t.Name(), Needs: needs, Remedy: remedy}); err != nil {
 			t.Fatal("recording a skipped test: ", err)
 		}

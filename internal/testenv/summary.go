@@ -1,7 +1,6 @@
 package testenv
 
 import (
-	"flag"
 	"fmt"
 	"io"
 	"maps"
@@ -27,12 +26,9 @@ func Main(m *testing.M) int {
 		return status
 	}
 	forbidCaching()
-	// Until shortly before the go command would kill this process.
-	limit := 9 * time.Minute
-	if f := flag.Lookup("test.timeout"); f != nil {
-		if d, ok := f.Value.(flag.Getter).Get().(time.Duration); ok && d > 0 {
-			limit = d - d/10
-		}
+	limit := timeout()
+	if limit == 0 {
+		limit = 9 * time.Minute
 	}
 	waitForOthers(limit)
 	skips, err := recorded(dir)

@@ -99,6 +99,43 @@ func TestARunWithoutSkipsSaysSo(t *testing.T) {
 	}
 }
 
+// TestEveryModuleIsTested tests that a run of go test ./... includes the tests of
+// each module of the checkout.
+func TestEveryModuleIsTested(t *testing.T) {
+	root := filepath.Join("..", "..")
+	runs, err := filepath.Glob(filepath.Join(root, "testmodules", "*", "*_test.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text []byte
+	for _, path := range runs {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text = append(text, data...)
+	}
+	modules := 0
+	err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && (d.Name() == "node_modules" || d.Name() == ".git") {
+			return filepath.SkipDir
+		}
+		if dir := filepath.Dir(path); d.Name() == "go.mod" && dir != root {
+			modules++
+			if call := `RunModule("` + filepath.ToSlash(dir) + `")`; !strings.Contains(string(text), call) {
+				t.Errorf("no package in testmodules has testenv.%s", call)
+			}
+		}
+		return nil
+	})
+	if err != nil || modules == 0 {
+		t.Fatalf("%d modules, %v", modules, err)
+	}
+}
+
 // TestEverySkipIsReported: no file of the module calls the Skip methods of the
 // testing package, which the summary does not hear of.
 func TestEverySkipIsReported(t *testing.T) {

@@ -19,8 +19,11 @@ import (
 	"github.com/gofrs/flock"
 )
 
-// module is the main package of the binary that children run.
-const module = "github.com/caddy-replicate/replicate-webhook/cmd/caddy"
+const (
+	module = "github.com/caddy-replicate/replicate-webhook"
+	// program is the main package of the binary that children run.
+	program = module + "/cmd/caddy"
+)
 
 // Binary builds Caddy with this plugin, once a process, and gives its path.
 // The file stays between runs, so that building an unchanged checkout again
@@ -35,7 +38,7 @@ func Binary(t testing.TB) string {
 }
 
 var build = sync.OnceValues(func() (string, error) {
-	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
+	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", module).Output()
 	if err != nil {
 		return "", fmt.Errorf("finding the module: %w", err)
 	}
@@ -52,8 +55,8 @@ var build = sync.OnceValues(func() (string, error) {
 	}
 	defer func() { _ = lock.Close() }()
 	path := filepath.Join(dir, "caddy")
-	if out, err := exec.Command("go", "build", "-o", path, module).CombinedOutput(); err != nil {
-		return "", fmt.Errorf("building %s: %w\n%s", module, err, out)
+	if out, err := exec.Command("go", "build", "-o", path, program).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building %s: %w\n%s", program, err, out)
 	}
 	return path, nil
 })

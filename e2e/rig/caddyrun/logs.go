@@ -19,6 +19,16 @@ func init() { caddy.RegisterModule(logWriter{}) }
 // once.
 const Patience = time.Minute
 
+// Until waits until a condition holds, which the failure otherwise names.
+func Until(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(4 * Patience); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
+
 // Logs holds what was logged, and lets tests wait for a line.
 type Logs struct {
 	mu      sync.Mutex

@@ -10,12 +10,10 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	_ "github.com/caddyserver/caddy/v2/modules/standard" // what Caddyfile text may name
-	"go.uber.org/goleak"
 )
 
 // Server is a Caddy that runs in this process. There is one Caddy in a process,
@@ -37,14 +35,14 @@ type Server struct {
 // The test fails if goroutines are left once the server has stopped.
 func New(t testing.TB, globals ...string) *Server {
 	t.Helper()
-	base := goleak.IgnoreCurrent()
+	before := goroutines()
 	id, logs := registerLogs(t)
 	s := &Server{Env: newEnv(t, "caddyrun "+id, withAdmin(globals)...), Logs: logs, Client: NewClient(t)}
 	t.Setenv("XDG_DATA_HOME", s.Path("data"))
 	t.Cleanup(func() {
 		s.Stop()
 		s.Client.CloseIdleConnections()
-		if err := settled(base, func() { closeIdle(t) }); err != nil {
+		if err := awaitGoroutines(before, func() { closeIdle(t) }); err != nil {
 			t.Errorf("after the server stopped: %v", err)
 		}
 		if t.Failed() && testing.Verbose() {
@@ -61,22 +59,6 @@ func withAdmin(globals []string) []string {
 		}
 	}
 	return append([]string{"admin off"}, globals...)
-}
-
-// settled waits until only the goroutines of before are left, and one that Caddy
-// starts once in a process.
-func settled(base goleak.Option, closeIdle func()) error {
-	const once = "github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy.(*metricsUpstreamsHealthyUpdater).init.func1"
-	deadline := time.Now().Add(Patience)
-	for {
-		// A connection that was made and never used is idle to net/http only
-		// after some seconds.
-		closeIdle()
-		err := goleak.Find(base, goleak.IgnoreAnyFunction(once))
-		if err == nil || time.Now().After(deadline) {
-			return err
-		}
-	}
 }
 
 // Start runs Caddy with the Caddyfile text.

@@ -1,4 +1,5 @@
-package notices_test
+// Package tracing_test reads the OpenTelemetry spans that a running Caddy exports.
+package tracing_test
 
 import (
 	"encoding/hex"
@@ -59,7 +60,7 @@ func (c *traces) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // named waits for n spans of a trace whose names begin so.
 func (c *traces) named(traceID, prefix string, n int) (found []*trace.Span) {
 	c.t.Helper()
-	until(c.t, fmt.Sprintf("%d spans %q of trace %s", n, prefix, traceID), func() bool {
+	caddyrun.Until(c.t, fmt.Sprintf("%d spans %q of trace %s", n, prefix, traceID), func() bool {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		found = nil
@@ -101,7 +102,7 @@ func TestAttemptsAreSpans(t *testing.T) {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
 	})
-	id := s.Create(secretPath, "Traceparent", traceparent)
+	id := s.Create("/hook/s3cretpath?token=s3crettoken", "Traceparent", traceparent)
 	s.Settled(2)
 	create := c.named(clientTrace, "create", 1)[0]
 	spans := c.named(clientTrace, "deliver ", 3)

@@ -1,8 +1,8 @@
-package dashboard_test
+package browser_test
 
 import (
+	"context"
 	"fmt"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,14 +13,15 @@ import (
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
 
-	"github.com/caddy-replicate/replicate-webhook/dashboard"
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/dashrun"
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
+	"github.com/caddy-replicate/replicate-webhook/internal/history"
 )
 
 // screenshots is where TestBrowserScreens puts the pictures that the README
 // shows, if it is set:
 //
-//	DASHBOARD_SCREENSHOTS=../docs/images go test ./dashboard -run TestBrowserScreens
+//	DASHBOARD_SCREENSHOTS=$PWD/docs/images go -C e2e/interop test ./browser -run TestBrowserScreens
 const screenshots = "DASHBOARD_SCREENSHOTS"
 
 // shown are the README's pictures.
@@ -29,26 +30,58 @@ var shown = []string{"overview-light", "overview-dark", "delivery-light"}
 // anHour seeds what an hour of work may leave.
 func anHour(t *testing.T) func(string) {
 	return func(path string) {
-		var rows []seeded
+		var rows []dashrun.Row
 		hosts := []string{"https://hooks.acme.example/replicate", "https://api.globex.example/webhooks/replicate?app=studio", "https://initech.example:8443/in"}
 		for i := range 70 {
-			row := seeded{
-				id: fmt.Sprintf("r%dkqv5c1a%02dxj0cnb8%c", i%7, i, 'a'+i%26), url: hosts[i%3], event: event.Completed,
-				age: time.Duration(70-i)*51*time.Second + 20*time.Second, answers: []int{200},
+			row := dashrun.Row{
+				ID: fmt.Sprintf("r%dkqv5c1a%02dxj0cnb8%c", i%7, i, 'a'+i%26), URL: hosts[i%3], Event: event.Completed,
+				Age: time.Duration(70-i)*51*time.Second + 20*time.Second, Statuses: []int{200},
 			}
 			switch {
 			case i%23 == 11:
-				row.answers, row.response = []int{503, 503, 502, 0, 503, 503}, "upstream connect error or disconnect/reset before headers"
+				row.Statuses, row.Response = []int{503, 503, 502, 0, 503, 503}, "upstream connect error or disconnect/reset before headers"
 			case i%9 == 4:
-				row.answers, row.response = []int{500, 0, 200}, `{"error":"the database is restarting"}`
+				row.Statuses, row.Response = []int{500, 0, 200}, `{"error":"the database is restarting"}`
 			case i%13 == 6:
-				row.event = event.Failed
+				row.Event = event.Failed
 			case i >= 66 && i%2 == 0:
-				row.answers, row.pending = []int{429}, true
+				row.Statuses, row.Pending = []int{429}, true
 			}
 			rows = append(rows, row)
 		}
-		seed(t, path, rows)
+		dashrun.Seed(t, path, rows)
+	}
+}
+
+// fillHistory gives the charts an hour of work, until the test ends.
+func fillHistory(t *testing.T) {
+	s := &history.Source{Pending: func(context.Context) (int, error) { return 0, nil }}
+	h, err := history.Attach(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := h.Detach(s); err != nil {
+			t.Error(err)
+		}
+	})
+	now := time.Now()
+	for i := range 360 {
+		wave := []uint32{6, 7, 9, 12, 14, 13, 10, 8, 7, 9, 11, 8}[i/6%12] + uint32(i*7%5)
+		sample := history.Sample{End: now.Add(time.Duration(i-360) * history.Step), Pending: int32(wave / 3)}
+		sample.Counts[history.RequestsAccepted] = wave * 2
+		sample.Counts[history.RequestsDuplicate] = wave / 4
+		sample.Counts[history.RequestsRejected] = uint32(i * 5 % 7 / 5)
+		sample.Counts[history.AttemptsDelivered] = wave
+		sample.Counts[history.AttemptsRefused] = uint32(i * 3 % 11 / 9)
+		if i > 200 && i < 225 {
+			sample.Counts[history.AttemptsRefused], sample.Counts[history.AttemptsUnanswered] = wave/2, wave/4
+			sample.Counts[history.AttemptsDelivered] /= 2
+			sample.Pending = int32(wave + uint32(i-200)*2)
+		} else if i >= 225 && i < 240 {
+			sample.Pending = int32(60 - 4*(i-225))
+		}
+		h.Record(sample)
 	}
 }
 
@@ -60,7 +93,7 @@ type view struct {
 }
 
 func (b *browser) look(v view) {
-	b.t.Helper()
+	b.T.Helper()
 	scheme := "light"
 	if v.dark {
 		scheme = "dark"
@@ -70,7 +103,7 @@ func (b *browser) look(v view) {
 	if _, err := chromedp.Call(ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
 		Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}},
 	}); err != nil {
-		b.t.Fatal(err)
+		b.T.Fatal(err)
 	}
 	b.run(chromedp.EmulateViewport(v.width, v.height))
 }
@@ -78,11 +111,11 @@ func (b *browser) look(v view) {
 // TestBrowserScreens: every page fits a desk and a phone, in light and in dark,
 // can be read, and can be walked through by keyboard.
 func TestBrowserScreens(t *testing.T) {
-	dashboard.FillHistory(t)
-	s := start(t, anHour(t))
-	b := s.browse()
-	v := s.visitor()
-	failed := v.failedDelivery()
+	fillHistory(t)
+	s := dashrun.Start(t, anHour(t))
+	b := browse(s)
+	v := s.Visitor()
+	failed := v.FailedDelivery()
 	pages := map[string]string{"overview": "?range=1h", "deliveries": "deliveries", "delivery": "deliveries/" + failed, "predictions": "predictions", "endpoints": "endpoints"}
 	for _, how := range []view{{"light", 1280, 900, false}, {"dark", 1280, 900, true}, {"phone", 390, 844, false}} {
 		for name, path := range pages {
@@ -136,7 +169,7 @@ const contrast = `(() => {
 
 // shoot keeps a picture, if pictures are asked for.
 func (b *browser) shoot(name string) {
-	b.t.Helper()
+	b.T.Helper()
 	dir := os.Getenv(screenshots)
 	if dir == "" || !slices.Contains(shown, name) {
 		return
@@ -148,15 +181,15 @@ func (b *browser) shoot(name string) {
 		err = os.WriteFile(filepath.Join(dir, name+".png"), picture, 0o600)
 	}
 	if err != nil {
-		b.t.Fatal(err)
+		b.T.Fatal(err)
 	}
 }
 
 // TestBrowserWithoutScripts: all can be read, filtered and delivered again where
 // scripts are switched off.
 func TestBrowserWithoutScripts(t *testing.T) {
-	s := start(t, oneFailed(t))
-	b := s.browse()
+	s := dashrun.Start(t, dashrun.OneFailed(t))
+	b := browse(s)
 	ctx, cancel := b.patient()
 	defer cancel()
 	if _, err := chromedp.Call(ctx, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true}); err != nil {
@@ -174,32 +207,4 @@ func TestBrowserWithoutScripts(t *testing.T) {
 	b.until(`document.getElementById("redeliver") !== null`)
 	b.click("#redeliver")
 	b.until(`location.search.startsWith("?again=")`)
-}
-
-// TestEmptyStates: where there is nothing yet, the pages say what to do.
-func TestEmptyStates(t *testing.T) {
-	v := start(t, nil).visitor()
-	for path, want := range map[string]string{
-		"": "webhook_url", "deliveries": "replicate_predictions", "predictions": "webhook_url", "endpoints": "first attempt",
-		"deliveries?state=failed": "No delivery matches", "predictions?id=x": "No prediction matches",
-	} {
-		if body := v.page("/_webhooks/" + path); !strings.Contains(body, want) {
-			t.Errorf("%q does not say %s:\n%s", path, want, body)
-		}
-	}
-}
-
-// TestBadQueries: what can't be asked for is a page that says so.
-func TestBadQueries(t *testing.T) {
-	v := start(t, nil).visitor()
-	for path, status := range map[string]int{
-		"deliveries?state=bogus": 400, "deliveries?limit=0": 400, "deliveries?cursor=%00": 400, "deliveries?state=failed&state=failed": 400,
-		"deliveries?since=yesterday": 400, "deliveries?nonsense=1": 400, "deliveries?endpoint=ftp://x": 400, "predictions?status=x": 400,
-		"deliveries/none": 404, "deliveries/none?again=<script>": 404, "?range=9h": 200, "?range=%00": 200, "deliveries?a;b": 200, "endpoints?reset=" + url.QueryEscape("<b>"): 200,
-	} {
-		resp, body := v.do("GET", "/_webhooks/"+path, nil)
-		if resp.StatusCode != status || !strings.Contains(body, "<main") || strings.Contains(body, "<script>") {
-			t.Errorf("%s is %d, want %d:\n%s", path, resp.StatusCode, status, body)
-		}
-	}
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -152,7 +153,7 @@ func TestEveryReferencedMetricExists(t *testing.T) {
 
 func read(t *testing.T, file string, unmarshal func([]byte, any) error, into any) {
 	t.Helper()
-	b, err := os.ReadFile(file)
+	b, err := os.ReadFile(filepath.Join("../../../monitoring", file))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,5 @@
-package dashboard_test
+// Package browser_test tests the dashboard in a real browser.
+package browser_test
 
 import (
 	"context"
@@ -18,6 +19,8 @@ import (
 	"github.com/chromedp/chromedp"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/testenv"
+
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/dashrun"
 )
 
 // browserPatience is how long a page may take on a busy machine.
@@ -25,7 +28,7 @@ const browserPatience = 2 * time.Minute
 
 // browser is a real Chromium, headless, with a profile of its own.
 type browser struct {
-	*site
+	*dashrun.Site
 	ctx context.Context
 
 	mu       sync.Mutex
@@ -35,8 +38,8 @@ type browser struct {
 
 // browse starts a browser that is signed in. When the test ends it must have
 // asked no other host for anything, and its console must be clean.
-func (s *site) browse() *browser {
-	s.t.Helper()
+func browse(s *dashrun.Site) *browser {
+	s.T.Helper()
 	var path string
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
 		if p, err := exec.LookPath(name); err == nil {
@@ -45,30 +48,30 @@ func (s *site) browse() *browser {
 		}
 	}
 	if path == "" {
-		testenv.Skip(s.t, "Chromium", "apt-get install chromium")
+		testenv.Skip(s.T, "Chromium", "apt-get install chromium")
 	}
-	allocator, cancel := chromedp.NewExecAllocator(s.t.Context(),
-		chromedp.ExecPath(path), chromedp.UserDataDir(s.t.TempDir()), chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU,
+	allocator, cancel := chromedp.NewExecAllocator(s.T.Context(),
+		chromedp.ExecPath(path), chromedp.UserDataDir(s.T.TempDir()), chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU,
 		chromedp.NoFirstRun, chromedp.NoDefaultBrowserCheck, chromedp.WSURLReadTimeout(browserPatience),
 		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-background-networking", true),
 		chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true), chromedp.Flag("disable-dev-shm-usage", true),
 		chromedp.WindowSize(1280, 900),
 	)
-	s.t.Cleanup(cancel)
+	s.T.Cleanup(cancel)
 	ctx, stop := chromedp.NewContext(allocator)
-	b := &browser{site: s, ctx: ctx}
-	s.t.Cleanup(func() {
+	b := &browser{Site: s, ctx: ctx}
+	s.T.Cleanup(func() {
 		_ = chromedp.Cancel(ctx)
 		stop()
 	})
 	if err := chromedp.Listen(ctx, b.listen); err != nil { // starts it
-		s.t.Fatalf("starting %s: %v", path, err)
+		s.T.Fatalf("starting %s: %v", path, err)
 	}
-	login := network.Headers{"Authorization": "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password))}
+	login := network.Headers{"Authorization": "Basic " + base64.StdEncoding.EncodeToString([]byte(dashrun.User+":"+dashrun.Password))}
 	if _, err := chromedp.Call(ctx, network.SetExtraHTTPHeaders, network.SetExtraHTTPHeadersParams{Headers: login}); err != nil {
-		s.t.Fatal(err)
+		s.T.Fatal(err)
 	}
-	s.t.Cleanup(b.check)
+	s.T.Cleanup(b.check)
 	return b
 }
 
@@ -95,15 +98,15 @@ func (b *browser) check() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, trouble := range b.troubles {
-		b.t.Errorf("in the browser: %s", trouble)
+		b.T.Errorf("in the browser: %s", trouble)
 	}
 	for _, url := range b.requests {
 		if !strings.HasPrefix(url, b.URL("PORT1", "/_webhooks/")) {
-			b.t.Errorf("the browser asked for %s", url)
+			b.T.Errorf("the browser asked for %s", url)
 		}
 	}
 	if len(b.requests) == 0 {
-		b.t.Error("no request was seen")
+		b.T.Error("no request was seen")
 	}
 }
 
@@ -114,35 +117,35 @@ func (b *browser) patient() (context.Context, context.CancelFunc) {
 
 // run does things in the browser.
 func (b *browser) run(actions ...chromedp.Action[chromedp.Void]) {
-	b.t.Helper()
+	b.T.Helper()
 	ctx, cancel := b.patient()
 	defer cancel()
 	if err := chromedp.Do(ctx, actions...); err != nil {
-		b.t.Fatalf("in the browser: %v", err)
+		b.T.Fatalf("in the browser: %v", err)
 	}
 }
 
 // eval is the value of an expression in the page.
 func eval[T any](b *browser, expression string) T {
-	b.t.Helper()
+	b.T.Helper()
 	ctx, cancel := b.patient()
 	defer cancel()
 	v, err := chromedp.Run(ctx, chromedp.Evaluate[T](expression))
 	if err != nil {
-		b.t.Fatalf("evaluating %s: %v", expression, err)
+		b.T.Fatalf("evaluating %s: %v", expression, err)
 	}
 	return v
 }
 
 // click clicks the first element that a selector finds.
 func (b *browser) click(selector chromedp.CSS) {
-	b.t.Helper()
+	b.T.Helper()
 	b.run(chromedp.Click(selector))
 }
 
 // open goes to a page of the dashboard.
 func (b *browser) open(path string) {
-	b.t.Helper()
+	b.T.Helper()
 	b.run(chromedp.Navigate(b.URL("PORT1", "/_webhooks/"+path)), chromedp.WaitReady(chromedp.CSS("main[data-page]")))
 }
 
@@ -151,37 +154,37 @@ func (b *browser) live() { b.until(`document.getElementById("live").dataset.stat
 
 // until waits for a condition of the page.
 func (b *browser) until(condition string) {
-	b.t.Helper()
+	b.T.Helper()
 	deadline := time.Now().Add(browserPatience)
 	for !eval[bool](b, condition) {
 		if time.Now().After(deadline) {
-			b.t.Fatalf("the page never had %s:\n%s", condition, b.text("main"))
+			b.T.Fatalf("the page never had %s:\n%s", condition, b.text("main"))
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
 }
 
 func (b *browser) text(selector string) string {
-	b.t.Helper()
+	b.T.Helper()
 	return eval[string](b, fmt.Sprintf("document.querySelector(%q).innerText", selector))
 }
 
 func (b *browser) number(expression string) int {
-	b.t.Helper()
+	b.T.Helper()
 	return eval[int](b, expression)
 }
 
 // address is the page's below the prefix.
 func (b *browser) address() string {
-	b.t.Helper()
+	b.T.Helper()
 	_, path, _ := strings.Cut(eval[string](b, "location.href"), "/_webhooks/")
 	return path
 }
 
 // TestBrowser goes through the pages as an operator does.
 func TestBrowser(t *testing.T) {
-	s := start(t, oneFailed(t))
-	b := s.browse()
+	s := dashrun.Start(t, dashrun.OneFailed(t))
+	b := browse(s)
 
 	b.open("")
 	b.live()
@@ -196,7 +199,7 @@ func TestBrowser(t *testing.T) {
 	if n := b.number(`document.querySelectorAll("tr[id^=row-]").length`); n != 2 {
 		t.Fatalf("%d deliveries to begin with", n)
 	}
-	s.create("/live")
+	s.Create("/live")
 	b.until(`document.querySelectorAll("tr[id^=row-]").length === 4`)
 	b.until(`document.querySelector("#tile-delivered .tile-value").innerText === "3"`)
 	b.until(`window.stayed === true && document.querySelectorAll("#chart-out rect.good").length > 0`)
@@ -210,7 +213,7 @@ func TestBrowser(t *testing.T) {
 	b.live()
 	b.run(chromedp.SendKeys(chromedp.CSS("#f-prediction"), "pred_fai"))
 	before := b.number(`Number(document.documentElement.dataset.refreshed || 0)`)
-	s.create("/meanwhile")
+	s.Create("/meanwhile")
 	b.until(fmt.Sprintf(`Number(document.documentElement.dataset.refreshed) > %d`, before))
 	b.run(chromedp.SendKeys(chromedp.CSS("#f-prediction"), "led\r"))
 	b.until(`location.search === "?state=failed&prediction=pred_failed" && document.querySelectorAll("tr[id^=row-]").length === 1`)
@@ -238,10 +241,10 @@ func TestBrowser(t *testing.T) {
 // TestBrowserRedelivers: the receiver gets what the button sends, and the page
 // shows that it has.
 func TestBrowserRedelivers(t *testing.T) {
-	s := start(t, nil)
-	b := s.browse()
-	s.create("/hook")
-	s.receiver.Wait(2)
+	s := dashrun.Start(t, nil)
+	b := browse(s)
+	s.Create("/hook")
+	s.Receiver.Wait(2)
 	b.open("deliveries?event=completed&state=delivered")
 	b.live()
 	b.until(`document.querySelectorAll("tr[id^=row-]").length === 1`)
@@ -249,7 +252,7 @@ func TestBrowserRedelivers(t *testing.T) {
 	b.run(chromedp.WaitReady(chromedp.CSS("#redeliver")))
 	b.click("#redeliver")
 	b.until(`location.search.startsWith("?again=")`)
-	r := s.receiver.Wait(3)
+	r := s.Receiver.Wait(3)
 	if r.Header.Get("X-Replicate-Event") != "prediction.completed" || r.URL.Path != "/hook" {
 		t.Errorf("the receiver got %s %v", r.URL, r.Header)
 	}
@@ -259,18 +262,18 @@ func TestBrowserRedelivers(t *testing.T) {
 
 // TestBrowserReset: an endpoint that is left alone can be tried at once.
 func TestBrowserReset(t *testing.T) {
-	s := start(t, nil)
-	b := s.browse()
-	s.receiver.AnswerStatus(500)
-	s.create("/down")
-	s.receiver.Wait(3)
+	s := dashrun.Start(t, nil)
+	b := browse(s)
+	s.Receiver.AnswerStatus(500)
+	s.Create("/down")
+	s.Receiver.Wait(3)
 	b.open("endpoints")
 	b.live()
 	b.until(`document.querySelector(".badge.open") !== null`)
 	b.open("")
 	b.until(`document.querySelector(".notice") !== null`)
 	b.open("endpoints")
-	s.receiver.AnswerStatus(200)
+	s.Receiver.AnswerStatus(200)
 	b.click("td form button")
 	b.until(`location.search.startsWith("?reset=") && document.querySelector(".badge.closed") !== null`)
 }
@@ -279,15 +282,15 @@ func TestBrowserReset(t *testing.T) {
 // stands.
 func TestBrowserHostile(t *testing.T) {
 	const script = `<script>alert(1)</script><img src=x onerror=alert(2)>`
-	s := start(t, func(path string) {
-		seed(t, path, []seeded{
-			{id: `"><svg onload=alert(3)>` + script, url: `https://hooks.example.com/"onmouseover="alert(4)"><script>alert(5)</script>`,
-				event: 2, age: time.Minute, answers: []int{500, 500}, response: `</pre></details>` + script + "\u202e\x00", err: `</div>` + script,
-				payload: `{"output":"</pre></main>` + script + `","x":"{{.Token}}"}`},
-			{id: `javascript:alert(6)`, url: `javascript:alert(7)//`, event: 4, age: time.Minute, answers: []int{404}, response: "<base href=https://evil.example/>", err: "<meta http-equiv=refresh content=0>"},
+	s := dashrun.Start(t, func(path string) {
+		dashrun.Seed(t, path, []dashrun.Row{
+			{ID: `"><svg onload=alert(3)>` + script, URL: `https://hooks.example.com/"onmouseover="alert(4)"><script>alert(5)</script>`,
+				Event: 2, Age: time.Minute, Statuses: []int{500, 500}, Response: `</pre></details>` + script + "\u202e\x00", Err: `</div>` + script,
+				Payload: `{"output":"</pre></main>` + script + `","x":"{{.Token}}"}`},
+			{ID: `javascript:alert(6)`, URL: `javascript:alert(7)//`, Event: 4, Age: time.Minute, Statuses: []int{404}, Response: "<base href=https://evil.example/>", Err: "<meta http-equiv=refresh content=0>"},
 		})
 	})
-	b := s.browse()
+	b := browse(s)
 	for _, path := range []string{"", "deliveries", "predictions", "endpoints", `deliveries?prediction="><script>alert(8)</script>`, `endpoints?reset=<script>alert(9)</script>`} {
 		b.open(path)
 		b.live()
@@ -326,8 +329,8 @@ func TestBrowserHostile(t *testing.T) {
 // TestBrowserFramed: no page can show the dashboard in a frame, not even one of
 // the same origin.
 func TestBrowserFramed(t *testing.T) {
-	s := start(t, nil)
-	b := s.browse()
+	s := dashrun.Start(t, nil)
+	b := browse(s)
 	b.open("")
 	b.live()
 	b.run(chromedp.Navigate(s.URL("PORT1", "/another/page")))

@@ -1,4 +1,4 @@
-package dashboard_test
+package dashrun
 
 import (
 	"fmt"
@@ -12,24 +12,25 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store/sqlite"
 )
 
-// seeded is a prediction with deliveries that a store is given before Caddy
-// starts.
-type seeded struct {
-	id, url string
-	event   event.Set // the terminal one
-	payload string
-	age     time.Duration
-	// answers are those of the terminal event's attempts, 0 for none. The
-	// last one of 2xx makes it delivered; without it the delivery is given
-	// up, or stays pending.
-	answers  []int
-	pending  bool
-	response string
-	err      string // default: what the status says
+// Row is a prediction with its deliveries.
+type Row struct {
+	ID, URL string
+	Event   event.Set // the terminal one
+	Payload string    // default: of the guide's shape
+	Age     time.Duration
+	// Statuses are those of the terminal event's attempts, 0 for an attempt
+	// without a response. If the last one is 2xx, the delivery is delivered,
+	// else it has failed, or is pending if Pending is set.
+	Statuses []int
+	Pending  bool
+	// Response is the body of the responses.
+	Response string
+	// Err is the error of the attempts. Default: the status.
+	Err string
 }
 
-// seed fills a store.
-func seed(t testing.TB, path string, rows []seeded) {
+// Seed creates an SQLite store with the rows.
+func Seed(t testing.TB, path string, rows []Row) {
 	t.Helper()
 	now := time.Now()
 	clock := now
@@ -51,15 +52,15 @@ func seed(t testing.TB, path string, rows []seeded) {
 		}
 	}
 	for _, row := range rows {
-		set(now.Add(-row.age))
-		p := store.Prediction{API: "https://api.replicate.com/v1", ID: row.id, Client: "user alice", URL: row.url, Events: event.All, CreatedAt: clock}
-		payload := row.payload
+		set(now.Add(-row.Age))
+		p := store.Prediction{API: "https://api.replicate.com/v1", ID: row.ID, Client: "user alice", URL: row.URL, Events: event.All, CreatedAt: clock}
+		payload := row.Payload
 		if payload == "" {
 			payload = fmt.Sprintf(`{"event":%q,"prediction":{"id":%q,"version":"5c7d5dc6","input":{"prompt":"a serene landscape, golden hour","width":1024,"height":768},"output":["https://replicate.delivery/pbxt/landscape-0.webp"],"status":"succeeded","created_at":%q},"timestamp":%q}`,
-				row.event.Name(), row.id, clock.UTC().Format(time.RFC3339), clock.UTC().Format(time.RFC3339))
+				row.Event.Name(), row.ID, clock.UTC().Format(time.RFC3339), clock.UTC().Format(time.RFC3339))
 		}
 		fail(s.Track(t.Context(), &p, []store.Happening{
-			{Event: event.Started, Payload: []byte(payload)}, {Event: row.event, Payload: []byte(payload)},
+			{Event: event.Started, Payload: []byte(payload)}, {Event: row.Event, Payload: []byte(payload)},
 		}))
 		tries := 0
 		for {
@@ -78,24 +79,24 @@ func seed(t testing.TB, path string, rows []seeded) {
 					At: clock, Took: 83 * time.Millisecond, Response: "OK",
 				}}
 				if d.Event != event.Started {
-					if tries == len(row.answers) { // never tried
+					if tries == len(row.Statuses) { // never tried
 						fail(s.Postpone(t.Context(), d, now.Add(time.Hour)))
 						continue
 					}
-					o.Attempt.Status = row.answers[tries]
+					o.Attempt.Status = row.Statuses[tries]
 					tries++
 					if o.Attempt.Status/100 != 2 {
-						o.Attempt.Response, o.Attempt.Error = row.response, row.err
+						o.Attempt.Response, o.Attempt.Error = row.Response, row.Err
 						switch {
 						case o.Attempt.Status == 0:
 							o.Attempt.Response, o.Attempt.Error = "", "connecting: connection refused"
-						case row.err == "":
+						case row.Err == "":
 							o.Attempt.Error = fmt.Sprint("status ", o.Attempt.Status)
 						}
 						o.Verdict, o.Due = store.Retry, clock.Add(time.Second<<(tries-1))
 						switch {
-						case tries < len(row.answers):
-						case row.pending:
+						case tries < len(row.Statuses):
+						case row.Pending:
 							o.Due = now.Add(time.Hour)
 						default:
 							o.Verdict = store.Exhausted
@@ -108,4 +109,14 @@ func seed(t testing.TB, path string, rows []seeded) {
 		}
 	}
 	fail(s.Close())
+}
+
+// OneFailed returns a function for Start that seeds one delivery that failed.
+func OneFailed(t testing.TB) func(path string) {
+	return func(path string) {
+		Seed(t, path, []Row{{
+			ID: "pred_failed", URL: "https://hooks.example.com/in", Event: event.Completed, Age: time.Hour,
+			Statuses: []int{500, 500, 500}, Response: "<b>boom</b>", Err: "status 500",
+		}})
+	}
 }
