@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/body"
+	"github.com/caddy-replicate/replicate-webhook/internal/ecmajson"
 )
 
 // A request body begins in a buffer of its own, of no more than smallBody: what
@@ -47,7 +48,7 @@ type buffered struct {
 	pooled *[]byte
 	closed bool
 	// watch searches the rest as it is read, if it is set.
-	watch *finder
+	watch *ecmajson.KeyFinder
 }
 
 // errNamed ends a body in which a member of ours was found too late.
@@ -144,7 +145,7 @@ func (b *buffered) Read(p []byte) (int, error) {
 	if b.watch != nil {
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		if _, _ = b.watch.Write(p[:n]); b.watch.member != "" {
+		if _, _ = b.watch.Write(p[:n]); b.watch.Found() != "" {
 			return 0, errNamed
 		}
 	}
@@ -155,7 +156,7 @@ func (b *buffered) Read(p []byte) (int, error) {
 func (b *buffered) seen() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.watch.member
+	return b.watch.Found()
 }
 
 // Close ends reading and gives everything back.

@@ -55,7 +55,7 @@ func (h *Handler) create(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	case hook == nil:
 		return next.ServeHTTP(w, r)
 	case !hook.asked:
-		return next.ServeHTTP(w, withBody(r.Context(), r, body, cutRequest(body.data, hook.doc, "")))
+		return next.ServeHTTP(w, withBody(r.Context(), r, body, cutRequest(hook.doc, "")))
 	case hook.test != testOff:
 		return h.createTest(w, r, hook)
 	}
@@ -137,7 +137,7 @@ func (h *Handler) createLarge(w http.ResponseWriter, r *http.Request, next caddy
 	if member := namedIn(body.data, r.Header.Get("Content-Type")); member != "" {
 		return refusal(member)
 	}
-	body.watch = new(finder)
+	body.watch = newFinder()
 	_, _ = body.watch.Write(body.data)
 	a := h.newResponse(w, r, nil)
 	a.holds = nil
@@ -203,7 +203,7 @@ func (h *Handler) capture(w http.ResponseWriter, r *http.Request, next caddyhttp
 	x.a.scan, x.a.passing = true, x.passing
 	ctx, stop := outlive(r.Context(), afterClient)
 	defer stop()
-	r = withBody(ctx, r, body, cutRequest(body.data, hook.doc, x.callback))
+	r = withBody(ctx, r, body, cutRequest(hook.doc, x.callback))
 	readable(r)
 
 	// Also when the next handler panics, as a proxy does to abort an answer
@@ -313,7 +313,7 @@ func (x *captured) passing(why reason) {
 // response that is no prediction is sent as it came.
 func (x *captured) augment() {
 	mark, body := x.a.held()
-	s, err := prediction.Parse(body)
+	s, doc, err := prediction.ParseDocument(body)
 	if err != nil {
 		x.rescue("the response to a create can't be read as a prediction: "+err.Error(), true)
 		x.a.letGo(true)
@@ -333,14 +333,14 @@ func (x *captured) augment() {
 	if x.callback != "" {
 		f.ours = func(webhook string) bool { return webhook == x.callback }
 	}
-	x.a.replace(append(mark[:len(mark):len(mark)], augment(body, f)...))
+	x.a.replace(append(mark[:len(mark):len(mark)], augment(doc, s.Webhook, f)...))
 }
 
 // rescue stores a held prediction that can't be read as JSON, or of which only a
 // beginning came.
 func (x *captured) rescue(why string, complete bool) {
 	_, body := x.a.held()
-	x.a.scanner = new(prediction.Scanner)
+	x.a.scanner = prediction.NewScanner()
 	_, _ = x.a.scanner.Write(body)
 	x.store(why, complete)
 }

@@ -18,6 +18,10 @@ const (
 	memberCompleted = "webhook_completed"
 )
 
+// memberKey is the member with the key in the API's response to a look-up of the
+// signing secret.
+const memberKey = "key"
+
 // The members of the API itself for its own webhook.
 const (
 	nativeURL    = "webhook"
@@ -67,49 +71,16 @@ func mentions(body []byte) bool {
 	}
 }
 
-// edit gives a JSON object without the top-level members that drop names, and
-// with extra, which is members without braces or empty, after the others. What
-// remains of the source is a subsequence of its bytes: nothing is respelled or
-// moved. doc is src parsed with its members.
-func edit(src []byte, doc *ecmajson.Document, drop func(key string) bool, extra []byte) []byte {
-	out := make([]byte, 0, len(src)+len(extra)+1)
-	kept, end := 0, 0
-	for m := range doc.EachMember() {
-		if end == 0 {
-			out = append(out, src[:m.KeyStart]...)
-		}
-		if !drop(m.Key) {
-			if kept++; kept > 1 {
-				// The comma, and the white space that this member stood in.
-				out = append(out, src[end:m.KeyStart]...)
-			}
-			out = append(out, src[m.KeyStart:m.ValueEnd]...)
-		}
-		end = m.ValueEnd
-	}
-	if end == 0 { // {}
-		end = bytes.IndexByte(src, '{') + 1
-		out = append(out, src[:end]...)
-	}
-	if len(extra) > 0 {
-		if kept > 0 {
-			out = append(out, ',')
-		}
-		out = append(out, extra...)
-	}
-	return append(out, src[end:]...)
-}
-
-// cutRequest gives a create's body as the API is to see it: without our
+// cutRequest returns the body of a create as the API is to see it: without our
 // members and, with a callback URL, with the API's own webhook set to that.
-func cutRequest(src []byte, doc *ecmajson.Document, callback string) []byte {
+func cutRequest(doc *ecmajson.Document, callback string) []byte {
 	var extra []byte
 	if callback != "" {
 		extra = append(extra, `"`+nativeURL+`":`...)
 		extra = ecmajson.AppendString(extra, callback)
 		extra = append(extra, `,"`+nativeEvents+`":["start","completed"]`...)
 	}
-	return edit(src, doc, func(key string) bool {
+	return doc.Edit(func(key string) bool {
 		switch key {
 		case memberURL, memberEvents, memberTest:
 			return true
@@ -120,13 +91,13 @@ func cutRequest(src []byte, doc *ecmajson.Document, callback string) []byte {
 	}, extra)
 }
 
-// fields are what an answer says of a webhook.
+// fields are what a response says of a webhook.
 type fields struct {
 	url       string // empty: null
 	status    store.WebhookStatus
 	completed bool
-	// ours tells the API's webhook that was set by cutRequest, which is not
-	// the client's to see. nil: there was none.
+	// ours reports whether the API's webhook is the one that was set by
+	// cutRequest, which is not the client's to see. nil: none was set.
 	ours func(webhook string) bool
 }
 
@@ -134,33 +105,26 @@ func fieldsOf(p *store.Prediction) fields {
 	return fields{url: p.URL, status: p.Webhook, completed: p.Done()}
 }
 
-var nativeWebhook = ecmajson.NewSelector([]string{nativeURL})
-
-// augment gives a prediction object with the fields, in the place of members of
-// these names. It gives src itself if that is no JSON object.
-func augment(src []byte, f fields) []byte {
-	doc, err := ecmajson.Parse(src, withMembers, nativeWebhook)
-	if err != nil || doc.Kind() != ecmajson.Object {
-		return src
-	}
-	ours := false
-	if f.ours != nil {
-		if webhook, ok := doc.Value(0).Text(); ok {
-			ours = f.ours(webhook)
-		}
-	}
-	extra := make([]byte, 0, 96+len(f.url))
-	extra = append(extra, `"`+memberURL+`":`...)
+// members returns the fields as members of an object, without braces.
+func (f *fields) members() []byte {
+	b := make([]byte, 0, 96+len(f.url))
+	b = append(b, `"`+memberURL+`":`...)
 	if f.url == "" {
-		extra = append(extra, "null"...)
+		b = append(b, "null"...)
 	} else {
-		extra = ecmajson.AppendString(extra, f.url)
+		b = ecmajson.AppendString(b, f.url)
 	}
-	extra = append(extra, `,"`+memberStatus+`":"`...)
-	extra = append(extra, f.status.String()...)
-	extra = append(extra, `","`+memberCompleted+`":`...)
-	extra = strconv.AppendBool(extra, f.completed)
-	return edit(src, doc, func(key string) bool {
+	b = append(b, `,"`+memberStatus+`":"`...)
+	b = append(b, f.status.String()...)
+	b = append(b, `","`+memberCompleted+`":`...)
+	return strconv.AppendBool(b, f.completed)
+}
+
+// augment returns the object of a prediction with the fields, in the place of
+// members of these names. webhook is the API's own webhook in it, or empty.
+func augment(doc *ecmajson.Document, webhook string, f fields) []byte {
+	ours := f.ours != nil && webhook != "" && f.ours(webhook)
+	return doc.Edit(func(key string) bool {
 		switch key {
 		case memberURL, memberStatus, memberCompleted:
 			return true
@@ -168,18 +132,27 @@ func augment(src []byte, f fields) []byte {
 			return ours
 		}
 		return false
-	}, extra)
+	}, f.members())
 }
 
-var keyMember = ecmajson.NewSelector([]string{"key"})
+// extend appends the fields to an object of our own making: it has members, none
+// of which is a field, and nothing follows its brace.
+func extend(object []byte, f fields) []byte {
+	n := len(object) - 1
+	return append(append(append(object[:n:n], ','), f.members()...), '}')
+}
 
-// replaceKey gives the answer of a secret look-up with another key, and false
+var keyMember = ecmajson.NewSelector([]string{memberKey})
+
+// readKey reads the response to a look-up of the signing secret. It reports false
 // for one that holds no key.
-func replaceKey(src []byte, key string) ([]byte, bool) {
+func readKey(src []byte) (*ecmajson.Document, bool) {
 	doc, err := ecmajson.Parse(src, withMembers, keyMember)
-	if err != nil || doc.Value(0).Kind() != ecmajson.String {
-		return nil, false
-	}
-	extra := ecmajson.AppendString([]byte(`"key":`), key)
-	return edit(src, doc, func(name string) bool { return name == "key" }, extra), true
+	return doc, err == nil && doc.Value(0).Kind() == ecmajson.String
+}
+
+// replaceKey returns the response with another key.
+func replaceKey(doc *ecmajson.Document, key string) []byte {
+	extra := ecmajson.AppendString([]byte(`"`+memberKey+`":`), key)
+	return doc.Edit(func(name string) bool { return name == memberKey }, extra)
 }

@@ -76,7 +76,10 @@ func (a *response) serve(next caddyhttp.Handler, r *http.Request, whole func()) 
 // is not the prediction.
 func (h *Handler) observed(r *http.Request, a *response, p store.Prediction) []byte {
 	mark, body := a.held()
-	s, err := prediction.ParseID(body, p.ID)
+	s, doc, err := prediction.ParseDocument(body)
+	if err == nil && s.ID != p.ID {
+		err = prediction.ErrUnexpected
+	}
 	if err != nil {
 		h.logger.Warn("the response of the prediction API passes as it is", zap.String("prediction", p.ID), zap.Error(err))
 		return nil
@@ -92,7 +95,7 @@ func (h *Handler) observed(r *http.Request, a *response, p store.Prediction) []b
 	if p.Token != nil {
 		f.ours = func(webhook string) bool { return hasToken(webhook, p.Token) }
 	}
-	return append(mark[:len(mark):len(mark)], augment(body, f)...)
+	return append(mark[:len(mark):len(mark)], augment(doc, s.Webhook, f)...)
 }
 
 // hasToken reports that a callback URL ends in the token with that SHA-256.

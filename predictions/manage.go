@@ -51,7 +51,7 @@ func (h *Handler) applyUpdate(w http.ResponseWriter, r *http.Request, rt route) 
 		if errors.Is(err, store.ErrNotFound) {
 			f, err := h.updateUntracked(r, change, s)
 			if err == nil {
-				answerJSON(w, http.StatusOK, augment(body, f))
+				answerJSON(w, http.StatusOK, extend(body, f))
 			}
 			return err
 		}
@@ -66,7 +66,7 @@ func (h *Handler) applyUpdate(w http.ResponseWriter, r *http.Request, rt route) 
 	if p, err = h.tracker.SetWebhook(ctx, p, url, change.events); err != nil {
 		return err
 	}
-	answerJSON(w, http.StatusOK, augment(body, fieldsOf(&p)))
+	answerJSON(w, http.StatusOK, extend(body, fieldsOf(&p)))
 	return nil
 }
 

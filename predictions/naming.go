@@ -9,7 +9,7 @@ import (
 	"mime/multipart"
 	"net/http"
 	"net/url"
-	"strconv"
+	"slices"
 	"strings"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/ecmajson"
@@ -18,205 +18,11 @@ import (
 // ourMembers are the members that a create is searched for.
 var ourMembers = []string{memberURL, memberEvents, memberTest}
 
+// newFinder returns what finds a member of ours in a text.
+func newFinder() *ecmajson.KeyFinder { return ecmajson.NewKeyFinder(ourMembers...) }
+
 // isOurs reports whether a member or form field is one of ours.
-func isOurs(name string) bool {
-	for _, m := range ourMembers {
-		if name == m {
-			return true
-		}
-	}
-	return false
-}
-
-// finder finds a member of ours in a text as the most lenient parsers would read
-// it, while it streams by: with single or no quotes, comments, commas too many, or
-// anything in the place of a value, in UTF-8 or UTF-16. Members of an object in
-// the text's object are not ours.
-type finder struct {
-	// member is the first that was found.
-	member string
-
-	state findState
-	depth int
-	quote byte
-	skip  bool // an escaped character follows
-	star  bool // in a comment: the last byte was an asterisk
-	token []byte
-	ready bool // token is whole: a colon makes it a key
-}
-
-type findState uint8
-
-const (
-	beforeText findState = iota
-	inObject
-	inQuotes
-	afterSlash // perhaps of a comment
-	inLine     // a comment to the end of the line
-	inBlock    // a comment to its end
-	inLines    // no object: keys stand at the beginning of lines
-	notOurs
-)
-
-// maxName is the longest spelling of a name of ours, with all of it escaped.
-const maxName = 6 * len(memberEvents)
-
-// Write searches p. It gives no error.
-func (f *finder) Write(p []byte) (int, error) {
-	for _, c := range p {
-		if f.member != "" || f.state == notOurs {
-			break
-		}
-		if c != 0 { // of UTF-16
-			f.step(c)
-		}
-	}
-	return len(p), nil
-}
-
-func (f *finder) step(c byte) {
-	switch f.state {
-	case beforeText:
-		switch {
-		case isSpace(c), c >= 0x80: // a byte order mark
-		case c == '{':
-			f.state, f.depth = inObject, 1
-		case c == '[', c == '"':
-			f.state = notOurs
-		default:
-			f.state = inLines
-			f.line(c)
-		}
-	case inObject:
-		f.object(c)
-	case inQuotes:
-		switch {
-		case f.skip:
-			f.skip = false
-			f.keep(c)
-		case c == f.quote:
-			f.state, f.ready = inObject, true
-		default:
-			f.skip = c == '\\'
-			f.keep(c)
-		}
-	case afterSlash:
-		switch f.state = inObject; c {
-		case '/':
-			f.state = inLine
-		case '*':
-			f.state, f.star = inBlock, false
-		default:
-			f.object(c)
-		}
-	case inLine:
-		if c == '\n' {
-			f.state = inObject
-		}
-	case inBlock:
-		if f.star && c == '/' {
-			f.state = inObject
-		}
-		f.star = c == '*'
-	case inLines:
-		f.line(c)
-	}
-}
-
-// object takes a byte outside of quotes and comments.
-func (f *finder) object(c byte) {
-	switch {
-	case isSpace(c):
-		f.ready = f.ready || len(f.token) > 0
-	case c == '"' || c == '\'':
-		f.state, f.quote, f.ready, f.token = inQuotes, c, false, f.token[:0]
-	case c == '/':
-		f.state = afterSlash
-	case c == '#':
-		f.state = inLine
-	case c == '{' || c == '[':
-		f.depth++
-		f.token, f.ready = f.token[:0], false
-	case c == '}' || c == ']':
-		if f.depth--; f.depth == 0 {
-			f.state = notOurs
-		}
-		f.token, f.ready = f.token[:0], false
-	case c == ':':
-		if f.depth == 1 {
-			f.key()
-		}
-		f.token, f.ready = f.token[:0], false
-	case c == ',':
-		f.token, f.ready = f.token[:0], false
-	default:
-		if f.ready {
-			f.token, f.ready = f.token[:0], false
-		}
-		f.keep(c)
-	}
-}
-
-// line takes a byte of a text that is no object.
-func (f *finder) line(c byte) {
-	switch {
-	case c == '\n':
-		f.token, f.ready = f.token[:0], false
-	case f.ready, len(f.token) == 0 && isSpace(c):
-	case c == ':' || c == '=':
-		f.token = bytes.Trim(f.token, " \t\r\"'")
-		f.key()
-		f.ready = true // what follows on the line is the value
-	default:
-		f.keep(c)
-	}
-}
-
-func (f *finder) keep(c byte) {
-	if len(f.token) <= maxName {
-		f.token = append(f.token, c)
-	}
-}
-
-func (f *finder) key() {
-	if name := unescape(f.token); isOurs(name) {
-		f.member = name
-	}
-}
-
-// unescape reads the escapes of a key as JSON and JavaScript have them. What is
-// no escape stands for itself.
-func unescape(key []byte) string {
-	if bytes.IndexByte(key, '\\') < 0 {
-		return string(key)
-	}
-	var out []byte
-	for i := 0; i < len(key); i++ {
-		if key[i] != '\\' || i+1 == len(key) {
-			out = append(out, key[i])
-			continue
-		}
-		i++
-		digits := 0
-		switch key[i] {
-		case 'u':
-			digits = 4
-		case 'x':
-			digits = 2
-		}
-		if digits > 0 && i+digits < len(key) {
-			if code, err := strconv.ParseUint(string(key[i+1:i+1+digits]), 16, 32); err == nil {
-				out = append(out, string(rune(code))...)
-				i += digits
-				continue
-			}
-		}
-		out = append(out, key[i])
-	}
-	return string(out)
-}
-
-func isSpace(c byte) bool { return c == ' ' || c == '\t' || c == '\r' || c == '\n' }
+func isOurs(name string) bool { return slices.Contains(ourMembers, name) }
 
 // namedIn returns the member of ours that a body names, or empty: a member of an
 // object, or a field of a form.
@@ -226,12 +32,12 @@ func namedIn(body []byte, contentType string) string {
 		media, _, _ = strings.Cut(strings.ToLower(contentType), ";")
 		media = strings.TrimSpace(media)
 	}
-	var f finder
+	f := newFinder()
 	_, _ = f.Write(body)
 	multi := strings.HasPrefix(media, "multipart/")
 	switch form := media == "application/x-www-form-urlencoded"; {
-	case f.state != inLines || !multi && !form:
-		return f.member
+	case !f.InLines() || !multi && !form:
+		return f.Found()
 	case multi:
 		return namedInParts(body, params["boundary"])
 	}
@@ -272,9 +78,9 @@ func namedInParts(body []byte, boundary string) string {
 			return name
 		}
 		if part.FormName() == "" {
-			var f finder
-			if _, _ = io.Copy(&f, part); f.member != "" {
-				return f.member
+			f := newFinder()
+			if _, _ = io.Copy(f, part); f.Found() != "" {
+				return f.Found()
 			}
 		}
 	}

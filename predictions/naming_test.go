@@ -169,19 +169,19 @@ func FuzzFinder(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		var whole, pieces finder
+		whole, pieces := newFinder(), newFinder()
 		_, _ = whole.Write(body)
 		for i := range body {
 			_, _ = pieces.Write(body[i : i+1])
 		}
-		if whole.member != pieces.member {
-			t.Fatalf("%q: %q in one, %q in pieces", body, whole.member, pieces.member)
+		if whole.Found() != pieces.Found() {
+			t.Fatalf("%q: %q in one, %q in pieces", body, whole.Found(), pieces.Found())
 		}
-		if whole.member != "" && !mentions(body) && !strings.Contains(string(body), `\`) && !strings.Contains(string(body), "\x00") {
-			t.Fatalf("%q names %s, and is not seen to mention it", body, whole.member)
+		if whole.Found() != "" && !mentions(body) && !strings.Contains(string(body), `\`) && !strings.Contains(string(body), "\x00") {
+			t.Fatalf("%q names %s, and is not seen to mention it", body, whole.Found())
 		}
 		hook, err := readCreate(body, func(string) error { return nil })
-		if hook != nil && whole.member == "" {
+		if hook != nil && whole.Found() == "" {
 			t.Fatalf("%q has a webhook that the finder does not find", body)
 		}
 		_ = err

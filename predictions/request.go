@@ -61,9 +61,9 @@ func readCreate(body []byte, checkURL func(string) error) (*hook, error) {
 	case err != nil:
 		// An API may well take what our parser does not, and then the
 		// client would wait in vain for its webhook.
-		var f finder
-		if _, _ = f.Write(body); f.member != "" {
-			return nil, cannotAct(f.member, body, err)
+		f := newFinder()
+		if _, _ = f.Write(body); f.Found() != "" {
+			return nil, cannotAct(f.Found(), body, err)
 		}
 		return nil, nil
 	case doc.Kind() != ecmajson.Object:

@@ -182,7 +182,7 @@ func FuzzReadCreate(f *testing.F) {
 		if !slices.Contains(judged, hook.url) || !strings.HasPrefix(hook.url, "https://") {
 			t.Fatalf("%q: captured the URL %q, which was not judged", body, hook.url)
 		}
-		sent := cutRequest(body, hook.doc, "")
+		sent := cutRequest(hook.doc, "")
 		if again, err := readCreate(sent, func(string) error { return nil }); err != nil || again != nil {
 			t.Fatalf("%q: the API gets %q, %v", body, sent, err)
 		}

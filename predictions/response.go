@@ -70,7 +70,7 @@ type response struct {
 	buf     *bytes.Buffer
 	flushed bool
 	// scanner has seen what passed in the mode trailing.
-	scanner   *prediction.Scanner
+	scanner   prediction.Scanner
 	last      []byte // the byte kept back, or none
 	concealer *concealer
 }
@@ -221,7 +221,7 @@ func (a *response) release(why reason) error {
 	mode := streaming
 	if a.scan && why != notObject {
 		mode = trailing
-		a.scanner = new(prediction.Scanner)
+		a.scanner = prediction.NewScanner()
 		_, _ = a.scanner.Write(a.buf.Bytes())
 	}
 	if a.passing(why); a.mode == dropped {

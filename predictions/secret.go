@@ -7,6 +7,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/ecmajson"
 )
 
 // secret handles the look-up of the signing secret. The API's answer decides
@@ -30,8 +32,8 @@ func (h *Handler) secret(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	}
 	err := a.serve(next, r, func() {
 		_, body := a.held()
-		if _, ok := replaceKey(body, ""); ok {
-			h.ownSecret(asked, a, body, before)
+		if doc, ok := readKey(body); ok {
+			h.ownSecret(asked, a, doc, before)
 			return
 		}
 		h.logger.Warn("the response to a look-up of the signing secret holds no key", zap.String("api", h.upstream.URL))
@@ -50,7 +52,7 @@ func (h *Handler) secret(w http.ResponseWriter, r *http.Request, next caddyhttp.
 
 // ownSecret responds with the caller's secret. before is the header without the
 // API's.
-func (h *Handler) ownSecret(r *http.Request, a *response, body []byte, before http.Header) {
+func (h *Handler) ownSecret(r *http.Request, a *response, doc *ecmajson.Document, before http.Header) {
 	caller, err := h.client.Identify(r.Context(), h.upstream, r.Header)
 	var key string
 	if err == nil {
@@ -62,9 +64,8 @@ func (h *Handler) ownSecret(r *http.Request, a *response, body []byte, before ht
 		_ = h.fail(a.ResponseWriter, r, err)
 		return
 	}
-	body, _ = replaceKey(body, key)
 	a.Header().Set("Cache-Control", "no-store")
-	a.replace(body)
+	a.replace(replaceKey(doc, key))
 }
 
 // restore makes a header what it was before.

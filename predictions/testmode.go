@@ -29,7 +29,7 @@ func (h *Handler) createTest(w http.ResponseWriter, r *http.Request, hook *hook)
 	if err != nil {
 		return h.fail(w, r, err)
 	}
-	answerJSON(w, http.StatusCreated, augment(p.Body, fieldsOf(&p)))
+	answerJSON(w, http.StatusCreated, extend(p.Body, fieldsOf(&p)))
 	return nil
 }
 
@@ -40,7 +40,7 @@ func (h *Handler) lookTest(w http.ResponseWriter, r *http.Request, rt route) err
 	if err != nil {
 		return h.fail(w, r, err)
 	}
-	answerJSON(w, http.StatusOK, augment(p.Body, fieldsOf(&p)))
+	answerJSON(w, http.StatusOK, extend(p.Body, fieldsOf(&p)))
 	return nil
 }
 

@@ -205,6 +205,40 @@ func (d *Document) EachMember() iter.Seq[Member] {
 	}
 }
 
+// Edit returns the top-level object without the members that drop names, and with
+// extra, which is members without braces or empty, after the others. What remains
+// of the source is a subsequence of its bytes: nothing is respelled or moved.
+// [Limits].Members must have been set.
+func (d *Document) Edit(drop func(key string) bool, extra []byte) []byte {
+	src := d.src
+	out := make([]byte, 0, len(src)+len(extra)+1)
+	kept, end := 0, 0
+	for m := range d.EachMember() {
+		if end == 0 {
+			out = append(out, src[:m.KeyStart]...)
+		}
+		if !drop(m.Key) {
+			if kept++; kept > 1 {
+				// The comma, and the white space that this member stood in.
+				out = append(out, src[end:m.KeyStart]...)
+			}
+			out = append(out, src[m.KeyStart:m.ValueEnd]...)
+		}
+		end = m.ValueEnd
+	}
+	if end == 0 { // {}
+		end = bytes.IndexByte(src, '{') + 1
+		out = append(out, src[:end]...)
+	}
+	if len(extra) > 0 {
+		if kept > 0 {
+			out = append(out, ',')
+		}
+		out = append(out, extra...)
+	}
+	return append(out, src[end:]...)
+}
+
 // keyAt decodes the key whose opening quote is at src[i]. The text has been
 // parsed, so the closing quote is there.
 func keyAt(src []byte, i int) string {

@@ -170,6 +170,21 @@ const inArray = ^uint32(0)
 
 // run scans the whole text and returns the offset after the value, or -1 with
 // p.err set. With p.stop it returns the source offset of that key instead.
+//
+// It is a state machine whose states are the labels value, key and after. The stack
+// frames holds the arrays and objects that are open.
+//
+//	state   input                     next
+//	value   a scalar, "[]" or "{}"    after
+//	value   "["                       value, in a new frame
+//	value   "{"                       key, in a new frame
+//	key     a string and ":"          value
+//	after   "," in an array           value
+//	after   "," in an object          key
+//	after   "]" or "}"                after, with the frame closed
+//	after   the end, no frame is open done
+//
+// White space may come before each input. Any other input is a syntax error.
 func (p *parser) run() int {
 	src := p.src
 	frames := p.frames[:0]

@@ -51,6 +51,9 @@ type Snapshot struct {
 	CreatedAt   string
 	StartedAt   string
 	CompletedAt string
+	// Webhook is the URL of the API's own webhook, empty when the object has
+	// none.
+	Webhook string
 }
 
 // The paths of fields, in its order.
@@ -64,6 +67,7 @@ const (
 	pathCreatedAt
 	pathStartedAt
 	pathCompletedAt
+	pathWebhook
 )
 
 var fields = ecmajson.NewSelector(
@@ -76,6 +80,7 @@ var fields = ecmajson.NewSelector(
 	[]string{"created_at"},
 	[]string{"started_at"},
 	[]string{"completed_at"},
+	[]string{"webhook"},
 )
 
 // limits leave room for the level that a payload puts around a prediction, so
@@ -88,12 +93,25 @@ var limits = ecmajson.Limits{MaxDepth: ecmajson.DefaultMaxDepth - 1, MaxNumber: 
 // The error is ErrNoObject or one of package ecmajson. Missing members are no
 // error.
 func Parse(body []byte) (*Snapshot, error) {
-	d, err := ecmajson.Parse(body, limits, fields)
+	s, _, err := parse(body, limits)
+	return s, err
+}
+
+// ParseDocument is Parse that also returns the document with its members, for
+// [ecmajson.Document.Edit].
+func ParseDocument(body []byte) (*Snapshot, *ecmajson.Document, error) {
+	l := limits
+	l.Members = true
+	return parse(body, l)
+}
+
+func parse(body []byte, l ecmajson.Limits) (*Snapshot, *ecmajson.Document, error) {
+	d, err := ecmajson.Parse(body, l, fields)
 	if err != nil {
-		return nil, fmt.Errorf("reading prediction: %w", err)
+		return nil, nil, fmt.Errorf("reading prediction: %w", err)
 	}
 	if d.Kind() != ecmajson.Object {
-		return nil, fmt.Errorf("reading prediction: %w", ErrNoObject)
+		return nil, nil, fmt.Errorf("reading prediction: %w", ErrNoObject)
 	}
 	text := func(path int) string {
 		s, _ := d.Value(path).Text()
@@ -109,7 +127,8 @@ func Parse(body []byte) (*Snapshot, error) {
 		CreatedAt:   normalTime(text(pathCreatedAt)),
 		StartedAt:   normalTime(text(pathStartedAt)),
 		CompletedAt: normalTime(text(pathCompletedAt)),
-	}, nil
+		Webhook:     text(pathWebhook),
+	}, d, nil
 }
 
 // ParseID is Parse for a body that should be the prediction with the given id.
@@ -125,7 +144,7 @@ func ParseID(body []byte, id string) (*Snapshot, error) {
 	return s, nil
 }
 
-// value is the ECMAScript form of a value. A number beyond the largest double
+// value returns the ECMAScript form of a value. A number beyond the largest double
 // has the form null, and is treated as what its receivers will see.
 func value(d *ecmajson.Document, path int) []byte {
 	raw := d.Value(path).Raw()

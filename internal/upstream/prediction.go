@@ -21,8 +21,8 @@ func (c *Client) CheckPrediction(ctx context.Context, api API, h http.Header, pa
 	}
 	defer resp.Body.Close()
 	// The id alone is needed, of a prediction that may be of any size.
-	var scan prediction.Scanner
-	_, err = io.Copy(&scan, io.LimitReader(resp.Body, MaxPrediction))
+	scan := prediction.NewScanner()
+	_, err = io.Copy(scan, io.LimitReader(resp.Body, MaxPrediction))
 	if err == nil && (!scan.Complete() || scan.ID() != id) {
 		err = prediction.ErrUnexpected
 	}
