@@ -26,12 +26,12 @@ import (
 	_ "github.com/caddy-replicate/replicate-webhook/dashboard" // registers its handler
 	"github.com/caddy-replicate/replicate-webhook/internal/body"
 	"github.com/caddy-replicate/replicate-webhook/internal/directive"
+	"github.com/caddy-replicate/replicate-webhook/internal/edge"
 	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
 	"github.com/caddy-replicate/replicate-webhook/internal/operate"
 	"github.com/caddy-replicate/replicate-webhook/internal/secret"
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
 	"github.com/caddy-replicate/replicate-webhook/internal/spans"
-	"github.com/caddy-replicate/replicate-webhook/internal/webhook"
 	_ "github.com/caddy-replicate/replicate-webhook/predictions" // registers its handlers
 	"github.com/caddy-replicate/replicate-webhook/store"
 	_ "github.com/caddy-replicate/replicate-webhook/store/postgres" // registers its module
@@ -76,7 +76,7 @@ type App struct {
 	operate  *operate.Service
 	ctx      caddy.Context
 	events   *caddyevents.App
-	refusals *webhook.Refusals
+	refusals *edge.Digests
 	spans    *spans.Tracer
 }
 
@@ -128,7 +128,7 @@ func (a *App) provisionNotices(ctx caddy.Context) error {
 		return fmt.Errorf("getting the events app: %w", err)
 	}
 	a.ctx, a.events = ctx, events.(*caddyevents.App)
-	a.refusals = webhook.NewRefusals(a.refused)
+	a.refusals = edge.NewDigests(a.refused)
 	a.spans = new(spans.Tracer)
 	if old := activeApp(); old != nil {
 		// The traced request may have been one of the configuration before.
@@ -160,11 +160,11 @@ func (a *App) emit(name string, data map[string]any) {
 }
 
 // refused tells of requests that the edge refused.
-func (a *App) refused(d webhook.Digest) {
-	a.logger.Info("webhooks rejected", zap.String("reason", d.Reason), zap.Int("count", d.Count),
+func (a *App) refused(d edge.Digest) {
+	a.logger.Info("webhooks rejected", zap.String("reason", string(d.Outcome)), zap.Int("count", d.Count),
 		zap.Int("status", d.Status), zap.String("client", d.Client))
 	a.emit("replicate_webhook_rejected", map[string]any{
-		"reason": d.Reason, "count": d.Count, "status": d.Status, "client": d.Client,
+		"reason": string(d.Outcome), "count": d.Count, "status": d.Status, "client": d.Client,
 	})
 }
 
@@ -255,6 +255,15 @@ func (a *App) Cleanup() error {
 		a.logger.Warn("ending while requests or attempts still use the store: what they hold goes on once this process is missed")
 	}
 	return nil
+}
+
+// acquireForEdge is acquire for handlers of the edge.
+func (a *App) acquireForEdge() (edge.Store, error) {
+	ref, err := a.acquire()
+	if err != nil {
+		return nil, err
+	}
+	return ref, nil
 }
 
 // acquire takes a reference to the store, opening it if need be: requests may

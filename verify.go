@@ -1,7 +1,6 @@
 package replicatewebhook
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -16,14 +15,11 @@ import (
 
 	"github.com/caddy-replicate/replicate-webhook/internal/clientip"
 	"github.com/caddy-replicate/replicate-webhook/internal/directive"
-	"github.com/caddy-replicate/replicate-webhook/internal/envelope"
+	"github.com/caddy-replicate/replicate-webhook/internal/edge"
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
-	"github.com/caddy-replicate/replicate-webhook/internal/exchange"
 	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
 	"github.com/caddy-replicate/replicate-webhook/internal/secret"
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
-	"github.com/caddy-replicate/replicate-webhook/internal/webhook"
-	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
 // Defaults of Edge.
@@ -119,13 +115,12 @@ type Edge struct {
 	// pass, for passing the event on without deduplication. Default: reject.
 	OnStoreError string `json:"on_store_error,omitempty"`
 
-	app      *App
-	logger   *zap.Logger
-	secrets  *secret.List[signature.Secret]
-	verifier webhook.Verifier // without secrets, which may change
-	now      func() time.Time
-
-	errorRoutes webhook.ErrorRoutes
+	app         *App
+	logger      *zap.Logger
+	secrets     *secret.List[signature.Secret]
+	now         func() time.Time
+	edge        *edge.Edge
+	errorRoutes errorRoutes
 }
 
 // CaddyModule returns the Caddy module information.
@@ -136,10 +131,10 @@ func (Edge) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision fills in the defaults, expands the secrets and joins the app.
+// Provision sets the defaults, expands the secrets and joins the app.
 func (e *Edge) Provision(ctx caddy.Context) error {
 	e.logger = ctx.Logger()
-	e.errorRoutes = webhook.FindErrorRoutes(ctx, e)
+	e.errorRoutes = findErrorRoutes(ctx, e)
 	if e.now == nil {
 		e.now = time.Now
 	}
@@ -154,25 +149,57 @@ func (e *Edge) Provision(ctx caddy.Context) error {
 		return err
 	}
 	e.warn()
-	e.verifier = webhook.Verifier{Selector: envelope.NewSelector()}
-	if e.Tolerance != off {
-		e.verifier.Tolerance = time.Duration(e.Tolerance)
-	}
+	e.edge = edge.New(e.config())
 	return e.app.join(e)
 }
 
-// current returns what a request is verified by.
-func (e *Edge) current() webhook.Verifier {
-	v := e.verifier
-	v.Secrets = e.secrets.Values()
-	v.Accept = signature.Replicate
-	switch {
-	case e.Scheme == "standard":
-		v.Accept = signature.Standard
-	case e.Scheme == "" && slices.ContainsFunc(v.Secrets, signature.Secret.Standard):
-		v.Accept |= signature.Standard
+// config returns the configuration of the edge, without defaults.
+func (e *Edge) config() edge.Config {
+	return edge.Config{
+		Secrets:          e.secrets.Values,
+		Scheme:           signature.SchemeNamed(e.Scheme),
+		Tolerance:        max(0, time.Duration(e.Tolerance)),
+		Dedup:            max(0, time.Duration(e.Dedup)),
+		DedupKey:         e.DedupKey,
+		Scope:            e.Scope,
+		InFlightWait:     time.Duration(e.InFlightWait),
+		Events:           e.Events,
+		MaxBody:          e.MaxBody,
+		ReadTimeout:      time.Duration(e.ReadTimeout),
+		UpstreamTimeout:  time.Duration(e.UpstreamTimeout),
+		PassOnStoreError: e.OnStoreError == "pass",
+		Acquire:          e.app.acquireForEdge,
+		Budget:           e.app.budget,
+		StatusOf:         statusOf,
+		Verified:         verified,
+		Ended:            func(o edge.Outcome) { metrics.CountRequest(string(o)) },
+		Now:              e.now,
+		Logger:           e.logger,
 	}
-	return v
+}
+
+// verified counts a verification, and publishes what was verified as placeholders
+// and in the access log.
+func verified(r *http.Request, hook *edge.Webhook, took time.Duration) {
+	metrics.ObserveVerify(took)
+	if hook == nil {
+		return
+	}
+	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		repl.Map(hook.Placeholder)
+	}
+	if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
+		extra.Set(zap.Object("replicate_webhook", hook))
+	}
+}
+
+// statusOf returns the HTTP status of a handler's error, 0 if it has none.
+func statusOf(err error) int {
+	var he caddyhttp.HandlerError
+	if errors.As(err, &he) {
+		return he.StatusCode
+	}
+	return 0
 }
 
 // setDefaults checks what can be told from the options alone and fills in what
@@ -264,260 +291,51 @@ func (e *Edge) parseSecret(value string) (signature.Secret, error) {
 	return s, err
 }
 
-// ServeHTTP takes a webhook through its checks, cheapest first.
+// ServeHTTP verifies a webhook and forwards it to next, unless next has it already.
 func (e *Edge) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	outcome, err := e.serve(w, r, next)
-	metrics.CountRequest(outcome)
+	client := clientip.Of(r)
+	err := e.edge.Serve(w, r, client, next)
 	if err == nil {
 		return nil
 	}
-	// Error routes get this request.
-	webhook.Discard(r)
-	var refused *webhook.Refusal
+	var refused *edge.Refusal
 	if !errors.As(err, &refused) {
+		edge.Discard(r)
 		return err
 	}
-	if c := e.logger.Check(zapcore.DebugLevel, "webhook refused"); c != nil {
-		c.Write(zap.String("reason", refused.Reason), zap.Int("status", refused.Status),
-			zap.String("client", clientip.Of(r)), zap.Error(refused.Cause))
+	if refused.Unread {
+		abandon(w, r)
 	}
-	if refused.Status != webhook.StatusClientGone {
-		e.app.refusals.Add(refused, clientip.Of(r))
+	// Error routes get this request.
+	edge.Discard(r)
+	switch refused.Outcome {
+	case edge.OutcomeUpstreamTimeout, edge.OutcomeUpstreamNoStatus:
+		// An error of the app's, as those that a proxy returns.
+		return caddyhttp.Error(refused.Status, refused.Cause)
+	}
+	return e.refuse(w, r, client, refused)
+}
+
+// refuse reports a refusal, and responds or has Caddy respond.
+func (e *Edge) refuse(w http.ResponseWriter, r *http.Request, client string, refused *edge.Refusal) error {
+	if c := e.logger.Check(zapcore.DebugLevel, "webhook refused"); c != nil {
+		c.Write(zap.String("reason", string(refused.Outcome)), zap.Int("status", refused.Status),
+			zap.String("client", client), zap.Error(refused.Cause))
+	}
+	if refused.Outcome != edge.OutcomeClientGone {
+		e.app.refusals.Add(refused, client)
 	}
 	h := w.Header()
 	for name, value := range refused.Header {
 		h.Set(name, value)
 	}
-	// At DEBUG the server logs the error too, and from 500 at ERROR.
-	if refused.Status < 500 && e.errorRoutes.None(r) && !e.logger.Core().Enabled(zapcore.DebugLevel) {
+	// At DEBUG the server logs the error, too, and from 500 on at ERROR.
+	if refused.Status < 500 && e.errorRoutes.none(r) && !e.logger.Core().Enabled(zapcore.DebugLevel) {
 		w.WriteHeader(refused.Status)
 		return nil
 	}
 	return caddyhttp.Error(refused.Status, refused.Cause)
 }
-
-func (e *Edge) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (string, error) {
-	webhook.Scrub(r.Header)
-	fail := func(f *webhook.Refusal) (string, error) { return f.Reason, f }
-	verifier := e.current()
-	claim, refused := e.admit(r, verifier.Accept)
-	if refused != nil {
-		webhook.Abandon(w, r)
-		return fail(refused)
-	}
-	charge := e.app.budget.For(clientip.Of(r))
-	defer charge.Return()
-	raw, refused := webhook.ReadBody(w, r, e.MaxBody, time.Duration(e.ReadTimeout), charge)
-	if refused != nil {
-		return fail(refused)
-	}
-	start := time.Now()
-	hook, refused := verifier.Verify(claim, raw, e.now())
-	metrics.ObserveVerify(time.Since(start))
-	if refused != nil {
-		return fail(refused)
-	}
-	hook.Publish(r)
-	if len(e.Events) > 0 && !slices.Contains(e.Events, hook.Name) {
-		w.WriteHeader(http.StatusOK)
-		return "filtered", nil
-	}
-	return e.deliver(w, r, next, hook)
-}
-
-// admit judges a request by what can be told without its body.
-func (e *Edge) admit(r *http.Request, accept signature.Scheme) (*signature.Claim, *webhook.Refusal) {
-	if r.Method != http.MethodPost {
-		return nil, &webhook.Refusal{
-			Status: http.StatusMethodNotAllowed, Reason: "method", Cause: fmt.Errorf("method %s", r.Method),
-			Header: map[string]string{"Allow": http.MethodPost},
-		}
-	}
-	claim, err := signature.ParseHeaders(r.Header, accept)
-	if err != nil {
-		return nil, e.badHeaders(err)
-	}
-	for _, encoding := range r.Header["Content-Encoding"] {
-		if encoding != "" && !strings.EqualFold(encoding, "identity") {
-			return nil, &webhook.Refusal{
-				Status: http.StatusUnsupportedMediaType, Reason: "encoding",
-				Cause: errors.New("the body has a content encoding"),
-			}
-		}
-	}
-	if r.ContentLength > e.MaxBody {
-		return nil, webhook.TooLarge(e.MaxBody)
-	}
-	return claim, nil
-}
-
-// badHeaders returns the refusal of a request whose signature headers can't be
-// used.
-func (e *Edge) badHeaders(err error) *webhook.Refusal {
-	var he *signature.HeaderError
-	if !errors.As(err, &he) {
-		return webhook.Unauthorized("headers", err)
-	}
-	if he.Reason() == signature.ReasonScheme && e.Scheme == "" {
-		// Without the option, a scheme is left out for want of a secret.
-		return webhook.Unauthorized("headers_secret",
-			fmt.Errorf("%s is present, but no secret can check it: Standard Webhooks takes one that begins with whsec_", he.Header))
-	}
-	return webhook.Unauthorized("headers_"+he.Reason(), err)
-}
-
-// commitTimeout bounds the wait for a commit. A disk that takes longer answers
-// later, to a retry.
-const commitTimeout = 10 * time.Second
-
-// deliver hands a verified webhook to the app, unless it has the event already.
-func (e *Edge) deliver(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, hook *webhook.Webhook) (string, error) {
-	if e.Dedup == off {
-		return e.exchange(w, r, next, hook, nil)
-	}
-	ref, err := e.app.acquire()
-	if err != nil {
-		return e.storeFailed(w, r, next, hook, err)
-	}
-	// The request outlives its configuration's reference on a reload.
-	defer func() { _ = ref.Release() }()
-	claim, err := ref.Claim(r.Context(), store.Entry{
-		Scope:    e.Scope,
-		Keys:     hook.Keys(e.Scope, e.DedupKey),
-		SignedAt: hook.JudgedAt, SignedUntil: hook.SignedUntil,
-		Expires: e.now().Add(time.Duration(e.Dedup)),
-	}, time.Duration(e.InFlightWait))
-	switch {
-	case err == nil:
-	case errors.Is(err, store.ErrDuplicate):
-		return duplicate(w, hook)
-	case errors.Is(err, store.ErrReplayed):
-		return "replayed", webhook.Unauthorized("replayed", err)
-	case errors.Is(err, store.ErrInFlight):
-		return "in_flight", &webhook.Refusal{
-			Status: http.StatusServiceUnavailable, Reason: "in_flight", Cause: err,
-			Header: map[string]string{"Retry-After": "1"},
-		}
-	case r.Context().Err() != nil:
-		return "client_gone", webhook.ClientGone(err)
-	default:
-		return e.storeFailed(w, r, next, hook, err)
-	}
-	if !claim.Forwarded() {
-		return e.exchange(w, r, next, hook, claim)
-	}
-	defer claim.Release()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), commitTimeout)
-	defer cancel()
-	if err := claim.Commit(ctx); err != nil {
-		return "store", unavailable(err)
-	}
-	return duplicate(w, hook)
-}
-
-func duplicate(w http.ResponseWriter, hook *webhook.Webhook) (string, error) {
-	hook.Duplicate = true
-	w.Header().Set("X-Replicate-Duplicate", "true")
-	w.WriteHeader(http.StatusOK)
-	return "duplicate", nil
-}
-
-func unavailable(err error) *webhook.Refusal {
-	return &webhook.Refusal{
-		Status: http.StatusServiceUnavailable, Reason: "store", Cause: err,
-		Header: map[string]string{"Retry-After": "5"},
-	}
-}
-
-// storeFailed goes on without a store, if that is what was asked for.
-func (e *Edge) storeFailed(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, hook *webhook.Webhook, err error) (string, error) {
-	if e.OnStoreError != "pass" {
-		return "store", unavailable(err)
-	}
-	e.logger.Error("passing an event on without deduplication", zap.Error(err))
-	return e.exchange(w, r, next, hook, nil)
-}
-
-// exchange passes the request on, commits the claim on a 2xx before the answer
-// leaves, and releases it on anything else. A nil claim is passed on alone.
-//
-// The exchange with the app runs to its end even if the sender disconnects:
-// once the app has begun to work on an event, only its own answer can say
-// whether it took it.
-func (e *Edge) exchange(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, hook *webhook.Webhook, claim store.Claim) (string, error) {
-	sender := r.Context()
-	ctx, cancel := context.WithCancelCause(context.WithoutCancel(sender))
-	defer cancel(nil)
-	timer := time.AfterFunc(time.Duration(e.UpstreamTimeout), func() { cancel(errUpstreamTimeout) })
-	defer timer.Stop()
-
-	unlink := func() bool { return false }
-	x := exchange.NewWriter(w, func(whole bool) error {
-		// The app's time ends with its answer, whose commit has its own.
-		inTime := timer.Stop()
-		if claim != nil {
-			commit, done := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
-			defer done()
-			if err := claim.Commit(commit); err != nil && e.OnStoreError != "pass" {
-				if inTime {
-					// What is left of the answer is read, and dropped.
-					timer.Reset(time.Duration(e.UpstreamTimeout))
-				}
-				return err
-			} else if err != nil {
-				e.logger.Error("passing an answer on without a commit", zap.Error(err))
-			}
-		}
-		if !whole {
-			// The answer belongs to the sender from here on: it may take
-			// as long as the sender stays.
-			unlink = context.AfterFunc(sender, func() { cancel(context.Cause(sender)) })
-		}
-		return nil
-	})
-	defer func() { unlink() }()
-	if claim != nil {
-		// Also when the app's handler panics, as a proxy does to abort.
-		defer claim.Release()
-	}
-	r = r.WithContext(ctx)
-	if omitted := hook.Prepare(r); len(omitted) > 0 {
-		e.logger.Warn("passing an event on without headers whose values are over 256 bytes", zap.Strings("headers", omitted))
-	}
-	returned := false
-	defer func() {
-		if returned {
-			return
-		}
-		// A panic is counted here, since ServeHTTP will not get to it: a
-		// proxy aborts that way, too, when an answer is cut short.
-		x.Finish(false)
-		switch {
-		case x.Accepted():
-			metrics.CountRequest("accepted")
-		default:
-			metrics.CountRequest("panicked")
-		}
-	}()
-	err := next.ServeHTTP(x, r)
-	returned = true
-	x.Finish(err == nil)
-	noStatus := errors.Is(x.Err(), exchange.ErrNoStatus)
-	switch {
-	case x.Err() != nil && !noStatus:
-		return "store", unavailable(x.Err())
-	case x.Accepted():
-		return "accepted", err
-	case (err != nil || noStatus) && errors.Is(context.Cause(ctx), errUpstreamTimeout):
-		return "upstream_timeout", caddyhttp.Error(http.StatusGatewayTimeout, errUpstreamTimeout)
-	case noStatus:
-		return "upstream_no_status", caddyhttp.Error(http.StatusBadGateway, x.Err())
-	default:
-		return "upstream_refused", err
-	}
-}
-
-var errUpstreamTimeout = errors.New("the app did not answer in time: see upstream_timeout")
 
 // Interface guards.
 var (

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/ecmajson"
-	"github.com/caddy-replicate/replicate-webhook/internal/envelope"
+	"github.com/caddy-replicate/replicate-webhook/internal/edge"
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
 )
@@ -56,14 +56,14 @@ func TestWebhooksAreGenuine(t *testing.T) {
 		if len(body) != bodySize {
 			t.Errorf("body is %d bytes, want %d", len(body), bodySize)
 		}
-		doc, err := ecmajson.Parse(body, ecmajson.Limits{}, envelope.NewSelector())
+		doc, err := ecmajson.Parse(body, ecmajson.Limits{}, edge.NewSelector())
 		if err != nil {
 			t.Fatalf("event %x: %v in %s", n, err, body)
 		}
 		if !bytes.Equal(doc.Bytes(), body) {
 			t.Errorf("event %x is not in the form of JSON.stringify: %s", n, body)
 		}
-		e := envelope.Of(doc)
+		e := edge.ReadEnvelope(doc)
 		if e.Name != event.Completed.Name() || len(e.ID) != len(idPrefix)+16 || time.Since(e.Timestamp).Abs() > time.Minute {
 			t.Errorf("event %x is read as %+v", n, e)
 		}

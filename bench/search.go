@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/ecmajson"
-	"github.com/caddy-replicate/replicate-webhook/internal/envelope"
+	"github.com/caddy-replicate/replicate-webhook/internal/edge"
 )
 
 // hostileKind is a kind of JSON that is searched for the text that takes the
@@ -66,7 +66,7 @@ type specimen struct {
 // errInvalid: the parser refuses the text at once, so that it costs nothing.
 var errInvalid = errors.New("not JSON")
 
-var searchSelector = envelope.NewSelector()
+var searchSelector = edge.NewSelector()
 
 // search changes units at random for the given time, and keeps what takes the
 // parser longer. The best are measured again at full size.

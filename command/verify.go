@@ -7,15 +7,13 @@ import (
 	"net/http"
 	"net/textproto"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/envelope"
+	"github.com/caddy-replicate/replicate-webhook/internal/edge"
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
-	"github.com/caddy-replicate/replicate-webhook/internal/webhook"
 )
 
 // verdict is what verify found.
@@ -143,36 +141,34 @@ func (v *verifying) header() (http.Header, error) {
 
 // judge verifies as the edge does, and explains a refusal.
 func judge(h http.Header, body []byte, texts []string, secrets []signature.Secret, tolerance time.Duration, now time.Time) verdict {
-	accept := signature.Replicate
-	if slices.ContainsFunc(secrets, signature.Secret.Standard) {
-		accept |= signature.Standard
-	}
+	accept := signature.Verifiable(secrets)
 	claim, err := signature.ParseHeaders(h, accept)
 	if err != nil {
 		return headerVerdict(err)
 	}
-	verifier := webhook.Verifier{Secrets: secrets, Accept: accept, Selector: envelope.NewSelector(), Tolerance: tolerance}
+	verifier := edge.Verifier{Secrets: secrets, Accept: accept, Tolerance: tolerance}
 	hook, refused := verifier.Verify(claim, body, now)
 	if refused == nil {
 		return verdict{
-			Valid: true, Scheme: hook.Schemes.String(), Event: hook.Name, Prediction: hook.Event.ID,
+			Valid: true, Scheme: hook.Schemes.String(), Event: hook.Name, Prediction: hook.Envelope.ID,
 			SignedAt: hook.JudgedAt, Canonicalised: hook.Canonicalised,
 		}
 	}
-	out := verdict{Reason: refused.Reason, Why: refused.Error()}
-	switch refused.Reason {
-	case "signature":
+	out := verdict{Reason: string(refused.Outcome), Why: refused.Error()}
+	switch refused.Outcome {
+	case edge.OutcomeSignature:
 		out.Why, out.Advice = explain(claim, h.Get(signature.HeaderReplicateSignature), body, secrets, texts)
-	case "timestamp":
+	case edge.OutcomeTimestamp:
 		out.Why = "the signature is right, but " + refused.Error()
 		out.Advice = "Compare the clocks of sender and receiver. If they agree, this is an old request that was sent again; a sender's retry is signed anew."
-	case "timestamp_missing":
+	case edge.OutcomeTimestampMissing:
 		out.Why = "the signature is right, but " + refused.Error()
 		out.Advice = "X-Replicate-Signature alone says nothing about the time. Send payload.timestamp, or sign by Standard Webhooks; the edge takes it with tolerance off."
-	case "timestamp_future":
+	case edge.OutcomeTimestampFuture:
 		out.Why = "the signature is right, but " + refused.Error()
 		out.Advice = "payload.timestamp is the time of the event, which is not ahead. Correct the clock that it is made by, or its time zone."
-	case "timestamp_type", "timestamp_number", "timestamp_milliseconds", "timestamp_zone", "timestamp_case", "timestamp_format":
+	case edge.OutcomeTimestampType, edge.OutcomeTimestampNumber, edge.OutcomeTimestampMilliseconds, edge.OutcomeTimestampZone,
+		edge.OutcomeTimestampCase, edge.OutcomeTimestampFormat:
 		out.Why = "the signature is right, but " + refused.Error()
 		out.Advice = "Write payload.timestamp like 2026-11-25T12:00:00Z (RFC 3339, with a time zone), as JavaScript's toISOString() and Python's datetime.now(timezone.utc).isoformat() do, or sign by Standard Webhooks."
 	default:
@@ -194,7 +190,7 @@ func headerVerdict(err error) verdict {
 		out.Advice = "A webhook has X-Replicate-Signature, or webhook-id, webhook-timestamp and webhook-signature. A proxy on the way may have dropped them."
 	case signature.ReasonScheme:
 		// No option excludes a scheme here, so it is for want of a secret.
-		out.Reason = "headers_secret"
+		out.Reason = string(edge.OutcomeHeadersSecret)
 		out.Why = "there is a Standard Webhooks signature, but no secret that can check it"
 		out.Advice = "Standard Webhooks take a secret that begins with whsec_."
 	case signature.ReasonTimestamp, signature.ReasonMilliseconds:

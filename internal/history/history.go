@@ -11,6 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/delivery"
+	"github.com/caddy-replicate/replicate-webhook/internal/edge"
 	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
 )
 
@@ -225,17 +226,8 @@ func (h *History) Since(t time.Time) []Sample {
 
 // sum returns the counters of the metrics' totals.
 func sum(t metrics.Totals) (c Counts) {
-	for outcome, n := range t.Requests {
-		switch outcome {
-		case "accepted":
-			c[RequestsAccepted] += n
-		case "duplicate", "filtered":
-			c[RequestsDuplicate] += n
-		case "store", "in_flight", "client_gone", "panicked", "upstream_refused", "upstream_timeout", "budget":
-			c[RequestsRefused] += n
-		default:
-			c[RequestsRejected] += n
-		}
+	for _, o := range edge.Outcomes() {
+		c[requestCounter(o)] += t.Requests[string(o)]
 	}
 	for _, o := range delivery.Outcomes() {
 		c[attemptCounter(o)] += t.Attempts[o.String()]
@@ -252,6 +244,19 @@ func attemptCounter(o delivery.Outcome) int {
 		return AttemptsRefused
 	}
 	return AttemptsUnanswered
+}
+
+// requestCounter returns the counter of an outcome of a request.
+func requestCounter(o edge.Outcome) int {
+	switch o.Class() {
+	case edge.Accepted:
+		return RequestsAccepted
+	case edge.Duplicate:
+		return RequestsDuplicate
+	case edge.Rejected:
+		return RequestsRejected
+	}
+	return RequestsRefused
 }
 
 // Interface guard.

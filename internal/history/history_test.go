@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/delivery"
+	"github.com/caddy-replicate/replicate-webhook/internal/edge"
 	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
 )
 
@@ -66,6 +67,21 @@ func TestEveryOutcomeOfAnAttemptIsCounted(t *testing.T) {
 		var want Counts
 		want[counter[o.Class()]] = 1
 		if got := sum(metrics.Totals{Attempts: map[string]uint64{o.String(): 1}}); got != want {
+			t.Errorf("%s gives the counts %v, want %v", o, got, want)
+		}
+	}
+}
+
+// TestEveryOutcomeOfARequestIsCounted tests that each is counted once, by its
+// class.
+func TestEveryOutcomeOfARequestIsCounted(t *testing.T) {
+	counter := map[edge.Class]int{
+		edge.Accepted: RequestsAccepted, edge.Duplicate: RequestsDuplicate, edge.Rejected: RequestsRejected, edge.Refused: RequestsRefused,
+	}
+	for _, o := range edge.Outcomes() {
+		var want Counts
+		want[counter[o.Class()]] = 1
+		if got := sum(metrics.Totals{Requests: map[string]uint64{string(o): 1}}); got != want {
 			t.Errorf("%s gives the counts %v, want %v", o, got, want)
 		}
 	}

@@ -30,6 +30,8 @@
 // calls [Sign].
 package signature
 
+import "slices"
+
 // Scheme is a set of signature schemes. The zero value is the empty set.
 type Scheme uint8
 
@@ -54,18 +56,33 @@ const (
 // so that a forgotten argument never reads as "verified".
 func (s Scheme) Has(t Scheme) bool { return t != 0 && s&t == t }
 
-// String gives "replicate", "standard", "replicate+standard", or "none" for
-// the empty set. The values are fit for metric labels: bits that name no
-// scheme are left out.
+// names are the names of the schemes, in the order of their bits.
+var names = [...]string{"replicate", "standard"}
+
+// SchemeNamed returns the scheme of a name, the empty set for any other text.
+func SchemeNamed(name string) Scheme {
+	if i := slices.Index(names[:], name); i >= 0 {
+		return 1 << i
+	}
+	return 0
+}
+
+// String returns the names of the schemes, such as "replicate", "standard" or
+// "replicate+standard", or "none" for the empty set. The values are fit for metric
+// labels: bits that name no scheme are left out.
 func (s Scheme) String() string {
-	switch s & (Replicate | Standard) {
-	case Replicate:
-		return "replicate"
-	case Standard:
-		return "standard"
-	case Replicate | Standard:
-		return "replicate+standard"
-	default:
+	text := ""
+	for i, name := range names {
+		switch {
+		case !s.Has(1 << i):
+		case text == "":
+			text = name
+		default:
+			text += "+" + name
+		}
+	}
+	if text == "" {
 		return "none"
 	}
+	return text
 }

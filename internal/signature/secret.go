@@ -109,6 +109,20 @@ func NewSecret(random io.Reader) (string, error) {
 // which takes a whsec_ secret.
 func (s Secret) Standard() bool { return s.k != nil && s.k.standard != nil }
 
+// Verifiable returns the schemes that at least one of the secrets can verify.
+func Verifiable(secrets []Secret) Scheme {
+	var s Scheme
+	for _, secret := range secrets {
+		if secret.k != nil {
+			s |= Replicate
+		}
+		if secret.Standard() {
+			s |= Standard
+		}
+	}
+	return s
+}
+
 // Equal reports whether both secrets were written alike, in a time that tells
 // nothing of where they differ nor of their lengths.
 func (s Secret) Equal(o Secret) bool {

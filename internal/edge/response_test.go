@@ -1,4 +1,4 @@
-package exchange
+package edge
 
 import (
 	"errors"
@@ -12,11 +12,11 @@ import (
 )
 
 // TestCommitBeforeAnythingLeaves runs handlers to their end and lists, in
-// order, what became of their answers: "commit", "whole" where the commit was
-// told that the answer is complete, "header <status>", "body <bytes>", "flush".
+// order, what became of their responses: "commit", "whole" where the commit was
+// told that the response is complete, "header <status>", "body <bytes>", "flush".
 func TestCommitBeforeAnythingLeaves(t *testing.T) {
-	long := strings.Repeat("x", small+1)
-	// declared answers with a length and the parts of a body.
+	long := strings.Repeat("x", maxHeld+1)
+	// declared responds with a length and the parts of a body.
 	declared := func(length string, status int, parts ...string) func(http.ResponseWriter) bool {
 		return func(w http.ResponseWriter) bool {
 			w.Header().Set("Content-Length", length)
@@ -28,8 +28,8 @@ func TestCommitBeforeAnythingLeaves(t *testing.T) {
 		}
 	}
 	for name, c := range map[string]struct {
-		answer func(http.ResponseWriter) bool
-		want   []string
+		respond func(http.ResponseWriter) bool
+		want    []string
 	}{
 		"small": {declared("4", 201, "ab", "cd"), []string{"commit whole", "header 201", "body 4"}},
 		"small, copied": {func(w http.ResponseWriter) bool {
@@ -76,7 +76,7 @@ func TestCommitBeforeAnythingLeaves(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var out record
-			x := NewWriter(&out, func(whole bool) error {
+			x := newResponse(&out, func(whole bool) error {
 				if whole {
 					out.add("commit whole")
 				} else {
@@ -84,25 +84,25 @@ func TestCommitBeforeAnythingLeaves(t *testing.T) {
 				}
 				return nil
 			})
-			x.Finish(c.answer(x))
+			x.finish(c.respond(x))
 			if !slices.Equal(out.did, c.want) {
 				t.Errorf("got %q, want %q", out.did, c.want)
 			}
-			if commits := slices.ContainsFunc(c.want, func(s string) bool { return strings.HasPrefix(s, "commit") }); x.Accepted() != commits {
-				t.Errorf("accepted: %v", x.Accepted())
+			if commits := slices.ContainsFunc(c.want, func(s string) bool { return strings.HasPrefix(s, "commit") }); x.accepted != commits {
+				t.Errorf("accepted: %v", x.accepted)
 			}
 		})
 
 		t.Run(name+", not committed", func(t *testing.T) {
 			out := record{}
 			out.Header().Set("Date", "before")
-			x := NewWriter(&out, func(bool) error { return errors.New("disk full") })
-			x.Finish(c.answer(x))
+			x := newResponse(&out, func(bool) error { return errors.New("disk full") })
+			x.finish(c.respond(x))
 			if len(c.want) == 0 || c.want[0] == "header 500" {
 				return // nothing is committed
 			}
-			if x.Accepted() || x.Err() == nil {
-				t.Errorf("accepted: %v, error: %v", x.Accepted(), x.Err())
+			if x.accepted || x.err == nil {
+				t.Errorf("accepted: %v, error: %v", x.accepted, x.err)
 			}
 			if left := slices.DeleteFunc(out.did, func(s string) bool { return s == "header 103" }); len(left) > 0 {
 				t.Errorf("%q left", left)
@@ -158,11 +158,11 @@ func TestOnlyAFinalStatusIsAResponse(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var out record
 			out.Header().Set("Date", "before")
-			x := NewWriter(&out, func(bool) error { t.Error("committed"); return nil })
+			x := newResponse(&out, func(bool) error { t.Error("committed"); return nil })
 			handle(x)
-			x.Finish(true)
-			if x.Accepted() || !errors.Is(x.Err(), ErrNoStatus) {
-				t.Errorf("accepted: %v, error: %v", x.Accepted(), x.Err())
+			x.finish(true)
+			if x.accepted || !errors.Is(x.err, errNoStatus) {
+				t.Errorf("accepted: %v, error: %v", x.accepted, x.err)
 			}
 			if left := slices.DeleteFunc(out.did, func(s string) bool { return s == "header 103" }); len(left) > 0 {
 				t.Errorf("%q left", left)
@@ -172,4 +172,15 @@ func TestOnlyAFinalStatusIsAResponse(t *testing.T) {
 			}
 		})
 	}
+}
+
+// committing is a committer that calls a function.
+type committing func(whole bool) error
+
+func (c committing) commit(whole bool) error { return c(whole) }
+
+func newResponse(w http.ResponseWriter, commit committing) *response {
+	x := new(response)
+	x.init(w, commit)
+	return x
 }

@@ -1,4 +1,4 @@
-package webhook_test
+package edge_test
 
 import (
 	"errors"
@@ -9,9 +9,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/envelope"
+	"github.com/caddy-replicate/replicate-webhook/internal/edge"
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
-	"github.com/caddy-replicate/replicate-webhook/internal/webhook"
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/sqlite"
 )
@@ -47,9 +46,9 @@ func TestSignaturesTakenApartAreAcceptedOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = s.Close() }()
-	v := webhook.Verifier{
+	v := edge.Verifier{
 		Secrets: []signature.Secret{replaySecret(t)}, Accept: signature.Replicate | signature.Standard,
-		Selector: envelope.NewSelector(), Tolerance: tolerance,
+		Tolerance: tolerance,
 	}
 	for _, m := range messages {
 		m.send(t, &v, s, clock, m.first, dedup)
@@ -90,7 +89,7 @@ func TestSignaturesTakenApartAreOneMessageWithoutTolerance(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = s.Close() }()
-	v := webhook.Verifier{Secrets: []signature.Secret{replaySecret(t)}, Accept: signature.Replicate | signature.Standard, Selector: envelope.NewSelector()}
+	v := edge.Verifier{Secrets: []signature.Secret{replaySecret(t)}, Accept: signature.Replicate | signature.Standard}
 	for _, m := range replayed(t, start, 5*time.Minute) {
 		for _, half := range []string{m.first, "both", "standard", "replicate"} {
 			m.send(t, &v, s, clock, half, dedup)
@@ -166,7 +165,7 @@ func replayed(t *testing.T, start time.Time, tolerance time.Duration) (all []*me
 }
 
 // send sends a half of the message as the edge would take it.
-func (m *message) send(t *testing.T, v *webhook.Verifier, s *sqlite.Store, clock *movingClock, half string, dedup time.Duration) {
+func (m *message) send(t *testing.T, v *edge.Verifier, s *sqlite.Store, clock *movingClock, half string, dedup time.Duration) {
 	t.Helper()
 	claim, err := signature.ParseHeaders(m.halves[half], v.Accept)
 	if err != nil {
@@ -174,8 +173,8 @@ func (m *message) send(t *testing.T, v *webhook.Verifier, s *sqlite.Store, clock
 	}
 	hook, refused := v.Verify(claim, m.body, clock.now())
 	if refused != nil {
-		if refused.Status != http.StatusUnauthorized || !strings.HasPrefix(refused.Reason, "timestamp") {
-			t.Fatalf("%s, %s: %d %s", m.scope, half, refused.Status, refused.Reason)
+		if refused.Status != http.StatusUnauthorized || !strings.HasPrefix(string(refused.Outcome), "timestamp") {
+			t.Fatalf("%s, %s: %d %s", m.scope, half, refused.Status, refused.Outcome)
 		}
 		return
 	}

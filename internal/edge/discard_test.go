@@ -1,4 +1,4 @@
-package webhook_test
+package edge
 
 import (
 	"io"
@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
-	"github.com/caddy-replicate/replicate-webhook/internal/webhook"
 )
 
 // requestOf returns a request with everything that may make it a webhook, or more.
@@ -37,7 +36,7 @@ func TestDiscardLeavesNothing(t *testing.T) {
 	for _, major := range []int{1, 2, 3} {
 		r := requestOf(major)
 		trailer := r.Trailer // as a copy of the request has it
-		webhook.Discard(r)
+		Discard(r)
 		if body, err := io.ReadAll(r.Body); len(body) > 0 || err != nil || r.ContentLength != 0 || len(r.TransferEncoding) > 0 {
 			t.Errorf("HTTP/%d: left are %q, %v, a length of %d and the encoding %v", major, body, err, r.ContentLength, r.TransferEncoding)
 		}
@@ -58,10 +57,10 @@ func TestDiscardLeavesNothing(t *testing.T) {
 func TestPrepareForwardsNoConnection(t *testing.T) {
 	for _, major := range []int{1, 2, 3} {
 		r := requestOf(major)
-		webhook.Scrub(r.Header)
-		hook := new(webhook.Webhook)
+		scrub(r.Header)
+		hook := new(Webhook)
 		hook.Body = []byte("signed")
-		hook.Event.ID = "p1"
+		hook.Envelope.ID = "p1"
 		hook.Prepare(r)
 		for _, name := range []string{"Connection", "Keep-Alive", "Te", "Upgrade", "Http2-Settings", "Trailer", "Expect", ":protocol", "X-Named"} {
 			if got := r.Header[name]; got != nil {

@@ -1,4 +1,4 @@
-package webhook
+package edge
 
 import (
 	"crypto/sha256"
@@ -7,53 +7,52 @@ import (
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/ecmajson"
-	"github.com/caddy-replicate/replicate-webhook/internal/envelope"
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
-// maxDepth is the deepest nesting of a body that is passed on. Parsers of other
+// maxDepth is the deepest nesting of a body that is forwarded. Parsers of other
 // languages give up not far beyond it.
 const maxDepth = 512
 
-// Webhook is a verified one.
+// Webhook is a verified webhook.
 type Webhook struct {
-	envelope.Event
+	Envelope
 	signature.Result
-	// JudgedAt is the signed time that its freshness was judged by, zero
-	// where it was not.
+	// JudgedAt is the signed time that the tolerance was applied to, zero if it
+	// was not.
 	JudgedAt time.Time
-	// SignedUntil is the newest signed time by which it could come again with
-	// another signature. Zero: JudgedAt.
+	// SignedUntil is the newest signed time with which the webhook could come
+	// again under another signature. Zero means JudgedAt.
 	SignedUntil time.Time
-	// Duplicate is set when it turns out to have been accepted before.
+	// Duplicate means that the event was accepted before.
 	Duplicate bool
 	// alone are the bodies that X-Replicate-Signature may have signed beside
-	// the standard signature, and that could come again with that one alone.
+	// the standard signature, and that could come again with it alone.
 	alone [][]byte
 }
 
-// Verifier holds what a route verifies by.
+// Verifier verifies webhooks.
 type Verifier struct {
 	Secrets []signature.Secret
 	// Accept are the schemes accepted.
 	Accept signature.Scheme
-	// Tolerance is how far the signed time may be from now; 0 is any.
+	// Tolerance is how far the signed time may be from now. 0 is any.
 	Tolerance time.Duration
-	// Selector is envelope.NewSelector's.
-	Selector *ecmajson.Selector
 }
 
-// Verify checks the signatures, the JSON and the signed time. The JSON is parsed
-// once: for the form that may be signed, for what the event is, and for what
-// must not be passed on.
+var selector = NewSelector()
+
+// Verify checks the signatures, the signed time and the JSON, in this order. The
+// JSON is parsed once: for the form that may be signed, for what the event is, and
+// for what must not be forwarded.
 func (v *Verifier) Verify(claim *signature.Claim, raw []byte, now time.Time) (*Webhook, *Refusal) {
 	var doc *ecmajson.Document
 	var syntax error
 	parse := func() {
 		if doc == nil && syntax == nil {
-			doc, syntax = ecmajson.Parse(raw, ecmajson.Limits{}, v.Selector)
+			doc, syntax = ecmajson.Parse(raw, ecmajson.Limits{}, selector)
 		}
 	}
 	result, err := claim.Verify(v.Secrets, raw, func() []byte {
@@ -63,7 +62,7 @@ func (v *Verifier) Verify(claim *signature.Claim, raw []byte, now time.Time) (*W
 		return doc.Bytes()
 	})
 	if err != nil {
-		return nil, Unauthorized("signature", err)
+		return nil, unauthorized(OutcomeSignature, err)
 	}
 	if parse(); syntax != nil {
 		// Freshness comes first, where it can be told without the body.
@@ -72,9 +71,9 @@ func (v *Verifier) Verify(claim *signature.Claim, raw []byte, now time.Time) (*W
 				return nil, refused
 			}
 		}
-		return nil, Invalid("json", syntax)
+		return nil, invalid(OutcomeJSON, syntax)
 	}
-	hook := &Webhook{Event: envelope.Of(doc), Result: result}
+	hook := &Webhook{Envelope: ReadEnvelope(doc), Result: result}
 	if v.Tolerance > 0 {
 		if refused := v.judgeTime(hook, now); refused != nil {
 			return nil, refused
@@ -87,46 +86,46 @@ func (v *Verifier) Verify(claim *signature.Claim, raw []byte, now time.Time) (*W
 		}
 	}
 	if key, offset, found := doc.DuplicateKey(); found {
-		return nil, Invalid("duplicate_key", fmt.Errorf("key %.64q occurs twice in one object, at byte %d: parsers differ on which counts", key, offset))
+		return nil, invalid(OutcomeDuplicateKey, fmt.Errorf("key %.64q occurs twice in one object, at byte %d: parsers differ on which counts", key, offset))
 	}
 	if key, found := doc.FoldedKey(); found {
-		return nil, Invalid("folded_key", fmt.Errorf("key %.64q differs by case alone from one that says what the event is: parsers differ on whether it counts", key))
+		return nil, invalid(OutcomeFoldedKey, fmt.Errorf("key %.64q differs by case alone from one that says what the event is: parsers differ on whether it counts", key))
 	}
 	if doc.Depth() > maxDepth {
-		return nil, Invalid("depth", fmt.Errorf("the body is nested %d deep, the limit is %d", doc.Depth(), maxDepth))
+		return nil, invalid(OutcomeDepth, fmt.Errorf("the body is nested %d deep, the limit is %d", doc.Depth(), maxDepth))
 	}
-	if hook.Event.ID == "" {
-		return nil, Invalid("prediction_id", errors.New("the body has neither prediction.id nor id as a string"))
+	if hook.Envelope.ID == "" {
+		return nil, invalid(OutcomePredictionID, errors.New("the body has neither prediction.id nor id as a string"))
 	}
 	return hook, nil
 }
 
 // acceptsAlone reports whether the body of a webhook that came with the standard
 // signature alone could come again with X-Replicate-Signature alone, which may
-// have been taken off it.
+// have been removed from it.
 func (v *Verifier) acceptsAlone(hook *Webhook) bool {
 	return v.Accept.Has(signature.Replicate) && !hook.Schemes.Has(signature.Replicate) &&
 		(v.Tolerance == 0 || hook.TimestampFault == "")
 }
 
-// judgeTime refuses a webhook whose signed time is not near now. Where the
-// standard signature verified, its timestamp decides, since it is fresh on every
-// retry; otherwise the body's own does.
+// judgeTime refuses a webhook whose signed time is not near now. If the standard
+// signature verified, its timestamp decides, which is new with every retry;
+// otherwise the body's own does.
 //
-// JudgedAt becomes the later of both times: whoever takes the standard signature
-// off has the same body judged by the body's time, so what is remembered must
-// cover that time too. A body whose time is further ahead than the tolerance is
+// JudgedAt becomes the later of both times: whoever removes the standard signature
+// has the same body judged by the body's time, so what is remembered must cover
+// that time, too. A body whose time is further ahead than the tolerance is
 // refused: it would become acceptable by X-Replicate-Signature alone after its
 // entry was purged, and to cover its time would have genuine webhooks refused
 // until then.
 func (v *Verifier) judgeTime(hook *Webhook, now time.Time) *Refusal {
 	if !hook.Schemes.Has(signature.Standard) {
 		if hook.TimestampFault != "" {
-			return Unauthorized("timestamp_"+string(hook.TimestampFault), fmt.Errorf("nothing signed says when: the body's timestamp %s", hook.TimestampFault))
+			return unauthorized(ofFault(hook.TimestampFault), fmt.Errorf("nothing signed says when: the body's timestamp %s", hook.TimestampFault))
 		}
 		hook.JudgedAt = hook.Timestamp
 		if v.Accept.Has(signature.Standard) {
-			// A standard signature may have been taken off. Its time is not
+			// A standard signature may have been removed. Its time is not
 			// known, but it was made before now.
 			hook.SignedUntil = now
 		}
@@ -140,7 +139,7 @@ func (v *Verifier) judgeTime(hook *Webhook, now time.Time) *Refusal {
 		return nil
 	}
 	if !signature.Fresh(hook.Timestamp, now, v.Tolerance) {
-		return Unauthorized("timestamp_future", fmt.Errorf("webhook-timestamp is fresh, but the body's timestamp is %s ahead of this clock", offset(hook.Timestamp, now)))
+		return unauthorized(OutcomeTimestampFuture, fmt.Errorf("webhook-timestamp is fresh, but the body's timestamp is %s ahead of this clock", offset(hook.Timestamp, now)))
 	}
 	hook.JudgedAt = hook.Timestamp
 	return nil
@@ -152,27 +151,28 @@ func (v *Verifier) judgeFreshness(signedAt, now time.Time) *Refusal {
 	case signature.Fresh(signedAt, now, v.Tolerance):
 		return nil
 	case signedAt.After(now):
-		return Unauthorized("timestamp", fmt.Errorf("the signed time is %s ahead of this clock", offset(signedAt, now)))
+		return unauthorized(OutcomeTimestamp, fmt.Errorf("the signed time is %s ahead of this clock", offset(signedAt, now)))
 	}
-	return Unauthorized("timestamp", fmt.Errorf("the signed time is %s behind this clock", offset(signedAt, now)))
+	return unauthorized(OutcomeTimestamp, fmt.Errorf("the signed time is %s behind this clock", offset(signedAt, now)))
 }
 
 // offset returns how far two times are apart, to the second.
 func offset(a, b time.Time) time.Duration { return a.Sub(b).Abs().Round(time.Second) }
 
-// Keys identify the event to dedup. They are made of signed material only.
+// Keys returns the keys that identify the event for deduplication by dedupKey: one
+// of event, prediction and message. They are made of signed material only.
 func (h *Webhook) Keys(scope, dedupKey string) []store.Key {
 	key := func(kind string, material ...string) store.Key { return store.KeyOf(scope, kind, material...) }
 	switch {
 	case dedupKey == "prediction":
-		return []store.Key{key("prediction", h.Event.ID)}
+		return []store.Key{key("prediction", h.Envelope.ID)}
 	case dedupKey == "event" && h.Bare && event.IsTerminal(h.Status):
-		return []store.Key{key("status", h.Event.ID, h.Status)}
+		return []store.Key{key("status", h.Envelope.ID, h.Status)}
 	case dedupKey == "event" && !h.Bare && h.Name != "":
-		return []store.Key{key("event", h.Event.ID, h.Name)}
+		return []store.Key{key("event", h.Envelope.ID, h.Name)}
 	}
-	// Both identities where both are signed, or may have been: a replay may
-	// leave one out.
+	// Both identities if both are signed, or may have been: a replay may leave
+	// one out.
 	var keys []store.Key
 	if h.Schemes.Has(signature.Standard) {
 		keys = append(keys, key("message", h.Result.ID))

@@ -1,4 +1,4 @@
-package webhook
+package edge
 
 import (
 	"bytes"
@@ -8,9 +8,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
@@ -19,9 +16,9 @@ import (
 // digestHeaders are digests of the bytes of a body.
 var digestHeaders = [...]string{"Content-Digest", "Repr-Digest", "Digest", "Content-Md5"}
 
-// Scrub removes what only the edge may say, and spellings that a server behind
-// it could take for a protected header.
-func Scrub(h http.Header) {
+// scrub removes headers that only the edge may set, and other spellings of
+// protected headers, which a server behind it could take for them.
+func scrub(h http.Header) {
 	for name := range h {
 		switch name {
 		case signature.HeaderReplicateSignature, signature.HeaderID, signature.HeaderTimestamp, signature.HeaderSignature,
@@ -34,7 +31,8 @@ func Scrub(h http.Header) {
 	}
 }
 
-// Scheme is the name of what verified; the standard one says more.
+// Scheme returns the name of the scheme that verified. If both did, it is the
+// standard one, which signs more.
 func (h *Webhook) Scheme() string {
 	if h.Schemes.Has(signature.Standard) {
 		return signature.Standard.String()
@@ -42,22 +40,14 @@ func (h *Webhook) Scheme() string {
 	return signature.Replicate.String()
 }
 
-// Publish sets the placeholders and the access log's fields.
-func (h *Webhook) Publish(r *http.Request) {
-	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
-		repl.Map(h.placeholder)
-	}
-	if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
-		extra.Set(zap.Object("replicate_webhook", h))
-	}
-}
-
-func (h *Webhook) placeholder(name string) (any, bool) {
+// Placeholder returns the value of a placeholder, and whether it is one of the
+// edge's.
+func (h *Webhook) Placeholder(name string) (any, bool) {
 	switch name {
 	case "http.replicate_webhook.event":
 		return h.Name, true
 	case "http.replicate_webhook.prediction_id":
-		return h.Event.ID, true
+		return h.Envelope.ID, true
 	case "http.replicate_webhook.status":
 		return h.Status, true
 	case "http.replicate_webhook.scheme":
@@ -70,7 +60,7 @@ func (h *Webhook) placeholder(name string) (any, bool) {
 	return nil, false
 }
 
-// loggable returns signed text as a log line has room for it.
+// loggable returns signed text, shortened to MaxHeaderValue bytes.
 func loggable(s string) string {
 	if len(s) <= MaxHeaderValue {
 		return s
@@ -82,7 +72,7 @@ func loggable(s string) string {
 // bytes of what was signed.
 func (h *Webhook) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	enc.AddString("event", loggable(h.Name))
-	enc.AddString("prediction_id", loggable(h.Event.ID))
+	enc.AddString("prediction_id", loggable(h.Envelope.ID))
 	enc.AddString("status", loggable(h.Status))
 	enc.AddString("scheme", h.Scheme())
 	enc.AddString("message_id", h.Result.ID)
@@ -91,12 +81,13 @@ func (h *Webhook) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 }
 
 // MaxHeaderValue is the longest value, in bytes, of a header that the edge sets.
-// Servers refuse requests with long headers, and would refuse the event's retries
-// too.
+// Servers refuse requests with long headers, and would refuse the retries of such
+// an event, too.
 const MaxHeaderValue = 256
 
-// Prepare makes the request the one to pass on. It returns the names of the
-// headers that it left out because their values are over MaxHeaderValue.
+// Prepare makes r the request to forward: its body is what was signed, and its
+// headers say what was verified. It returns the names of the headers that it left
+// out because their values are over MaxHeaderValue.
 func (h *Webhook) Prepare(r *http.Request) (omitted []string) {
 	r.Body = io.NopCloser(bytes.NewReader(h.Body))
 	r.ContentLength = int64(len(h.Body))
@@ -111,7 +102,7 @@ func (h *Webhook) Prepare(r *http.Request) (omitted []string) {
 	}
 	r.Header.Set("X-Replicate-Verified", h.Scheme())
 	for _, set := range [...]struct{ name, value string }{
-		{"X-Replicate-Prediction-Id", h.Event.ID},
+		{"X-Replicate-Prediction-Id", h.Envelope.ID},
 		{"X-Replicate-Event", h.Name},
 	} {
 		value := headerValue(set.value)
@@ -126,7 +117,8 @@ func (h *Webhook) Prepare(r *http.Request) (omitted []string) {
 	return omitted
 }
 
-// headerValue returns signed text as a header can carry it.
+// headerValue returns signed text for a header: bytes that are not visible ASCII
+// are percent-encoded.
 func headerValue(s string) string {
 	plain := func(c byte) bool { return c > ' ' && c < 0x7f && c != '%' }
 	for i := range len(s) {

@@ -1,4 +1,4 @@
-package envelope
+package edge
 
 import (
 	"strings"
@@ -22,7 +22,7 @@ const (
 	TimestampFormat       TimestampFault = "format"       // any other text
 )
 
-// String says in words what is wrong.
+// String returns what is wrong in words.
 func (f TimestampFault) String() string {
 	switch f {
 	case TimestampMissing:
@@ -44,7 +44,7 @@ func (f TimestampFault) String() string {
 }
 
 const (
-	// maxTimestamp is the longest text that is read as a time.
+	// maxTimestamp is the longest text that is parsed as a time.
 	maxTimestamp = 64
 	// secondsDigits is how many digits Unix seconds have for the next
 	// thousands of years. Milliseconds have had 12 since 1973, and 13 since
@@ -52,9 +52,9 @@ const (
 	secondsDigits = 11
 )
 
-// parseTimestamp reads a body's timestamp. RFC 3339 is what the guide's payload
-// and ECMAScript's toISOString write. A time without a zone is not read: it
-// stands for other moments on other machines.
+// parseTimestamp parses a body's timestamp, which must be in RFC 3339 format, as
+// the guide's payload and ECMAScript's toISOString are. A time without a zone is
+// not valid: it means different moments on different machines.
 func parseTimestamp(v ecmajson.Value) (time.Time, TimestampFault) {
 	switch v.Kind() {
 	case ecmajson.Missing:
@@ -82,7 +82,8 @@ func parseTimestamp(v ecmajson.Value) (time.Time, TimestampFault) {
 	return time.Time{}, textFault(text)
 }
 
-// numberFault tells seconds from milliseconds by the digits before the point.
+// numberFault returns the fault of a number: it distinguishes seconds from
+// milliseconds by the digits before the point.
 func numberFault(text string) TimestampFault {
 	digits, _, _ := strings.Cut(strings.TrimPrefix(text, "-"), ".")
 	if len(digits) > secondsDigits {
@@ -91,7 +92,7 @@ func numberFault(text string) TimestampFault {
 	return TimestampNumber
 }
 
-// textFault finds out what is wrong with a text that is not in RFC 3339 format.
+// textFault returns the fault of a text that is not in RFC 3339 format.
 func textFault(text string) TimestampFault {
 	upper := strings.ToUpper(text)
 	is := func(text string) bool {

@@ -1,13 +1,10 @@
-package webhook
+package edge
 
 import (
 	"net/http"
 	"net/textproto"
 	"strings"
 
-	"github.com/caddyserver/caddy/v2"
-
-	"github.com/caddy-replicate/replicate-webhook/internal/body"
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
 )
 
@@ -38,7 +35,8 @@ func stripConnection(h http.Header) {
 // signatures, what the edge says of a verified one, and what asks for a tunnel.
 //
 // A handler before the edge may hold a copy of the request. It has the same
-// headers and trailers, and its body is at its end or was given up by Abandon.
+// headers and trailers, and its body is at its end, or is not read on: see
+// Refusal.Unread.
 func Discard(r *http.Request) {
 	clear(r.Trailer)
 	r.Body, r.ContentLength, r.TransferEncoding, r.Trailer = http.NoBody, 0, nil, nil
@@ -54,34 +52,4 @@ func Discard(r *http.Request) {
 	for _, name := range digestHeaders {
 		delete(r.Header, name)
 	}
-}
-
-// Abandon gives up a body that is not at its end, and with it the connection: see
-// body.CloseAfter.
-func Abandon(w http.ResponseWriter, r *http.Request) {
-	if r.Body == nil || r.ContentLength == 0 {
-		w.Header().Set("Connection", "close")
-		return
-	}
-	body.CloseAfter(w)
-	// In HTTP/1, net/http closes the body after the response. To close it here
-	// could fail, which would cancel the context of error routes.
-	if (r.ProtoMajor != 1 || isCopy(r)) && r.Body.Close() == nil {
-		body.ClearReadTimeout(w)
-	}
-}
-
-// isCopy reports whether a handler before the edge passed a copy of the server's
-// request on, as tracing does, so that error routes get another request, which
-// shares its body. The placeholders are those of the server's own.
-func isCopy(r *http.Request) bool {
-	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	if !ok {
-		return true
-	}
-	method := r.Method
-	defer func() { r.Method = method }()
-	r.Method = "a method that no request has"
-	seen, _ := repl.GetString("http.request.method")
-	return seen != r.Method
 }

@@ -1,4 +1,4 @@
-package webhook_test
+package edge_test
 
 import (
 	"bytes"
@@ -9,9 +9,8 @@ import (
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/ecmajson"
-	"github.com/caddy-replicate/replicate-webhook/internal/envelope"
+	"github.com/caddy-replicate/replicate-webhook/internal/edge"
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
-	"github.com/caddy-replicate/replicate-webhook/internal/webhook"
 )
 
 // FuzzVerify signs any body, and holds that what is passed on is what was
@@ -31,7 +30,7 @@ func FuzzVerify(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	v := webhook.Verifier{Secrets: []signature.Secret{secret}, Accept: signature.Replicate | signature.Standard, Selector: envelope.NewSelector()}
+	v := edge.Verifier{Secrets: []signature.Secret{secret}, Accept: signature.Replicate | signature.Standard}
 	f.Fuzz(func(t *testing.T, raw []byte, how uint8) {
 		want := raw
 		h := make(http.Header)
@@ -56,8 +55,8 @@ func FuzzVerify(f *testing.F) {
 		}
 		hook, refused := v.Verify(claim, raw, time.Unix(1_000_000_000, 0))
 		if refused != nil {
-			if refused.Status != http.StatusBadRequest || refused.Reason == "" {
-				t.Fatalf("%q is genuine and got %d: %s", raw, refused.Status, refused.Reason)
+			if refused.Status != http.StatusBadRequest || refused.Outcome == "" {
+				t.Fatalf("%q is genuine and got %d: %s", raw, refused.Status, refused.Outcome)
 			}
 			return
 		}
@@ -85,8 +84,8 @@ func FuzzVerify(f *testing.F) {
 				t.Fatalf("%q: one parser reads the id %v, another %v", hook.Body, id, p["id"])
 			}
 		}
-		if id != hook.Event.ID {
-			t.Fatalf("%q: the edge reads the id %q, a parser that ignores case %v", hook.Body, hook.Event.ID, id)
+		if id != hook.Envelope.ID {
+			t.Fatalf("%q: the edge reads the id %q, a parser that ignores case %v", hook.Body, hook.Envelope.ID, id)
 		}
 	})
 }

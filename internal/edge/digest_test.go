@@ -1,4 +1,4 @@
-package webhook
+package edge
 
 import (
 	"fmt"
@@ -18,7 +18,7 @@ type reported struct {
 func (r *reported) add(d Digest) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.list = append(r.list, fmt.Sprintf("%s %d", d.Reason, d.Count))
+	r.list = append(r.list, fmt.Sprintf("%s %d", d.Outcome, d.Count))
 }
 
 func (r *reported) want(t *testing.T, want ...string) {
@@ -35,8 +35,8 @@ func (r *reported) want(t *testing.T, want ...string) {
 func TestRefusalsAreReportedOnceASecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var got reported
-		r := NewRefusals(got.add)
-		forged, late := &Refusal{Status: 401, Reason: "signature"}, &Refusal{Status: 401, Reason: "timestamp"}
+		r := NewDigests(got.add)
+		forged, late := &Refusal{Status: 401, Outcome: OutcomeSignature}, &Refusal{Status: 401, Outcome: OutcomeTimestamp}
 		r.Add(forged, "192.0.2.1")
 		got.want(t, "signature 1")
 		for range 500 {
@@ -51,8 +51,8 @@ func TestRefusalsAreReportedOnceASecond(t *testing.T) {
 		got.want(t, "signature 500")
 		time.Sleep(time.Minute)
 		got.want(t)
-		if r.running || len(r.byReason) != 0 {
-			t.Fatalf("idle, but running: %t, reasons: %d", r.running, len(r.byReason))
+		if r.running || len(r.byOutcome) != 0 {
+			t.Fatalf("idle, but running: %t, outcomes: %d", r.running, len(r.byOutcome))
 		}
 		r.Add(forged, "192.0.2.1")
 		got.want(t, "signature 1")
@@ -60,11 +60,11 @@ func TestRefusalsAreReportedOnceASecond(t *testing.T) {
 	})
 }
 
-func TestClosedRefusalsReportWhatIsLeft(t *testing.T) {
+func TestClosedDigestsReportWhatIsLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var got reported
-		r := NewRefusals(got.add)
-		forged := &Refusal{Status: 401, Reason: "signature"}
+		r := NewDigests(got.add)
+		forged := &Refusal{Status: 401, Outcome: OutcomeSignature}
 		r.Add(forged, "")
 		got.want(t, "signature 1")
 		r.Add(forged, "")

@@ -1,4 +1,4 @@
-package webhook_test
+package edge_test
 
 import (
 	"fmt"
@@ -6,9 +6,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/envelope"
+	"github.com/caddy-replicate/replicate-webhook/internal/edge"
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
-	"github.com/caddy-replicate/replicate-webhook/internal/webhook"
 )
 
 // TestJudgedTime: where the standard signature verified, the body's own time
@@ -40,7 +39,7 @@ func TestJudgedTime(t *testing.T) {
 		{tolerance + time.Second, 0, 0, "timestamp"},
 	} {
 		for _, accept := range []signature.Scheme{signature.Standard, signature.Standard | signature.Replicate} {
-			v := webhook.Verifier{Secrets: []signature.Secret{secret}, Accept: accept, Selector: envelope.NewSelector(), Tolerance: tolerance}
+			v := edge.Verifier{Secrets: []signature.Secret{secret}, Accept: accept, Tolerance: tolerance}
 			raw := fmt.Appendf(nil, `{"id":"p1","status":"succeeded","timestamp":%q}`, now.Add(c.body).Format(time.RFC3339))
 			stamp := fmt.Sprint(now.Add(c.header).Unix())
 			h := http.Header{"Webhook-Id": {"m1"}, "Webhook-Timestamp": {stamp}, "Webhook-Signature": {secret.SignStandard("m1", stamp, raw)}}
@@ -52,7 +51,7 @@ func TestJudgedTime(t *testing.T) {
 			name := fmt.Sprintf("header %s, body %s from now", c.header, c.body)
 			switch {
 			case c.refused != "":
-				if refused == nil || refused.Status != http.StatusUnauthorized || refused.Reason != c.refused {
+				if refused == nil || refused.Status != http.StatusUnauthorized || string(refused.Outcome) != c.refused {
 					t.Errorf("%s: refused: %+v, want reason %s", name, refused, c.refused)
 				}
 			case refused != nil:
