@@ -2,6 +2,7 @@ package ecmajson
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -70,17 +71,22 @@ func leastTime(t testing.TB, text string, sel *Selector) time.Duration {
 
 // TestNoTextIsSlowToParse compares with a text of short numbers, the most usual
 // text that is not a string. The times are of one machine at one moment, so the
-// comparison holds on any.
+// comparison holds on any. Other processes only add to a time, so a text is slow if
+// it is in every one of several comparisons.
 func TestNoTextIsSlowToParse(t *testing.T) {
-	const size, most = 32 << 10, 25
+	const size, most, tries = 32 << 10, 25, 8
 	sel := benchSelector()
-	plain := leastTime(t, "["+strings.Repeat("0.5,", size/4)+"1]", sel)
+	short := "[" + strings.Repeat("0.5,", size/4) + "1]"
 	for name, text := range costlyTexts(size) {
 		t.Run(name, func(t *testing.T) {
-			got := float64(leastTime(t, text, sel)) / float64(len(text)) / (float64(plain) / size)
-			t.Logf("%.1f times the time of short numbers", got)
-			if got > most {
-				t.Errorf("takes %.1f times the time of short numbers, want at most %d", got, most)
+			least := math.Inf(1)
+			for try := 0; try < tries && least > most; try++ {
+				plain := float64(leastTime(t, short, sel)) / float64(len(short))
+				least = min(least, float64(leastTime(t, text, sel))/float64(len(text))/plain)
+			}
+			t.Logf("%.1f times the time of short numbers", least)
+			if least > most {
+				t.Errorf("takes %.1f times the time of short numbers, want at most %d", least, most)
 			}
 		})
 	}
