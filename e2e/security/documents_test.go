@@ -8,47 +8,6 @@ import (
 	"testing"
 )
 
-// TestEveryDependencyIsAccountedFor checks that docs/dependencies.md has a line
-// for each module that a go.mod of the project requires directly, and for no
-// other.
-func TestEveryDependencyIsAccountedFor(t *testing.T) {
-	read := func(path string) string {
-		t.Helper()
-		text, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return string(text)
-	}
-	docs := read("../../docs/dependencies.md")
-	mods := read("../../go.mod") + read("../../bench/go.mod") + read("../interop/go.mod")
-	listed := make(map[string]bool)
-	for _, row := range regexp.MustCompile("(?m)^\\| (`[^|]+) \\|").FindAllStringSubmatch(docs, -1) {
-		for _, m := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(row[1], -1) {
-			listed[m[1]] = true
-		}
-	}
-	direct := make(map[string]bool)
-	for _, m := range regexp.MustCompile(`(?m)^\t(\S+) v\S+$`).FindAllStringSubmatch(mods, -1) {
-		if name := m[1]; !strings.HasPrefix(name, "github.com/caddy-replicate/") {
-			direct[name] = true
-		}
-	}
-	for name := range direct {
-		if !listed[name] {
-			t.Errorf("docs/dependencies.md has no line for %s", name)
-		}
-	}
-	for name := range listed {
-		if !direct[name] {
-			t.Errorf("docs/dependencies.md has a line for %s, which no go.mod requires directly", name)
-		}
-	}
-	if len(direct) < 10 {
-		t.Errorf("the go.mod files have only %d direct requirements", len(direct))
-	}
-}
-
 // TestSecurityDocNamesTests: every test that SECURITY.md names is there.
 func TestSecurityDocNamesTests(t *testing.T) {
 	text, err := os.ReadFile("../../SECURITY.md")
