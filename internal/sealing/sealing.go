@@ -256,6 +256,16 @@ type Status struct {
 	Keys []Key `json:"keys,omitempty"`
 }
 
+// Older returns how many values are sealed with another key than the first.
+func (s Status) Older() (n int) {
+	for _, k := range s.Keys {
+		if k.Number > 1 {
+			n += k.Values
+		}
+	}
+	return n
+}
+
 // Status tells how sealed values are. Values are counted where there are
 // several keys alone, since there may be many, and not at all without a store.
 func (k *Keeper) Status(ctx context.Context, s store.Sealed) (Status, error) {
