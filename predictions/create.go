@@ -209,7 +209,7 @@ func (h *Handler) capture(w http.ResponseWriter, r *http.Request, next caddyhttp
 	// Also when the next handler panics, as a proxy does to abort an answer
 	// that broke off.
 	defer x.settle()
-	x.err = next.ServeHTTP(x.a, r)
+	x.err = x.a.from(next, r)
 	x.returned = true
 	return x.err
 }

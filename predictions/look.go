@@ -67,7 +67,7 @@ func (a *response) serve(next caddyhttp.Handler, r *http.Request, whole func()) 
 			panic(http.ErrAbortHandler)
 		}
 	}()
-	err = next.ServeHTTP(a, r)
+	err = a.from(next, r)
 	returned = true
 	return err
 }

@@ -2,6 +2,7 @@ package predictions
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"net/http"
 	"strconv"
@@ -46,6 +47,7 @@ const (
 // encoded response is decoded first; the upstream was asked not to encode it.
 type response struct {
 	*caddyhttp.ResponseWriterWrapper
+	h *Handler
 	// holds reports whether a response of that status may be one to hold.
 	// nil: none is.
 	holds func(status int) bool
@@ -88,6 +90,7 @@ const keptBuffer = 256 << 10
 func (h *Handler) newResponse(w http.ResponseWriter, r *http.Request, hidden *hidden) *response {
 	return &response{
 		ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
+		h:                     h,
 		holds:                 succeeded,
 		limit:                 h.maxBody,
 		charge:                h.budget.For(clientip.Of(r)),
@@ -103,6 +106,19 @@ func readable(r *http.Request) {
 	for _, name := range []string{"Range", "If-Range", "Upgrade"} {
 		r.Header.Del(name)
 	}
+}
+
+// errNoResponse says that next is not a proxy, or that there is none.
+var errNoResponse = errors.New("no handler after replicate_predictions has responded: send its requests to the API, with reverse_proxy for example")
+
+// from has the next handler respond. Where none does, Caddy would respond 200
+// with nothing, which is no response of the API's.
+func (a *response) from(next caddyhttp.Handler, r *http.Request) error {
+	err := next.ServeHTTP(a, r)
+	if err == nil && a.status == 0 {
+		return a.h.fail(a, r, &problem{status: http.StatusBadGateway, detail: "the prediction API has not responded", cause: errNoResponse})
+	}
+	return err
 }
 
 // WriteHeader decides on the first final status. Informational ones pass.
