@@ -3,6 +3,7 @@ package body
 import (
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -56,5 +57,32 @@ func TestReadStopsAtItsLimits(t *testing.T) {
 				t.Error("a deadline of the server's counts as the limit's")
 			}
 		})
+	}
+}
+
+// TestReadEndsWithASenderThatSendsNothing: the time limit holds on a connection
+// over which nothing comes any more.
+func TestReadEndsWithASenderThatSendsNothing(t *testing.T) {
+	result := make(chan error, 1)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, err := Read(w, r, Limits{Size: 100, Timeout: 50 * time.Millisecond, Charge: NewBudget(clientShares * 100).For("192.0.2.1"), First: 4})
+		result <- err
+	}))
+	t.Cleanup(s.Close)
+	conn, err := net.Dial("tcp", s.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() }) // before the server is closed
+	if _, err := io.WriteString(conn, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc"); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-result:
+		if !errors.Is(err, ErrTimeout) {
+			t.Errorf("got %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the body is still waited for")
 	}
 }
