@@ -239,7 +239,7 @@ func (a *App) delivered(r delivery.Report) { a.emit("replicate_webhook_delivered
 
 func (a *App) failed(r delivery.Report) {
 	data := deliveryData(r)
-	data["error"], data["gone"] = r.Attempt.Error, r.Verdict == store.Gone
+	data["error"], data["gone"] = r.Attempt.Error, r.Disposition == store.Gone
 	a.emit("replicate_webhook_failed", data)
 }
 

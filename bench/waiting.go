@@ -116,7 +116,7 @@ func failAttempts(ctx context.Context, s store.Store) (bool, error) {
 	for _, d := range claimed {
 		wg.Go(func() {
 			err := s.Complete(ctx, store.Outcome{
-				Delivery: d, Verdict: store.Retry, Due: now.Add(24 * time.Hour),
+				Delivery: d, Disposition: store.Retry, Due: now.Add(24 * time.Hour),
 				Attempt: store.Attempt{Delivery: d.ID, Event: d.Event, URL: d.URL, Status: 503, Number: 1, At: now, Took: time.Millisecond, Error: "status 503"},
 			})
 			if err != nil {

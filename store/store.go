@@ -18,7 +18,7 @@ type Store interface {
 	Dedup
 	Tracking
 	Sealed
-	Operating
+	Inspector
 }
 
 // Closer is a store with the right to close it, which only the pool has.

@@ -57,9 +57,9 @@ type Prediction struct {
 	// CreatedAt is when it was captured.
 	CreatedAt time.Time
 
-	// Happened are the events there have been, wanted or not. Set by the
+	// Seen are the events that there have been, wanted or not. Set by the
 	// store.
-	Happened event.Set
+	Seen event.Set
 	// Webhook is set by the store.
 	Webhook WebhookStatus
 	// PollAt is when to ask for it first, as Track is told. It is kept in
@@ -76,9 +76,9 @@ type Prediction struct {
 // Done reports whether nothing more will be sent.
 func (p *Prediction) Done() bool { return p.Webhook != WebhookPending }
 
-// Happening is an event of a prediction with the payload that announces it.
-type Happening struct {
-	Event   event.Set // one
+// Event is an event of a prediction, with the payload that announces it.
+type Event struct {
+	Kind    event.Set // one
 	Payload []byte
 }
 
@@ -130,23 +130,23 @@ type Attempt struct {
 	Exception bool
 }
 
-// Verdict is what follows from an attempt.
-type Verdict uint8
+// Disposition is what follows from an attempt.
+type Disposition uint8
 
-// The verdicts.
+// The dispositions.
 const (
-	Retry     Verdict = iota // again at Due
-	Delivered                // done
-	Exhausted                // given up
-	Gone                     // 410: given up, and the prediction's webhook is disabled; Retry at once if its URL was changed meanwhile
+	Retry     Disposition = iota // again at Due
+	Delivered                    // done
+	Exhausted                    // given up
+	Gone                         // 410: given up, and the prediction's webhook is disabled; Retry at once if its URL was changed meanwhile
 )
 
 // Outcome is an attempt and what follows from it.
 type Outcome struct {
-	Delivery Delivery
-	Attempt  Attempt
-	Verdict  Verdict
-	Due      time.Time // for Retry
+	Delivery    Delivery
+	Attempt     Attempt
+	Disposition Disposition
+	Due         time.Time // for Retry
 	// Apart makes a retry wait in the lane of its URL alone.
 	Apart bool
 }
@@ -171,11 +171,11 @@ type Tracking interface {
 	// with what has happened so far, and sets p.Ref. When the prediction is
 	// tracked already, its webhook is replaced, as by SetWebhook, and the
 	// rest kept; p is that prediction then, and what was reserved is gone.
-	Track(ctx context.Context, p *Prediction, happened []Happening) error
+	Track(ctx context.Context, p *Prediction, events []Event) error
 	// Observe commits what is new among what has happened, in order. It
 	// does nothing when nothing is. id names a reserved prediction.
 	// ErrNotFound, also when the id is another prediction's.
-	Observe(ctx context.Context, ref int64, id string, happened []Happening) error
+	Observe(ctx context.Context, ref int64, id string, events []Event) error
 	// SetWebhook commits a new URL (empty: disabled) and filter. Pending
 	// deliveries follow from their next attempt on; after a change of the
 	// URL that is due at once. After the terminal event the filter stays as

@@ -45,7 +45,7 @@ func TestClockStepsMoveNoDelivery(t *testing.T) {
 	defer receiver.Close()
 	for i := range waiting {
 		p := store.Prediction{API: "https://api.example.com/v1", ID: fmt.Sprint("p", i), URL: receiver.URL, Events: event.All, CreatedAt: now()}
-		if err := s.Track(context.Background(), &p, []store.Happening{{Event: event.Completed, Payload: []byte("{}")}}); err != nil {
+		if err := s.Track(context.Background(), &p, []store.Event{{Kind: event.Completed, Payload: []byte("{}")}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -151,7 +151,7 @@ func TestDueTimesOfAWrongClockHoldNothingUp(t *testing.T) {
 	s := open()
 	for _, host := range []string{"tried", "new"} {
 		p := store.Prediction{API: "https://api.example.com/v1", ID: host, URL: "https://" + host + ".example.com", Events: event.All, CreatedAt: wall.Now()}
-		if err := s.Track(ctx, &p, []store.Happening{{Event: event.Completed, Payload: []byte("{}")}}); err != nil {
+		if err := s.Track(ctx, &p, []store.Event{{Kind: event.Completed, Payload: []byte("{}")}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -163,7 +163,7 @@ func TestDueTimesOfAWrongClockHoldNothingUp(t *testing.T) {
 		if d.PredictionID != "tried" {
 			continue
 		}
-		o := store.Outcome{Delivery: d, Verdict: store.Retry, Due: wall.Now().Add(time.Minute),
+		o := store.Outcome{Delivery: d, Disposition: store.Retry, Due: wall.Now().Add(time.Minute),
 			Attempt: store.Attempt{Delivery: d.ID, Event: d.Event, URL: d.URL, Number: 1, At: wall.Now(), Error: "status 500"}}
 		if err := s.Complete(ctx, o); err != nil {
 			t.Fatal(err)

@@ -378,7 +378,7 @@ func queue(t *testing.T, path string, n int, url string) {
 				p := store.Prediction{
 					API: "https://api.example.com/v1", ID: fmt.Sprint("p", i), Client: "c", URL: url, Events: event.All, CreatedAt: time.Now(),
 				}
-				if err := s.Track(context.Background(), &p, []store.Happening{{Event: event.Completed, Payload: body}}); err != nil {
+				if err := s.Track(context.Background(), &p, []store.Event{{Kind: event.Completed, Payload: body}}); err != nil {
 					t.Error(err)
 					return
 				}

@@ -61,7 +61,7 @@ func BenchmarkDrain(b *testing.B) {
 			var wg sync.WaitGroup
 			wg.Add(b.N)
 			s.ended = func(o *store.Outcome) {
-				if o.Verdict != store.Delivered {
+				if o.Disposition != store.Delivered {
 					b.Errorf("outcome %+v", o.Attempt)
 				}
 				wg.Done()

@@ -229,9 +229,9 @@ func TestBreakerWaitsThenOneProbeGoesFirst(t *testing.T) {
 	})
 }
 
-func count(log []store.Outcome, v store.Verdict) (n int) {
+func count(log []store.Outcome, v store.Disposition) (n int) {
 	for _, o := range log {
-		if o.Verdict == v {
+		if o.Disposition == v {
 			n++
 		}
 	}
@@ -321,7 +321,7 @@ func TestHangingReceiversDoNotDelayTheOthers(t *testing.T) {
 		s, g := newMemStore(), newGauge()
 		var late []time.Duration
 		s.ended = func(o *store.Outcome) {
-			if o.Verdict == store.Delivered {
+			if o.Disposition == store.Delivered {
 				late = append(late, time.Since(o.Delivery.CreatedAt))
 			}
 		}
@@ -373,7 +373,7 @@ func TestReceiversThatBeginToHangDoNotDelayTheOthers(t *testing.T) {
 		var down atomic.Bool
 		var late []time.Duration
 		s.ended = func(o *store.Outcome) {
-			if o.Verdict == store.Delivered && o.Delivery.ID[0] == 'g' {
+			if o.Disposition == store.Delivered && o.Delivery.ID[0] == 'g' {
 				late = append(late, time.Since(o.Delivery.CreatedAt))
 			}
 		}

@@ -334,7 +334,7 @@ func (e *Engine) run(f *attemptInFlight) {
 	}
 	o.Attempt.Took = end.Sub(o.Attempt.At)
 	o.Attempt.Status, o.Attempt.Response, o.Attempt.Error, o.Attempt.Exception = r.status, r.response, r.text, r.exception
-	o.Verdict, o.Due = e.conf.Retry.verdict(&r, o.Attempt.Number, end)
+	o.Disposition, o.Due = e.conf.Retry.disposition(&r, o.Attempt.Number, end)
 	o.Apart = e.release(f, &r, end)
 	e.commit(f, &o, &r, end)
 }
@@ -346,7 +346,7 @@ func (e *Engine) expire(f *attemptInFlight) {
 	o := store.Outcome{Delivery: *d, Attempt: store.Attempt{
 		Delivery: d.ID, Event: d.Event, URL: d.URL, Number: d.Attempts + 1, At: now, Error: r.text,
 	}}
-	o.Verdict, o.Due = e.conf.Retry.verdict(r, o.Attempt.Number, now)
+	o.Disposition, o.Due = e.conf.Retry.disposition(r, o.Attempt.Number, now)
 	e.commit(f, &o, r, now)
 }
 

@@ -87,8 +87,8 @@ func TestRetriesAtExactTimesThenGivesUp(t *testing.T) {
 			if i == 5 {
 				want = store.Exhausted
 			}
-			if o.Verdict != want || o.Attempt.Number != i+1 || o.Attempt.Error != "status 500" || o.Attempt.Status != 500 {
-				t.Errorf("outcome %d: verdict %d, %+v", i, o.Verdict, o.Attempt)
+			if o.Disposition != want || o.Attempt.Number != i+1 || o.Attempt.Error != "status 500" || o.Attempt.Status != 500 {
+				t.Errorf("outcome %d: disposition %d, %+v", i, o.Disposition, o.Attempt)
 			}
 			if n := net.headers[i].Get("X-Replicate-Attempt"); n != strconv.Itoa(i+1) {
 				t.Errorf("attempt %d is numbered %s", i+1, n)
@@ -97,7 +97,7 @@ func TestRetriesAtExactTimesThenGivesUp(t *testing.T) {
 				t.Errorf("attempt %d sent %q", i+1, net.bodies[i])
 			}
 		}
-		if len(failed) != 1 || failed[0].Verdict != store.Exhausted || failed[0].Delivery.Payload != nil {
+		if len(failed) != 1 || failed[0].Disposition != store.Exhausted || failed[0].Delivery.Payload != nil {
 			t.Errorf("reported %+v", failed)
 		}
 	})
@@ -142,11 +142,11 @@ func TestRetryAfterLengthensTheWait(t *testing.T) {
 	})
 }
 
-func TestVerdicts(t *testing.T) {
+func TestDispositions(t *testing.T) {
 	for name, c := range map[string]struct {
-		answer  func(int, *http.Request) (*http.Response, error)
-		verdict store.Verdict
-		error   string
+		answer      func(int, *http.Request) (*http.Response, error)
+		disposition store.Disposition
+		error       string
 	}{
 		"200":       {always(200), store.Delivered, ""},
 		"204":       {always(204), store.Delivered, ""},
@@ -169,10 +169,10 @@ func TestVerdicts(t *testing.T) {
 				time.Sleep(15500 * time.Millisecond)
 				synctest.Wait()
 				log := s.outcomes(t)
-				if len(log) == 0 || log[0].Verdict != c.verdict || log[0].Attempt.Error != c.error {
+				if len(log) == 0 || log[0].Disposition != c.disposition || log[0].Attempt.Error != c.error {
 					t.Fatalf("outcomes %+v", log)
 				}
-				if success := c.verdict == store.Delivered; success != (len(delivered) == 1) {
+				if success := c.disposition == store.Delivered; success != (len(delivered) == 1) {
 					t.Errorf("reported %+v", delivered)
 				} else if success && delivered[0].Duplicate != (name == "duplicate") {
 					t.Errorf("reported %+v", delivered[0])
@@ -207,7 +207,7 @@ func TestTimeoutIsForTheWholeAttempt(t *testing.T) {
 		time.Sleep(11 * time.Second)
 		synctest.Wait()
 		o := s.outcomes(t)[0]
-		if o.Attempt.Error != "timeout after 9.5s reading body" || o.Attempt.Status != 200 || o.Attempt.Response != "xxxxx" || o.Verdict != store.Retry {
+		if o.Attempt.Error != "timeout after 9.5s reading body" || o.Attempt.Status != 200 || o.Attempt.Response != "xxxxx" || o.Disposition != store.Retry {
 			t.Errorf("outcome %+v", o)
 		}
 	})
@@ -337,7 +337,7 @@ func TestMissingSecretFailsTheAttempt(t *testing.T) {
 				s.add("d", hostURL(1))
 				synctest.Wait()
 				log := s.outcomes(t)
-				if len(log) != 1 || log[0].Verdict != store.Retry || log[0].Attempt.Error == "" || len(net.times()) != 0 {
+				if len(log) != 1 || log[0].Disposition != store.Retry || log[0].Attempt.Error == "" || len(net.times()) != 0 {
 					t.Errorf("outcomes %+v after %d requests", log, len(net.times()))
 				}
 				if logs.Len() == 0 {
@@ -386,7 +386,7 @@ func TestUnreadableSecretBurnsNoAttempt(t *testing.T) {
 			t.Fatalf("%d outcomes afterwards", len(log))
 		}
 		for _, o := range log {
-			if o.Verdict != store.Delivered || o.Attempt.Number != 1 {
+			if o.Disposition != store.Delivered || o.Attempt.Number != 1 {
 				t.Errorf("outcome %+v", o)
 			}
 		}

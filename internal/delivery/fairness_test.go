@@ -54,7 +54,7 @@ func TestFailingResponsesOfOneClientHoldUpNoOther(t *testing.T) {
 				s := newMemStore()
 				var late []time.Duration
 				s.ended = func(o *store.Outcome) {
-					if o.Delivery.Client == "well" && o.Verdict == store.Delivered {
+					if o.Delivery.Client == "well" && o.Disposition == store.Delivered {
 						late = append(late, time.Since(o.Delivery.CreatedAt))
 					}
 				}

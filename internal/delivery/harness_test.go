@@ -223,7 +223,7 @@ func (s *memStore) Complete(_ context.Context, o store.Outcome) error {
 	if s.keep {
 		s.log = append(s.log, o)
 	}
-	if o.Verdict == store.Retry {
+	if o.Disposition == store.Retry {
 		d := o.Delivery
 		d.Attempts = o.Attempt.Number
 		if o.Apart {

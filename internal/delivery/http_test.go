@@ -116,12 +116,12 @@ func TestAttemptOverHTTP(t *testing.T) {
 	}
 	const short = 300 * time.Millisecond
 	for name, c := range map[string]struct {
-		handle  func(net.Conn)
-		timeout time.Duration
-		verdict store.Verdict
-		status  int
-		error   string
-		answer  string
+		handle      func(net.Conn)
+		timeout     time.Duration
+		disposition store.Disposition
+		status      int
+		error       string
+		answer      string
 	}{
 		"success":        {reply("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nOK!"), 0, store.Delivered, 200, "", "OK!"},
 		"no content":     {reply("HTTP/1.1 204 No Content\r\n\r\n"), 0, store.Delivered, 204, "", ""},
@@ -165,8 +165,8 @@ func TestAttemptOverHTTP(t *testing.T) {
 				}
 			})
 			a := o.Attempt
-			if o.Verdict != c.verdict || a.Status != c.status || a.Error != c.error {
-				t.Errorf("verdict %d, status %d, error %q; want %d, %d, %q", o.Verdict, a.Status, a.Error, c.verdict, c.status, c.error)
+			if o.Disposition != c.disposition || a.Status != c.status || a.Error != c.error {
+				t.Errorf("disposition %d, status %d, error %q; want %d, %d, %q", o.Disposition, a.Status, a.Error, c.disposition, c.status, c.error)
 			}
 			if c.answer != "*" && a.Response != c.answer {
 				t.Errorf("response %.80q", a.Response)
@@ -324,14 +324,14 @@ func TestAttemptIsOneRequest(t *testing.T) {
 	})
 	url := fmt.Sprintf("http://127.0.0.1:%d/", port)
 	s.add("a", url)
-	if o := <-ended; o.Verdict != store.Delivered {
+	if o := <-ended; o.Disposition != store.Delivered {
 		t.Fatalf("first outcome %+v", o)
 	}
 	s.add("b", url)
-	if o := <-ended; o.Verdict != store.Retry || o.Attempt.Error != "connection closed" {
+	if o := <-ended; o.Disposition != store.Retry || o.Attempt.Error != "connection closed" {
 		t.Fatalf("outcome on a connection that breaks %+v", o)
 	}
-	if o := <-ended; o.Verdict != store.Delivered || o.Attempt.Number != 2 {
+	if o := <-ended; o.Disposition != store.Delivered || o.Attempt.Number != 2 {
 		t.Fatalf("last outcome %+v", o)
 	}
 	if n := requests.Load(); n != 3 {

@@ -49,7 +49,7 @@ func TestEveryDeliveryEndsWhileItsReceiverIsDown(t *testing.T) {
 				time.Sleep(2 * time.Minute)
 				synctest.Wait()
 				for _, o := range s.outcomes(t)[len(before):] {
-					if a := o.Attempt; a.Error == receiver.text && (a.Status != 0 || a.Took != 0 || a.Number != o.Delivery.Attempts+1 || o.Verdict != store.Retry) {
+					if a := o.Attempt; a.Error == receiver.text && (a.Status != 0 || a.Took != 0 || a.Number != o.Delivery.Attempts+1 || o.Disposition != store.Retry) {
 						t.Fatalf("held try is %+v", o)
 					}
 				}
@@ -87,7 +87,7 @@ func TestPendingDeliveriesAreBoundedByTheHold(t *testing.T) {
 		s.keep = false
 		var pending, most atomic.Int64
 		s.ended = func(o *store.Outcome) {
-			if o.Verdict == store.Exhausted {
+			if o.Disposition == store.Exhausted {
 				pending.Add(-1)
 			}
 		}

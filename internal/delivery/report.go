@@ -19,8 +19,8 @@ type Report struct {
 	Delivery store.Delivery
 	// Attempt is the last attempt, without its ID.
 	Attempt store.Attempt
-	// Verdict is Delivered, Exhausted or Gone.
-	Verdict store.Verdict
+	// Disposition is Delivered, Exhausted or Gone.
+	Disposition store.Disposition
 	// Duplicate reports that the receiver had the event before.
 	Duplicate bool
 }
@@ -72,7 +72,7 @@ func (c *Config) reportAttempt(o *store.Outcome, r *result) {
 	if err := r.err(); err != nil {
 		fields = append(fields, zap.Error(err))
 	}
-	if o.Verdict == store.Retry {
+	if o.Disposition == store.Retry {
 		fields = append(fields, zap.Time("due", o.Due))
 	}
 	entry.Write(fields...)
@@ -81,10 +81,10 @@ func (c *Config) reportAttempt(o *store.Outcome, r *result) {
 // reportFinal reports a committed outcome if it ends the delivery.
 func (e *Engine) reportFinal(o *store.Outcome, res *result, end time.Time) {
 	event := o.Delivery.Event.Name()
-	r := Report{Delivery: o.Delivery, Attempt: o.Attempt, Verdict: o.Verdict, Duplicate: res.outcome == OutcomeDuplicate}
+	r := Report{Delivery: o.Delivery, Attempt: o.Attempt, Disposition: o.Disposition, Duplicate: res.outcome == OutcomeDuplicate}
 	// The queue of reports must not keep payloads in memory.
 	r.Delivery.Payload = nil
-	switch o.Verdict {
+	switch o.Disposition {
 	case store.Delivered:
 		final := FinalDelivered
 		if r.Duplicate {
@@ -95,7 +95,7 @@ func (e *Engine) reportFinal(o *store.Outcome, res *result, end time.Time) {
 		e.reports.delivery(e.conf.OnDelivered, r)
 	case store.Exhausted, store.Gone:
 		final := FinalFailed
-		if o.Verdict == store.Gone {
+		if o.Disposition == store.Gone {
 			final = FinalGone
 		}
 		e.conf.Metrics.CountDelivery(event, final)

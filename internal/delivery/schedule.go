@@ -33,8 +33,8 @@ func (r *Retry) delay(attempt int) time.Duration {
 // exhausted reports whether the attempt with the number was the last.
 func (r *Retry) exhausted(attempt int) bool { return attempt > max(0, r.MaxAttempts) }
 
-// verdict returns what follows from an attempt that ended at the given time.
-func (r *Retry) verdict(res *result, attempt int, end time.Time) (store.Verdict, time.Time) {
+// disposition returns what follows from an attempt that ended at the given time.
+func (r *Retry) disposition(res *result, attempt int, end time.Time) (store.Disposition, time.Time) {
 	switch {
 	case res.outcome.success():
 		return store.Delivered, time.Time{}

@@ -27,11 +27,11 @@ func Next(happened event.Set, status string) []event.Set {
 	return []event.Set{event.Started, e}
 }
 
-// Happenings gives what is new about p, now that it was seen as s at the given
+// Events gives what is new about p, now that it was seen as s at the given
 // time, with the payloads that say so. The time at which p was captured stands
 // in for a created_at that the API doesn't tell.
-func Happenings(p *store.Prediction, s *prediction.Snapshot, at time.Time) []store.Happening {
-	events := Next(p.Happened, s.Status)
+func Events(p *store.Prediction, s *prediction.Snapshot, at time.Time) []store.Event {
+	events := Next(p.Seen, s.Status)
 	if len(events) == 0 {
 		return nil
 	}
@@ -42,9 +42,9 @@ func Happenings(p *store.Prediction, s *prediction.Snapshot, at time.Time) []sto
 	if known.CreatedAt == "" && !p.CreatedAt.IsZero() {
 		known.CreatedAt = prediction.FormatTime(p.CreatedAt)
 	}
-	out := make([]store.Happening, len(events))
+	out := make([]store.Event, len(events))
 	for i, e := range events {
-		out[i] = store.Happening{Event: e, Payload: known.Payload(e, at)}
+		out[i] = store.Event{Kind: e, Payload: known.Payload(e, at)}
 	}
 	return out
 }

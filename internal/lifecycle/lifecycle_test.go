@@ -74,11 +74,11 @@ func TestNextFromEveryState(t *testing.T) {
 	}
 }
 
-func TestHappenings(t *testing.T) {
+func TestEvents(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	p := &store.Prediction{ID: "p", CreatedAt: at.Add(-time.Minute)}
-	got := Happenings(p, &prediction.Snapshot{Status: "canceled", Output: []byte(`1`)}, at)
-	if len(got) != 2 || got[0].Event != event.Started || got[1].Event != event.Failed {
+	got := Events(p, &prediction.Snapshot{Status: "canceled", Output: []byte(`1`)}, at)
+	if len(got) != 2 || got[0].Kind != event.Started || got[1].Kind != event.Failed {
 		t.Fatalf("got %v", got)
 	}
 	for i, want := range []string{
@@ -89,13 +89,13 @@ func TestHappenings(t *testing.T) {
 			t.Errorf("got  %s\nwant %s", got[i].Payload, want)
 		}
 	}
-	p.Happened = event.Started
-	got = Happenings(p, &prediction.Snapshot{ID: "p", Status: "succeeded", CreatedAt: "then"}, at)
-	if len(got) != 1 || got[0].Event != event.Completed || !strings.Contains(string(got[0].Payload), `"created_at":"then"`) {
+	p.Seen = event.Started
+	got = Events(p, &prediction.Snapshot{ID: "p", Status: "succeeded", CreatedAt: "then"}, at)
+	if len(got) != 1 || got[0].Kind != event.Completed || !strings.Contains(string(got[0].Payload), `"created_at":"then"`) {
 		t.Errorf("got %v", got)
 	}
-	p.Happened |= event.Completed
-	if got := Happenings(p, &prediction.Snapshot{ID: "p", Status: "failed"}, at); got != nil {
+	p.Seen |= event.Completed
+	if got := Events(p, &prediction.Snapshot{ID: "p", Status: "failed"}, at); got != nil {
 		t.Errorf("a second terminal event: %v", got)
 	}
 }

@@ -72,18 +72,18 @@ func payload(id string) []byte {
 func (d *desk) track(api, id string, e event.Set) store.Prediction {
 	d.t.Helper()
 	p := store.Prediction{API: api, ID: id, Client: "someone", URL: "https://a.example.com/hook", Events: event.All, CreatedAt: time.Now()}
-	if err := d.store.Track(d.t.Context(), &p, []store.Happening{{Event: e, Payload: payload(id)}}); err != nil {
+	if err := d.store.Track(d.t.Context(), &p, []store.Event{{Kind: e, Payload: payload(id)}}); err != nil {
 		d.t.Fatal(err)
 	}
 	return p
 }
 
 // attempt ends everything that is due.
-func (d *desk) attempt(v store.Verdict) {
+func (d *desk) attempt(v store.Disposition) {
 	d.t.Helper()
 	claimed, _, err := d.store.ClaimDeliveries(d.t.Context(), 1000, func(store.Lane) store.Slots { return store.Slots{N: 1000} })
 	for _, c := range claimed {
-		err = errors.Join(err, d.store.Complete(d.t.Context(), store.Outcome{Delivery: c, Verdict: v, Attempt: store.Attempt{
+		err = errors.Join(err, d.store.Complete(d.t.Context(), store.Outcome{Delivery: c, Disposition: v, Attempt: store.Attempt{
 			Delivery: c.ID, Event: c.Event, URL: c.URL, Status: 500, Number: c.Attempts + 1, At: time.Now(), Error: "status 500",
 		}}))
 	}

@@ -108,7 +108,7 @@ func findPrediction(ctx context.Context, o store.Store, id, api string) (store.P
 
 func predictionOf(p *store.Prediction) Prediction {
 	return Prediction{
-		ID: p.ID, API: p.API, Client: p.Client, URL: p.URL, Events: eventNames(p.Events), Happened: eventNames(p.Happened),
+		ID: p.ID, API: p.API, Client: p.Client, URL: p.URL, Events: eventNames(p.Events), Happened: eventNames(p.Seen),
 		Status: p.Webhook.String(), Completed: p.Done(), Test: p.Test, Created: p.CreatedAt.UTC(),
 	}
 }

@@ -150,7 +150,7 @@ func (t *Tracker) track(ctx context.Context, c *Capture, s *prediction.Snapshot)
 	if !event.IsTerminal(s.Status) {
 		p.Credential = t.credential(c, s.ID)
 	}
-	events := lifecycle.Happenings(&p, s, t.conf.Now())
+	events := lifecycle.Events(&p, s, t.conf.Now())
 	err := t.commit(ctx, func(ctx context.Context, st store.Store) error { return st.Track(ctx, &p, events) })
 	if err != nil {
 		return store.Prediction{}, fmt.Errorf("tracking prediction %s: %w", s.ID, err)

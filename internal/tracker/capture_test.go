@@ -91,7 +91,7 @@ func TestCallbackBeforeTheAnswer(t *testing.T) {
 	w.wantEvents("p", both)
 	p := w.created(c, "p", "starting")
 	w.wantEvents("p", both)
-	if p.Happened != event.Started|event.Completed || p.Client != "me" || p.Traceparent != "tp" || len(w.st.rows) != 1 {
+	if p.Seen != event.Started|event.Completed || p.Client != "me" || p.Traceparent != "tp" || len(w.st.rows) != 1 {
 		t.Errorf("got %+v in %d rows", p, len(w.st.rows))
 	}
 }
@@ -158,7 +158,7 @@ func TestCreatedInSyncMode(t *testing.T) {
 	w := newWorld(t, nil)
 	p := w.track("p", "succeeded")
 	w.wantEvents("p", both)
-	if w.st.writeCount() != 1 || p.Credential != nil || p.Happened != event.Started|event.Completed {
+	if w.st.writeCount() != 1 || p.Credential != nil || p.Seen != event.Started|event.Completed {
 		t.Errorf("%d writes, %+v", w.st.writeCount(), p)
 	}
 	w.track("q", "processing") // with its output, as Prefer: wait may answer
@@ -228,7 +228,7 @@ func TestObserve(t *testing.T) {
 	if n := w.st.writeCount(); n != 3 {
 		t.Errorf("%d writes: only what is new is one", n)
 	}
-	if p.Happened != event.Started|event.Completed {
+	if p.Seen != event.Started|event.Completed {
 		t.Errorf("got %+v", p)
 	}
 	if _, err := w.Observe(t.Context(), p, snapshot(t, "q", "failed")); !errors.Is(err, prediction.ErrUnexpected) {

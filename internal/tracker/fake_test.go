@@ -37,7 +37,7 @@ type row struct {
 	due     int64 // on the store's clock
 	since   time.Duration
 	claimed bool
-	events  []store.Happening
+	events  []store.Event
 }
 
 func newFakeStore() *fakeStore {
@@ -103,7 +103,7 @@ func (f *fakeStore) Abandon(_ context.Context, ref int64) error {
 	return f.write()
 }
 
-func (f *fakeStore) Track(_ context.Context, p *store.Prediction, happened []store.Happening) error {
+func (f *fakeStore) Track(_ context.Context, p *store.Prediction, happened []store.Event) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := f.write(); err != nil {
@@ -122,28 +122,28 @@ func (f *fakeStore) Track(_ context.Context, p *store.Prediction, happened []sto
 		r = &row{Prediction: store.Prediction{Ref: f.last}, since: f.clock.Passed()}
 		f.rows[f.last] = r
 	}
-	ref, before, failures := r.Ref, r.Happened, r.PollFailures
+	ref, before, failures := r.Ref, r.Seen, r.PollFailures
 	r.Prediction = *p
-	r.Ref, r.Happened, r.PollFailures, r.due = ref, before, failures, f.clock.At(p.PollAt)
+	r.Ref, r.Seen, r.PollFailures, r.due = ref, before, failures, f.clock.At(p.PollAt)
 	r.emit(happened)
 	*p = r.Prediction
 	f.signal()
 	return nil
 }
 
-func (r *row) emit(happened []store.Happening) {
+func (r *row) emit(happened []store.Event) {
 	for _, h := range happened {
-		if !r.Happened.Has(h.Event) && !r.Happened.Has(event.Terminal) {
-			r.Happened |= h.Event
+		if !r.Seen.Has(h.Kind) && !r.Seen.Has(event.Terminal) {
+			r.Seen |= h.Kind
 			r.events = append(r.events, h)
 		}
 	}
-	if r.Happened.Has(event.Terminal) {
+	if r.Seen.Has(event.Terminal) {
 		r.Credential, r.claimed = nil, false
 	}
 }
 
-func (f *fakeStore) Observe(_ context.Context, ref int64, id string, happened []store.Happening) error {
+func (f *fakeStore) Observe(_ context.Context, ref int64, id string, happened []store.Event) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := f.write(); err != nil {
@@ -198,12 +198,12 @@ func (f *fakeStore) Redeliver(_ context.Context, ref int64, _ int64) (string, er
 	defer f.mu.Unlock()
 	r := f.rows[ref]
 	last := r.events[len(r.events)-1]
-	r.events = append(r.events, store.Happening{Event: last.Event, Payload: last.Payload})
+	r.events = append(r.events, store.Event{Kind: last.Kind, Payload: last.Payload})
 	return "dlv", f.write()
 }
 
 func (r *row) polled() bool {
-	return r.ID != "" && r.PollPath != "" && !r.Happened.Has(event.Terminal)
+	return r.ID != "" && r.PollPath != "" && !r.Seen.Has(event.Terminal)
 }
 
 func (f *fakeStore) ClaimPolls(_ context.Context, limit int) (out []store.Prediction, next time.Time, err error) {
@@ -276,7 +276,7 @@ func (f *fakeStore) events(id string) (names []string) {
 	for _, r := range f.rows {
 		if r.ID == id {
 			for _, h := range r.events {
-				names = append(names, h.Event.Name())
+				names = append(names, h.Kind.Name())
 			}
 		}
 	}

@@ -76,7 +76,7 @@ func (t *Tracker) Observe(ctx context.Context, p store.Prediction, s *prediction
 	if s.ID != p.ID {
 		return p, fmt.Errorf("observing prediction %s: %w", p.ID, prediction.ErrUnexpected)
 	}
-	events := lifecycle.Happenings(&p, s, t.conf.Now())
+	events := lifecycle.Events(&p, s, t.conf.Now())
 	if len(events) == 0 {
 		return p, nil
 	}
@@ -85,7 +85,7 @@ func (t *Tracker) Observe(ctx context.Context, p store.Prediction, s *prediction
 			return err
 		}
 		for _, e := range events {
-			p.Happened |= e.Event
+			p.Seen |= e.Kind
 		}
 		// What follows for the webhook's status is for the store to say.
 		// Not to know that yet is no failure: the events are committed.
@@ -129,7 +129,7 @@ func (t *Tracker) Callback(ctx context.Context, token string, body []byte) error
 		if !prediction.ValidID(id) || p.ID != "" && id != p.ID {
 			return fmt.Errorf("%w: its id is not that of the callback", prediction.ErrUnexpected)
 		}
-		events := lifecycle.Happenings(&p, s, t.conf.Now())
+		events := lifecycle.Events(&p, s, t.conf.Now())
 		if len(events) == 0 && p.ID != "" {
 			return nil
 		}

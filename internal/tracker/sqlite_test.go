@@ -67,7 +67,7 @@ func TestRestartWithTheDefaultStore(t *testing.T) {
 		t.Helper()
 		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
 			p, err := tr.Lookup(t.Context(), api.URL, id)
-			if err == nil && p.Happened == want {
+			if err == nil && p.Seen == want {
 				return p
 			}
 			if time.Now().After(deadline) {
@@ -119,7 +119,7 @@ func TestRestartWithTheDefaultStore(t *testing.T) {
 	if err := second.Callback(t.Context(), token, []byte(body("q", "canceled"))); err != nil {
 		t.Fatal(err)
 	}
-	if p, err = second.Created(t.Context(), early, snapshot(t, "q", "starting")); err != nil || p.Happened != event.Started|event.Failed {
+	if p, err = second.Created(t.Context(), early, snapshot(t, "q", "starting")); err != nil || p.Seen != event.Started|event.Failed {
 		t.Errorf("%+v, %v", p, err)
 	}
 	second.Stop()

@@ -34,9 +34,9 @@ func track(t *testing.T, s store.Store, id string, events ...event.Set) store.Pr
 		API: api, ID: id, Client: "client of " + id, URL: "https://a.example.com/hook", Events: event.All, PollPath: "/predictions/" + id,
 		Credential: []byte("sealed " + id), Token: []byte("token of " + id), Traceparent: "trace", CreatedAt: begun, PollAt: begun.Add(time.Hour),
 	}
-	var happened []store.Happening
+	var happened []store.Event
 	for _, e := range events {
-		happened = append(happened, store.Happening{Event: e, Payload: []byte(id + " " + e.Name())})
+		happened = append(happened, store.Event{Kind: e, Payload: []byte(id + " " + e.Name())})
 	}
 	if err := s.Track(ctx, &p, happened); err != nil {
 		t.Fatal(err)
@@ -57,9 +57,9 @@ func claim(t *testing.T, s store.Store) map[string]store.Delivery {
 	return byName
 }
 
-func complete(t *testing.T, s store.Store, d store.Delivery, v store.Verdict, due time.Time) {
+func complete(t *testing.T, s store.Store, d store.Delivery, v store.Disposition, due time.Time) {
 	t.Helper()
-	if err := s.Complete(ctx, store.Outcome{Delivery: d, Verdict: v, Due: due, Attempt: store.Attempt{
+	if err := s.Complete(ctx, store.Outcome{Delivery: d, Disposition: v, Due: due, Attempt: store.Attempt{
 		Delivery: d.ID, Event: d.Event, URL: d.URL, Status: 200, Number: d.Attempts + 1, At: begun, Took: time.Millisecond, Response: "ok \x00",
 	}}); err != nil {
 		t.Fatal(err)

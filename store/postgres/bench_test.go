@@ -138,7 +138,7 @@ func lifecycles(tb testing.TB, s *Store, n int) {
 					API: "https://api.example.com/v1", ID: fmt.Sprintf("p%d-%d", run, i), URL: "https://receiver.example.com/hook", Events: event.All,
 					PollPath: "/predictions/x", Credential: make([]byte, 80), CreatedAt: time.Now(),
 				}
-				if err := s.Track(ctx, &p, []store.Happening{{Event: event.Started, Payload: payload}, {Event: event.Completed, Payload: payload}}); err != nil {
+				if err := s.Track(ctx, &p, []store.Event{{Kind: event.Started, Payload: payload}, {Kind: event.Completed, Payload: payload}}); err != nil {
 					tb.Error(err)
 					return
 				}

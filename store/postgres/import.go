@@ -75,7 +75,7 @@ func fill(ctx context.Context, tx pgx.Tx, from move.Source) (r move.Report, err 
 	if r.Predictions, err = fillTable(ctx, tx, "predictions", columns, from.Predictions(), func(p store.Prediction) []any {
 		last = max(last, p.Ref)
 		return []any{p.Ref, ledger.PredictionKey(p.API, p.ID), []byte(p.API), []byte(p.ID), []byte(p.Client), []byte(p.URL), int16(p.Events), []byte(p.PollPath),
-			p.Credential, p.Token, []byte(p.Traceparent), p.Test, p.Body, p.CreatedAt.UnixMilli(), int16(p.Happened), int16(p.Webhook), int64(0)}
+			p.Credential, p.Token, []byte(p.Traceparent), p.Test, p.Body, p.CreatedAt.UnixMilli(), int16(p.Seen), int16(p.Webhook), int64(0)}
 	}); err != nil {
 		return r, err
 	}

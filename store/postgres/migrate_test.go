@@ -62,7 +62,7 @@ func TestDatabaseOfVersion1IsUpgraded(t *testing.T) {
 		if err != nil || len(claimed) != 1 || string(claimed[0].Payload) != "payload" {
 			t.Fatalf("claimed %+v, %v", claimed, err)
 		}
-		o := store.Outcome{Delivery: claimed[0], Verdict: store.Delivered, Attempt: store.Attempt{Event: claimed[0].Event, Number: 1, At: now}}
+		o := store.Outcome{Delivery: claimed[0], Disposition: store.Delivered, Attempt: store.Attempt{Event: claimed[0].Event, Number: 1, At: now}}
 		if err := s.Complete(ctx, o); err != nil {
 			t.Fatal(err)
 		}

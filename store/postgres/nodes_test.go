@@ -78,9 +78,9 @@ func track(t *testing.T, s *Store, id string, events ...event.Set) store.Predict
 	return p
 }
 
-func happened(events ...event.Set) (out []store.Happening) {
+func happened(events ...event.Set) (out []store.Event) {
 	for _, e := range events {
-		out = append(out, store.Happening{Event: e, Payload: []byte(e.Name())})
+		out = append(out, store.Event{Kind: e, Payload: []byte(e.Name())})
 	}
 	return out
 }
@@ -109,13 +109,13 @@ func wantDue(t *testing.T, s *Store, want ...string) []store.Delivery {
 	return claimed
 }
 
-func outcome(d store.Delivery, v store.Verdict) store.Outcome {
-	return store.Outcome{Delivery: d, Verdict: v, Due: time.Now(), Attempt: store.Attempt{
+func outcome(d store.Delivery, v store.Disposition) store.Outcome {
+	return store.Outcome{Delivery: d, Disposition: v, Due: time.Now(), Attempt: store.Attempt{
 		Delivery: d.ID, Event: d.Event, URL: d.URL, Status: 200, Number: d.Attempts + 1, At: time.Now(), Took: time.Millisecond,
 	}}
 }
 
-func complete(t *testing.T, s *Store, d store.Delivery, v store.Verdict) {
+func complete(t *testing.T, s *Store, d store.Delivery, v store.Disposition) {
 	t.Helper()
 	if err := s.Complete(ctx, outcome(d, v)); err != nil {
 		t.Fatal(err)

@@ -36,7 +36,7 @@ func (s *Store) ClaimPolls(ctx context.Context, limit int) ([]store.Prediction, 
 	err := s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		_, err := collect(ctx, conn, func(row pgx.CollectableRow) (bool, error) {
 			p, poller, err := scanPrediction(row)
-			if err == nil && poller == me && !p.Happened.Has(event.Terminal) {
+			if err == nil && poller == me && !p.Seen.Has(event.Terminal) {
 				found[p.Ref] = p
 			}
 			return true, err

@@ -32,9 +32,9 @@ func TestConformance(t *testing.T) {
 	storetest.Run(t, resources(t, plain))
 }
 
-func TestOperatingConformance(t *testing.T) {
+func TestInspectorConformance(t *testing.T) {
 	t.Parallel()
-	storetest.RunOperating(t, resources(t, plain))
+	storetest.RunInspector(t, resources(t, plain))
 }
 
 var leases = flag.String("leases", "mixed", "whether the nodes of TestTrackingConformance take deliveries ahead: always, never, or mixed, each in every second test")

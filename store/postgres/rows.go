@@ -41,7 +41,7 @@ func scanPrediction(row pgx.Row) (p store.Prediction, poller int64, err error) {
 		err = store.ErrNotFound
 	}
 	p.API, p.ID, p.Client, p.URL, p.PollPath, p.Traceparent = string(api), string(id), string(client), string(url), string(path), string(trace)
-	p.Events, p.Happened, p.Webhook = event.Set(events), event.Set(happened), store.WebhookStatus(webhook)
+	p.Events, p.Seen, p.Webhook = event.Set(events), event.Set(happened), store.WebhookStatus(webhook)
 	p.CreatedAt = timeOf(created)
 	return p, poller, err
 }
@@ -208,7 +208,7 @@ func (r *predictionRows) add(t *tracked) {
 	r.test = append(r.test, t.Test)
 	r.body = append(r.body, t.Body)
 	r.created = append(r.created, t.CreatedAt.UnixMilli())
-	r.happened = append(r.happened, int16(t.Happened))
+	r.happened = append(r.happened, int16(t.Seen))
 	r.webhook = append(r.webhook, int16(t.Webhook))
 	r.poller = append(r.poller, t.poller)
 }

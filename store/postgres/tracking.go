@@ -55,13 +55,13 @@ func (s *Store) Abandon(ctx context.Context, ref int64) error {
 }
 
 // Track implements store.Tracking.
-func (s *Store) Track(ctx context.Context, p *store.Prediction, happened []store.Happening) error {
+func (s *Store) Track(ctx context.Context, p *store.Prediction, events []store.Event) error {
 	asked := *p // what the caller does with p after an error is no business of the writer's
 	var tracked store.Prediction
 	err := s.commit(ctx, &job{
 		refs: []int64{asked.Ref}, keys: [][]byte{ledger.PredictionKey(asked.API, asked.ID)},
 		do: func(u *unit) error {
-			t, err := u.track(asked, happened)
+			t, err := u.track(asked, events)
 			if err == nil {
 				tracked, err = t.Prediction, u.finish(t)
 			}
@@ -74,13 +74,13 @@ func (s *Store) Track(ctx context.Context, p *store.Prediction, happened []store
 	return err
 }
 
-func (u *unit) track(p store.Prediction, happened []store.Happening) (*tracked, error) {
+func (u *unit) track(p store.Prediction, events []store.Event) (*tracked, error) {
 	t, err := u.findKey(p.API, p.ID)
 	if err != nil {
 		return nil, err
 	}
 	if t == nil && p.Ref == 0 {
-		t, err = u.insert(ledger.Track(&u.tx, p, happened), 0)
+		t, err = u.insert(ledger.Track(&u.tx, p, events), 0)
 		if err == nil {
 			u.poll(t)
 		}
@@ -91,13 +91,13 @@ func (u *unit) track(p store.Prediction, happened []store.Happening) (*tracked, 
 			r.gone = true
 			u.touch(r)
 		}
-		t.Retrack(&u.tx, &p, happened)
+		t.Retrack(&u.tx, &p, events)
 		return t, nil
 	}
 	if t, err = u.find(p.Ref); err != nil {
 		return nil, err
 	}
-	t.Adopt(&u.tx, p, happened)
+	t.Adopt(&u.tx, p, events)
 	u.byKey[string(ledger.PredictionKey(p.API, p.ID))] = t
 	u.poll(t)
 	return t, nil
@@ -144,8 +144,8 @@ func (s *Store) change(ctx context.Context, ref int64, operation func(*unit, *tr
 }
 
 // Observe implements store.Tracking.
-func (s *Store) Observe(ctx context.Context, ref int64, id string, happened []store.Happening) error {
-	if len(happened) == 0 && id == "" {
+func (s *Store) Observe(ctx context.Context, ref int64, id string, events []store.Event) error {
+	if len(events) == 0 && id == "" {
 		return nil
 	}
 	return s.change(ctx, ref, func(u *unit, t *tracked) error {
@@ -160,7 +160,7 @@ func (s *Store) Observe(ctx context.Context, ref int64, id string, happened []st
 			t.Name(id)
 			u.byKey[string(ledger.PredictionKey(t.API, id))] = t
 		}
-		t.Observe(&u.tx, happened)
+		t.Observe(&u.tx, events)
 		return nil
 	})
 }

@@ -212,7 +212,7 @@ func scanDeliveries(rows *sql.Rows, into map[int64]*stored) error {
 		d := new(stored)
 		p := &d.prediction
 		var nonce, created int64
-		if err := rows.Scan(&d.N, &nonce, &created, &p.ID, &p.Client, &p.URL, &p.Traceparent, &p.Events, &p.Happened, &p.Webhook, &d.Payload); err != nil {
+		if err := rows.Scan(&d.N, &nonce, &created, &p.ID, &p.Client, &p.URL, &p.Traceparent, &p.Events, &p.Seen, &p.Webhook, &d.Payload); err != nil {
 			return err
 		}
 		d.ID, d.CreatedAt = ledger.DeliveryID(d.N, nonce), timeOf(created)
@@ -300,7 +300,7 @@ func (g *group) complete(i *item, o *store.Outcome) error {
 	if d == nil {
 		return nil
 	}
-	if o.Verdict == store.Gone {
+	if o.Disposition == store.Gone {
 		if err := g.addPending(e); err != nil {
 			return err
 		}

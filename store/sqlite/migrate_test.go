@@ -135,7 +135,7 @@ func TestRedeliveriesAddNoPayload(t *testing.T) {
 		return n
 	}
 	p := store.Prediction{ID: "p", URL: "https://example.com/", Events: event.All, CreatedAt: now}
-	if err := s.Track(ctx, &p, []store.Happening{{Event: event.Completed, Payload: []byte("payload")}}); err != nil {
+	if err := s.Track(ctx, &p, []store.Event{{Kind: event.Completed, Payload: []byte("payload")}}); err != nil {
 		t.Fatal(err)
 	}
 	deliver := func(want int) {
@@ -148,7 +148,7 @@ func TestRedeliveriesAddNoPayload(t *testing.T) {
 			if string(d.Payload) != "payload" {
 				t.Errorf("payload is %q", d.Payload)
 			}
-			if err := s.Complete(ctx, store.Outcome{Delivery: d, Verdict: store.Delivered, Attempt: store.Attempt{Number: 1, At: now}}); err != nil {
+			if err := s.Complete(ctx, store.Outcome{Delivery: d, Disposition: store.Delivered, Attempt: store.Attempt{Number: 1, At: now}}); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -40,7 +40,7 @@ func fillOperating(b *testing.B, path string, n int64) {
 				p, events := benchPrediction(i, fmt.Sprintf("https://r%d.example.com/hook/%d", i%500, i))
 				events[1].Payload = events[1].Payload[:300]
 				if i%100 == 0 {
-					events[1].Event = event.Failed
+					events[1].Kind = event.Failed
 				}
 				e, err := g.track(p, events[1:])
 				if err != nil {

@@ -108,13 +108,13 @@ type known struct {
 
 func (k *known) set(p *store.Prediction) {
 	k.id, k.client, k.url, k.traceparent = p.ID, p.Client, p.URL, p.Traceparent
-	k.events, k.happened, k.webhook, k.current = p.Events, p.Happened, p.Webhook, true
+	k.events, k.happened, k.webhook, k.current = p.Events, p.Seen, p.Webhook, true
 }
 
 func (k *known) prediction(ref int64) store.Prediction {
 	return store.Prediction{
 		Ref: ref, ID: k.id, Client: k.client, URL: k.url, Traceparent: k.traceparent,
-		Events: k.events, Happened: k.happened, Webhook: k.webhook,
+		Events: k.events, Seen: k.happened, Webhook: k.webhook,
 	}
 }
 

@@ -39,7 +39,7 @@ func populate(t *testing.T, s *Store) {
 			API: "https://api.example.com/v1", ID: fmt.Sprint("p", i), URL: fmt.Sprintf("https://receiver-%d.example.com/hook", i),
 			Events: event.All, PollPath: fmt.Sprint("/predictions/p", i), CreatedAt: time.Now(),
 		}
-		if err := s.Track(context.Background(), &p, []store.Happening{{Event: event.Completed, Payload: rotPayload(i)}}); err != nil {
+		if err := s.Track(context.Background(), &p, []store.Event{{Kind: event.Completed, Payload: rotPayload(i)}}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -53,7 +53,7 @@ func (t *totals) add(o *totals) {
 	t.tracked += o.tracked
 }
 
-// Counts implements store.Operating.
+// Counts implements store.Inspector.
 func (s *Store) Counts(ctx context.Context) (store.Counts, error) {
 	if err := s.closed(); err != nil {
 		return store.Counts{}, err

@@ -220,7 +220,7 @@ func (g *group) withdraw(d *delivery) bool {
 }
 
 // isCounted reports whether a prediction is among the tracked ones.
-func isCounted(p *store.Prediction) bool { return p.ID != "" && !p.Happened.Has(event.Terminal) }
+func isCounted(p *store.Prediction) bool { return p.ID != "" && !p.Seen.Has(event.Terminal) }
 
 // insertPrediction adds a prediction. It reports false when one of that ID or
 // token is there.
@@ -229,7 +229,7 @@ func (g *group) insertPrediction(p *store.Prediction) (bool, error) {
 	p.Ref = g.w.lastRef
 	n, err := g.changed("INSERT INTO predictions (ref, key, api, id, client, url, events, poll_path, credential, token, traceparent, test, body, created, happened, webhook) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
 		p.Ref, ledger.PredictionKey(p.API, p.ID), p.API, p.ID, p.Client, p.URL, p.Events, p.PollPath, p.Credential, p.Token,
-		p.Traceparent, p.Test, p.Body, p.CreatedAt.UnixMilli(), p.Happened, p.Webhook)
+		p.Traceparent, p.Test, p.Body, p.CreatedAt.UnixMilli(), p.Seen, p.Webhook)
 	return n == 1, err
 }
 
@@ -268,13 +268,13 @@ func (g *group) writePrediction(e *tracked) (err error) {
 	switch {
 	case changed.Has(ledger.Identity):
 		err = g.exec("UPDATE predictions SET key = ?, api = ?, id = ?, client = ?, url = ?, events = ?, poll_path = ?, credential = ?, traceparent = ?, test = ?, body = ?, happened = ?, webhook = ? WHERE ref = ?",
-			ledger.PredictionKey(p.API, p.ID), p.API, p.ID, p.Client, p.URL, p.Events, p.PollPath, p.Credential, p.Traceparent, p.Test, p.Body, p.Happened, p.Webhook, p.Ref)
+			ledger.PredictionKey(p.API, p.ID), p.API, p.ID, p.Client, p.URL, p.Events, p.PollPath, p.Credential, p.Traceparent, p.Test, p.Body, p.Seen, p.Webhook, p.Ref)
 	case changed.Has(ledger.Target) && changed.Has(ledger.Progress):
-		err = g.exec("UPDATE predictions SET url = ?, events = ?, happened = ?, webhook = ?, credential = ? WHERE ref = ?", p.URL, p.Events, p.Happened, p.Webhook, p.Credential, p.Ref)
+		err = g.exec("UPDATE predictions SET url = ?, events = ?, happened = ?, webhook = ?, credential = ? WHERE ref = ?", p.URL, p.Events, p.Seen, p.Webhook, p.Credential, p.Ref)
 	case changed.Has(ledger.Target):
 		err = g.exec("UPDATE predictions SET url = ?, events = ?, webhook = ? WHERE ref = ?", p.URL, p.Events, p.Webhook, p.Ref)
 	case changed.Has(ledger.Progress):
-		err = g.exec("UPDATE predictions SET happened = ?, webhook = ?, credential = ? WHERE ref = ?", p.Happened, p.Webhook, p.Credential, p.Ref)
+		err = g.exec("UPDATE predictions SET happened = ?, webhook = ?, credential = ? WHERE ref = ?", p.Seen, p.Webhook, p.Credential, p.Ref)
 	case changed.Has(ledger.Status):
 		err = g.exec("UPDATE predictions SET webhook = ? WHERE ref = ?", p.Webhook, p.Ref)
 	}

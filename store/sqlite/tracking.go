@@ -18,7 +18,7 @@ func scanPrediction(row interface{ Scan(...any) error }) (store.Prediction, erro
 	var p store.Prediction
 	var created int64
 	err := row.Scan(&p.Ref, &p.API, &p.ID, &p.Client, &p.URL, &p.Events, &p.PollPath, &p.Credential, &p.Token,
-		&p.Traceparent, &p.Test, &p.Body, &created, &p.Happened, &p.Webhook)
+		&p.Traceparent, &p.Test, &p.Body, &created, &p.Seen, &p.Webhook)
 	p.CreatedAt = timeOf(created)
 	if errors.Is(err, sql.ErrNoRows) {
 		err = store.ErrNotFound
@@ -95,11 +95,11 @@ func (s *Store) Abandon(ctx context.Context, ref int64) error {
 }
 
 // Track implements store.Tracking.
-func (s *Store) Track(ctx context.Context, p *store.Prediction, happened []store.Happening) error {
+func (s *Store) Track(ctx context.Context, p *store.Prediction, events []store.Event) error {
 	asked := *p // what the caller does with p after an error is no business of the writer's
 	var now store.Prediction
 	err := s.commit(ctx, func(g *group) error {
-		e, err := g.track(asked, happened)
+		e, err := g.track(asked, events)
 		if err == nil {
 			now = e.Prediction
 		}
@@ -111,9 +111,9 @@ func (s *Store) Track(ctx context.Context, p *store.Prediction, happened []store
 	return err
 }
 
-func (g *group) track(p store.Prediction, happened []store.Happening) (*tracked, error) {
+func (g *group) track(p store.Prediction, events []store.Event) (*tracked, error) {
 	if p.Ref == 0 {
-		e := &tracked{Entry: *ledger.Track(g.ledger(), p, happened)}
+		e := &tracked{Entry: *ledger.Track(g.ledger(), p, events)}
 		inserted, err := g.insertPrediction(&e.Prediction)
 		if err != nil {
 			return nil, err
@@ -135,9 +135,9 @@ func (g *group) track(p store.Prediction, happened []store.Happening) (*tracked,
 	case err != nil:
 		return nil, err
 	case adopt, e.Ref == p.Ref:
-		e.Adopt(g.ledger(), p, happened)
+		e.Adopt(g.ledger(), p, events)
 	default:
-		e.Retrack(g.ledger(), &p, happened)
+		e.Retrack(g.ledger(), &p, events)
 		err = g.deleteReserved(p.Ref)
 	}
 	if err != nil {
@@ -169,8 +169,8 @@ func (g *group) prediction(where string, arg any) (store.Prediction, error) {
 }
 
 // Observe implements store.Tracking.
-func (s *Store) Observe(ctx context.Context, ref int64, id string, happened []store.Happening) error {
-	if len(happened) == 0 && id == "" {
+func (s *Store) Observe(ctx context.Context, ref int64, id string, events []store.Event) error {
+	if len(events) == 0 && id == "" {
 		return nil
 	}
 	return s.commit(ctx, func(g *group) error {
@@ -187,7 +187,7 @@ func (s *Store) Observe(ctx context.Context, ref int64, id string, happened []st
 			}
 			e.Name(id)
 		}
-		e.Observe(g.ledger(), happened)
+		e.Observe(g.ledger(), events)
 		return g.write(e)
 	})
 }

@@ -26,14 +26,14 @@ func benchStore(b *testing.B, path string) *Store {
 	return s
 }
 
-func benchPrediction(n int64, url string) (store.Prediction, []store.Happening) {
+func benchPrediction(n int64, url string) (store.Prediction, []store.Event) {
 	payload := make([]byte, 600)
 	return store.Prediction{
 			API: "https://api.example.com/v1", ID: fmt.Sprintf("p%d", n), Client: "https://api.example.com/v1 user/someone", URL: url,
 			Events: event.All, PollPath: fmt.Sprintf("/predictions/p%d", n), Credential: make([]byte, 80), CreatedAt: time.Now(),
-		}, []store.Happening{
-			{Event: event.Started, Payload: payload},
-			{Event: event.Completed, Payload: payload},
+		}, []store.Event{
+			{Kind: event.Started, Payload: payload},
+			{Kind: event.Completed, Payload: payload},
 		}
 }
 
@@ -62,7 +62,7 @@ func lifecycles(b *testing.B, s *Store, first, n int64) {
 	for range clients {
 		go func() {
 			for d := range work {
-				if err := s.Complete(ctx, store.Outcome{Delivery: d, Verdict: store.Delivered, Attempt: store.Attempt{
+				if err := s.Complete(ctx, store.Outcome{Delivery: d, Disposition: store.Delivered, Attempt: store.Attempt{
 					Delivery: d.ID, Event: d.Event, URL: d.URL, Status: 200, Number: 1, At: time.Now(), Took: time.Millisecond, Response: "ok",
 				}}); err != nil {
 					b.Error(err)

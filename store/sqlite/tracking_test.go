@@ -12,7 +12,7 @@ import (
 )
 
 func TestTrackingConformance(t *testing.T)  { storetest.RunTracking(t, freshFile) }
-func TestOperatingConformance(t *testing.T) { storetest.RunOperating(t, freshFile) }
+func TestInspectorConformance(t *testing.T) { storetest.RunInspector(t, freshFile) }
 
 func freshFile(t *testing.T) storetest.Resource {
 	path := filepath.Join(t.TempDir(), "webhook.db")
@@ -38,7 +38,7 @@ func TestUnreadableDeliveryHoldsUpNoOther(t *testing.T) {
 	s := reopen()
 	for _, id := range []string{"damaged", "whole"} {
 		p := store.Prediction{ID: id, URL: "https://example.com/", Events: event.All, CreatedAt: time.Now()}
-		if err := s.Track(context.Background(), &p, []store.Happening{{Event: event.Started, Payload: []byte(id)}}); err != nil {
+		if err := s.Track(context.Background(), &p, []store.Event{{Kind: event.Started, Payload: []byte(id)}}); err != nil {
 			t.Fatal(err)
 		}
 	}

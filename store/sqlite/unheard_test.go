@@ -19,7 +19,7 @@ func TestCommitNobodyHeardOfIsNotForgotten(t *testing.T) {
 	p := store.Prediction{API: "https://api.example.com/v1", ID: "p1", Client: "c1", URL: "https://receiver.example.com/hook", Events: event.Completed, CreatedAt: time.Now()}
 	must(t, s.Track(t.Context(), &p, nil))
 	must(t, os.Rename(path, path+".bak"))
-	happened := []store.Happening{{Event: event.Completed, Payload: []byte("{}")}}
+	happened := []store.Event{{Kind: event.Completed, Payload: []byte("{}")}}
 	if err := s.Observe(t.Context(), p.Ref, "", happened); !errors.Is(err, store.ErrUnavailable) {
 		t.Fatalf("the commit without its file got %v", err)
 	}

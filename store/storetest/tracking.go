@@ -98,10 +98,10 @@ func (b *tracking) prediction(id string) store.Prediction {
 // payloadOf is the payload of an event in these tests.
 func payloadOf(id string, e event.Set) []byte { return []byte(id + " " + e.Name()) }
 
-func happened(id string, events ...event.Set) []store.Happening {
-	var out []store.Happening
+func happened(id string, events ...event.Set) []store.Event {
+	var out []store.Event
 	for _, e := range events {
-		out = append(out, store.Happening{Event: e, Payload: payloadOf(id, e)})
+		out = append(out, store.Event{Kind: e, Payload: payloadOf(id, e)})
 	}
 	return out
 }
@@ -192,9 +192,9 @@ func names(deliveries []store.Delivery) []string {
 }
 
 // outcome is an attempt at d. A retry is due a second later.
-func (b *tracking) outcome(d store.Delivery, v store.Verdict) store.Outcome {
+func (b *tracking) outcome(d store.Delivery, v store.Disposition) store.Outcome {
 	o := store.Outcome{
-		Delivery: d, Verdict: v,
+		Delivery: d, Disposition: v,
 		Attempt: store.Attempt{
 			Delivery: d.ID, Event: d.Event, URL: d.URL, Status: 500, Number: d.Attempts + 1,
 			At: b.now(), Took: time.Millisecond, Error: "status 500",
@@ -211,7 +211,7 @@ func (b *tracking) outcome(d store.Delivery, v store.Verdict) store.Outcome {
 	return o
 }
 
-func (b *tracking) complete(d store.Delivery, v store.Verdict) {
+func (b *tracking) complete(d store.Delivery, v store.Disposition) {
 	b.t.Helper()
 	b.must(b.s.Complete(ctx, b.outcome(d, v)))
 }

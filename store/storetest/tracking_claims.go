@@ -336,7 +336,7 @@ func completedTwiceAtOnce(t *testing.T, b *tracking) {
 	begin := make(chan struct{})
 	var wg sync.WaitGroup
 	for _, d := range claimed {
-		for _, v := range []store.Verdict{store.Delivered, store.Retry} {
+		for _, v := range []store.Disposition{store.Delivered, store.Retry} {
 			o := b.outcome(d, v)
 			wg.Go(func() {
 				<-begin

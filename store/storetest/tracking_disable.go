@@ -29,7 +29,7 @@ func disableCancels(t *testing.T, b *tracking) {
 }
 
 func disableClaimed(t *testing.T, b *tracking) {
-	for _, v := range []store.Verdict{store.Retry, store.Exhausted, store.Gone} {
+	for _, v := range []store.Disposition{store.Retry, store.Exhausted, store.Gone} {
 		id := fmt.Sprint(v)
 		p := b.track(id, event.Started)
 		d := b.one(id + " started")

@@ -52,7 +52,7 @@ func (b *tracking) same(got, want store.Prediction) {
 func trackedIsFound(t *testing.T, b *tracking) {
 	want := b.prediction("a")
 	p := b.track("a", event.Started)
-	want.Ref, want.Happened = p.Ref, event.Started
+	want.Ref, want.Seen = p.Ref, event.Started
 	b.same(p, want)
 	b.same(b.find("a"), want)
 	b.restart()
@@ -119,7 +119,7 @@ func oneTerminal(t *testing.T, b *tracking) {
 	b.observe(p, event.Completed)
 	b.due()
 	b.logged(p, "failed 1 200", "started 1 200")
-	if got := b.find("a").Happened; got != event.Started|event.Failed {
+	if got := b.find("a").Seen; got != event.Started|event.Failed {
 		t.Fatalf("happened: %b", got)
 	}
 }
@@ -248,7 +248,7 @@ func reservedSurvives(t *testing.T, b *tracking) {
 func reservedObserved(t *testing.T, b *tracking) {
 	ref := b.reserve("x")
 	b.must(b.s.Observe(ctx, ref, "a", happened("a", event.Started)))
-	if p := b.byToken("x"); p.ID != "a" || p.Happened != event.Started {
+	if p := b.byToken("x"); p.ID != "a" || p.Seen != event.Started {
 		t.Fatalf("observed is %+v", p)
 	}
 	d := b.one("a started")
@@ -297,7 +297,7 @@ func idTaken(t *testing.T, b *tracking) {
 	}
 	b.must(b.s.Ready())
 	b.due("a started")
-	if p := b.byToken("x"); p.ID != "" || p.Happened != 0 {
+	if p := b.byToken("x"); p.ID != "" || p.Seen != 0 {
 		t.Fatalf("reserved is %+v", p)
 	}
 }

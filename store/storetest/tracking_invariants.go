@@ -14,10 +14,10 @@ func (m *world) check() {
 	m.checkCounts()
 	for _, p := range m.order {
 		got := m.find(p.ID)
-		if got.Happened != p.Happened || got.URL != p.URL {
-			m.fail("%s: happened %b to %q, want %b to %q", p.ID, got.Happened, got.URL, p.Happened, p.URL)
+		if got.Seen != p.Seen || got.URL != p.URL {
+			m.fail("%s: happened %b to %q, want %b to %q", p.ID, got.Seen, got.URL, p.Seen, p.URL)
 		}
-		if got.Webhook == store.WebhookPending && p.Happened.Has(event.Terminal) && m.own(p, event.All) == nil {
+		if got.Webhook == store.WebhookPending && p.Seen.Has(event.Terminal) && m.own(p, event.All) == nil {
 			m.fail("%s is over and its webhook still pending", p.ID)
 		}
 		if last := m.own(p, event.Terminal); last != nil && got.Webhook != store.WebhookPending && !m.redelivered(p) {
@@ -37,7 +37,7 @@ func (m *world) checkCounts() {
 		want.Deliveries[state]++
 	}
 	for _, p := range m.order {
-		if !p.Happened.Has(event.Terminal) {
+		if !p.Seen.Has(event.Terminal) {
 			want.Tracked++
 		}
 	}

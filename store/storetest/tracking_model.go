@@ -112,7 +112,7 @@ func (m *world) stepTrack() {
 			again.URL = m.url(5)
 			m.must(m.s.Track(ctx, &again, nil))
 			m.changeURL(p, again.URL)
-			if !p.Happened.Has(event.Terminal) {
+			if !p.Seen.Has(event.Terminal) {
 				p.Events = again.Events
 			}
 		}
@@ -153,10 +153,10 @@ func (m *world) stepObserve() {
 
 func (m *world) happen(p *modelPrediction, events []event.Set) {
 	for _, e := range events {
-		if p.Happened.Has(event.Terminal) || p.Happened.Has(e) {
+		if p.Seen.Has(event.Terminal) || p.Seen.Has(e) {
 			continue
 		}
-		p.Happened |= e
+		p.Seen |= e
 		if p.URL == "" || !p.Events.Has(e) {
 			continue
 		}
@@ -331,7 +331,7 @@ func (m *world) stepComplete() {
 	m.end(c, d, v)
 }
 
-func (m *world) end(c store.Delivery, d *modelDelivery, v store.Verdict) {
+func (m *world) end(c store.Delivery, d *modelDelivery, v store.Disposition) {
 	o := m.outcome(c, v)
 	o.Apart = m.rand.IntN(2) == 0
 	m.must(m.s.Complete(ctx, o))

@@ -42,11 +42,11 @@ func terminalAfterDelivered(t *testing.T, b *tracking) {
 
 func startedFailsSuperseded(t *testing.T, b *tracking) {
 	for _, c := range []struct {
-		id      string
-		verdict store.Verdict
+		id          string
+		disposition store.Disposition
 	}{{"retry", store.Retry}, {"exhausted", store.Exhausted}} {
 		p := b.track(c.id, event.Started, event.Completed)
-		b.complete(b.one(c.id+" started"), c.verdict)
+		b.complete(b.one(c.id+" started"), c.disposition)
 		d := b.one(c.id + " completed")
 		b.advance(time.Hour)
 		b.due()

@@ -40,24 +40,24 @@ func statusByLast(t *testing.T, b *tracking) {
 		name     string
 		wanted   event.Set
 		events   []event.Set
-		verdicts []store.Verdict
+		verdicts []store.Disposition
 		want     store.WebhookStatus
 	}{
 		{"nothing yet", event.All, nil, nil, store.WebhookPending},
-		{"started sent", event.All, []event.Set{started}, []store.Verdict{store.Delivered}, store.WebhookPending},
-		{"all sent", event.All, []event.Set{started, completed}, []store.Verdict{store.Delivered, store.Delivered}, store.WebhookDelivered},
-		{"failure sent", event.All, []event.Set{started, failed}, []store.Verdict{store.Delivered, store.Delivered}, store.WebhookDelivered},
-		{"terminal given up", event.All, []event.Set{started, completed}, []store.Verdict{store.Delivered, store.Exhausted}, store.WebhookFailed},
-		{"terminal waits for a retry", event.All, []event.Set{started, completed}, []store.Verdict{store.Delivered, store.Retry}, store.WebhookPending},
-		{"started superseded", event.All, []event.Set{started, completed}, []store.Verdict{store.Exhausted, store.Delivered}, store.WebhookDelivered},
-		{"only started, sent", started, []event.Set{started}, []store.Verdict{store.Delivered}, store.WebhookDelivered},
-		{"only started, given up", started, []event.Set{started}, []store.Verdict{store.Exhausted}, store.WebhookFailed},
-		{"only started, given up, then the end", started, []event.Set{started, completed}, []store.Verdict{store.Exhausted}, store.WebhookFailed},
+		{"started sent", event.All, []event.Set{started}, []store.Disposition{store.Delivered}, store.WebhookPending},
+		{"all sent", event.All, []event.Set{started, completed}, []store.Disposition{store.Delivered, store.Delivered}, store.WebhookDelivered},
+		{"failure sent", event.All, []event.Set{started, failed}, []store.Disposition{store.Delivered, store.Delivered}, store.WebhookDelivered},
+		{"terminal given up", event.All, []event.Set{started, completed}, []store.Disposition{store.Delivered, store.Exhausted}, store.WebhookFailed},
+		{"terminal waits for a retry", event.All, []event.Set{started, completed}, []store.Disposition{store.Delivered, store.Retry}, store.WebhookPending},
+		{"started superseded", event.All, []event.Set{started, completed}, []store.Disposition{store.Exhausted, store.Delivered}, store.WebhookDelivered},
+		{"only started, sent", started, []event.Set{started}, []store.Disposition{store.Delivered}, store.WebhookDelivered},
+		{"only started, given up", started, []event.Set{started}, []store.Disposition{store.Exhausted}, store.WebhookFailed},
+		{"only started, given up, then the end", started, []event.Set{started, completed}, []store.Disposition{store.Exhausted}, store.WebhookFailed},
 		{"only failed, running", failed, []event.Set{started}, nil, store.WebhookPending},
 		{"only failed, and it succeeded", failed, []event.Set{started, completed}, nil, store.WebhookDelivered},
-		{"only failed, and it did", failed, []event.Set{started, failed}, []store.Verdict{store.Delivered}, store.WebhookDelivered},
-		{"all but failed, and it failed", started | completed, []event.Set{started, failed}, []store.Verdict{store.Delivered}, store.WebhookDelivered},
-		{"all but failed, and so did all", started | completed, []event.Set{started, failed}, []store.Verdict{store.Exhausted}, store.WebhookFailed},
+		{"only failed, and it did", failed, []event.Set{started, failed}, []store.Disposition{store.Delivered}, store.WebhookDelivered},
+		{"all but failed, and it failed", started | completed, []event.Set{started, failed}, []store.Disposition{store.Delivered}, store.WebhookDelivered},
+		{"all but failed, and so did all", started | completed, []event.Set{started, failed}, []store.Disposition{store.Exhausted}, store.WebhookFailed},
 	} {
 		// What happened before tracking and what is observed one by one
 		// come to the same.
@@ -90,9 +90,9 @@ func statusByLast(t *testing.T, b *tracking) {
 
 func statusByLateStarted(t *testing.T, b *tracking) {
 	for _, c := range []struct {
-		id      string
-		verdict store.Verdict
-		want    store.WebhookStatus
+		id          string
+		disposition store.Disposition
+		want        store.WebhookStatus
 	}{
 		{"delivered", store.Delivered, store.WebhookDelivered},
 		{"exhausted", store.Exhausted, store.WebhookFailed},
@@ -102,12 +102,12 @@ func statusByLateStarted(t *testing.T, b *tracking) {
 		b.observe(p, event.Failed)
 		b.status(c.id, store.WebhookPending)
 		b.restart()
-		b.complete(b.one(c.id+" started"), c.verdict)
+		b.complete(b.one(c.id+" started"), c.disposition)
 		b.status(c.id, c.want)
 
 		id := c.id + " before"
 		p = b.wanting(id, event.Started|event.Completed, event.Started)
-		b.complete(b.one(id+" started"), c.verdict)
+		b.complete(b.one(id+" started"), c.disposition)
 		b.status(id, store.WebhookPending)
 		b.observe(p, event.Failed)
 		b.status(id, c.want)
@@ -174,7 +174,7 @@ func filterAndOutcome(t *testing.T, b *tracking) {
 
 // together completes the started events of n predictions while f is done to
 // each of them.
-func (b *tracking) together(n int, wanted event.Set, v store.Verdict, f func(store.Prediction) error) {
+func (b *tracking) together(n int, wanted event.Set, v store.Disposition, f func(store.Prediction) error) {
 	b.t.Helper()
 	tracked := make(map[int64]store.Prediction)
 	for i := range n {

@@ -59,8 +59,8 @@ func Seed(t testing.TB, path string, rows []Row) {
 			payload = fmt.Sprintf(`{"event":%q,"prediction":{"id":%q,"version":"5c7d5dc6","input":{"prompt":"a serene landscape, golden hour","width":1024,"height":768},"output":["https://replicate.delivery/pbxt/landscape-0.webp"],"status":"succeeded","created_at":%q},"timestamp":%q}`,
 				row.Event.Name(), row.ID, clock.UTC().Format(time.RFC3339), clock.UTC().Format(time.RFC3339))
 		}
-		fail(s.Track(t.Context(), &p, []store.Happening{
-			{Event: event.Started, Payload: []byte(payload)}, {Event: row.Event, Payload: []byte(payload)},
+		fail(s.Track(t.Context(), &p, []store.Event{
+			{Kind: event.Started, Payload: []byte(payload)}, {Kind: row.Event, Payload: []byte(payload)},
 		}))
 		tries := 0
 		for {
@@ -74,7 +74,7 @@ func Seed(t testing.TB, path string, rows []Row) {
 				continue
 			}
 			for _, d := range claimed {
-				o := store.Outcome{Delivery: d, Verdict: store.Delivered, Attempt: store.Attempt{
+				o := store.Outcome{Delivery: d, Disposition: store.Delivered, Attempt: store.Attempt{
 					Delivery: d.ID, Event: d.Event, URL: d.URL, Status: http.StatusOK, Number: d.Attempts + 1,
 					At: clock, Took: 83 * time.Millisecond, Response: "OK",
 				}}
@@ -93,13 +93,13 @@ func Seed(t testing.TB, path string, rows []Row) {
 						case row.Err == "":
 							o.Attempt.Error = fmt.Sprint("status ", o.Attempt.Status)
 						}
-						o.Verdict, o.Due = store.Retry, clock.Add(time.Second<<(tries-1))
+						o.Disposition, o.Due = store.Retry, clock.Add(time.Second<<(tries-1))
 						switch {
 						case tries < len(row.Statuses):
 						case row.Pending:
 							o.Due = now.Add(time.Hour)
 						default:
-							o.Verdict = store.Exhausted
+							o.Disposition = store.Exhausted
 						}
 					}
 				}

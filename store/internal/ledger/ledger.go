@@ -100,50 +100,50 @@ type Tx[R any] struct {
 
 // Reserved returns p as it is stored before its ID is known.
 func Reserved(p store.Prediction) store.Prediction {
-	p.ID, p.Happened, p.Webhook = "", 0, store.WebhookPending
+	p.ID, p.Seen, p.Webhook = "", 0, store.WebhookPending
 	p.Webhook = webhookFor(&p)
 	return p
 }
 
 // Track returns the entry of a prediction that is new to the store, with the
 // deliveries of what it has come to so far.
-func Track[R any](tx *Tx[R], p store.Prediction, happened []store.Happening) *Entry[R] {
-	p.Happened, p.Webhook = 0, store.WebhookPending
+func Track[R any](tx *Tx[R], p store.Prediction, events []store.Event) *Entry[R] {
+	p.Seen, p.Webhook = 0, store.WebhookPending
 	p.Webhook = webhookFor(&p)
 	e := &Entry[R]{Prediction: p, Fresh: true}
-	e.Observe(tx, happened)
+	e.Observe(tx, events)
 	return e
 }
 
 // Adopt completes a reserved prediction with what is known of it now. What has
 // happened to it meanwhile stays.
-func (e *Entry[R]) Adopt(tx *Tx[R], p store.Prediction, happened []store.Happening) {
+func (e *Entry[R]) Adopt(tx *Tx[R], p store.Prediction, events []store.Event) {
 	before := e.URL
-	p.Ref, p.Happened, p.Webhook, p.Token, p.CreatedAt = e.Ref, e.Happened, e.Webhook, e.Token, e.CreatedAt
+	p.Ref, p.Seen, p.Webhook, p.Token, p.CreatedAt = e.Ref, e.Seen, e.Webhook, e.Token, e.CreatedAt
 	if e.Webhook == store.WebhookDisabled {
 		p.URL = "" // its receiver said 410 before the create had a response
 	}
 	p.Webhook = webhookFor(&p)
-	if p.Happened.Has(event.Terminal) {
+	if p.Seen.Has(event.Terminal) {
 		p.Credential, p.Events = nil, e.Events
 	}
 	e.Prediction = p
 	e.Changed |= Identity
 	e.redirect(tx, before)
-	e.Observe(tx, happened)
+	e.Observe(tx, events)
 }
 
 // Retrack gives a prediction that is tracked already the webhook of p. Where p was
 // reserved, as for a create that an API answered with a prediction it had made
 // before, callbacks find the tracked prediction from now on. The store deletes
 // the reserved one.
-func (e *Entry[R]) Retrack(tx *Tx[R], p *store.Prediction, happened []store.Happening) {
+func (e *Entry[R]) Retrack(tx *Tx[R], p *store.Prediction, events []store.Event) {
 	if p.Ref != 0 && e.Token == nil && p.Token != nil {
 		e.Token = p.Token
 		e.Changed |= Token
 	}
 	e.SetWebhook(tx, p.URL, p.Events)
-	e.Observe(tx, happened)
+	e.Observe(tx, events)
 }
 
 // Name gives a reserved prediction its ID.
@@ -154,25 +154,25 @@ func (e *Entry[R]) Name(id string) {
 
 // Observe takes in what is new among what has happened, in order. After the
 // terminal event nothing is.
-func (e *Entry[R]) Observe(tx *Tx[R], happened []store.Happening) {
-	before := e.Happened
+func (e *Entry[R]) Observe(tx *Tx[R], events []store.Event) {
+	before := e.Seen
 	wanted := false
-	for _, h := range happened {
-		if e.Happened.Has(event.Terminal) || e.Happened.Has(h.Event) {
+	for _, ev := range events {
+		if e.Seen.Has(event.Terminal) || e.Seen.Has(ev.Kind) {
 			continue
 		}
-		e.Happened |= h.Event
-		if e.URL != "" && e.Events.Has(h.Event) {
-			if h.Event.Has(event.Terminal) {
+		e.Seen |= ev.Kind
+		if e.URL != "" && e.Events.Has(ev.Kind) {
+			if ev.Kind.Has(event.Terminal) {
 				e.supersede(tx)
 			}
-			e.add(tx, h.Event).Payload = h.Payload
+			e.add(tx, ev.Kind).Payload = ev.Payload
 			wanted = true
 		}
 	}
-	if e.Happened != before {
+	if e.Seen != before {
 		e.Changed |= Progress
-		if e.Happened.Has(event.Terminal) {
+		if e.Seen.Has(event.Terminal) {
 			e.Credential = nil
 			if e.Webhook == store.WebhookPending && !wanted {
 				e.Webhook = e.webhookByStarted()
@@ -187,7 +187,7 @@ func (e *Entry[R]) Observe(tx *Tx[R], happened []store.Happening) {
 func (e *Entry[R]) SetWebhook(tx *Tx[R], url string, events event.Set) {
 	before := e.URL
 	e.URL = url
-	if !e.Happened.Has(event.Terminal) {
+	if !e.Seen.Has(event.Terminal) {
 		e.Events = events
 	}
 	e.Webhook = webhookFor(&e.Prediction)
@@ -223,7 +223,7 @@ func (e *Entry[R]) Complete(tx *Tx[R], d *Delivery[R], o *store.Outcome, due int
 	// Where the URL was changed meanwhile, another receiver gave the outcome.
 	same := e.URL == o.Delivery.URL
 	state, gone := store.DeliveryPending, false
-	switch o.Verdict {
+	switch o.Disposition {
 	case store.Retry:
 		if !same {
 			due = tx.Now // the new receiver has asked for no wait
@@ -405,11 +405,11 @@ func (e *Entry[R]) webhookByStarted() store.WebhookStatus {
 func webhookFor(p *store.Prediction) store.WebhookStatus {
 	sent := p.Webhook == store.WebhookDelivered || p.Webhook == store.WebhookFailed
 	switch {
-	case sent && (p.Happened.Has(event.Terminal) || !p.Events.Has(event.Terminal)):
+	case sent && (p.Seen.Has(event.Terminal) || !p.Events.Has(event.Terminal)):
 		return p.Webhook
 	case p.URL == "":
 		return store.WebhookDisabled
-	case p.Happened.Has(event.Terminal):
+	case p.Seen.Has(event.Terminal):
 		return p.Webhook
 	}
 	return store.WebhookPending
@@ -419,7 +419,7 @@ func webhookFor(p *store.Prediction) store.WebhookStatus {
 // the terminal event's does, and the started one's where the client does not
 // want the terminal event.
 func isLast(e event.Set, p *store.Prediction) bool {
-	terminal := p.Happened & event.Terminal
+	terminal := p.Seen & event.Terminal
 	if terminal == 0 {
 		terminal = event.Terminal
 	}
@@ -428,5 +428,5 @@ func isLast(e event.Set, p *store.Prediction) bool {
 
 // Polled reports whether a prediction is to be polled.
 func Polled(p *store.Prediction) bool {
-	return !p.Happened.Has(event.Terminal) && p.PollPath != ""
+	return !p.Seen.Has(event.Terminal) && p.PollPath != ""
 }

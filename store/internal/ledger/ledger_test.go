@@ -32,9 +32,9 @@ func begin(t *testing.T, wanted event.Set, happened ...event.Set) *life {
 	return l
 }
 
-func payloads(events []event.Set) (out []store.Happening) {
+func payloads(events []event.Set) (out []store.Event) {
 	for _, e := range events {
-		out = append(out, store.Happening{Event: e, Payload: []byte(e.Name())})
+		out = append(out, store.Event{Kind: e, Payload: []byte(e.Name())})
 	}
 	return out
 }
@@ -55,22 +55,22 @@ func (l *life) the(e event.Set) *Delivery[struct{}] {
 }
 
 // claim begins an attempt at the newest delivery of an event.
-func (l *life) claim(e event.Set) (attempt func(store.Verdict)) {
+func (l *life) claim(e event.Set) (attempt func(store.Disposition)) {
 	d := l.the(e)
 	if d.Held || d.Claimed || d.State != store.DeliveryPending {
 		l.t.Fatalf("the delivery of %s can't be claimed: %+v", e.Name(), d)
 	}
 	d.Claimed = true
 	url := l.URL
-	return func(v store.Verdict) {
+	return func(v store.Disposition) {
 		l.Complete(&l.tx, d, &store.Outcome{
-			Delivery: store.Delivery{URL: url}, Verdict: v, Attempt: store.Attempt{Number: d.Attempts + 1},
+			Delivery: store.Delivery{URL: url}, Disposition: v, Attempt: store.Attempt{Number: d.Attempts + 1},
 		}, later)
 	}
 }
 
 // deliver makes an attempt with an outcome.
-func (l *life) deliver(e event.Set, v store.Verdict) { l.claim(e)(v) }
+func (l *life) deliver(e event.Set, v store.Disposition) { l.claim(e)(v) }
 
 func (l *life) redeliver(e event.Set) {
 	if _, err := l.Redeliver(&l.tx, e, 1); err != nil {

@@ -11,7 +11,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store/internal/ledger"
 )
 
-// ListDeliveries implements store.Operating.
+// ListDeliveries implements store.Inspector.
 func (s *Store) ListDeliveries(ctx context.Context, f store.DeliveryFilter) ([]store.DeliveryRow, int64, error) {
 	w := scan{number: "t.n", from: "deliveries t", since: f.Since}
 	and := func(condition string, args ...any) {
@@ -120,7 +120,7 @@ func (s *Store) deliveryRows(ctx context.Context, numbers []int64, payload strin
 	return out, rows.Err()
 }
 
-// FindDelivery implements store.Operating.
+// FindDelivery implements store.Inspector.
 func (s *Store) FindDelivery(ctx context.Context, id string) (store.DeliveryRow, []store.Attempt, error) {
 	n, _, ok := ledger.ParseDeliveryID(id)
 	if !ok {
@@ -137,7 +137,7 @@ func (s *Store) FindDelivery(ctx context.Context, id string) (store.DeliveryRow,
 	return rows[0], attempts, err
 }
 
-// RedeliverDelivery implements store.Operating.
+// RedeliverDelivery implements store.Inspector.
 func (s *Store) RedeliverDelivery(ctx context.Context, id string) (string, error) {
 	n, nonce, ok := ledger.ParseDeliveryID(id)
 	if !ok {
@@ -146,7 +146,7 @@ func (s *Store) RedeliverDelivery(ctx context.Context, id string) (string, error
 	return s.redeliver(ctx, "d.n = ? AND d.nonce = ?", n, nonce)
 }
 
-// ListPredictions implements store.Operating.
+// ListPredictions implements store.Inspector.
 func (s *Store) ListPredictions(ctx context.Context, f store.PredictionFilter) ([]store.Prediction, int64, error) {
 	w := scan{number: "t.ref", from: "predictions t"}
 	if f.ID != "" {

@@ -28,7 +28,7 @@ const (
 	exactCount = 100_000
 )
 
-// Counts implements store.Operating. Large numbers of entries and of
+// Counts implements store.Inspector. Large numbers of entries and of
 // deliveries that succeeded are estimates.
 func (s *Store) Counts(ctx context.Context) (store.Counts, error) {
 	var c store.Counts
@@ -198,7 +198,7 @@ func refs(ctx context.Context, conn *pgx.Conn, id string) ([]int64, error) {
 	return pgx.CollectRows(rows, pgx.RowTo[int64])
 }
 
-// ListDeliveries implements store.Operating.
+// ListDeliveries implements store.Inspector.
 func (s *Store) ListDeliveries(ctx context.Context, f store.DeliveryFilter) (rows []store.DeliveryRow, next int64, err error) {
 	err = s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		w := scan{number: "n", table: "webhook_deliveries", since: f.Since}
@@ -268,7 +268,7 @@ func listDeliveries(ctx context.Context, conn *pgx.Conn, numbers []int64, payloa
 	})
 }
 
-// FindDelivery implements store.Operating.
+// FindDelivery implements store.Inspector.
 func (s *Store) FindDelivery(ctx context.Context, id string) (store.DeliveryRow, []store.Attempt, error) {
 	n, _, ok := ledger.ParseDeliveryID(id)
 	if !ok {
@@ -289,7 +289,7 @@ func (s *Store) FindDelivery(ctx context.Context, id string) (store.DeliveryRow,
 	return rows[0], attempts, err
 }
 
-// RedeliverDelivery implements store.Operating.
+// RedeliverDelivery implements store.Inspector.
 func (s *Store) RedeliverDelivery(ctx context.Context, id string) (string, error) {
 	n, nonce, ok := ledger.ParseDeliveryID(id)
 	if !ok {
@@ -309,7 +309,7 @@ func (s *Store) RedeliverDelivery(ctx context.Context, id string) (string, error
 	return s.redeliver(ctx, ref, "d.n = $1", n)
 }
 
-// ListPredictions implements store.Operating.
+// ListPredictions implements store.Inspector.
 func (s *Store) ListPredictions(ctx context.Context, f store.PredictionFilter) (out []store.Prediction, next int64, err error) {
 	err = s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		w := scan{number: "ref", table: "webhook_predictions"}

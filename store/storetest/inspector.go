@@ -12,9 +12,9 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
-// RunOperating runs the suite for what operators ask of a store. Each test gets
+// RunInspector runs the suite for what operators ask of a store. Each test gets
 // a resource of its own from fresh.
-func RunOperating(t *testing.T, fresh func(t *testing.T) Resource) {
+func RunInspector(t *testing.T, fresh func(t *testing.T) Resource) {
 	for _, group := range []struct {
 		name  string
 		cases []trackingCase

@@ -95,7 +95,7 @@ type Clocked interface {
 	SetMaxClockError(time.Duration)
 }
 
-// Operating is what operators ask of a store: the admin API, the command line
+// Inspector is what operators ask of a store: the admin API, the command line
 // and the dashboard. None of it is on a request's path. Lists are newest first
 // and stay right while rows are added: a page begins below the cursor of the
 // page before.
@@ -103,7 +103,7 @@ type Clocked interface {
 // A page may be shorter than its limit, even empty, where few of many rows
 // match, so that no page costs more than about 20 ms. next is then where the
 // list goes on, and 0 only at its end.
-type Operating interface {
+type Inspector interface {
 	Counts(ctx context.Context) (Counts, error)
 	// ListPredictions gives predictions without Credential, Token and Body.
 	ListPredictions(ctx context.Context, f PredictionFilter) (rows []Prediction, next int64, err error)
