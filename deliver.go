@@ -301,9 +301,6 @@ func (e *Egress) guard() (*egress.Guard, error) {
 	return egress.New(egress.Config{AllowHTTP: e.AllowHTTP, Ports: e.Ports, Allow: parse(e.Allow), AllowHosts: e.AllowHost, Deny: parse(e.Deny)})
 }
 
-// keyFiler is a store that has a place for the sealing key beside its data.
-type keyFiler interface{ SealKeyFile() string }
-
 // provisionRing makes the key ring, of the configured keys or of the key file,
 // whose path it returns. The file is read when the store is there.
 func (a *App) provisionRing() (file string, err error) {
@@ -328,7 +325,7 @@ func (a *App) provisionRing() (file string, err error) {
 	if len(keys) > 0 {
 		return "", a.sender.ring.Set(keys[0], keys[1:]...)
 	}
-	filer, ok := a.opener.(keyFiler)
+	filer, ok := a.opener.(store.SealKeyFiler)
 	if !ok {
 		return "", errors.New("seal_key is missing: a store that several nodes share needs one, such as seal_key {env.SEAL_KEY}")
 	}

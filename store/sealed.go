@@ -29,9 +29,12 @@ type Resealed struct {
 	New []byte
 }
 
-// Sealed gives access to all sealed values, so that they can be sealed again
-// with another key. Markers are not among them.
-type Sealed interface {
+// Secrets keeps signing secrets, and gives access to all sealed values, so that
+// they can be sealed again with another key. Markers are not among those.
+type Secrets interface {
+	// Secret returns the sealed secret of the name, committing the one that
+	// make returns if there is none yet. An error of make is returned as it is.
+	Secret(ctx context.Context, name string, make func() ([]byte, error)) ([]byte, error)
 	// CountSealed counts the sealed values by their first n bytes.
 	CountSealed(ctx context.Context, n int) (map[string]int, error)
 	// ListSealed returns the sealed values that do not begin with the prefix.

@@ -14,10 +14,21 @@ import (
 )
 
 // Store is an open store. All methods are safe for concurrent use.
+//
+// It is composed of roles. A package that uses a store takes the roles that it
+// needs, or declares an interface of its own.
 type Store interface {
+	// Ready returns ErrUnavailable when nothing could be committed now.
+	Ready() error
+
 	Dedup
-	Tracking
-	Sealed
+	Predictions
+	Queue
+	Outages
+	Polls
+	Log
+	Secrets
+	Retention
 	Inspector
 }
 
@@ -38,6 +49,15 @@ type Opener interface {
 	// Open opens the resource. It is called at most once at a time for a
 	// resource.
 	Open() (Closer, error)
+}
+
+// SealKeyFiler is implemented by store modules that have a place of their own for
+// the key that seals secrets and credentials. It is optional: with a store that
+// does not implement it, the configuration names the key.
+type SealKeyFiler interface {
+	// SealKeyFile returns the path of the key file, which is created when it is
+	// first needed.
+	SealKeyFile() string
 }
 
 // Dedup remembers which events an app has been given.

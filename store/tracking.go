@@ -151,30 +151,27 @@ type Outcome struct {
 	Apart bool
 }
 
-// Tracking keeps predictions and their deliveries.
+// Predictions keeps predictions and what has happened to them.
 //
 // Per prediction there is one started event at most, then one terminal event
 // at most. The terminal event's delivery is not due before the started one's
 // first attempt has an outcome; once the terminal event is known, a started
 // delivery that fails is superseded instead of retried. A terminal event that
 // the client does not want leaves the started one alone.
-type Tracking interface {
-	// Ready reports ErrUnavailable when nothing could be committed now.
-	Ready() error
-
-	// Reserve commits a prediction whose id is not known yet, so that its
-	// callback token is, and gives its Ref.
+type Predictions interface {
+	// Reserve commits a prediction whose ID is not known yet, so that its
+	// callback token is, and returns its Ref.
 	Reserve(ctx context.Context, p Prediction) (int64, error)
-	// Abandon deletes what was reserved, unless an id is known by now.
+	// Abandon deletes what was reserved, unless its ID is known by now.
 	Abandon(ctx context.Context, ref int64) error
 	// Track commits a prediction (a reserved one, if Ref is set) together
-	// with what has happened so far, and sets p.Ref. When the prediction is
-	// tracked already, its webhook is replaced, as by SetWebhook, and the
-	// rest kept; p is that prediction then, and what was reserved is gone.
+	// with the events so far, and sets p.Ref. When the prediction is tracked
+	// already, its webhook is replaced, as by SetWebhook, and the rest kept;
+	// p is that prediction then, and what was reserved is deleted.
 	Track(ctx context.Context, p *Prediction, events []Event) error
-	// Observe commits what is new among what has happened, in order. It
-	// does nothing when nothing is. id names a reserved prediction.
-	// ErrNotFound, also when the id is another prediction's.
+	// Observe commits those events that are new, in order. It does nothing
+	// when none is. id names a reserved prediction. ErrNotFound, also when
+	// the ID is another prediction's.
 	Observe(ctx context.Context, ref int64, id string, events []Event) error
 	// SetWebhook commits a new URL (empty: disabled) and filter. Pending
 	// deliveries follow from their next attempt on; after a change of the
@@ -182,42 +179,43 @@ type Tracking interface {
 	// it is. ErrNotFound.
 	SetWebhook(ctx context.Context, ref int64, url string, events event.Set) error
 
-	// Prediction finds a prediction by API and id. ErrNotFound.
+	// Prediction finds a prediction by API and ID. ErrNotFound.
 	Prediction(ctx context.Context, api, id string) (Prediction, error)
 	// ByToken finds a prediction by the SHA-256 of its callback token.
 	// ErrNotFound.
 	ByToken(ctx context.Context, token []byte) (Prediction, error)
+}
 
-	// Attempts lists a prediction's delivery log, newest first, from before
-	// the given row id (0: the newest).
-	Attempts(ctx context.Context, ref int64, before int64, limit int) ([]Attempt, error)
-	// Redeliver commits a new delivery of the event that an attempt (by row
-	// id) of the prediction was for, and returns its ID. It shares the
-	// payload of the old delivery, which is kept as long as one of them is.
-	// ErrNotFound, ErrDisabled.
-	Redeliver(ctx context.Context, ref int64, attempt int64) (string, error)
-
-	// ClaimDeliveries takes up to limit deliveries that are due. slots says
-	// how many more a lane may have now; a lane that has none left is not
-	// asked for again before it is resumed. next is when the first of the
-	// others is due, zero when there is none. slots is called once a lane at
-	// most. With an error nothing is claimed.
+// Queue hands out the deliveries that are due.
+type Queue interface {
+	// ClaimDeliveries claims up to limit deliveries that are due. slots
+	// returns how many more a lane may have now; a lane that has none left
+	// is not asked for again before it is resumed. next is when the first of
+	// the others is due, zero when there is none. slots is called once a
+	// lane at most. With an error nothing is claimed.
 	ClaimDeliveries(ctx context.Context, limit int, slots func(Lane) Slots) (claimed []Delivery, next time.Time, err error)
 	// Resume makes lanes be asked for again.
 	Resume(lanes ...Lane)
 	// Holds reports whether the claim on a delivery is certain to be this
 	// process's own still.
 	Holds(d Delivery) bool
-	// Complete commits an outcome and gives the claim back. It does nothing
-	// for a claim that was given back. After an error the claim is kept.
+	// Complete commits an outcome and ends the claim. It does nothing for a
+	// claim that has ended. After an error the claim is kept.
 	Complete(ctx context.Context, o Outcome) error
-	// Postpone gives a claim back without an attempt, due at the given
-	// time.
+	// Postpone ends a claim without an attempt. The delivery is due at the
+	// given time.
 	Postpone(ctx context.Context, d Delivery, due time.Time) error
-	// SetApart gives a claim back without an attempt. The delivery waits in
-	// the lane of its URL alone, due when it was.
+	// SetApart ends a claim without an attempt. The delivery waits in the
+	// lane of its URL alone, due when it was.
 	SetApart(ctx context.Context, d Delivery) error
 
+	// Changed is signaled when deliveries or polls may have become due sooner
+	// than ClaimDeliveries or ClaimPolls said. Every subscriber is.
+	Changed() (signal <-chan struct{}, unsubscribe func())
+}
+
+// Outages keeps what the breakers must know after a restart.
+type Outages interface {
 	// Outages lists the outages that were not ended.
 	Outages(ctx context.Context) ([]Outage, error)
 	// BeginOutage commits an outage. One that is known already keeps its
@@ -225,24 +223,36 @@ type Tracking interface {
 	BeginOutage(ctx context.Context, o Outage) error
 	// EndOutage ends the outage of a lane, if there is one.
 	EndOutage(ctx context.Context, lane Lane) error
-	// Witness commits that a process is there now, and returns the times in
-	// which one was, oldest first. Times that are no further apart than
+	// Witness commits that a process runs now, and returns the times in
+	// which one did, oldest first. Times that are no further apart than
 	// grace are one.
 	Witness(ctx context.Context, grace time.Duration) ([]Span, error)
+}
 
-	// ClaimPolls takes up to limit predictions that are due for polling.
+// Polls hands out the predictions that are to be polled.
+type Polls interface {
+	// ClaimPolls claims up to limit predictions that are due for polling.
 	ClaimPolls(ctx context.Context, limit int) (claimed []Prediction, next time.Time, err error)
-	// PollAgain gives a claim back, due at the given time.
+	// PollAgain ends a claim. The prediction is due at the given time.
 	PollAgain(ctx context.Context, p Prediction, due time.Time) error
-
-	// Changed is signalled when deliveries or polls may have become due
-	// sooner than ClaimDeliveries or ClaimPolls said. Every subscriber is.
+	// Changed is that of Queue.
 	Changed() (signal <-chan struct{}, unsubscribe func())
+}
 
-	// Secret returns the sealed secret of the name, committing the one that
-	// make returns if there is none yet. An error of make is returned as it is.
-	Secret(ctx context.Context, name string, make func() ([]byte, error)) ([]byte, error)
+// Log is the delivery log as clients see it.
+type Log interface {
+	// Attempts lists a prediction's delivery log, newest first, from before
+	// the given row ID (0: the newest).
+	Attempts(ctx context.Context, ref int64, before int64, limit int) ([]Attempt, error)
+	// Redeliver commits a new delivery of the event that an attempt (by row
+	// ID) of the prediction was for, and returns its ID. It shares the
+	// payload of the old delivery, which is kept as long as one of them is.
+	// ErrNotFound, ErrDisabled.
+	Redeliver(ctx context.Context, ref int64, attempt int64) (string, error)
+}
 
+// Retention deletes what is old.
+type Retention interface {
 	// Forget deletes deliveries finished before the one time, and of the
 	// predictions captured before the other those that are finished and
 	// have no deliveries left, or were reserved and never named. It does so
@@ -250,7 +260,7 @@ type Tracking interface {
 	Forget(ctx context.Context, deliveries, predictions time.Time) error
 }
 
-// What Tracking answers.
+// Errors of Predictions and Log.
 var (
 	// ErrNotFound: there is no such prediction or attempt.
 	ErrNotFound = errors.New("not found")

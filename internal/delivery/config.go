@@ -15,29 +15,10 @@ import (
 
 // Store is what the engine needs of a store.
 type Store interface {
-	Queue
-	Outages
-}
-
-// Queue holds the deliveries. Their methods are described at store.Tracking.
-type Queue interface {
+	// Ready returns store.ErrUnavailable when nothing could be committed now.
 	Ready() error
-	ClaimDeliveries(ctx context.Context, limit int, slots func(store.Lane) store.Slots) ([]store.Delivery, time.Time, error)
-	Resume(lanes ...store.Lane)
-	Holds(d store.Delivery) bool
-	Complete(ctx context.Context, o store.Outcome) error
-	Postpone(ctx context.Context, d store.Delivery, due time.Time) error
-	SetApart(ctx context.Context, d store.Delivery) error
-	Changed() (<-chan struct{}, func())
-}
-
-// Outages holds the outages of receivers. Their methods are described at
-// store.Tracking.
-type Outages interface {
-	Outages(ctx context.Context) ([]store.Outage, error)
-	BeginOutage(ctx context.Context, o store.Outage) error
-	EndOutage(ctx context.Context, lane store.Lane) error
-	Witness(ctx context.Context, grace time.Duration) ([]store.Span, error)
+	store.Queue
+	store.Outages
 }
 
 // Metrics is told what an engine does. Its methods are called on the path of

@@ -81,7 +81,7 @@ type Keys interface {
 
 // Sealing is what the service asks of a keeper of sealed values.
 type Sealing interface {
-	Status(ctx context.Context, s store.Sealed) (sealing.Status, error)
+	Status(ctx context.Context, s store.Secrets) (sealing.Status, error)
 }
 
 // Config is what a Service works on. All of it is required, but for Now.

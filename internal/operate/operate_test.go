@@ -266,6 +266,6 @@ func TestSecretOfWhom(t *testing.T) {
 // unsealed is sealing without trouble.
 type unsealed struct{}
 
-func (unsealed) Status(context.Context, store.Sealed) (sealing.Status, error) {
+func (unsealed) Status(context.Context, store.Secrets) (sealing.Status, error) {
 	return sealing.Status{Ready: true}, nil
 }

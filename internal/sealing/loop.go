@@ -96,7 +96,7 @@ func (k *Keeper) run(ctx context.Context) {
 			continue
 		}
 		if !due.IsZero() && !time.Now().Before(due) {
-			if err := k.use(func(s Store) error { return k.reseal(ctx, s) }); err != nil {
+			if err := k.use(func(s store.Secrets) error { return k.reseal(ctx, s) }); err != nil {
 				if ctx.Err() == nil && putOff.allowed() {
 					k.conf.Logger.Warn("sealing values again is put off", zap.Error(err))
 				}
@@ -120,7 +120,7 @@ func (t *talk) allowed() bool {
 }
 
 // use runs f with a reference to the store.
-func (k *Keeper) use(f func(Store) error) error {
+func (k *Keeper) use(f func(store.Secrets) error) error {
 	ref, err := k.conf.Acquire()
 	if err != nil {
 		return err
@@ -143,7 +143,7 @@ func (k *Keeper) look(ctx context.Context) (trouble error, known bool) {
 			return fmt.Errorf("sealing key %s was replaced by another: restore it from its backup", path), true
 		}
 	}
-	err := k.use(func(s Store) error {
+	err := k.use(func(s store.Secrets) error {
 		if !k.marked {
 			k.mark(ctx, s)
 		}
@@ -187,7 +187,7 @@ func (k *Keeper) note(trouble error, t *talk) {
 
 // reseal seals with the key in use what was sealed with another. What no key
 // opens stays as it is.
-func (k *Keeper) reseal(ctx context.Context, s Store) error {
+func (k *Keeper) reseal(ctx context.Context, s store.Secrets) error {
 	ring := k.conf.Ring
 	prefix := ring.Prefix()
 	done, unreadable := 0, 0

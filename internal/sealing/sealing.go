@@ -25,12 +25,6 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store/shared"
 )
 
-// Store is what a Keeper asks of a store. store.Store has all of it.
-type Store interface {
-	store.Sealed
-	Secret(ctx context.Context, name string, make func() ([]byte, error)) ([]byte, error)
-}
-
 // Config is what a Keeper works with.
 type Config struct {
 	// Ring seals and opens. It has its keys, unless File is set.
@@ -84,7 +78,7 @@ func contextOf(v *store.SealedValue) string {
 //
 // The error says which key is missing and what to do. It is not
 // store.ErrUnavailable, unless the store is.
-func (k *Keeper) Unlock(ctx context.Context, s Store) error {
+func (k *Keeper) Unlock(ctx context.Context, s store.Secrets) error {
 	if k.unlocked.Load() {
 		return nil
 	}
@@ -122,7 +116,7 @@ func total(counts map[string]int) (n int) {
 const restoring = `restore it from the backup that was made when the store was set up, with mode 0600; without one, see "Lost sealing keys" in docs/operations.md`
 
 // load reads the key file.
-func (k *Keeper) load(ctx context.Context, s Store, sealed int) error {
+func (k *Keeper) load(ctx context.Context, s store.Secrets, sealed int) error {
 	path := k.conf.File
 	key, err := seal.LoadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -146,7 +140,7 @@ func (k *Keeper) load(ctx context.Context, s Store, sealed int) error {
 }
 
 // check compares the keys that values were sealed with to those of the ring.
-func (k *Keeper) check(ctx context.Context, s Store, counts map[string]int) error {
+func (k *Keeper) check(ctx context.Context, s store.Secrets, counts map[string]int) error {
 	missing, unnamed, damaged := 0, 0, 0
 	for prefix, n := range counts {
 		id, ok := seal.SealedWith([]byte(prefix))
@@ -185,7 +179,7 @@ const maxTried = 1000
 
 // opensUnnamed reports whether the ring opens any of the values that do not name
 // their key.
-func (k *Keeper) opensUnnamed(ctx context.Context, s Store) (bool, error) {
+func (k *Keeper) opensUnnamed(ctx context.Context, s store.Secrets) (bool, error) {
 	for after, tried := int64(0), 0; tried < maxTried; {
 		values, next, err := s.ListSealed(ctx, k.conf.Ring.Prefix(), after, batch)
 		if err != nil {
@@ -210,14 +204,14 @@ var errNoMarker = errors.New("there is no marker")
 
 // hasMarker reports whether a key, or with an empty id any key, was used with
 // the store. Not to know counts as yes: nothing is to be lost by an error.
-func hasMarker(ctx context.Context, s Store, id string) bool {
+func hasMarker(ctx context.Context, s store.Secrets, id string) bool {
 	_, err := s.Secret(ctx, store.MarkerPrefix+id, func() ([]byte, error) { return nil, errNoMarker })
 	return !errors.Is(err, errNoMarker)
 }
 
 // mark stores that the ring's first key is used from now on. A store that takes
 // no writes takes no sealed values either; mark is called again then.
-func (k *Keeper) mark(ctx context.Context, s Store) {
+func (k *Keeper) mark(ctx context.Context, s store.Secrets) {
 	one := func() ([]byte, error) { return []byte{1}, nil }
 	_, err := s.Secret(ctx, store.MarkerPrefix, one)
 	if err == nil {
@@ -268,7 +262,7 @@ func (s Status) Older() (n int) {
 
 // Status tells how sealed values are. Values are counted where there are
 // several keys alone, since there may be many, and not at all without a store.
-func (k *Keeper) Status(ctx context.Context, s store.Sealed) (Status, error) {
+func (k *Keeper) Status(ctx context.Context, s store.Secrets) (Status, error) {
 	out := Status{Ready: true}
 	if err := k.Ready(); err != nil {
 		out.Ready, out.Error = false, err.Error()

@@ -384,12 +384,12 @@ func TestEverythingIsSealedAgain(t *testing.T) {
 
 // cutting ends the context with the first transaction.
 type cutting struct {
-	Store
+	store.Secrets
 	cut func()
 }
 
 func (c *cutting) Reseal(ctx context.Context, values []store.Resealed) error {
-	err := c.Store.Reseal(ctx, values)
+	err := c.Secrets.Reseal(ctx, values)
 	c.cut()
 	return err
 }

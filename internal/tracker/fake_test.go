@@ -14,7 +14,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
-// fakeStore keeps store.Tracking's promises to the tracker in memory. Methods
+// fakeStore keeps a store's promises to the tracker in memory. Methods
 // of deliveries are those of the nil Store inside, which panic.
 type fakeStore struct {
 	store.Store

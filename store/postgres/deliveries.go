@@ -99,7 +99,7 @@ type readyEndpoint struct {
 	due  int64
 }
 
-// ClaimDeliveries implements store.Tracking.
+// ClaimDeliveries implements store.Queue.
 func (s *Store) ClaimDeliveries(ctx context.Context, limit int, slots func(store.Lane) store.Slots) ([]store.Delivery, time.Time, error) {
 	if err := s.closed(); err != nil {
 		return nil, time.Time{}, err
@@ -456,7 +456,7 @@ func (t *tracked) claimed(n, owner, lease int64) *delivery {
 	return nil
 }
 
-// Postpone implements store.Tracking.
+// Postpone implements store.Queue.
 func (s *Store) Postpone(ctx context.Context, d store.Delivery, due time.Time) error {
 	return s.endClaim(ctx, &d, func(u *unit, t *tracked, d *delivery) error {
 		if d.State == store.DeliveryPending {
@@ -466,7 +466,7 @@ func (s *Store) Postpone(ctx context.Context, d store.Delivery, due time.Time) e
 	})
 }
 
-// SetApart implements store.Tracking.
+// SetApart implements store.Queue.
 func (s *Store) SetApart(ctx context.Context, d store.Delivery) error {
 	return s.endClaim(ctx, &d, func(_ *unit, t *tracked, row *delivery) error {
 		t.Wait(row, &d, true)
@@ -474,7 +474,7 @@ func (s *Store) SetApart(ctx context.Context, d store.Delivery) error {
 	})
 }
 
-// Holds implements store.Tracking. What this node holds is another's once it
+// Holds implements store.Queue. What this node holds is another's once it
 // has not been heard of for a lease, which may have gone by while the process
 // was stopped.
 func (s *Store) Holds(d store.Delivery) bool {
@@ -482,7 +482,7 @@ func (s *Store) Holds(d store.Delivery) bool {
 	return claim != nil && claim.owner == s.nodes.id.Load() && s.nodes.held()
 }
 
-// Complete implements store.Tracking.
+// Complete implements store.Queue.
 func (s *Store) Complete(ctx context.Context, o store.Outcome) error {
 	return s.endClaim(ctx, &o.Delivery, func(u *unit, t *tracked, d *delivery) error {
 		id, err := u.number()

@@ -13,7 +13,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store/internal/ledger"
 )
 
-// Attempts implements store.Tracking.
+// Attempts implements store.Log.
 func (s *Store) Attempts(ctx context.Context, ref int64, before int64, limit int) ([]store.Attempt, error) {
 	if before <= 0 {
 		before = never
@@ -45,7 +45,7 @@ func scanAttempt(row pgx.CollectableRow) (store.Attempt, error) {
 	return a, err
 }
 
-// Redeliver implements store.Tracking.
+// Redeliver implements store.Log.
 func (s *Store) Redeliver(ctx context.Context, ref int64, attempt int64) (string, error) {
 	return s.redeliver(ctx, ref, "d.n = (SELECT delivery FROM webhook_attempts WHERE id = $1 AND prediction = $2) AND d.prediction = $2", attempt, ref)
 }
@@ -89,7 +89,7 @@ func (u *unit) committed(d *delivery) (done bool, err error) {
 	return done, err
 }
 
-// Forget implements store.Tracking. All nodes may do so at once.
+// Forget implements store.Retention. All nodes may do so at once.
 func (s *Store) Forget(ctx context.Context, deliveries, predictions time.Time) error {
 	if err := s.closed(); err != nil || s.clock.wrong.Load() {
 		return err // a wrong clock is in the log and the status

@@ -9,7 +9,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
-// Outages implements store.Tracking. They are those that any node has found.
+// Outages implements store.Outages. They are those that any node has found.
 func (s *Store) Outages(ctx context.Context) (out []store.Outage, err error) {
 	err = s.read(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
 		out, err = collect(ctx, conn, func(row pgx.CollectableRow) (o store.Outage, err error) {
@@ -24,7 +24,7 @@ func (s *Store) Outages(ctx context.Context) (out []store.Outage, err error) {
 	return out, err
 }
 
-// BeginOutage implements store.Tracking.
+// BeginOutage implements store.Outages.
 func (s *Store) BeginOutage(ctx context.Context, o store.Outage) error {
 	return s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		return execute(ctx, conn, "INSERT INTO webhook_outages (lane, since, reason) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
@@ -32,7 +32,7 @@ func (s *Store) BeginOutage(ctx context.Context, o store.Outage) error {
 	})
 }
 
-// EndOutage implements store.Tracking.
+// EndOutage implements store.Outages.
 func (s *Store) EndOutage(ctx context.Context, lane store.Lane) error {
 	return s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		return execute(ctx, conn, "DELETE FROM webhook_outages WHERE lane = $1", []byte(lane.String()))
@@ -42,7 +42,7 @@ func (s *Store) EndOutage(ctx context.Context, lane store.Lane) error {
 // maxSpans is how many times in which a node was there are kept.
 const maxSpans = 1000
 
-// Witness implements store.Tracking. It is about all nodes together.
+// Witness implements store.Outages. It is about all nodes together.
 func (s *Store) Witness(ctx context.Context, grace time.Duration) (spans []store.Span, err error) {
 	err = s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		found, err := collect(ctx, conn, func(row pgx.CollectableRow) (p store.Span, err error) {

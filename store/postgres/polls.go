@@ -15,7 +15,7 @@ import (
 
 const readPredictions = "SELECT " + predictionColumns + " FROM webhook_predictions p WHERE p.ref = ANY($1)"
 
-// ClaimPolls implements store.Tracking.
+// ClaimPolls implements store.Polls.
 func (s *Store) ClaimPolls(ctx context.Context, limit int) ([]store.Prediction, time.Time, error) {
 	if err := s.closed(); err != nil {
 		return nil, time.Time{}, err
@@ -64,7 +64,7 @@ func (s *Store) ClaimPolls(ctx context.Context, limit int) ([]store.Prediction, 
 	return out, next, nil
 }
 
-// PollAgain implements store.Tracking.
+// PollAgain implements store.Polls.
 func (s *Store) PollAgain(_ context.Context, p store.Prediction, due time.Time) error {
 	if err := s.closed(); err != nil {
 		return err

@@ -228,7 +228,7 @@ func (q *queue) requestRescan() {
 	q.signal()
 }
 
-// Changed implements store.Tracking. A new subscriber has limits of its own, so
+// Changed implements store.Queue. A new subscriber has limits of its own, so
 // every endpoint is asked for again.
 func (s *Store) Changed() (<-chan struct{}, func()) {
 	c := make(chan struct{}, 1)
@@ -258,7 +258,7 @@ func (s *Store) Changed() (<-chan struct{}, func()) {
 	}
 }
 
-// Resume implements store.Tracking.
+// Resume implements store.Queue.
 func (s *Store) Resume(lanes ...store.Lane) {
 	q := &s.queue
 	q.mu.Lock()

@@ -13,7 +13,7 @@ import (
 // They are found by the index of predictions that are asked for.
 const credentials = "FROM webhook_predictions WHERE " + polled + " AND credential IS NOT NULL"
 
-// CountSealed implements store.Sealed.
+// CountSealed implements store.Secrets.
 func (s *Store) CountSealed(ctx context.Context, n int) (counts map[string]int, err error) {
 	err = s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		counts = make(map[string]int)
@@ -54,7 +54,7 @@ func sealedSecrets(ctx context.Context, conn *pgx.Conn) (values []store.SealedVa
 	return values, err
 }
 
-// ListSealed implements store.Sealed.
+// ListSealed implements store.Secrets.
 func (s *Store) ListSealed(ctx context.Context, prefix []byte, after int64, limit int) (values []store.SealedValue, next int64, err error) {
 	err = s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		values, next = nil, 0
@@ -97,7 +97,7 @@ const resealCredentials = `WITH j AS (
 	SELECT p.ref FROM webhook_predictions p JOIN j ON j.ref = p.ref AND j.old = p.credential ORDER BY p.ref FOR UPDATE OF p
 ) UPDATE webhook_predictions p SET credential = j.new FROM j, mine WHERE p.ref = mine.ref AND j.ref = p.ref AND p.credential = j.old`
 
-// Reseal implements store.Sealed.
+// Reseal implements store.Secrets.
 func (s *Store) Reseal(ctx context.Context, values []store.Resealed) error {
 	var b pgx.Batch
 	var refs []int64

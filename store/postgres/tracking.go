@@ -11,7 +11,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store/internal/ledger"
 )
 
-// Ready implements store.Tracking.
+// Ready implements store.Store.
 func (s *Store) Ready() error {
 	if err := s.closed(); err != nil {
 		return err
@@ -19,7 +19,7 @@ func (s *Store) Ready() error {
 	return s.probe(context.Background())
 }
 
-// Reserve implements store.Tracking.
+// Reserve implements store.Predictions.
 func (s *Store) Reserve(ctx context.Context, p store.Prediction) (int64, error) {
 	p = ledger.Reserved(p)
 	var ref int64
@@ -43,7 +43,7 @@ func (s *Store) Reserve(ctx context.Context, p store.Prediction) (int64, error) 
 	return ref, nil
 }
 
-// Abandon implements store.Tracking.
+// Abandon implements store.Predictions.
 func (s *Store) Abandon(ctx context.Context, ref int64) error {
 	return s.commit(ctx, &job{refs: []int64{ref}, do: func(u *unit) error {
 		if t, err := u.find(ref); err == nil && t.ID == "" {
@@ -54,7 +54,7 @@ func (s *Store) Abandon(ctx context.Context, ref int64) error {
 	}})
 }
 
-// Track implements store.Tracking.
+// Track implements store.Predictions.
 func (s *Store) Track(ctx context.Context, p *store.Prediction, events []store.Event) error {
 	asked := *p // what the caller does with p after an error is no business of the writer's
 	var tracked store.Prediction
@@ -143,7 +143,7 @@ func (s *Store) change(ctx context.Context, ref int64, operation func(*unit, *tr
 	}})
 }
 
-// Observe implements store.Tracking.
+// Observe implements store.Predictions.
 func (s *Store) Observe(ctx context.Context, ref int64, id string, events []store.Event) error {
 	if len(events) == 0 && id == "" {
 		return nil
@@ -165,7 +165,7 @@ func (s *Store) Observe(ctx context.Context, ref int64, id string, events []stor
 	})
 }
 
-// SetWebhook implements store.Tracking.
+// SetWebhook implements store.Predictions.
 func (s *Store) SetWebhook(ctx context.Context, ref int64, url string, events event.Set) error {
 	return s.change(ctx, ref, func(u *unit, t *tracked) error {
 		t.SetWebhook(&u.tx, url, events)
@@ -173,12 +173,12 @@ func (s *Store) SetWebhook(ctx context.Context, ref int64, url string, events ev
 	})
 }
 
-// Prediction implements store.Tracking.
+// Prediction implements store.Predictions.
 func (s *Store) Prediction(ctx context.Context, api, id string) (store.Prediction, error) {
 	return s.findPrediction(ctx, "p.key = $1", ledger.PredictionKey(api, id))
 }
 
-// ByToken implements store.Tracking.
+// ByToken implements store.Predictions.
 func (s *Store) ByToken(ctx context.Context, token []byte) (store.Prediction, error) {
 	return s.findPrediction(ctx, "p.token = $1", token)
 }
@@ -197,7 +197,7 @@ func (s *Store) findPrediction(ctx context.Context, where string, arg any) (p st
 	return p, err
 }
 
-// Secret implements store.Tracking.
+// Secret implements store.Secrets.
 func (s *Store) Secret(ctx context.Context, name string, make func() ([]byte, error)) ([]byte, error) {
 	var sealed []byte
 	read := func(ctx context.Context, conn *pgx.Conn) error {

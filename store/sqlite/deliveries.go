@@ -86,7 +86,7 @@ func (s *Store) waiting(n, prediction, due int64, attempts int32, now int64) (in
 	return due, err
 }
 
-// ClaimDeliveries implements store.Tracking.
+// ClaimDeliveries implements store.Queue.
 func (s *Store) ClaimDeliveries(ctx context.Context, limit int, slots func(store.Lane) store.Slots) ([]store.Delivery, time.Time, error) {
 	if err := s.closed(); err != nil {
 		return nil, time.Time{}, err
@@ -234,7 +234,7 @@ func (s *Store) unclaim(i *item, due time.Time) {
 	q.requeue(i)
 }
 
-// Postpone implements store.Tracking. Nothing is written: after a restart the
+// Postpone implements store.Queue. Nothing is written: after a restart the
 // delivery is due as it was before.
 func (s *Store) Postpone(_ context.Context, d store.Delivery, due time.Time) error {
 	if err := s.closed(); err != nil {
@@ -246,7 +246,7 @@ func (s *Store) Postpone(_ context.Context, d store.Delivery, due time.Time) err
 	return nil
 }
 
-// SetApart implements store.Tracking. Nothing is written: after a restart the
+// SetApart implements store.Queue. Nothing is written: after a restart the
 // delivery waits with the others.
 func (s *Store) SetApart(_ context.Context, d store.Delivery) error {
 	if err := s.closed(); err != nil {
@@ -272,7 +272,7 @@ func (q *queue) setApart(i *item, d *store.Delivery) {
 	}
 }
 
-// Holds implements store.Tracking. A claim is the process's own.
+// Holds implements store.Queue. A claim is the process's own.
 func (s *Store) Holds(d store.Delivery) bool { return s.claimed(d.N) != nil }
 
 func (s *Store) claimed(n int64) *item {
@@ -284,7 +284,7 @@ func (s *Store) claimed(n int64) *item {
 	return nil
 }
 
-// Complete implements store.Tracking.
+// Complete implements store.Queue.
 func (s *Store) Complete(ctx context.Context, o store.Outcome) error {
 	i := s.claimed(o.Delivery.N)
 	if i == nil {

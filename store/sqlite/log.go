@@ -13,7 +13,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store/internal/ledger"
 )
 
-// Attempts implements store.Tracking.
+// Attempts implements store.Log.
 func (s *Store) Attempts(ctx context.Context, ref int64, before int64, limit int) ([]store.Attempt, error) {
 	if before <= 0 {
 		before = 1<<63 - 1
@@ -41,7 +41,7 @@ func (s *Store) attempts(ctx context.Context, where string, args ...any) ([]stor
 	return out, s.readError(rows.Err())
 }
 
-// Redeliver implements store.Tracking.
+// Redeliver implements store.Log.
 func (s *Store) Redeliver(ctx context.Context, ref int64, attempt int64) (string, error) {
 	return s.redeliver(ctx, "d.n = (SELECT delivery FROM attempts WHERE id = ?1 AND prediction = ?2) AND d.prediction = ?2", attempt, ref)
 }
@@ -81,7 +81,7 @@ func (s *Store) redeliver(ctx context.Context, where string, args ...any) (strin
 	return id, nil
 }
 
-// Forget implements store.Tracking.
+// Forget implements store.Retention.
 func (s *Store) Forget(ctx context.Context, deliveries, predictions time.Time) error {
 	return errors.Join(
 		s.forgetRows(ctx, deliveries, "deliveries", "n", "state <> 0 AND due < ?2", (*group).forgetDelivery),

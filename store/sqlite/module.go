@@ -84,8 +84,9 @@ func (m *Module) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 // Resource implements store.Opener.
 func (m *Module) Resource() string { return "sqlite " + m.path }
 
-// SealKeyFile is where the key lies that seals what the store keeps of
-// credentials: beside the database, never in it.
+// SealKeyFile implements store.SealKeyFiler. The file is beside the database, and
+// never the database itself: whoever has a copy of that alone can read no
+// credential.
 func (m *Module) SealKeyFile() string { return filepath.Join(filepath.Dir(m.path), "seal.key") }
 
 // Open implements store.Opener.

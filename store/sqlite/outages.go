@@ -7,7 +7,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
-// Outages implements store.Tracking.
+// Outages implements store.Outages.
 func (s *Store) Outages(ctx context.Context) ([]store.Outage, error) {
 	rows, err := s.db.QueryContext(ctx, "SELECT lane, since, reason FROM outages")
 	if err != nil {
@@ -28,14 +28,14 @@ func (s *Store) Outages(ctx context.Context) ([]store.Outage, error) {
 	return out, s.readError(rows.Err())
 }
 
-// BeginOutage implements store.Tracking.
+// BeginOutage implements store.Outages.
 func (s *Store) BeginOutage(ctx context.Context, o store.Outage) error {
 	return s.commit(ctx, func(g *group) error {
 		return g.exec("INSERT INTO outages (lane, since, reason) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", o.Lane.String(), o.Since.UnixMilli(), o.Reason)
 	})
 }
 
-// EndOutage implements store.Tracking.
+// EndOutage implements store.Outages.
 func (s *Store) EndOutage(ctx context.Context, lane store.Lane) error {
 	return s.commit(ctx, func(g *group) error {
 		return g.exec("DELETE FROM outages WHERE lane = ?", lane.String())
@@ -45,7 +45,7 @@ func (s *Store) EndOutage(ctx context.Context, lane store.Lane) error {
 // maxSpans is how many times in which a process was there are kept.
 const maxSpans = 1000
 
-// Witness implements store.Tracking.
+// Witness implements store.Outages.
 func (s *Store) Witness(ctx context.Context, grace time.Duration) (spans []store.Span, err error) {
 	err = s.commit(ctx, func(g *group) error {
 		spans = nil

@@ -26,7 +26,7 @@ func (s *Store) loadPolls() error {
 	return rows.Err()
 }
 
-// ClaimPolls implements store.Tracking.
+// ClaimPolls implements store.Polls.
 func (s *Store) ClaimPolls(ctx context.Context, limit int) ([]store.Prediction, time.Time, error) {
 	if err := s.closed(); err != nil {
 		return nil, time.Time{}, err
@@ -52,7 +52,7 @@ func (s *Store) ClaimPolls(ctx context.Context, limit int) ([]store.Prediction, 
 	return out, next, nil
 }
 
-// PollAgain implements store.Tracking. When to ask next is kept in memory:
+// PollAgain implements store.Polls. When to ask next is kept in memory:
 // after a restart everything is asked for anew.
 func (s *Store) PollAgain(_ context.Context, p store.Prediction, due time.Time) error {
 	if err := s.closed(); err != nil {

@@ -10,7 +10,7 @@ import (
 // credentials are the rows that have one: it is erased with the terminal event.
 const credentials = "FROM predictions INDEXED BY predictions_tracked WHERE happened < 2 AND credential IS NOT NULL"
 
-// CountSealed implements store.Sealed.
+// CountSealed implements store.Secrets.
 func (s *Store) CountSealed(ctx context.Context, n int) (map[string]int, error) {
 	counts := make(map[string]int)
 	secrets, err := s.sealedSecrets(ctx)
@@ -57,7 +57,7 @@ func (s *Store) sealedSecrets(ctx context.Context) (values []store.SealedValue, 
 	return values, s.readError(rows.Err())
 }
 
-// ListSealed implements store.Sealed.
+// ListSealed implements store.Secrets.
 func (s *Store) ListSealed(ctx context.Context, prefix []byte, after int64, limit int) (values []store.SealedValue, next int64, err error) {
 	if after == 0 {
 		secrets, err := s.sealedSecrets(ctx)
@@ -92,7 +92,7 @@ func (s *Store) ListSealed(ctx context.Context, prefix []byte, after int64, limi
 	return values, next, s.readError(rows.Err())
 }
 
-// Reseal implements store.Sealed.
+// Reseal implements store.Secrets.
 func (s *Store) Reseal(ctx context.Context, values []store.Resealed) error {
 	return s.commit(ctx, func(g *group) error {
 		for _, v := range values {

@@ -38,7 +38,7 @@ func (s *Store) closed() error {
 	}
 }
 
-// Ready implements store.Tracking.
+// Ready implements store.Store.
 func (s *Store) Ready() error {
 	if err := s.closed(); err != nil {
 		return err
@@ -73,7 +73,7 @@ func (s *Store) run(ctx context.Context, o op) error {
 	return fmt.Errorf("%w: %w", store.ErrUnavailable, err)
 }
 
-// Reserve implements store.Tracking.
+// Reserve implements store.Predictions.
 func (s *Store) Reserve(ctx context.Context, p store.Prediction) (int64, error) {
 	p = ledger.Reserved(p)
 	err := s.commit(ctx, func(g *group) error {
@@ -89,12 +89,12 @@ func (s *Store) Reserve(ctx context.Context, p store.Prediction) (int64, error) 
 	return p.Ref, nil
 }
 
-// Abandon implements store.Tracking.
+// Abandon implements store.Predictions.
 func (s *Store) Abandon(ctx context.Context, ref int64) error {
 	return s.commit(ctx, func(g *group) error { return g.deleteReserved(ref) })
 }
 
-// Track implements store.Tracking.
+// Track implements store.Predictions.
 func (s *Store) Track(ctx context.Context, p *store.Prediction, events []store.Event) error {
 	asked := *p // what the caller does with p after an error is no business of the writer's
 	var now store.Prediction
@@ -168,7 +168,7 @@ func (g *group) prediction(where string, arg any) (store.Prediction, error) {
 	return scanPrediction(stmt.QueryRow(arg))
 }
 
-// Observe implements store.Tracking.
+// Observe implements store.Predictions.
 func (s *Store) Observe(ctx context.Context, ref int64, id string, events []store.Event) error {
 	if len(events) == 0 && id == "" {
 		return nil
@@ -192,7 +192,7 @@ func (s *Store) Observe(ctx context.Context, ref int64, id string, events []stor
 	})
 }
 
-// SetWebhook implements store.Tracking.
+// SetWebhook implements store.Predictions.
 func (s *Store) SetWebhook(ctx context.Context, ref int64, url string, events event.Set) error {
 	return s.commit(ctx, func(g *group) error {
 		e, err := g.entry(ref)
@@ -207,12 +207,12 @@ func (s *Store) SetWebhook(ctx context.Context, ref int64, url string, events ev
 	})
 }
 
-// Prediction implements store.Tracking.
+// Prediction implements store.Predictions.
 func (s *Store) Prediction(ctx context.Context, api, id string) (store.Prediction, error) {
 	return s.findPrediction(ctx, "key = ?", ledger.PredictionKey(api, id))
 }
 
-// ByToken implements store.Tracking.
+// ByToken implements store.Predictions.
 func (s *Store) ByToken(ctx context.Context, token []byte) (store.Prediction, error) {
 	return s.findPrediction(ctx, "token = ?", token)
 }
@@ -232,7 +232,7 @@ func (s *Store) readError(err error) error {
 	return fmt.Errorf("%w: reading %s: %w", store.ErrUnavailable, s.opts.Path, err)
 }
 
-// Secret implements store.Tracking.
+// Secret implements store.Secrets.
 func (s *Store) Secret(ctx context.Context, name string, make func() ([]byte, error)) ([]byte, error) {
 	read := func() (sealed []byte, err error) {
 		err = s.db.QueryRowContext(ctx, "SELECT sealed FROM secrets WHERE name = ?", name).Scan(&sealed)
