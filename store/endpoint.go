@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// EndpointOf is the endpoint of a URL: its scheme, host and port in lower case,
+// EndpointOf returns the endpoint of a URL: its scheme, host and port in lower case,
 // the default port written out. Deliveries to one endpoint share its limits.
 func EndpointOf(raw string) string {
 	u, err := url.Parse(raw)

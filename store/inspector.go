@@ -22,10 +22,10 @@ const (
 // deliveryStates are the names of the states, in their order.
 var deliveryStates = [...]string{"pending", "delivered", "failed", "superseded", "canceled"}
 
-// String is the state as the admin API shows it.
+// String returns the state as the admin API shows it.
 func (s DeliveryState) String() string { return deliveryStates[s] }
 
-// ParseDeliveryState reads a state's name.
+// ParseDeliveryState returns the state of a name, and whether there is one.
 func ParseDeliveryState(name string) (DeliveryState, bool) {
 	for i, n := range deliveryStates {
 		if n == name {
@@ -40,19 +40,19 @@ func ParseDeliveryState(name string) (DeliveryState, bool) {
 type DeliveryRow struct {
 	Delivery
 	State DeliveryState
-	// Redelivery: asked for by a client or an operator.
+	// Redelivery reports that a client or an operator requested it.
 	Redelivery bool
 	// Due is when the next attempt of a pending delivery is due, and when
-	// any other came to its end.
+	// any other ended.
 	Due time.Time
 }
 
-// DeliveryFilter selects deliveries. Zero fields select all.
+// DeliveryFilter selects deliveries. A zero field excludes none.
 type DeliveryFilter struct {
 	State      *DeliveryState
 	Event      event.Set
-	Endpoint   string // as EndpointOf gives it
-	Prediction string // the API's id
+	Endpoint   string // as EndpointOf returns it
+	Prediction string // the API's ID
 	Since      time.Time
 	// Before is the cursor: only deliveries with a lower N.
 	Before int64
@@ -60,28 +60,28 @@ type DeliveryFilter struct {
 	Limit int
 }
 
-// PredictionFilter selects predictions. Zero fields select all.
+// PredictionFilter selects predictions. A zero field excludes none.
 type PredictionFilter struct {
 	Webhook *WebhookStatus
-	ID      string // the API's id
+	ID      string // the API's ID
 	// Before is the cursor: only predictions with a lower Ref.
 	Before int64
 	// Limit is the most rows wanted.
 	Limit int
 }
 
-// Counts is what a store holds now.
+// Counts are the numbers of rows in a store.
 type Counts struct {
-	// Entries are the events that dedup remembers, expired ones included
+	// Entries is the number of deduplication entries, including expired ones
 	// that are not purged yet.
 	Entries int
-	// Deliveries by state.
+	// Deliveries are the numbers of deliveries by state.
 	Deliveries [len(deliveryStates)]int
 	// OldestPending is when the oldest pending delivery was committed, zero
 	// when there is none.
 	OldestPending time.Time
-	// Tracked are the predictions whose terminal event is to come. Those
-	// whose id is not known yet are not among them, nor are they listed.
+	// Tracked is the number of predictions whose terminal event is to come.
+	// Those whose ID is not known yet are not counted, and not listed.
 	Tracked int
 }
 
@@ -91,12 +91,12 @@ type Clocked interface {
 	// ClockOffset returns how far the clock of this process is ahead of the
 	// store's. wrong reports that this is too far for it to purge anything.
 	ClockOffset() (ahead time.Duration, wrong bool)
-	// SetMaxClockError says how far the clocks may be apart.
+	// SetMaxClockError sets how far the clocks may be apart.
 	SetMaxClockError(time.Duration)
 }
 
-// Inspector is what operators ask of a store: the admin API, the command line
-// and the dashboard. None of it is on a request's path. Lists are newest first
+// Inspector serves operators: the admin API, the command line and the dashboard.
+// None of it is on the path of a request. Lists are newest first
 // and stay right while rows are added: a page begins below the cursor of the
 // page before.
 //
@@ -105,10 +105,10 @@ type Clocked interface {
 // list goes on, and 0 only at its end.
 type Inspector interface {
 	Counts(ctx context.Context) (Counts, error)
-	// ListPredictions gives predictions without Credential, Token and Body.
+	// ListPredictions returns predictions without Credential, Token and Body.
 	ListPredictions(ctx context.Context, f PredictionFilter) (rows []Prediction, next int64, err error)
 	ListDeliveries(ctx context.Context, f DeliveryFilter) (rows []DeliveryRow, next int64, err error)
-	// FindDelivery gives a delivery by its ID, with its payload, and its
+	// FindDelivery returns a delivery by its ID, with its payload, and its
 	// attempts, oldest first. ErrNotFound.
 	FindDelivery(ctx context.Context, id string) (DeliveryRow, []Attempt, error)
 	// RedeliverDelivery commits a new delivery of the same event, as

@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-// Lane names what deliveries wait in: those of one client to one endpoint, or
-// those of the client to one URL of the endpoint while that URL is in trouble.
+// Lane identifies a queue of deliveries: those of one client to one endpoint, or
+// those of the client to one URL of the endpoint while that URL fails.
 type Lane struct {
-	// Endpoint is that of EndpointOf.
+	// Endpoint is as EndpointOf returns it.
 	Endpoint string
 	// Client is the identity of the client. It is empty where a delivery was
 	// stored before lanes were known.
@@ -46,7 +46,8 @@ func (l Lane) String() string {
 	return s
 }
 
-// ParseLane reads what String returned. What is no lane is an endpoint alone.
+// ParseLane returns the lane that String returned the text of. Any other text is
+// taken for an endpoint.
 func ParseLane(s string) Lane {
 	var l Lane
 	l.Endpoint, s, _ = strings.Cut(s, "\x00")
@@ -68,8 +69,7 @@ type Slots struct {
 	DueBy time.Time
 }
 
-// Outage is an endpoint, or a client's URL on it, that is left alone because its
-// breaker is open.
+// Outage is an endpoint, or a client's URL on it, whose breaker is open.
 type Outage struct {
 	// Lane has no Client for an endpoint, and a URL for a client's URL.
 	Lane  Lane
@@ -78,12 +78,12 @@ type Outage struct {
 	Reason string
 }
 
-// Span is a time in which a process was there to see what happens.
+// Span is a time in which a process was running.
 type Span struct{ Began, Ended time.Time }
 
 // Witnessed returns spans with the present added to them: to the last one, if it
 // ended no longer ago than grace, else as a new one. A span that lies in the
-// future is of a clock that was wrong, and dropped.
+// future comes from a clock that was wrong, and is dropped.
 func Witnessed(spans []Span, now time.Time, grace time.Duration) []Span {
 	var out []Span
 	for _, s := range spans {

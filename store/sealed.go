@@ -5,12 +5,12 @@ import (
 	"strings"
 )
 
-// MarkerPrefix begins the names of secrets that are not sealed: each says that
+// MarkerPrefix begins the names of secrets that are not sealed. Each records that
 // a sealing key was used with this store.
 const MarkerPrefix = "seal_key:"
 
-// SealedValue is a value that the store keeps sealed: the credential of a
-// prediction whose terminal event is to come, or a secret.
+// SealedValue is a value that is stored sealed: the credential of a prediction
+// whose terminal event is to come, or a secret.
 type SealedValue struct {
 	// Ref is that of the prediction, 0 for a secret.
 	Ref int64
@@ -29,8 +29,8 @@ type Resealed struct {
 	New []byte
 }
 
-// Secrets keeps signing secrets, and gives access to all sealed values, so that
-// they can be sealed again with another key. Markers are not among those.
+// Secrets keeps signing secrets. It lists all sealed values, so that they can be
+// sealed again with another key. Markers are not sealed values.
 type Secrets interface {
 	// Secret returns the sealed secret of the name, committing the one that
 	// make returns if there is none yet. An error of make is returned as it is.

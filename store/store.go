@@ -34,7 +34,7 @@ type Store interface {
 
 // Closer is a store with the right to close it, which only the pool has.
 // Close waits for what was handed to the store to be durable and frees the
-// resource; later calls on the store answer ErrUnavailable.
+// resource; later calls on the store return ErrUnavailable.
 type Closer interface {
 	Store
 	io.Closer

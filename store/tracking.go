@@ -8,7 +8,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
 )
 
-// WebhookStatus is what a prediction says of its webhook.
+// WebhookStatus is the state of a prediction's webhook.
 type WebhookStatus uint8
 
 // The webhook statuses. They describe the last event that the client wants,
@@ -17,34 +17,34 @@ const (
 	WebhookPending   WebhookStatus = iota // still to be sent
 	WebhookDelivered                      // sent, or there was nothing to send
 	WebhookFailed                         // given up
-	WebhookDisabled                       // switched off by the client, or by a 410 of its receiver
+	WebhookDisabled                       // disabled by the client, or by a 410 of its receiver
 )
 
-// String is the status as the API shows it.
+// String returns the status as the API shows it.
 func (s WebhookStatus) String() string {
 	return [...]string{"pending", "delivered", "failed", "disabled"}[s]
 }
 
 // Prediction is a tracked prediction.
 type Prediction struct {
-	// Ref is the store's name for it, given by Reserve or Track.
+	// Ref is the store's number for it, which Reserve or Track assigns.
 	Ref int64
-	// API is the base URL of the API that has it, empty for one whose
-	// events only come by callback.
+	// API is the base URL of the API that runs it. It is empty where events
+	// come by callback only.
 	API string
-	// ID is the API's id. It is empty between Reserve and Track.
+	// ID is the API's ID. It is empty between Reserve and Track.
 	ID string
 	// Client is the identity of the caller that created it: its key signs.
 	Client string
-	// URL gets the events. Empty: disabled.
+	// URL is where the events are sent. Empty: disabled.
 	URL string
-	// Events are those the client wants.
+	// Events are those that the client wants.
 	Events event.Set
-	// PollPath is where to ask for it, below API, such as
+	// PollPath is the path that it is polled at, below API, such as
 	// /predictions/abc. Empty: it is not polled.
 	PollPath string
-	// Credential is the sealed Authorization to ask with, nil for none. It
-	// is erased at the terminal event.
+	// Credential is the sealed Authorization to poll with, nil for none. It
+	// is deleted with the terminal event.
 	Credential []byte
 	// Token is the SHA-256 of the callback token, nil without one.
 	Token []byte
@@ -54,7 +54,7 @@ type Prediction struct {
 	Test bool
 	// Body is a test prediction itself, as JSON.
 	Body []byte
-	// CreatedAt is when it was captured.
+	// CreatedAt is when its create was captured.
 	CreatedAt time.Time
 
 	// Seen are the events that there have been, wanted or not. Set by the
@@ -62,14 +62,14 @@ type Prediction struct {
 	Seen event.Set
 	// Webhook is set by the store.
 	Webhook WebhookStatus
-	// PollAt is when to ask for it first, as Track is told. It is kept in
-	// memory only: after a restart all are due.
+	// PollAt is when the first poll is due. It is kept in memory only: after
+	// a restart all polls are due.
 	PollAt time.Time
-	// PollFailures counts polls without an answer since the last one with.
-	// It is kept in memory only.
+	// PollFailures counts the polls without a response since the last one
+	// with a response. It is kept in memory only.
 	PollFailures int
-	// Watched is, for a prediction claimed by ClaimPolls, how long this process
-	// has been asking for it. It is kept in memory only.
+	// Watched is how long this process has polled a prediction that
+	// ClaimPolls claimed. It is kept in memory only.
 	Watched time.Duration
 }
 
@@ -82,9 +82,9 @@ type Event struct {
 	Payload []byte
 }
 
-// Delivery is one event on its way to one receiver.
+// Delivery is one event to be sent to one receiver.
 type Delivery struct {
-	// ID is stable over all attempts: X-Replicate-Delivery and webhook-id.
+	// ID is the same for all attempts: X-Replicate-Delivery and webhook-id.
 	ID string
 	// N is the store's number for it.
 	N int64
@@ -97,10 +97,10 @@ type Delivery struct {
 	Traceparent  string
 	Event        event.Set
 	Payload      []byte
-	// Attempts made so far.
+	// Attempts is the number of attempts made so far.
 	Attempts int
-	// Lane is the one it was claimed from, and DueAt when it was due. Claims
-	// have them.
+	// Lane is the one it was claimed from, and DueAt when it was due. Only
+	// claimed deliveries have them.
 	Lane  Lane
 	DueAt time.Time
 	// CreatedAt is when the event was committed.
@@ -109,24 +109,24 @@ type Delivery struct {
 
 // Attempt is one row of the delivery log.
 type Attempt struct {
-	// ID names the row. Set by the store.
+	// ID is the number of the row. Set by the store.
 	ID int64
 	// Delivery is the delivery's ID.
 	Delivery string
 	Event    event.Set
 	URL      string
-	// Status is the HTTP status, 0 when there was no answer.
+	// Status is the HTTP status, 0 when there was no response.
 	Status int
 	// Number of the attempt, from 1.
 	Number int
 	At     time.Time
 	Took   time.Duration
-	// Response is the beginning of the answer's body, at most 4 KiB.
+	// Response is the beginning of the response's body, at most 4 KiB.
 	Response string
-	// Error says why the attempt failed, empty for a success.
+	// Error is why the attempt failed, empty for a success.
 	Error string
-	// Exception: the receiver's address was admitted only by an allow
-	// exception, so Response is for operators alone.
+	// Exception reports that the receiver's address was admitted only by an
+	// allow exception, so that Response is for operators alone.
 	Exception bool
 }
 
@@ -147,11 +147,11 @@ type Outcome struct {
 	Attempt     Attempt
 	Disposition Disposition
 	Due         time.Time // for Retry
-	// Apart makes a retry wait in the lane of its URL alone.
+	// Apart makes a retry wait in the lane of its URL.
 	Apart bool
 }
 
-// Predictions keeps predictions and what has happened to them.
+// Predictions keeps predictions and their events.
 //
 // Per prediction there is one started event at most, then one terminal event
 // at most. The terminal event's delivery is not due before the started one's
@@ -262,8 +262,8 @@ type Retention interface {
 
 // Errors of Predictions and Log.
 var (
-	// ErrNotFound: there is no such prediction or attempt.
+	// ErrNotFound reports that there is no such prediction or attempt.
 	ErrNotFound = errors.New("not found")
-	// ErrDisabled: the prediction's webhook is disabled.
+	// ErrDisabled reports that the prediction's webhook is disabled.
 	ErrDisabled = errors.New("webhook is disabled")
 )

@@ -15,8 +15,9 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store/internal/ledger"
 )
 
-// readyEndpoints jumps from endpoint to endpoint through the index, and finds
-// when the first delivery of each is due.
+// readyEndpoints selects the endpoints with deliveries that can be claimed, and
+// when the first one of each is due. It goes from endpoint to endpoint through the
+// index.
 const readyEndpoints = `WITH RECURSIVE e AS (
 	(SELECT endpoint FROM webhook_deliveries WHERE state = 0 AND owner = 0 AND NOT held ORDER BY endpoint LIMIT 1)
 	UNION ALL
@@ -26,14 +27,14 @@ const readyEndpoints = `WITH RECURSIVE e AS (
 	SELECT d.due FROM webhook_deliveries d WHERE d.endpoint = e.endpoint AND d.state = 0 AND d.owner = 0 AND NOT d.held ORDER BY d.due, d.n LIMIT 1
 ) f WHERE e.endpoint IS NOT NULL ORDER BY f.due, e.endpoint`
 
-// handedOut are the columns of a delivery that is to be attempted.
+// handedOut lists the columns that an attempt needs.
 const handedOut = "d.n, d.nonce, d.prediction, d.event, d.attempts, d.due, d.created, d.endpoint, d.state, d.owner, d.lease, p.id, p.client, p.url, p.traceparent, b.body"
 
-// takeReady takes deliveries that are due, no more of each endpoint than it has
-// room for. What another node takes in this moment is passed over.
+// takeReady claims deliveries that are due, no more of each endpoint than it has
+// slots. It skips rows that another node has locked.
 //
-// What is picked is an array, which nothing is joined on: what a plan makes of a
-// join depends on how many rows it expects.
+// The rows are selected into an array, and not by a join, whose plan would depend
+// on how many rows the server expects.
 const takeReady = `WITH taken AS (
 	UPDATE webhook_deliveries SET owner = $4, lease = $5 WHERE n = ANY(ARRAY(
 		SELECT d.n FROM unnest($1::bytea[], $2::int[], $3::bigint[]) AS e (endpoint, slots, due), LATERAL (
@@ -45,8 +46,8 @@ const takeReady = `WITH taken AS (
 
 const readTaken = "SELECT " + handedOut + " FROM unnest($1::bigint[]) AS i (n), LATERAL (SELECT * FROM webhook_deliveries d WHERE d.n = i.n LIMIT 1) d " + joinHanded
 
-// joinHanded finds the prediction and the payload of a delivery. The limits keep
-// each one a look into an index, also where the tables are taken for empty.
+// joinHanded joins the prediction and the payload of a delivery. The limits make
+// the server use an index, even where its statistics say that a table is empty.
 const joinHanded = "LEFT JOIN LATERAL (SELECT * FROM webhook_predictions p WHERE p.ref = d.prediction LIMIT 1) p ON true " +
 	"LEFT JOIN LATERAL (SELECT * FROM webhook_payloads b WHERE b.n = " + payloadNumber + " LIMIT 1) b ON true"
 
@@ -55,7 +56,7 @@ type handed struct {
 	store.Delivery
 	leased
 	state int16
-	// whole: its prediction and payload are there.
+	// whole reports that its prediction and payload were found.
 	whole bool
 }
 
@@ -73,7 +74,7 @@ func scanHanded(row pgx.CollectableRow) (handed, error) {
 	return h, err
 }
 
-// claimLater is how long a claim waits that the database could not answer.
+// claimLater is when to claim again after a failed read.
 const claimLater = time.Second
 
 // claiming is one call of ClaimDeliveries.
@@ -82,8 +83,8 @@ type claiming struct {
 	now   int64
 	limit int
 	slots func(store.Lane) store.Slots
-	// free is what asked endpoints have left, and by when what they may take
-	// must be due, if that is not now.
+	// free is how many slots endpoints have left, and by the time by which
+	// their deliveries must be due, if that is not now.
 	free map[string]int
 	by   map[string]int64
 	// resumed is what their lanes' counts were before they were asked.
@@ -166,7 +167,7 @@ func scanReady(row pgx.CollectableRow) (readyEndpoint, error) {
 	return readyEndpoint{string(name), due}, err
 }
 
-// ask gives how many more the endpoint may have, asking for it once.
+// ask returns how many slots an endpoint has left. It calls slots once an endpoint.
 func (c *claiming) ask(endpoint string) int {
 	if n, asked := c.free[endpoint]; asked {
 		return n
@@ -180,7 +181,7 @@ func (c *claiming) ask(endpoint string) int {
 		}
 		c.resumed[endpoint] = l.resumed
 	} else {
-		// So that a call of Resume in the meantime leaves its mark.
+		// A call of Resume in the meantime has a lane to count in.
 		q.lanes[endpoint] = new(lane)
 		c.resumed[endpoint] = 0
 	}
@@ -193,7 +194,7 @@ func (c *claiming) ask(endpoint string) int {
 	return c.free[endpoint]
 }
 
-// dueBy is by when what is taken from an endpoint must be due.
+// dueBy returns the time by which the deliveries of an endpoint must be due.
 func (c *claiming) dueBy(endpoint string) int64 {
 	if by, limited := c.by[endpoint]; limited {
 		return min(by, c.now)
@@ -201,7 +202,7 @@ func (c *claiming) dueBy(endpoint string) int64 {
 	return c.now
 }
 
-// takeLocal claims what waits here.
+// takeLocal claims what this node has claimed ahead.
 func (c *claiming) takeLocal() {
 	q := &c.s.queue
 	q.mu.Lock()
@@ -237,8 +238,8 @@ func (c *claiming) takeLocal() {
 	}
 }
 
-// verifyLocal reads what was claimed here. Another node may have changed where
-// it goes, or canceled it.
+// verifyLocal reads what takeLocal has claimed. Another node may have redirected
+// or canceled it.
 func (c *claiming) verifyLocal() error {
 	if len(c.local) == 0 {
 		return nil
@@ -272,11 +273,11 @@ func (c *claiming) verifyLocal() error {
 	return nil
 }
 
-// hand gives a delivery out that this node holds.
+// hand hands out a delivery that this node has claimed.
 func (c *claiming) hand(h *handed) {
 	if !h.whole {
-		// Damage to one must not hold up the others. What is left of it is
-		// looked at again when this node is gone.
+		// A damaged delivery must not block the others. It stays claimed
+		// until this node is gone.
 		c.s.opts.Logger().Error("delivery can't be read", zap.String("store", c.s.name), zap.Int64("number", h.N))
 		c.drop(&h.leased)
 		return
@@ -286,7 +287,7 @@ func (c *claiming) hand(h *handed) {
 	c.out = append(c.out, *h)
 }
 
-// drop ends a claim within this call. Its place is free again.
+// drop ends a claim within this call. Its slot is free again.
 func (c *claiming) drop(l *leased) {
 	q := &c.s.queue
 	q.mu.Lock()
@@ -295,7 +296,7 @@ func (c *claiming) drop(l *leased) {
 	c.free[l.endpoint]++
 }
 
-// takeFromDatabase claims what any node may have.
+// takeFromDatabase claims what no node has claimed.
 func (c *claiming) takeFromDatabase() error {
 	for {
 		var endpoints [][]byte
@@ -318,7 +319,7 @@ func (c *claiming) takeFromDatabase() error {
 		again := false
 		err := c.s.use(func(ctx context.Context, conn *pgx.Conn) error {
 			if again {
-				// What the broken connection took is not known here.
+				// What the broken connection has claimed is not known.
 				c.s.queue.lose(c.lease)
 				c.lease = c.s.queue.newLease()
 				signal(c.s.health.trouble)
@@ -350,14 +351,14 @@ func (c *claiming) takeFromDatabase() error {
 			c.hand(h)
 		}
 		if len(taken) == 0 {
-			// Others are taking them.
+			// Other nodes are claiming them.
 			return nil
 		}
 	}
 }
 
-// finish parks the endpoints that have no room left and gives the time to look
-// again.
+// finish parks the endpoints that have no slots left, and returns when the next
+// delivery is due.
 func (c *claiming) finish(scanned bool) (next int64) {
 	q := &c.s.queue
 	q.mu.Lock()
@@ -395,7 +396,7 @@ func (c *claiming) finish(scanned bool) (next int64) {
 	return next
 }
 
-// undo gives back what was claimed by a call that fails.
+// undo ends the claims of a call that fails.
 func (c *claiming) undo() {
 	q := &c.s.queue
 	q.lose(c.lease)
@@ -418,7 +419,7 @@ func (c *claiming) undo() {
 	signal(c.s.health.trouble)
 }
 
-// release gives a delivery back that this node holds, in the background.
+// release ends the claim on a delivery, in the background.
 func (s *Store) release(i *leased) {
 	s.queue.mu.Lock()
 	delete(s.queue.claimed, i.n)
@@ -430,7 +431,7 @@ func (s *Store) release(i *leased) {
 	}
 }
 
-// releaseJob frees a delivery that is claimed with a lease.
+// releaseJob returns a job that ends the claim on a delivery.
 func (s *Store) releaseJob(ref, n, owner, lease int64) *job {
 	return &job{refs: []int64{ref}, done: make(chan error, 1), do: func(u *unit) error {
 		t, err := u.find(ref)
@@ -495,7 +496,7 @@ func (s *Store) Complete(ctx context.Context, o store.Outcome) error {
 	})
 }
 
-// endClaim ends a claim, with what f makes of it if it is this node's still.
+// endClaim ends a claim. If it is this node's still, f changes the delivery.
 func (s *Store) endClaim(ctx context.Context, c *store.Delivery, f func(*unit, *tracked, *delivery) error) error {
 	claim := s.queue.held(c.N)
 	if claim == nil {
@@ -507,7 +508,7 @@ func (s *Store) endClaim(ctx context.Context, c *store.Delivery, f func(*unit, *
 			u.ended = append(u.ended, claim)
 			t, err := u.find(c.Prediction)
 			if err != nil {
-				return nil //nolint:nilerr // it was forgotten, and the claim with it
+				return nil //nolint:nilerr // it was deleted, and the claim with it
 			}
 			d := t.claimed(claim.n, claim.owner, claim.lease)
 			if d == nil {

@@ -20,7 +20,7 @@ const (
 	// scanSpan is how many numbers one query of a list looks through.
 	// Predictions, deliveries and attempts share their numbers.
 	scanSpan = 10_000
-	// scanTime is when a list stops looking for more rows and leaves the
+	// scanTime is how long a list looks for more rows before it leaves the
 	// rest to the next page.
 	scanTime = 8 * time.Millisecond
 	// exactCount is up to how many rows are counted. Beyond it the number is
@@ -67,7 +67,8 @@ func (s *Store) Counts(ctx context.Context) (store.Counts, error) {
 	return c, err
 }
 
-// count counts a table's rows, or asks for an estimate if they are many.
+// count returns the number of a table's rows, which is an estimate if they are
+// many.
 func count(ctx context.Context, conn *pgx.Conn, table string) (n int, err error) {
 	var estimate int
 	err = conn.QueryRow(ctx, "SELECT (SELECT count(*) FROM (SELECT 1 FROM "+table+" LIMIT $1) r), (SELECT reltuples::bigint FROM pg_class WHERE oid = $2::text::regclass)", exactCount, table).Scan(&n, &estimate)
@@ -87,9 +88,9 @@ type scan struct {
 	index, where string
 	args         []any
 	since        time.Time
-	// whole: the rows are few enough to be looked at in one go.
+	// whole reports that the rows are few enough for one query.
 	whole bool
-	// text is a column that keep is asked about.
+	// text is a column whose value keep decides on.
 	text string
 	keep func(text string) bool
 }
@@ -100,7 +101,7 @@ func (w *scan) and(condition string, arg any) {
 	w.where += " AND " + fmt.Sprintf(condition, fmt.Sprintf("$%d", len(w.args)))
 }
 
-// arg adds an argument and gives its place.
+// arg adds an argument and returns its placeholder.
 func (w *scan) arg(args *[]any, v any) string {
 	*args = append(*args, v)
 	return fmt.Sprintf("$%d", len(*args))
@@ -187,7 +188,7 @@ func (w *scan) span(ctx context.Context, conn *pgx.Conn, before, low int64, limi
 	return numbers, last, err
 }
 
-// refs finds the predictions of an id, of which each API may have one.
+// refs returns the predictions with an ID, of which each API may have one.
 func refs(ctx context.Context, conn *pgx.Conn, id string) ([]int64, error) {
 	low := ledger.IDKey(id)
 	high := append(ledger.IDKey(id), 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff)
@@ -224,7 +225,7 @@ func (s *Store) ListDeliveries(ctx context.Context, f store.DeliveryFilter) (row
 		}
 		if f.Endpoint != "" {
 			w.text = "(SELECT url FROM webhook_predictions p WHERE p.ref = r.prediction)"
-			// Most of the others are told by how their URL begins.
+			// The beginning of the URL excludes most of the others.
 			w.and("lower(encode("+w.text+", 'escape')) LIKE %s", likeEscape.Replace(urlStart(f.Endpoint))+"%")
 			w.keep = func(url string) bool { return store.EndpointOf(url) == f.Endpoint }
 		}
@@ -240,7 +241,8 @@ func (s *Store) ListDeliveries(ctx context.Context, f store.DeliveryFilter) (row
 
 var likeEscape = strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`)
 
-// urlStart is what the URLs of an endpoint begin with, as far as ASCII goes.
+// urlStart returns the text that the URLs of an endpoint begin with, up to the
+// first character that is not ASCII.
 func urlStart(endpoint string) string {
 	start := strings.TrimSuffix(strings.TrimSuffix(endpoint, ":443"), ":80")
 	if i := strings.IndexFunc(start, func(r rune) bool { return r > unicode.MaxASCII || r == '\\' }); i >= 0 {
@@ -348,6 +350,6 @@ func (s *Store) ListPredictions(ctx context.Context, f store.PredictionFilter) (
 	return out, next, err
 }
 
-// listedColumns are predictionColumns without what may be large or is nobody's
-// business.
+// listedColumns are predictionColumns without those that may be large or are
+// secret.
 var listedColumns = strings.NewReplacer("p.credential", "NULL::bytea", "p.token", "NULL::bytea", "p.body", "NULL::bytea").Replace(predictionColumns)

@@ -54,8 +54,8 @@ func (s *Store) Redeliver(ctx context.Context, ref int64, attempt int64) (string
 // delivery's own payload has its number.
 const payloadNumber = "CASE d.payload WHEN 0 THEN d.n ELSE d.payload END"
 
-// redeliver commits a new delivery of the one that the condition selects. Its
-// payload is locked, so that no other node forgets it meanwhile.
+// redeliver commits a new delivery like the one that the condition selects. Its
+// payload is locked, so that no other node deletes it meanwhile.
 func (s *Store) redeliver(ctx context.Context, ref int64, where string, args ...any) (string, error) {
 	query := "SELECT d.event, b.n FROM webhook_deliveries d JOIN webhook_payloads b ON b.n = " + payloadNumber + " WHERE " + where + " FOR KEY SHARE OF b"
 	var made *delivery
@@ -92,21 +92,21 @@ func (u *unit) committed(d *delivery) (done bool, err error) {
 // Forget implements store.Retention. All nodes may do so at once.
 func (s *Store) Forget(ctx context.Context, deliveries, predictions time.Time) error {
 	if err := s.closed(); err != nil || s.clock.wrong.Load() {
-		return err // a wrong clock is in the log and the status
+		return err // the log and the status report a wrong clock
 	}
 	deliveries, predictions = s.toDatabase(deliveries), s.toDatabase(predictions)
 	return errors.Join(
 		s.forgetRows(ctx, deliveries, "deliveries", "n", "r.state <> 0 AND r.owner = 0 AND r.due < $2",
 			"DELETE FROM webhook_attempts a USING webhook_deliveries d WHERE d.n = ANY($1) AND a.prediction = d.prediction AND a.delivery = d.n",
-			// Whoever shares a payload in this moment has it locked. The
-			// statement after that sees the delivery that was committed.
+			// A redelivery locks the payload that it shares. The statement
+			// after this one sees deliveries that were committed meanwhile.
 			"SELECT b.n FROM webhook_payloads b WHERE b.n IN (SELECT "+payloadNumber+" FROM webhook_deliveries d WHERE d.n = ANY($1)) ORDER BY b.n FOR UPDATE",
 			"DELETE FROM webhook_payloads b WHERE b.n IN (SELECT "+payloadNumber+" FROM webhook_deliveries d WHERE d.n = ANY($1))"+
 				" AND NOT EXISTS (SELECT 1 FROM webhook_deliveries d WHERE d.n = b.n AND d.n <> ALL($1))"+
 				" AND NOT EXISTS (SELECT 1 FROM webhook_deliveries d WHERE d.payload = b.n AND d.payload <> 0 AND d.n <> ALL($1))",
 			"DELETE FROM webhook_deliveries WHERE n = ANY($1)"),
-		// A prediction's lock keeps others from adding deliveries to it, and
-		// the second look sees those that came before.
+		// The lock on a prediction keeps others from adding deliveries to it,
+		// and the second condition sees those that were added before.
 		s.forgetRows(ctx, predictions, "predictions", "ref", "(r.key IS NULL OR r.webhook <> 0 AND r.happened >= 2) AND "+undelivered,
 			"DELETE FROM webhook_predictions r WHERE ref = ANY($1) AND "+undelivered),
 	)
@@ -114,11 +114,11 @@ func (s *Store) Forget(ctx context.Context, deliveries, predictions time.Time) e
 
 const undelivered = "NOT EXISTS (SELECT 1 FROM webhook_deliveries d WHERE d.prediction = r.ref)"
 
-// forgetBatch is how many rows one transaction looks at.
+// forgetBatch is how many rows one transaction reads.
 const forgetBatch = 500
 
-// sweepBatches is how many batches, beyond those that are oldest by number, one
-// call of Forget looks at.
+// sweepBatches is how many batches one call of Forget reads beside those that are
+// oldest by number.
 const sweepBatches = 40
 
 // forgetting is one call of Forget on one table.

@@ -10,8 +10,8 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
-// Each tracked prediction is asked for by one node, which is the one that
-// tracked it until that is gone. When to ask is kept by that node, in memory.
+// Each tracked prediction is polled by one node: the one that tracked it, or the
+// one that took it over from that. The node keeps in memory when a poll is due.
 
 const readPredictions = "SELECT " + predictionColumns + " FROM webhook_predictions p WHERE p.ref = ANY($1)"
 
@@ -54,7 +54,7 @@ func (s *Store) ClaimPolls(ctx context.Context, limit int) ([]store.Prediction, 
 	for _, t := range taken {
 		p, ok := found[t.Ref]
 		if !ok {
-			// Another node has ended it, or asks for it.
+			// Another node has observed its end, or polls it.
 			s.polls.Remove(t.Ref)
 			continue
 		}

@@ -7,24 +7,23 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
-// Deliveries are in the database, and any node may take any that is due. What a
-// node commits itself it may take with the same transaction (a lease), so that
-// an idle store needs no further one to begin the attempt. What it has taken
-// waits here for its endpoint to have room.
+// Deliveries are in the database, and any node may claim any that is due. What a
+// node commits itself it may claim ahead with the same transaction (a lease), so
+// that an idle store needs no further one to begin the attempt. What it has
+// claimed ahead waits here for its endpoint to have a slot.
 
 const (
-	// laneLeases is how many deliveries to one endpoint a node takes ahead.
-	// More are left to whoever has room first.
+	// laneLeases is how many deliveries to one endpoint a node claims ahead.
+	// More are left to the node that has slots first.
 	laneLeases = 16
-	// maxLeases is how many it takes ahead in all.
+	// maxLeases is how many it claims ahead in all.
 	maxLeases = 512
 )
 
-// leased is a delivery that this node holds.
+// leased is a delivery that this node has claimed.
 type leased struct {
 	n, prediction int64
-	// owner and lease are what its row must hold for it to be this node's
-	// still.
+	// owner and lease are those of its row while it is still this node's.
 	owner, lease int64
 	due          int64
 	endpoint     string
@@ -34,28 +33,28 @@ type leased struct {
 // the endpoint of rows.
 type lane struct {
 	waiting []*leased
-	// parked: it may have no more now.
+	// parked reports that it has no slot left.
 	parked bool
-	// resumed counts the calls of resume, so that one which comes while
-	// slots is being asked is not lost.
+	// resumed counts the calls of resume, so that one during the call of
+	// slots is not lost.
 	resumed int
 }
 
 // never is later than every due time.
 const never = int64(1<<63 - 1)
 
-// queue is what this node has in its hands.
+// queue holds what this node has claimed.
 type queue struct {
 	mu      sync.Mutex
 	lanes   map[string]*lane
 	waiting map[int64]*leased
 	claimed map[int64]*leased
-	// scanAt is when the database has to be looked at again.
+	// scanAt is when the database is to be scanned again.
 	scanAt int64
-	// rescan: other nodes may have left something there.
+	// rescan reports that other nodes may have left deliveries.
 	rescan bool
 	leases int64
-	// lost are leases of which it is not known whether they were committed.
+	// lost are leases that may have been committed or not.
 	lost        []int64
 	subscribers map[chan struct{}]bool
 
@@ -70,7 +69,7 @@ func (q *queue) init() {
 	q.subscribers = make(map[chan struct{}]bool)
 }
 
-// newLease gives a number for what is taken together.
+// newLease returns the number of a new lease.
 func (q *queue) newLease() int64 {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -78,7 +77,7 @@ func (q *queue) newLease() int64 {
 	return q.leases
 }
 
-// lose keeps a lease that may have been committed.
+// lose records a lease that may have been committed.
 func (q *queue) lose(lease int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -93,7 +92,7 @@ func (q *queue) takeLost() []int64 {
 	return lost
 }
 
-// clear drops what waits here: it is another node's by now.
+// clear drops what waits here: it is another node's by then.
 func (q *queue) clear() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -104,7 +103,7 @@ func (q *queue) clear() {
 	q.scanAt = 0
 }
 
-// lane gives an endpoint's lane. The caller holds the mutex.
+// lane returns an endpoint's lane. The caller holds the mutex.
 func (q *queue) lane(endpoint string) *lane {
 	l := q.lanes[endpoint]
 	if l == nil {
@@ -114,15 +113,15 @@ func (q *queue) lane(endpoint string) *lane {
 	return l
 }
 
-// settle drops a lane of which nothing is known. The caller holds the mutex.
+// settle deletes a lane that is empty and not parked. The caller holds the mutex.
 func (q *queue) settle(endpoint string, l *lane) {
 	if len(l.waiting) == 0 && !l.parked {
 		delete(q.lanes, endpoint)
 	}
 }
 
-// room is how many deliveries to the endpoint may be taken ahead: none where
-// nobody would come for them, or others are due before.
+// room returns how many deliveries to the endpoint may be claimed ahead: none
+// where no engine runs, or the lane is parked.
 func (q *queue) room(endpoint string) int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -139,7 +138,7 @@ func (q *queue) room(endpoint string) int {
 	return n
 }
 
-// put makes taken deliveries wait.
+// put adds claimed deliveries to their lanes.
 func (q *queue) put(items []*leased) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -150,7 +149,7 @@ func (q *queue) put(items []*leased) {
 	}
 }
 
-// withdraw takes a delivery out that waits here, so that no attempt begins.
+// withdraw removes a delivery that waits here, so that no attempt begins.
 func (q *queue) withdraw(n, lease int64) *leased {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -170,15 +169,15 @@ func (q *queue) withdraw(n, lease int64) *leased {
 	return i
 }
 
-// held is the claim on a delivery, nil when it was given back.
+// held returns the claim on a delivery, nil when it has ended.
 func (q *queue) held(n int64) *leased {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.claimed[n]
 }
 
-// giveBack ends a claim.
-func (q *queue) giveBack(i *leased) {
+// endClaim ends a claim.
+func (q *queue) endClaim(i *leased) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.claimed[i.n] == i {
@@ -188,7 +187,7 @@ func (q *queue) giveBack(i *leased) {
 	q.signal()
 }
 
-// resume lets a parked endpoint be asked for again. The caller holds the mutex.
+// resume makes a parked endpoint be asked for again. The caller holds the mutex.
 func (q *queue) resume(endpoint string) {
 	if l := q.lanes[endpoint]; l != nil {
 		q.resumeLane(endpoint, l)
@@ -211,7 +210,7 @@ func (q *queue) signal() {
 	}
 }
 
-// look makes the database be looked at when something is due there.
+// look makes the database be scanned at the given time at the latest.
 func (q *queue) look(due int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -219,8 +218,8 @@ func (q *queue) look(due int64) {
 	q.signal()
 }
 
-// requestRescan makes the database be looked at for what other nodes have left. It
-// does not change when something is known to be due.
+// requestRescan makes the database be scanned for what other nodes have left. It
+// does not change scanAt.
 func (q *queue) requestRescan() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -249,7 +248,7 @@ func (s *Store) Changed() (<-chan struct{}, func()) {
 			}
 		}
 		q.mu.Unlock()
-		// Nobody here comes for them any more.
+		// No engine claims them here any more.
 		for _, i := range stranded {
 			if q.withdraw(i.n, i.lease) != nil {
 				s.release(i)

@@ -46,7 +46,7 @@ func scanPrediction(row pgx.Row) (p store.Prediction, poller int64, err error) {
 	return p, poller, err
 }
 
-// scanOnlyPrediction reads predictionColumns for those who need no poller.
+// scanOnlyPrediction reads predictionColumns without the poller.
 func scanOnlyPrediction(row pgx.CollectableRow) (store.Prediction, error) {
 	p, _, err := scanPrediction(row)
 	return p, err
@@ -311,7 +311,7 @@ func (u *unit) queueDeliveries(b *pgx.Batch) {
 	}
 }
 
-// orEmpty is never NULL.
+// orEmpty returns b, or an empty slice in place of nil, which would be NULL.
 func orEmpty(b []byte) []byte {
 	if b == nil {
 		return []byte{}

@@ -9,8 +9,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// orphanOwners finds the ids in a column that are of no node, jumping from id
-// to id through its index.
+// orphanOwners selects the IDs in a column that belong to no node. It goes from ID
+// to ID through the column's index.
 const orphanOwners = `WITH RECURSIVE o AS (
 	(SELECT %[2]s AS id FROM %[1]s WHERE %[3]s ORDER BY %[2]s LIMIT 1)
 	UNION ALL
@@ -22,15 +22,15 @@ var (
 	orphanPolls      = fmt.Sprintf(orphanOwners, "webhook_predictions", "poller", polled)
 )
 
-// polled is the condition of the index of predictions that are asked for.
+// polled is the condition of the index of predictions that are polled.
 const polled = "happened < 2 AND poll_path <> ''"
 
 // takeoverBatch is how many rows are taken over at a time, so that several
-// nodes share what one has left.
+// nodes share the rows of one that is gone.
 const takeoverBatch = 500
 
-// takeOver frees the deliveries and takes the predictions of nodes that are
-// gone.
+// takeOver frees the deliveries of nodes that are gone, and polls their predictions
+// from then on.
 func (s *Store) takeOver() error {
 	for more := true; more; {
 		var err error
@@ -47,21 +47,21 @@ func (s *Store) takeOver() error {
 	return nil
 }
 
-// readOrphans reads what owners hold that are gone, and what this node took with
-// leases of which it does not know what became.
+// readOrphans selects what owners have claimed that are gone, and what this node
+// has claimed with leases that may have been committed or not.
 const readOrphans = `SELECT n, prediction, owner, lease FROM webhook_deliveries
 	WHERE owner <> 0 AND owner = ANY($1::bigint[] || $2::bigint) AND (owner <> $2 OR lease = ANY($3)) LIMIT $4`
 
-// takeOrphans takes predictions to poll.
+// takeOrphans makes a node poll predictions of nodes that are gone.
 const takeOrphans = `UPDATE webhook_predictions SET poller = $1 WHERE ref = ANY(ARRAY(
 	SELECT ref FROM webhook_predictions WHERE poller = ANY($2) AND ` + polled + ` LIMIT $3 FOR UPDATE SKIP LOCKED
 )) RETURNING ref`
 
-// orphan is a delivery that nobody holds any more.
+// orphan is a delivery whose claim nobody uses any more.
 type orphan struct{ n, prediction, owner, lease int64 }
 
-// freeDeliveries frees what nodes held that are gone, and what this one may
-// have taken without getting to know.
+// freeDeliveries ends the claims of nodes that are gone, and those that this node
+// made in a transaction whose outcome it does not know.
 func (s *Store) freeDeliveries() (more bool, err error) {
 	lost := s.queue.takeLost()
 	me := s.nodes.id.Load()
@@ -110,7 +110,7 @@ func (s *Store) freeDeliveries() (more bool, err error) {
 	return freed > 0 && len(orphans) == takeoverBatch, nil
 }
 
-// knows reports whether a delivery is in this node's hands.
+// knows reports whether this node uses the claim on a delivery.
 func (q *queue) knows(n, lease int64) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -122,7 +122,7 @@ func (q *queue) knows(n, lease int64) bool {
 	return false
 }
 
-// takePolls asks, from now on, for predictions of nodes that are gone.
+// takePolls takes over the polls of nodes that are gone.
 func (s *Store) takePolls() (more bool, err error) {
 	var refs []int64
 	err = s.use(func(ctx context.Context, conn *pgx.Conn) error {
@@ -142,13 +142,13 @@ func (s *Store) takePolls() (more bool, err error) {
 	return len(refs) == takeoverBatch, err
 }
 
-// notifyInterval bounds how often others are told that something is due.
+// notifyInterval is the shortest time between two notifications.
 const notifyInterval = 50 * time.Millisecond
 
-// notifyPeers tells other nodes that there is something to take.
+// notifyPeers notifies other nodes that a delivery is due.
 func (s *Store) notifyPeers() { signal(s.notifying) }
 
-// notifyLoop does so, but not for every one of many.
+// notifyLoop sends the notifications, one for many deliveries.
 func (s *Store) notifyLoop() {
 	defer s.working.Done()
 	for {
@@ -157,7 +157,7 @@ func (s *Store) notifyLoop() {
 			return
 		case <-s.notifying:
 		}
-		// An error means that they find out by themselves.
+		// After an error the others find out at their next scan.
 		_ = s.notify(fmt.Sprintf("d%d", s.nodes.id.Load()))
 		select {
 		case <-s.stop:

@@ -56,7 +56,7 @@ func (s *Store) Abandon(ctx context.Context, ref int64) error {
 
 // Track implements store.Predictions.
 func (s *Store) Track(ctx context.Context, p *store.Prediction, events []store.Event) error {
-	asked := *p // what the caller does with p after an error is no business of the writer's
+	asked := *p // after an error the caller may change p while the job still runs
 	var tracked store.Prediction
 	err := s.commit(ctx, &job{
 		refs: []int64{asked.Ref}, keys: [][]byte{ledger.PredictionKey(asked.API, asked.ID)},
@@ -105,7 +105,7 @@ func (u *unit) track(p store.Prediction, events []store.Event) (*tracked, error)
 
 // insert adds a prediction. A token that another has, or an ID that another node
 // tracks in this moment, fails the transaction. ref is the number that an earlier
-// run gave it, or 0: under the same number it can't be added twice.
+// run assigned, or 0: a number can't be added twice.
 func (u *unit) insert(e *ledger.Entry[row], ref int64) (*tracked, error) {
 	if ref == 0 {
 		var err error

@@ -20,16 +20,16 @@ type job struct {
 	refs []int64
 	keys [][]byte
 	// do may run more than once, each time from the beginning, also after a
-	// commit whose outcome nobody heard: then it finds its own work done. It
-	// refuses with ErrNotFound or ErrDisabled before it has changed anything.
+	// commit whose outcome is not known: then it finds its own work done. It
+	// returns ErrNotFound or ErrDisabled before it has changed anything.
 	do func(*unit) error
-	// after runs when it is committed.
+	// after runs once the job is committed.
 	after   func()
 	refused error
 	done    chan error
 }
 
-// numbersPerJob is how many rows a job may add at most.
+// numbersPerJob is the most rows that a job adds.
 const numbersPerJob = 4
 
 // tracked is a prediction with those of its deliveries that matter: what is
@@ -40,17 +40,17 @@ type tracked struct {
 	gone, touched bool
 }
 
-// delivery is a delivery, with what of its row is of no interest to the ledger.
+// delivery is a delivery, with the columns that the ledger does not use.
 type delivery = ledger.Delivery[row]
 
 type row struct {
 	nonce, created int64
-	// endpoint is the lane it waits in, as text.
+	// endpoint is the lane that it waits in, as text.
 	endpoint string
-	// owner is the node that has it, if it is claimed, and lease what it was
-	// claimed with.
+	// owner is the node that has claimed it, and lease the number of the
+	// claim.
 	owner, lease int64
-	// idle: nobody had it when it was read.
+	// idle reports that no node had claimed it when it was read.
 	idle bool
 }
 
@@ -69,12 +69,12 @@ type unit struct {
 	numbers []int64
 
 	attempts []attemptRow
-	// taken counts what is taken ahead by endpoint, leasedAny says whether
-	// anything is.
+	// taken counts the deliveries that are claimed ahead, by endpoint.
+	// leasedAny reports that there are any.
 	taken     map[string]int
 	leasedAny bool
 	withdrawn []*leased
-	ended     []*leased // claims that are over once it is committed
+	ended     []*leased // claims that end when it is committed
 }
 
 type attemptRow struct {
@@ -84,7 +84,7 @@ type attemptRow struct {
 	store.Attempt
 }
 
-// runJobs runs a group.
+// runJobs runs a group of jobs.
 func (s *Store) runJobs(jobs []*job) {
 	transact(s, jobs, outageWait, s.runUnit, func(j *job, err error) {
 		if err == nil {
@@ -97,12 +97,13 @@ func (s *Store) runJobs(jobs []*job) {
 	})
 }
 
-// commit hands a job in and waits for it.
+// commit adds a job to the next group and waits until it is committed.
 func (s *Store) commit(ctx context.Context, j *job) error {
 	if err := s.closed(); err != nil {
 		return err
 	}
-	// What a job is about was begun before.
+	// A request that waits for its job has begun already: it waits for the
+	// database, too.
 	if err := s.await(ctx, outageWait); err != nil {
 		return err
 	}
@@ -118,7 +119,7 @@ func (s *Store) commit(ctx context.Context, j *job) error {
 	return fmt.Errorf("%w: %w", store.ErrUnavailable, err)
 }
 
-// runUnit is one transaction of jobs.
+// runUnit runs jobs in one transaction.
 func (s *Store) runUnit(ctx context.Context, conn *pgx.Conn, jobs []*job) (err error) {
 	u := &unit{
 		s: s, ctx: ctx, conn: conn, me: s.nodes.id.Load(), lease: s.queue.newLease(),
@@ -150,13 +151,13 @@ func (s *Store) runUnit(ctx context.Context, conn *pgx.Conn, jobs []*job) (err e
 	return nil
 }
 
-// undo puts back what was taken out of the lanes.
+// undo returns to the lanes what was withdrawn from them.
 func (u *unit) undo() {
 	u.s.queue.put(u.withdrawn)
 	u.withdrawn = nil
 }
 
-// apply brings this node's memory up to what was committed.
+// apply updates this node's memory after the commit.
 func (u *unit) apply() {
 	var ready []*leased
 	for _, t := range u.touched {
@@ -169,7 +170,7 @@ func (u *unit) apply() {
 		for _, d := range t.Deliveries {
 			switch {
 			case d.State != store.DeliveryPending && d.Changed != 0 && d.Row.idle:
-				u.s.queue.look(0) // what was next may be no more
+				u.s.queue.look(0) // the delivery that was due next may have ended
 			case d.State != store.DeliveryPending || d.Held:
 			case d.Claimed && d.Row.owner == u.me && d.Row.lease == u.lease:
 				ready = append(ready, &leased{n: d.N, prediction: t.Ref, owner: u.me, lease: u.lease, due: d.Due, endpoint: d.Row.endpoint})
@@ -183,7 +184,7 @@ func (u *unit) apply() {
 	}
 	u.s.queue.put(ready)
 	for _, i := range u.ended {
-		u.s.queue.giveBack(i)
+		u.s.queue.endClaim(i)
 	}
 	q := &u.s.queue
 	q.mu.Lock()
@@ -191,7 +192,7 @@ func (u *unit) apply() {
 	q.signal()
 }
 
-// find gives a prediction by its ref.
+// find returns a prediction by its ref.
 func (u *unit) find(ref int64) (*tracked, error) {
 	t := u.byRef[ref]
 	if t == nil || t.gone {
@@ -200,7 +201,7 @@ func (u *unit) find(ref int64) (*tracked, error) {
 	return t, nil
 }
 
-// findKey gives the prediction of an API's id, nil when there is none.
+// findKey returns the prediction with an ID of an API, nil when there is none.
 func (u *unit) findKey(api, id string) (*tracked, error) {
 	key := ledger.PredictionKey(api, id)
 	if key == nil {
@@ -219,7 +220,7 @@ func (u *unit) findKey(api, id string) (*tracked, error) {
 	return t, nil
 }
 
-// number gives a number for a new row.
+// number returns the number of a new row.
 func (u *unit) number() (int64, error) {
 	if len(u.numbers) == 0 {
 		rows, err := u.conn.Query(u.ctx, nextNumbers, numbersPerJob)
@@ -235,7 +236,7 @@ func (u *unit) number() (int64, error) {
 	return n, nil
 }
 
-// touch marks a prediction that a job was about.
+// touch records that a job was about a prediction.
 func (u *unit) touch(t *tracked) {
 	if !t.touched {
 		t.touched = true
@@ -243,8 +244,8 @@ func (u *unit) touch(t *tracked) {
 	}
 }
 
-// withdraw frees a delivery that this node holds and does not attempt yet. It
-// reports whether no attempt is under way.
+// withdraw ends this node's claim on a delivery that it does not attempt yet. It
+// reports false if an attempt may be under way.
 func (u *unit) withdraw(d *delivery) bool {
 	if !d.Claimed {
 		return true
@@ -264,8 +265,8 @@ func (u *unit) withdraw(d *delivery) bool {
 	return true
 }
 
-// finish ends a job on a prediction: it numbers new deliveries, and takes those
-// ahead that may go.
+// finish ends a job on a prediction: it numbers new deliveries, and claims ahead
+// those that may be attempted.
 func (u *unit) finish(t *tracked) error {
 	u.touch(t)
 	for _, d := range t.Deliveries {

@@ -14,10 +14,10 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store/internal/ledger"
 )
 
-// maxLoadedLanes is how many lanes loadQueue remembers at a time.
+// maxLoadedLanes is how many lanes loadQueue keeps by client and URL.
 const maxLoadedLanes = 4096
 
-// loadQueue reads what is pending. Payloads stay on disk.
+// loadQueue reads what is pending. Payloads are not read.
 func (s *Store) loadQueue() error {
 	var n int
 	if err := s.db.QueryRow("SELECT count(*) FROM deliveries INDEXED BY deliveries_pending WHERE state = 0").Scan(&n); err != nil {
@@ -47,7 +47,7 @@ func (s *Store) loadQueue() error {
 			}
 		}
 		i.due += shift
-		// Those that wait for long wait for few receivers.
+		// Deliveries that wait long are mostly for a few receivers.
 		key, known := lanes[[2]string{client, url}]
 		if !known {
 			if len(lanes) >= maxLoadedLanes {
@@ -61,13 +61,13 @@ func (s *Store) loadQueue() error {
 	return rows.Err()
 }
 
-// maxWait is the longest wait that a receiver can ask for. One that is longer
-// comes from the configuration, or from a clock that was wrong.
+// maxWait is the longest wait that a receiver can request. A longer one comes from
+// the configuration, or from a clock that was wrong.
 const maxWait = time.Hour
 
-// waiting returns the due time of a stored delivery, in Unix milliseconds, that
-// is due later than now. One by a clock that was ahead waits no longer than it
-// would have.
+// waiting returns the due time, in Unix milliseconds, of a stored delivery that is
+// due later than now. One whose due time was set by a clock that was ahead waits
+// no longer than it would have.
 func (s *Store) waiting(n, prediction, due int64, attempts int32, now int64) (int64, error) {
 	if attempts == 0 {
 		return now, nil // an event's first attempt is due when it is committed
@@ -94,8 +94,8 @@ func (s *Store) ClaimDeliveries(ctx context.Context, limit int, slots func(store
 	taken, next := s.queue.take(s.opts.clock, limit, slots)
 	read, err := s.readDeliveries(ctx, s.queue.unread(taken))
 	if err != nil {
-		// What was kept in memory is not handed out either: it would be
-		// lost on a caller that looks at the error first.
+		// What is in memory is not handed out either: with an error nothing
+		// is claimed.
 		again := s.opts.Now().Add(claimAgain)
 		for _, i := range taken {
 			s.unclaim(i, again)
@@ -115,10 +115,10 @@ func (s *Store) ClaimDeliveries(ctx context.Context, limit int, slots func(store
 	return out, s.opts.clock.Time(next), nil
 }
 
-// claimAgain is how long a delivery waits that could not be read.
+// claimAgain is when to claim again after a failed read.
 const claimAgain = time.Second
 
-// errDamaged is of a delivery whose prediction or payload is missing.
+// errDamaged reports a delivery whose prediction or payload is missing.
 var errDamaged = errors.New("delivery is damaged")
 
 // unread returns those of claimed items that are not in memory.
@@ -133,9 +133,9 @@ func (q *queue) unread(taken []*item) (stored []*item) {
 	return stored
 }
 
-// handOut returns a claimed delivery. If it was canceled meanwhile, or given to
-// another lane, the claim is given back and it returns nil: the slot that was
-// counted for it is that of the lane that it was claimed from.
+// handOut returns a claimed delivery. If it was canceled meanwhile, or moved to
+// another lane, handOut ends the claim and returns nil: the slot that it used is
+// one of the lane that it was claimed from.
 func (s *Store) handOut(i *item, read *stored) (*store.Delivery, error) {
 	q := s.queue
 	q.mu.Lock()
@@ -143,8 +143,8 @@ func (s *Store) handOut(i *item, read *stored) (*store.Delivery, error) {
 	d, k := i.fresh(), q.known[i.prediction]
 	if d == nil {
 		if read == nil {
-			// Damage to one must not hold up the others. What is left of
-			// it is looked at again when the store is opened.
+			// A damaged delivery must not block the others. It is in the
+			// queue again when the store is opened.
 			q.unclaim(i)
 			q.remove(i)
 			return nil, errDamaged
@@ -180,8 +180,8 @@ type stored struct {
 	prediction store.Prediction
 }
 
-// readDeliveries reads what is stored of items, by number. What is not there is
-// left out.
+// readDeliveries reads the deliveries of items, by number. What is missing is left
+// out.
 func (s *Store) readDeliveries(ctx context.Context, items []*item) (map[int64]*stored, error) {
 	if len(items) == 0 {
 		return nil, nil
@@ -221,7 +221,7 @@ func scanDeliveries(rows *sql.Rows, into map[int64]*stored) error {
 	return rows.Err()
 }
 
-// unclaim gives a claim back without an attempt.
+// unclaim ends a claim without an attempt.
 func (s *Store) unclaim(i *item, due time.Time) {
 	at := s.opts.clock.At(due)
 	q := s.queue
@@ -264,10 +264,10 @@ func (s *Store) SetApart(_ context.Context, d store.Delivery) error {
 	return nil
 }
 
-// setApart makes an item go to the lane of its URL alone, unless it was given
-// another URL meanwhile.
+// setApart makes an item go to the lane of its URL, unless its URL was changed
+// meanwhile.
 func (q *queue) setApart(i *item, d *store.Delivery) {
-	if key := i.goesTo(); key.Takes(d.Client, d.URL) && (i.aside == nil || i.aside.lane == store.Lane{}) {
+	if key := i.goesTo(); key.Takes(d.Client, d.URL) && (i.extra == nil || i.extra.lane == store.Lane{}) {
 		i.sendTo(store.LaneOf(d.Client, d.URL).Only(d.URL))
 	}
 }
@@ -293,8 +293,7 @@ func (s *Store) Complete(ctx context.Context, o store.Outcome) error {
 	return s.run(ctx, op{ends: true, write: func(g *group) error { return g.complete(i, &o) }})
 }
 
-// complete writes an outcome. It does nothing when the claim was given back
-// before.
+// complete writes an outcome. It does nothing when the claim has ended.
 func (g *group) complete(i *item, o *store.Outcome) error {
 	e, d := g.claimed(i)
 	if d == nil {

@@ -14,8 +14,8 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store/internal/move"
 )
 
-// Export is a file that is read to the end by somebody else. It holds the file's
-// lock, so no Caddy runs on it meanwhile. It implements move.Source.
+// Export reads a whole file, for a copy. It holds the file's lock, so that no Caddy
+// uses it meanwhile. It implements move.Source.
 type Export struct {
 	lock *flock.Flock
 	db   *sql.DB
@@ -23,7 +23,7 @@ type Export struct {
 	payload string
 }
 
-// OpenExport opens a file that is there. The errors are those of Open.
+// OpenExport opens an existing file. The errors are those of Open.
 func OpenExport(path string) (*Export, error) {
 	x := &Export{payload: "d.payload"}
 	err := func() (err error) {
@@ -55,7 +55,7 @@ func OpenExport(path string) (*Export, error) {
 	return x, nil
 }
 
-// Close gives the file back.
+// Close closes the file and unlocks it.
 func (x *Export) Close() error {
 	var errs []error
 	if x.db != nil {
@@ -67,7 +67,7 @@ func (x *Export) Close() error {
 	return errors.Join(errs...)
 }
 
-// walk gives the rows of a query.
+// walk returns the rows of a query.
 func walk[T any](x *Export, query string, scan func(*sql.Rows) (T, error)) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		var none T

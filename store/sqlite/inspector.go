@@ -43,8 +43,8 @@ func (s *Store) ListDeliveries(ctx context.Context, f store.DeliveryFilter) ([]s
 		and("t.event & ? <> 0", f.Event)
 	}
 	if f.Endpoint != "" {
-		// Most of the others are told by how their URL begins. A cross join is
-		// made in this order.
+		// The beginning of the URL excludes most of the others. SQLite runs a
+		// cross join in the order in which it is written.
 		w.join = " CROSS JOIN predictions p ON p.ref = t.prediction"
 		and("p.url LIKE ? ESCAPE '\\'", likeEscape.Replace(urlStart(f.Endpoint))+"%")
 		w.text, w.keep = "p.url", func(url string) bool { return store.EndpointOf(url) == f.Endpoint }
@@ -57,8 +57,8 @@ func (s *Store) ListDeliveries(ctx context.Context, f store.DeliveryFilter) ([]s
 	return rows, next, s.readError(err)
 }
 
-// urlStart is what the URLs of an endpoint begin with, as far as SQLite, which
-// knows no upper case beyond ASCII, can tell.
+// urlStart returns the text that the URLs of an endpoint begin with, up to the
+// first character that is not ASCII: SQLite folds the case of ASCII only.
 func urlStart(endpoint string) string {
 	start := strings.TrimSuffix(strings.TrimSuffix(endpoint, ":443"), ":80")
 	if i := strings.IndexFunc(start, func(r rune) bool { return r > unicode.MaxASCII }); i >= 0 {
@@ -69,10 +69,10 @@ func urlStart(endpoint string) string {
 
 var likeEscape = strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`)
 
-// marks are n placeholders.
+// marks returns n placeholders.
 func marks(n int) string { return strings.TrimSuffix(strings.Repeat("?,", n), ",") }
 
-// refs finds the predictions of an id, of which each API may have one.
+// refs returns the predictions with an ID, of which each API may have one.
 func (s *Store) refs(ctx context.Context, id string) (refs []any, err error) {
 	low := ledger.IDKey(id)
 	high := append(ledger.IDKey(id), 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff)
@@ -175,8 +175,8 @@ func (s *Store) ListPredictions(ctx context.Context, f store.PredictionFilter) (
 	return out, next, s.readError(err)
 }
 
-// listedColumns are predictionColumns without what may be large or is nobody's
-// business.
+// listedColumns are predictionColumns without those that may be large or are
+// secret.
 var listedColumns = strings.NewReplacer("credential", "NULL", "token", "NULL", "body", "NULL").Replace(predictionColumns)
 
 func (s *Store) predictionRows(ctx context.Context, refs []int64) ([]store.Prediction, error) {

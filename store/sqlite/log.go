@@ -46,7 +46,7 @@ func (s *Store) Redeliver(ctx context.Context, ref int64, attempt int64) (string
 	return s.redeliver(ctx, "d.n = (SELECT delivery FROM attempts WHERE id = ?1 AND prediction = ?2) AND d.prediction = ?2", attempt, ref)
 }
 
-// redeliver commits a new delivery of the one that the condition selects.
+// redeliver commits a new delivery like the one that the condition selects.
 func (s *Store) redeliver(ctx context.Context, where string, args ...any) (string, error) {
 	var id string
 	err := s.commit(ctx, func(g *group) error {
@@ -126,7 +126,7 @@ func (g *group) numbers(query string, args ...any) (out []int64, err error) {
 }
 
 func (g *group) forgetPrediction(ref int64) error {
-	// A redelivery may have come since the row was looked at.
+	// A redelivery may have been committed since the row was read.
 	return g.exec("DELETE FROM predictions WHERE ref = ? AND "+undelivered, ref)
 }
 
@@ -135,8 +135,8 @@ const undelivered = "NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.prediction =
 // forgetBatch is how many rows one transaction deletes.
 const forgetBatch = 200
 
-// sweepRows is how many rows, beyond those that are oldest by number, one call of
-// Forget looks at.
+// sweepRows is how many rows one call of Forget reads beside those that are oldest
+// by number.
 const sweepRows = 20_000
 
 // forgetRows deletes the rows made before the time that match the condition,
@@ -177,8 +177,8 @@ func (s *Store) forgetRows(ctx context.Context, before time.Time, table, number,
 	return nil
 }
 
-// forgetSome deletes those of the next rows up to a number that may go. It returns
-// the last number it looked at.
+// forgetSome deletes those of the next rows up to a number that may be deleted. It
+// returns the last number that it has read.
 func (s *Store) forgetSome(ctx context.Context, query string, from, end int64, before time.Time, forget func(*group, int64) error) (int64, error) {
 	last, found, due, err := s.forgettable(ctx, query, from, end, before.UnixMilli())
 	if err != nil {
@@ -231,8 +231,7 @@ func (s *sweeps) next(table string) int64 {
 	return s.at[table]
 }
 
-// set notes where the next sweep begins: at the beginning once there is nothing
-// more, which an end of 0 says.
+// set records where the next sweep begins. An end of 0 means at the beginning.
 func (s *sweeps) set(table string, end int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

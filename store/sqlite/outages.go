@@ -42,7 +42,7 @@ func (s *Store) EndOutage(ctx context.Context, lane store.Lane) error {
 	})
 }
 
-// maxSpans is how many times in which a process was there are kept.
+// maxSpans is how many spans are kept.
 const maxSpans = 1000
 
 // Witness implements store.Outages.

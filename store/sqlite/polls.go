@@ -8,8 +8,8 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
-// loadPolls reads which predictions are tracked. All are due at once; the
-// tracker bounds how many it asks for at a time.
+// loadPolls reads which predictions are polled. All are due at once; the tracker
+// limits how many it polls at a time.
 func (s *Store) loadPolls() error {
 	rows, err := s.db.Query("SELECT ref FROM predictions INDEXED BY predictions_tracked WHERE happened < 2 AND poll_path <> ''")
 	if err != nil {
@@ -52,8 +52,8 @@ func (s *Store) ClaimPolls(ctx context.Context, limit int) ([]store.Prediction, 
 	return out, next, nil
 }
 
-// PollAgain implements store.Polls. When to ask next is kept in memory:
-// after a restart everything is asked for anew.
+// PollAgain implements store.Polls. The due time is kept in memory: after a
+// restart all polls are due.
 func (s *Store) PollAgain(_ context.Context, p store.Prediction, due time.Time) error {
 	if err := s.closed(); err != nil {
 		return err

@@ -22,67 +22,68 @@ type item struct {
 	attempts   int32
 	pos        int32 // in its lane
 	event      event.Set
-	// redelivery: apart from the order of events.
+	// redelivery reports that it is apart from the order of events.
 	redelivery bool
-	// claimed: an attempt is under way.
+	// claimed reports that an attempt is under way.
 	claimed bool
-	// canceled while claimed.
+	// canceled reports that it was canceled while it was claimed.
 	canceled bool
-	// pinned: it is counted in known.
+	// pinned reports that it is counted in known.
 	pinned bool
-	// next is the terminal event's delivery, held back until this one, for
-	// the started event, has an outcome.
+	// next is the terminal event's delivery, which is held until this one,
+	// for the started event, has an outcome.
 	next *item
-	// lane it is in, or was claimed from. An item that is held back has none.
+	// lane is the one that it waits in or was claimed from. An item that is
+	// held has none.
 	lane *lane
-	// aside is what most have not: those that wait for a retry are many, and
-	// kept small.
-	aside *aside
+	// extra is what few items have. Many items may wait for a retry, so that
+	// each must be small.
+	extra *extra
 }
 
-// aside is what an item has besides, for a time.
-type aside struct {
-	// lane it goes to next, if that is not the one it is in.
+// extra is what an item has for a short time.
+type extra struct {
+	// lane is the one that it goes to next, if that is not the one it is in.
 	lane store.Lane
-	// fresh is the delivery until its first attempt, if there is room.
+	// fresh is the delivery until it is handed out, if there is room.
 	fresh *store.Delivery
 }
 
 // goesTo returns where the item goes next.
 func (i *item) goesTo() store.Lane {
 	switch {
-	case i.aside != nil && i.aside.lane != store.Lane{}:
-		return i.aside.lane
+	case i.extra != nil && i.extra.lane != store.Lane{}:
+		return i.extra.lane
 	case i.lane != nil:
 		return i.lane.key
 	}
 	return store.Lane{}
 }
 
-// sendTo notes where an item goes that is in no lane, or on its way.
+// sendTo records where an item goes that is in no lane or claimed.
 func (i *item) sendTo(key store.Lane) {
-	if i.aside == nil {
-		i.aside = new(aside)
+	if i.extra == nil {
+		i.extra = new(extra)
 	}
-	i.aside.lane = key
+	i.extra.lane = key
 }
 
-// fresh is the delivery, if it is in memory still.
+// fresh returns the delivery, nil if it is not in memory.
 func (i *item) fresh() *store.Delivery {
-	if i.aside == nil {
+	if i.extra == nil {
 		return nil
 	}
-	return i.aside.fresh
+	return i.extra.fresh
 }
 
-// lane holds the deliveries of one lane of the store, those due first in front.
+// lane holds the deliveries of one lane of the store, earliest due time first.
 type lane struct {
 	key   store.Lane
 	items []*item
 	where laneState
 	pos   int // in queue.waiting
-	// resumed counts the calls of resume, so that one which comes while
-	// slots is being asked is not lost.
+	// resumed counts the calls of resume, so that one during the call of
+	// slots is not lost.
 	resumed int
 }
 
@@ -92,7 +93,7 @@ const (
 	laneEmpty   laneState = iota
 	laneWaiting           // in queue.waiting, for its first item to become due
 	laneReady             // in queue.ready
-	laneParked            // due, but the lane may have no more now
+	laneParked            // due, but the lane has no slot left
 )
 
 // known is what the queue knows of a prediction with deliveries that are claimed
@@ -101,7 +102,7 @@ type known struct {
 	id, client, url, traceparent string
 	events, happened             event.Set
 	webhook                      store.WebhookStatus
-	// current: it follows the transactions. Until then nothing of it is set.
+	// current reports that it is set, and follows the transactions.
 	current bool
 	items   int
 }
@@ -122,7 +123,7 @@ func (k *known) prediction(ref int64) store.Prediction {
 type queue struct {
 	mu      sync.Mutex
 	items   map[int64]*item
-	started map[int64]*item // pending started events by prediction
+	started map[int64]*item // started events' deliveries by prediction
 	known   map[int64]*known
 	lanes   map[store.Lane]*lane
 	ready   []*lane
@@ -133,7 +134,7 @@ type queue struct {
 	subscribers map[chan struct{}]bool
 }
 
-// newQueue makes one with room for n items.
+// newQueue returns a queue with room for n items.
 func newQueue(n int) *queue {
 	return &queue{
 		items:       make(map[int64]*item, n),
@@ -144,13 +145,13 @@ func newQueue(n int) *queue {
 	}
 }
 
-// add takes a delivery in. One that has to wait for its prediction's started
-// event is held back.
+// add adds a delivery. One that has to wait for its prediction's started event is
+// held.
 func (q *queue) add(i *item, key store.Lane) {
 	q.items[i.n] = i
 	if d := i.fresh(); d != nil {
 		if size := len(d.Payload); q.fresh+size > freshBytes {
-			i.aside.fresh = nil
+			i.extra.fresh = nil
 		} else {
 			q.fresh += size
 			q.pin(i)
@@ -192,7 +193,7 @@ func (q *queue) unpin(i *item) {
 	}
 }
 
-// push makes an item wait in a lane.
+// push puts an item into a lane.
 func (q *queue) push(i *item, key store.Lane) {
 	l := q.lanes[key]
 	if l == nil {
@@ -201,9 +202,9 @@ func (q *queue) push(i *item, key store.Lane) {
 	}
 	i.lane, i.claimed = l, false
 	if i.fresh() == nil {
-		i.aside = nil
+		i.extra = nil
 	} else {
-		i.aside.lane = store.Lane{}
+		i.extra.lane = store.Lane{}
 	}
 	q.unpin(i)
 	heap.Push((*itemHeap)(l), i)
@@ -229,7 +230,7 @@ func (q *queue) settle(l *lane) {
 	heap.Push(&q.waiting, l)
 }
 
-// remove takes an item out for good. What it held back may go.
+// remove removes an item. The one that it held goes into its lane.
 func (q *queue) remove(i *item) {
 	delete(q.items, i.n)
 	if q.started[i.prediction] == i {
@@ -244,7 +245,7 @@ func (q *queue) remove(i *item) {
 	i.next = nil
 }
 
-// unlane takes an item out of its lane, so that it can't be claimed.
+// unlane removes an item from its lane, so that it can't be claimed.
 func (q *queue) unlane(i *item) {
 	l := i.lane
 	if l == nil || i.claimed {
@@ -255,7 +256,7 @@ func (q *queue) unlane(i *item) {
 	q.settle(l)
 }
 
-// cancel takes an item out, or sees to it that its attempt is its last.
+// cancel removes an item. If it is claimed, its attempt is its last.
 func (q *queue) cancel(i *item) {
 	if i.claimed {
 		i.canceled = true
@@ -264,7 +265,8 @@ func (q *queue) cancel(i *item) {
 	}
 }
 
-// requeue puts a claimed item back, or drops one that was canceled meanwhile.
+// requeue ends a claim. The item goes into its lane, or is removed if it was
+// canceled meanwhile.
 func (q *queue) requeue(i *item) {
 	key := i.goesTo()
 	q.unclaim(i)
@@ -275,7 +277,7 @@ func (q *queue) requeue(i *item) {
 	}
 }
 
-// unclaim ends an attempt. The item is in no lane then.
+// unclaim ends a claim. The item is in no lane then.
 func (q *queue) unclaim(i *item) {
 	q.resume(i.lane.key)
 	q.signal()
@@ -286,7 +288,7 @@ func (q *queue) unclaim(i *item) {
 func (q *queue) dropFresh(i *item) {
 	if d := i.fresh(); d != nil {
 		q.fresh -= len(d.Payload)
-		i.aside.fresh = nil
+		i.extra.fresh = nil
 	}
 }
 
@@ -347,7 +349,7 @@ func (q *queue) take(clock *clock.Clock, limit int, slots func(store.Lane) store
 // due reports whether the lane's first item is.
 func (l *lane) due(now int64) bool { return len(l.items) > 0 && l.items[0].due <= now }
 
-// resume lets a parked lane be asked again.
+// resume makes a parked lane be asked for again.
 func (q *queue) resume(key store.Lane) {
 	if l := q.lanes[key]; l != nil {
 		q.resumeLane(l)
@@ -401,7 +403,7 @@ func (s *Store) Resume(lanes ...store.Lane) {
 	q.signal()
 }
 
-// itemHeap orders a lane's items.
+// itemHeap orders a lane's items by their due time.
 type itemHeap lane
 
 func (h *itemHeap) Len() int { return len(h.items) }

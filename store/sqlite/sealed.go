@@ -7,7 +7,8 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
-// credentials are the rows that have one: it is erased with the terminal event.
+// credentials selects the rows that have one: it is deleted with the terminal
+// event.
 const credentials = "FROM predictions INDEXED BY predictions_tracked WHERE happened < 2 AND credential IS NOT NULL"
 
 // CountSealed implements store.Secrets.

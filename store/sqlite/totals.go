@@ -8,16 +8,16 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
-// totals are running counts, so that asking for them costs nothing however
-// much is stored. They are counted once at opening, and a transaction's changes
-// are added when it is committed.
+// totals are running counts, so that reading them costs the same however much is
+// stored. They are counted when the store is opened, and each transaction adds its
+// changes when it is committed.
 type totals struct {
 	deliveries [len(store.Counts{}.Deliveries)]int64
 	tracked    int64
 }
 
-// load counts what is there. Delivered ones, of which there may be many, are
-// what the others leave of all, which SQLite counts without reading rows.
+// load counts what is stored. There may be many delivered ones: their number is
+// that of all, which SQLite counts without reading rows, less that of the others.
 func (t *totals) load(db *sql.DB) error {
 	rows, err := db.Query("SELECT state, count(*) FROM deliveries INDEXED BY deliveries_unsent WHERE state >= 2 GROUP BY state")
 	if err != nil {

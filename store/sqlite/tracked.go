@@ -49,7 +49,7 @@ type effects struct {
 	at     int64
 	byRef  map[int64]*tracked
 	loaded []*tracked // in the order in which they were loaded
-	// withdrawn items were taken out of their lanes, so that no attempt
+	// withdrawn items were removed from their lanes, so that no attempt
 	// begins.
 	withdrawn []*item
 }
@@ -163,8 +163,7 @@ func (g *group) addStored(e *tracked, condition string) error {
 	return rows.Err()
 }
 
-// claimed returns a claimed delivery with its entry, nil when the claim was given
-// back.
+// claimed returns a claimed delivery with its entry, nil when the claim has ended.
 func (g *group) claimed(i *item) (*tracked, *delivery) {
 	q := g.w.queue
 	q.mu.Lock()
@@ -198,7 +197,7 @@ func (e *tracked) delivery(n int64) *delivery {
 	return nil
 }
 
-// withdraw takes a delivery out of its lane. It reports false if an attempt is
+// withdraw removes a delivery from its lane. It reports false if an attempt is
 // under way.
 func (g *group) withdraw(d *delivery) bool {
 	q := g.w.queue
@@ -314,7 +313,7 @@ func (g *group) insertAttempt(prediction, delivery int64, kind event.Set, a *sto
 		g.w.lastAttempt, delivery, prediction, kind, a.URL, a.Status, a.Number, a.At.UnixMilli(), a.Took, a.Response, a.Error, a.Exception)
 }
 
-// undo puts back what a transaction that failed took out of the lanes.
+// undo returns to the lanes what a transaction that failed withdrew from them.
 func (g *group) undo() {
 	if len(g.withdrawn) == 0 {
 		return
@@ -327,7 +326,7 @@ func (g *group) undo() {
 	}
 }
 
-// apply brings the memory up to a committed transaction.
+// apply updates the memory after the commit.
 func (g *group) apply() {
 	if len(g.loaded) == 0 {
 		return
@@ -356,8 +355,7 @@ func (g *group) apply() {
 	}
 }
 
-// applyDelivery brings the queue up to a delivery. It reports whether the delivery
-// may be due. The caller holds the queue's mutex.
+// applyDelivery updates the queue. It reports whether the delivery may be due. The caller holds the queue's mutex.
 func (g *group) applyDelivery(e *tracked, d *delivery) bool {
 	q := g.w.queue
 	i := q.items[d.N]
@@ -365,12 +363,12 @@ func (g *group) applyDelivery(e *tracked, d *delivery) bool {
 	case d.Row.fresh && d.State == store.DeliveryPending:
 		i = &item{n: d.N, due: g.at, prediction: e.Ref, event: d.Event, redelivery: d.Redelivery}
 		if d.Row.stored != nil {
-			i.aside = &aside{fresh: d.Row.stored}
+			i.extra = &extra{fresh: d.Row.stored}
 		}
 		q.add(i, d.Lane)
 		return true
 	case i == nil:
-	case d.Row.ended && !i.claimed: // given back by a caller that did not wait
+	case d.Row.ended && !i.claimed: // ended by a caller that did not wait
 	case d.Row.ended && d.State == store.DeliveryPending:
 		i.attempts, i.due = int32(d.Attempts), g.at
 		if d.Due == d.Row.due {

@@ -28,7 +28,7 @@ func scanPrediction(row interface{ Scan(...any) error }) (store.Prediction, erro
 
 const selectPrediction = "SELECT " + predictionColumns + " FROM predictions WHERE "
 
-// closed is an error once Close has begun.
+// closed returns an error once Close has begun.
 func (s *Store) closed() error {
 	select {
 	case <-s.stop:
@@ -51,8 +51,8 @@ func (s *Store) commit(ctx context.Context, write func(*group) error) error {
 	return s.run(ctx, op{write: write})
 }
 
-// run commits an op. What its write refuses it refuses before it has written
-// anything, so that the other ops of its transaction go on.
+// run commits an op. Its write returns ErrNotFound or ErrDisabled before it has
+// written anything, so that the other ops of its transaction go on.
 func (s *Store) run(ctx context.Context, o op) error {
 	var refused error
 	write := o.write
@@ -96,7 +96,7 @@ func (s *Store) Abandon(ctx context.Context, ref int64) error {
 
 // Track implements store.Predictions.
 func (s *Store) Track(ctx context.Context, p *store.Prediction, events []store.Event) error {
-	asked := *p // what the caller does with p after an error is no business of the writer's
+	asked := *p // after an error the caller may change p while the op still runs
 	var now store.Prediction
 	err := s.commit(ctx, func(g *group) error {
 		e, err := g.track(asked, events)
@@ -146,7 +146,7 @@ func (g *group) track(p store.Prediction, events []store.Event) (*tracked, error
 	return e, g.write(e)
 }
 
-// changed runs a statement and tells how many rows it changed.
+// changed runs a statement and returns how many rows it changed.
 func (g *group) changed(query string, args ...any) (int64, error) {
 	stmt, err := g.stmt(query)
 	if err != nil {
@@ -222,8 +222,8 @@ func (s *Store) findPrediction(ctx context.Context, where string, arg any) (stor
 	return p, s.readError(err)
 }
 
-// readError marks what went wrong with the database, as opposed to what is not
-// there or was not waited for.
+// readError returns err, marked as ErrUnavailable unless it is ErrNotFound or the
+// context's.
 func (s *Store) readError(err error) error {
 	switch {
 	case err == nil, errors.Is(err, store.ErrNotFound), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):

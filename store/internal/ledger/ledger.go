@@ -62,7 +62,7 @@ type Entry[R any] struct {
 
 // Delivery is a delivery as the rules see it. Times are Unix milliseconds.
 type Delivery[R any] struct {
-	// N is its number, 0 until the store gives it one.
+	// N is its number, 0 until the store assigns one.
 	N          int64
 	Event      event.Set
 	Redelivery bool
@@ -133,9 +133,9 @@ func (e *Entry[R]) Adopt(tx *Tx[R], p store.Prediction, events []store.Event) {
 	e.Observe(tx, events)
 }
 
-// Retrack gives a prediction that is tracked already the webhook of p. Where p was
+// Retrack sets the webhook of p on a prediction that is tracked already. Where p was
 // reserved, as for a create that an API answered with a prediction it had made
-// before, callbacks find the tracked prediction from now on. The store deletes
+// before, callbacks find the tracked prediction after that. The store deletes
 // the reserved one.
 func (e *Entry[R]) Retrack(tx *Tx[R], p *store.Prediction, events []store.Event) {
 	if p.Ref != 0 && e.Token == nil && p.Token != nil {
@@ -146,7 +146,7 @@ func (e *Entry[R]) Retrack(tx *Tx[R], p *store.Prediction, events []store.Event)
 	e.Observe(tx, events)
 }
 
-// Name gives a reserved prediction its ID.
+// Name sets the ID of a reserved prediction.
 func (e *Entry[R]) Name(id string) {
 	e.ID = id
 	e.Changed |= Identity
@@ -226,7 +226,7 @@ func (e *Entry[R]) Complete(tx *Tx[R], d *Delivery[R], o *store.Outcome, due int
 	switch o.Disposition {
 	case store.Retry:
 		if !same {
-			due = tx.Now // the new receiver has asked for no wait
+			due = tx.Now // the backoff was the old receiver's
 		}
 		e.Wait(d, &o.Delivery, o.Apart)
 	case store.Delivered:
@@ -325,8 +325,9 @@ func (e *Entry[R]) overtaken(d *Delivery[R]) bool {
 	})
 }
 
-// supersede gives up a started event that has failed, now that the terminal event
-// is known. One that was not tried yet or is being tried stays.
+// supersede ends the delivery of a started event that has failed, now that the
+// terminal event is known. One that was not attempted yet, or has an attempt under
+// way, stays.
 func (e *Entry[R]) supersede(tx *Tx[R]) {
 	first := e.Started()
 	if first != nil && first.State == store.DeliveryPending && first.Attempts > 0 && tx.Withdraw(first) {

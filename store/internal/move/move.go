@@ -1,4 +1,5 @@
-// Package move is the form in which one store's content becomes another's.
+// Package move defines the form in which the content of one store is copied to
+// another.
 package move
 
 import (
@@ -8,7 +9,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
-// Entry is an event that dedup remembers. Times are Unix milliseconds.
+// Entry is a deduplication entry. Times are Unix milliseconds.
 type Entry struct {
 	Key             store.Key
 	Scope           string
@@ -54,8 +55,8 @@ type Secret struct {
 	Sealed []byte
 }
 
-// Source is a store that is read. The sequences may be walked once each; what
-// ended one early is its error.
+// Source is a store that is read. Each sequence may be read once. An error ends
+// it.
 type Source interface {
 	Entries() (iter.Seq2[Entry, error], error)
 	Marks() iter.Seq2[Mark, error]

@@ -1,5 +1,5 @@
-// Package polling keeps, in memory, which predictions a process asks for and
-// when. After a restart everything is asked for anew.
+// Package polling keeps in memory which predictions a process polls, and when.
+// After a restart all polls are due.
 package polling
 
 import (
@@ -12,10 +12,11 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store/internal/ledger"
 )
 
-// Poll is a prediction that is asked for.
+// Poll is a prediction that is polled.
 type Poll struct {
 	Ref int64
-	// Failures counts polls without an answer since the last one with.
+	// Failures counts the polls without a response since the last one with a
+	// response.
 	Failures int32
 	// Watched is how long it has been in the schedule.
 	Watched time.Duration
@@ -26,8 +27,8 @@ type Poll struct {
 	pos     int
 }
 
-// Schedule orders predictions by when they are to be asked for. Steps of the wall
-// clock move nothing in it. It is safe for concurrent use.
+// Schedule orders predictions by when their next poll is due. It does not depend
+// on steps of the wall clock. It is safe for concurrent use.
 type Schedule struct {
 	clock *clock.Clock
 
@@ -36,17 +37,17 @@ type Schedule struct {
 	due   byDue
 }
 
-// Init makes the schedule ready, empty, by a clock.
+// Init makes an empty schedule that uses a clock.
 func (s *Schedule) Init(c *clock.Clock) { s.clock = c }
 
-// Add takes a prediction in that is due at once.
+// Add adds a prediction that is due at once.
 func (s *Schedule) Add(ref int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.add(ref, s.clock.Now())
 }
 
-// add reports whether the prediction was not there.
+// add adds a prediction, and reports whether it was not in the schedule.
 func (s *Schedule) add(ref, due int64) bool {
 	if s.byRef[ref] != nil {
 		return false
@@ -72,7 +73,7 @@ func (s *Schedule) Update(p *store.Prediction) bool {
 	return false
 }
 
-// Remove forgets a prediction, also while it is being asked for.
+// Remove removes a prediction, also while it is claimed.
 func (s *Schedule) Remove(ref int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -90,14 +91,14 @@ func (s *Schedule) remove(ref int64) {
 	}
 }
 
-// Clear forgets all.
+// Clear removes all predictions.
 func (s *Schedule) Clear() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.byRef, s.due = nil, nil
 }
 
-// Take claims up to limit that are due, those due first in front. next is when
+// Take claims up to limit predictions that are due, earliest first. next is when
 // the first of the others is due, zero when there is none.
 func (s *Schedule) Take(limit int) (taken []Poll, next time.Time) {
 	s.mu.Lock()
@@ -115,7 +116,7 @@ func (s *Schedule) Take(limit int) (taken []Poll, next time.Time) {
 	return taken, next
 }
 
-// Again gives a claim back and reports whether it is the first one due now.
+// Again ends a claim, and reports whether that poll is now the first one due.
 func (s *Schedule) Again(ref int64, due time.Time, failures int32) bool {
 	at := max(s.clock.At(due), 1)
 	s.mu.Lock()
