@@ -13,7 +13,6 @@ import (
 
 	"github.com/caddy-replicate/replicate-webhook/internal/delivery"
 	"github.com/caddy-replicate/replicate-webhook/internal/directive"
-	"github.com/caddy-replicate/replicate-webhook/internal/event"
 )
 
 func init() {
@@ -237,15 +236,6 @@ func (a *App) parseStore(d *caddyfile.Dispenser, o *directive.Walker) {
 	a.StoreRaw = caddyconfig.JSONModuleObject(mod, "module", kind, nil)
 }
 
-// scopesKey is where parsed handlers are kept, to compare those of one scope.
-const scopesKey = "replicate_webhook.scopes"
-
-// parsedEdge is a handler and where it stands.
-type parsedEdge struct {
-	edge  *Edge
-	place string
-}
-
 // parseEdge reads the directive and finds what its text alone shows to be
 // wrong.
 func parseEdge(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
@@ -272,81 +262,10 @@ func parseEdge(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 			return fail(fmt.Errorf("secret %d: %w", i+1, err))
 		}
 	}
-	seen, _ := h.State[scopesKey].([]parsedEdge)
-	for _, other := range seen {
-		if other.edge.Scope != checked.Scope {
-			continue
-		}
-		if option := checked.differsFrom(other.edge); option != "" {
-			return fail(fmt.Errorf("it shares the scope %q with the one at %s but differs in %s: make them equal, or give each a scope of its own",
-				checked.Scope, other.place, option))
-		}
+	if err := compareWithinScope(h, &checked); err != nil {
+		return fail(err)
 	}
-	h.State[scopesKey] = append(seen, parsedEdge{&checked, fmt.Sprintf("%s:%d", h.File(), h.Line())})
 	return e, nil
-}
-
-// UnmarshalCaddyfile reads
-//
-//	replicate_webhook [<matcher>] {
-//		secret           <secret...>
-//		scheme           replicate|standard
-//		tolerance        <duration>|off
-//		dedup            <ttl>|off
-//		dedup_key        event|prediction|message
-//		scope            <name>
-//		in_flight_wait   <duration>
-//		events           <event...>
-//		max_body         <size>
-//		read_timeout     <duration>
-//		upstream_timeout <duration>
-//		on_store_error   reject|pass
-//	}
-func (e *Edge) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	d.Next() // the directive's name
-	if d.NextArg() {
-		return d.Errf("unexpected %q: %s takes a matcher and a block", d.Val(), appName)
-	}
-	o := directive.Options(d)
-	for o.Next() {
-		switch o.Name() {
-		case "secret":
-			o.List(&e.Secret)
-		case "scheme":
-			o.Choice(&e.Scheme, "replicate", "standard")
-		case "tolerance":
-			o.DurationOrOff(&e.Tolerance)
-		case "dedup":
-			o.DurationOrOff(&e.Dedup)
-		case "dedup_key":
-			o.Choice(&e.DedupKey, "event", "prediction", "message")
-		case "scope":
-			o.Text(&e.Scope, "a name")
-		case "in_flight_wait":
-			o.Duration(&e.InFlightWait)
-		case "events":
-			for name, ok := o.Arg("one value or more"); ok; name, ok = o.Arg("") {
-				if _, err := event.Parse(name); err != nil {
-					o.Failf("events: %v", err)
-				}
-				e.Events = append(e.Events, name)
-				if o.Remaining() == 0 {
-					break
-				}
-			}
-		case "max_body":
-			o.Size(&e.MaxBody)
-		case "read_timeout":
-			o.Duration(&e.ReadTimeout)
-		case "upstream_timeout":
-			o.Duration(&e.UpstreamTimeout)
-		case "on_store_error":
-			o.Choice(&e.OnStoreError, "reject", "pass")
-		default:
-			o.Unknown("secret, scheme, tolerance, dedup, dedup_key, scope, in_flight_wait, events, max_body, read_timeout, upstream_timeout or on_store_error")
-		}
-	}
-	return o.Err()
 }
 
 // Interface guards.

@@ -1,8 +1,8 @@
 // Package replicatewebhook puts both halves of Replicate-style webhooks into
 // Caddy.
 //
-// The edge, the handler replicate_webhook, verifies signed webhooks and passes
-// each genuine event on to the app behind it once. The app module of the same
+// The edge, the handler replicate_webhook, verifies signed webhooks and forwards
+// each genuine event to the app behind it once. The app module of the same
 // name owns what handlers share: the store and the budget of buffered bytes.
 package replicatewebhook
 
@@ -12,8 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -30,7 +28,6 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
 	"github.com/caddy-replicate/replicate-webhook/internal/operate"
 	"github.com/caddy-replicate/replicate-webhook/internal/secret"
-	"github.com/caddy-replicate/replicate-webhook/internal/signature"
 	"github.com/caddy-replicate/replicate-webhook/internal/spans"
 	_ "github.com/caddy-replicate/replicate-webhook/predictions" // registers its handlers
 	"github.com/caddy-replicate/replicate-webhook/store"
@@ -86,12 +83,12 @@ func (*App) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: appName, New: func() caddy.Module { return new(App) }}
 }
 
-// Provision prepares the app. It opens nothing, so that a configuration can be
-// validated beside a server that is running.
+// Provision sets the app up. It opens nothing, so that a configuration can be
+// validated while a server is running.
 func (a *App) Provision(ctx caddy.Context) error {
 	a.logger = ctx.Logger()
 	a.secrets = secret.NewWatcher(a.logger)
-	if err := a.provisionNotices(ctx); err != nil {
+	if err := a.provisionObservers(ctx); err != nil {
 		return err
 	}
 	if err := directive.Check(a); err != nil {
@@ -109,20 +106,20 @@ func (a *App) Provision(ctx caddy.Context) error {
 		}
 		a.opener = mod.(store.Opener)
 	} else if err := a.opener.(*sqlite.Module).Provision(ctx); err != nil {
-		return fmt.Errorf("preparing store: %w", err)
+		return fmt.Errorf("provisioning store: %w", err)
 	}
 	if err := a.provisionSender(ctx); err != nil {
 		return err
 	}
 	a.provisionOperate()
 	return errors.Join(
-		metrics.Register(ctx.GetMetricsRegistry(), a.held),
+		metrics.Register(ctx.GetMetricsRegistry(), a.storeCounts),
 		metrics.RegisterSecrets(ctx.GetMetricsRegistry(), a.secrets.Ages),
 	)
 }
 
-// provisionNotices prepares what tells others of what happens.
-func (a *App) provisionNotices(ctx caddy.Context) error {
+// provisionObservers sets up events, rejection digests and tracing.
+func (a *App) provisionObservers(ctx caddy.Context) error {
 	events, err := ctx.App("events")
 	if err != nil {
 		return fmt.Errorf("getting the events app: %w", err)
@@ -137,7 +134,7 @@ func (a *App) provisionNotices(ctx caddy.Context) error {
 	return nil
 }
 
-// activeApp is the app of the configuration that runs now, if it has one.
+// activeApp returns the app of the active configuration, nil if it has none.
 func activeApp() *App {
 	mod, err := caddy.ActiveContext().AppIfConfigured(appName)
 	if err != nil {
@@ -147,9 +144,9 @@ func activeApp() *App {
 	return app
 }
 
-// emit tells who has subscribed to the event. It must not be called on a
-// request's path: handlers may take their time. What happens after its
-// configuration was replaced is told to the subscribers of the new one.
+// emit emits an event of Caddy's. It must not be called while a request waits:
+// subscribers may take long. Once the configuration was replaced, the subscribers
+// of the new one get the event.
 func (a *App) emit(name string, data map[string]any) {
 	if a.ctx.Err() != nil {
 		if a = activeApp(); a == nil || a.ctx.Err() != nil {
@@ -159,7 +156,7 @@ func (a *App) emit(name string, data map[string]any) {
 	a.events.Emit(a.ctx, name, data)
 }
 
-// refused tells of requests that the edge refused.
+// refused logs and emits a digest of requests that the edge refused.
 func (a *App) refused(d edge.Digest) {
 	a.logger.Info("webhooks rejected", zap.String("reason", string(d.Outcome)), zap.Int("count", d.Count),
 		zap.Int("status", d.Status), zap.String("client", d.Client))
@@ -168,16 +165,16 @@ func (a *App) refused(d edge.Digest) {
 	})
 }
 
-// held counts what the store holds, as long as the app has it open: a scrape is
-// no reason to open it.
-func (a *App) held(ctx context.Context) (store.Counts, error) {
+// storeCounts returns the store's row counts while the app has it open: a scrape is
+// not a reason to open it.
+func (a *App) storeCounts(ctx context.Context) (store.Counts, error) {
 	if a.sender.running.Load() == nil {
 		return store.Counts{}, store.ErrUnavailable
 	}
 	return a.operate.Counts(ctx)
 }
 
-// provisionOperate prepares what operators see.
+// provisionOperate sets up the service of the admin API and the dashboard.
 func (a *App) provisionOperate() {
 	a.operate = operate.New(operate.Config{
 		Version: version(),
@@ -195,7 +192,7 @@ func (a *App) provisionOperate() {
 	})
 }
 
-// Operate is what the admin API and the dashboard show and do.
+// Operate returns the service of the admin API and the dashboard.
 func (a *App) Operate() *operate.Service { return a.operate }
 
 // Start opens the store, so that one which can't be opened fails the
@@ -215,8 +212,8 @@ func (a *App) Start() error {
 	return nil
 }
 
-// maxClockError is half the smallest tolerance of the app's edges, 0 where none
-// has any.
+// maxClockError returns half the smallest tolerance of the app's edges, 0 if none
+// has one.
 func (a *App) maxClockError() time.Duration {
 	var least time.Duration
 	for _, e := range a.edges {
@@ -227,17 +224,17 @@ func (a *App) maxClockError() time.Duration {
 	return least / 2
 }
 
-// Stop ends polling and delivery. On a reload the attempts that are under way
-// go on by themselves; on exit they are waited for.
+// Stop ends polling and delivery. On a reload it does not wait for the attempts in
+// flight; on exit it does.
 func (a *App) Stop() error {
 	a.stopSender()
 	a.secrets.Stop()
 	return nil
 }
 
-// Cleanup gives the app's reference to the store back. Requests that are still
-// running hold their own. On exit the store is waited for: closing makes the last
-// commits durable, and tells other nodes that this one is gone.
+// Cleanup releases the app's reference to the store. Requests that are still
+// running hold their own. On exit it waits until the store is closed, which makes
+// the last commits durable and tells other nodes that this one is gone.
 func (a *App) Cleanup() error {
 	a.stopSender()
 	a.secrets.Stop()
@@ -266,67 +263,11 @@ func (a *App) acquireForEdge() (edge.Store, error) {
 	return ref, nil
 }
 
-// acquire takes a reference to the store, opening it if need be: requests may
-// come before Start, and outlive Cleanup.
+// acquire returns a reference to the store, which it opens if necessary: requests
+// may come before Start, and outlive Cleanup.
 func (a *App) acquire() (*shared.Ref, error) { return shared.Acquire(a.opener) }
 
-// join enters an edge handler. Handlers of one scope see each other's events,
-// so they must agree on what makes an event and for how long.
-func (a *App) join(e *Edge) error {
-	if err := a.budget.Admits(e.MaxBody, "the max_body of replicate_webhook with the scope "+strconv.Quote(e.Scope)); err != nil {
-		return err
-	}
-	for i, other := range a.edges {
-		if other.Scope != e.Scope {
-			if e.sharesSecret(other) {
-				a.logger.Warn("two scopes accept one secret: a webhook that was sent to the one can be replayed, once, at the other; give each a secret of its own, or let them share a scope",
-					zap.Strings("scopes", []string{other.Scope, e.Scope}))
-			}
-			continue
-		}
-		if option := e.differsFrom(other); option != "" {
-			return fmt.Errorf("scope %q is shared by replicate_webhook handlers number %d and %d of the configuration, which differ in %s: make them equal, or give each a scope of its own",
-				e.Scope, i+1, len(a.edges)+1, option)
-		}
-	}
-	a.edges = append(a.edges, e)
-	return nil
-}
-
-// differsFrom names the first option that handlers of one scope must share but
-// these two do not, or is empty.
-func (e *Edge) differsFrom(o *Edge) string {
-	switch {
-	case !sameSecrets(e, o):
-		return "secret"
-	case e.Scheme != o.Scheme:
-		return "scheme"
-	case e.Tolerance != o.Tolerance:
-		return "tolerance"
-	case e.Dedup != o.Dedup:
-		return "dedup"
-	case e.DedupKey != o.DedupKey:
-		return "dedup_key"
-	case !slices.Equal(e.Events, o.Events):
-		return "events"
-	}
-	return ""
-}
-
-func (e *Edge) sharesSecret(o *Edge) bool {
-	others := o.secrets.Values()
-	return slices.ContainsFunc(e.secrets.Values(), func(s signature.Secret) bool { return slices.ContainsFunc(others, s.Equal) })
-}
-
-func sameSecrets(e, o *Edge) bool {
-	if e.secrets == nil {
-		// Before provisioning there are only the configured texts.
-		return slices.Equal(e.Secret, o.Secret)
-	}
-	return slices.EqualFunc(e.secrets.Values(), o.secrets.Values(), signature.Secret.Equal)
-}
-
-// version is the plugin's, as Go modules have it.
+// version returns the version of the plugin's Go module.
 func version() string {
 	const path = "github.com/caddy-replicate/replicate-webhook"
 	info, ok := debug.ReadBuildInfo()
@@ -341,8 +282,8 @@ func version() string {
 	return "unknown"
 }
 
-// sharedApp is the configuration's app, provisioned with its defaults where it
-// is not configured.
+// sharedApp returns the app of the configuration that ctx belongs to. An app that
+// is not configured has its defaults.
 func sharedApp(ctx caddy.Context) (*App, error) {
 	mod, err := ctx.App(appName)
 	if err != nil {
@@ -350,7 +291,7 @@ func sharedApp(ctx caddy.Context) (*App, error) {
 	}
 	app, ok := mod.(*App)
 	if !ok {
-		return nil, errors.New("app " + appName + " is of another plugin")
+		return nil, fmt.Errorf("app %s has unexpected type %T", appName, mod)
 	}
 	return app, nil
 }

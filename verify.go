@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -22,24 +23,13 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
 )
 
-// Defaults of Edge.
-const (
-	DefaultTolerance       = 5 * time.Minute
-	DefaultDedup           = 24 * time.Hour
-	DefaultScope           = "default"
-	DefaultInFlightWait    = 10 * time.Second
-	DefaultMaxBody         = 8 << 20
-	DefaultReadTimeout     = 10 * time.Second
-	DefaultUpstreamTimeout = 60 * time.Second
-)
-
 // off is what tolerance and dedup hold in JSON when they are switched off.
 const off = caddy.Duration(-1)
 
-// Edge is the handler replicate_webhook. It verifies signed webhooks and passes
-// each genuine event on once: everything else it answers itself.
+// Edge is the handler replicate_webhook. It verifies signed webhooks and forwards
+// each genuine event once. It responds to everything else itself.
 //
-// The app behind it gets exactly the bytes that were signed and these headers,
+// The app behind it receives exactly the bytes that were signed and these headers,
 // which are removed from what comes from outside:
 //
 // Header | Value
@@ -63,6 +53,9 @@ const off = caddy.Duration(-1)
 // {http.replicate_webhook.message_id} | the signed webhook-id, empty without the standard scheme
 // {http.replicate_webhook.duplicate} | true when the event was accepted before
 type Edge struct {
+	// The tags of a field say what its option takes, and its default: see
+	// internal/directive.
+
 	// Secret holds the signing secrets, any of which may have signed. At
 	// least one, each of at least 16 bytes. Placeholders are expanded when
 	// the configuration is loaded.
@@ -71,49 +64,49 @@ type Edge struct {
 	// Scheme is the signature scheme accepted: replicate for
 	// X-Replicate-Signature, standard for Standard Webhooks. Default: both,
 	// as far as the secrets can sign them.
-	Scheme string `json:"scheme,omitempty"`
+	Scheme string `json:"scheme,omitempty" choice:"replicate standard"`
 
 	// Tolerance is how far the signed time may be from now, either way.
-	// Default: 5m. -1 switches the check off.
-	Tolerance caddy.Duration `json:"tolerance,omitempty"`
+	// Default: 5m. -1 disables the check.
+	Tolerance caddy.Duration `json:"tolerance,omitempty" default:"5m" off:"true"`
 
 	// Dedup is how long an accepted event is remembered, at least twice the
-	// tolerance. Default: 24h. -1 switches deduplication off.
-	Dedup caddy.Duration `json:"dedup,omitempty"`
+	// tolerance. Default: 24h. -1 disables deduplication.
+	Dedup caddy.Duration `json:"dedup,omitempty" default:"24h" off:"true"`
 
 	// DedupKey is what makes two webhooks the same: event (prediction and
 	// event), prediction (the prediction alone) or message (webhook-id, or
 	// the signed bytes). Default: event.
-	DedupKey string `json:"dedup_key,omitempty"`
+	DedupKey string `json:"dedup_key,omitempty" default:"event" choice:"event prediction message"`
 
 	// Scope keeps handlers' events apart. Default: default. Handlers that
 	// share a scope must agree on everything that decides what a duplicate
 	// is.
-	Scope string `json:"scope,omitempty"`
+	Scope string `json:"scope,omitempty" default:"default" arg:"a name"`
 
-	// InFlightWait is how long a request for an event that another request
-	// holds waits for its outcome. Default: 10s.
-	InFlightWait caddy.Duration `json:"in_flight_wait,omitempty"`
+	// InFlightWait is how long a request waits for the outcome of another
+	// request that holds a claim on its event. Default: 10s.
+	InFlightWait caddy.Duration `json:"in_flight_wait,omitempty" default:"10s"`
 
-	// Events are the events passed on; others are answered 200. Default:
+	// Events are the events forwarded; others get a response of 200. Default:
 	// all.
 	Events []string `json:"events,omitempty"`
 
 	// MaxBody is the largest body in bytes. Default: 8 MiB.
-	MaxBody int64 `json:"max_body,omitempty"`
+	MaxBody int64 `json:"max_body,omitempty" default:"8MiB"`
 
 	// ReadTimeout is the time for the whole body to arrive. Default: 10s.
-	ReadTimeout caddy.Duration `json:"read_timeout,omitempty"`
+	ReadTimeout caddy.Duration `json:"read_timeout,omitempty" default:"10s"`
 
-	// UpstreamTimeout is how long the app may take until its answer begins. A
+	// UpstreamTimeout is how long the app may take until its response begins. A
 	// 2xx of up to 2048 bytes by its Content-Length must be whole by then, else
 	// it is cut short, and the event counts as accepted. A sender that
 	// disconnects does not cut it short. Default: 60s.
-	UpstreamTimeout caddy.Duration `json:"upstream_timeout,omitempty"`
+	UpstreamTimeout caddy.Duration `json:"upstream_timeout,omitempty" default:"60s"`
 
-	// OnStoreError is reject, for 503 when the store can't be asked, or
-	// pass, for passing the event on without deduplication. Default: reject.
-	OnStoreError string `json:"on_store_error,omitempty"`
+	// OnStoreError is reject, for 503 when the store is unavailable, or pass,
+	// for forwarding the event without deduplication. Default: reject.
+	OnStoreError string `json:"on_store_error,omitempty" default:"reject" choice:"reject pass"`
 
 	app         *App
 	logger      *zap.Logger
@@ -202,8 +195,49 @@ func statusOf(err error) int {
 	return 0
 }
 
-// setDefaults checks what can be told from the options alone and fills in what
-// was left out.
+// UnmarshalCaddyfile reads
+//
+//	replicate_webhook [<matcher>] {
+//		secret           <secret...>
+//		scheme           replicate|standard
+//		tolerance        <duration>|off
+//		dedup            <ttl>|off
+//		dedup_key        event|prediction|message
+//		scope            <name>
+//		in_flight_wait   <duration>
+//		events           <event...>
+//		max_body         <size>
+//		read_timeout     <duration>
+//		upstream_timeout <duration>
+//		on_store_error   reject|pass
+//	}
+func (e *Edge) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // the directive's name
+	if d.NextArg() {
+		return d.Errf("unexpected %q: %s takes a matcher and a block", d.Val(), appName)
+	}
+	o := directive.Options(d)
+	for o.Next() {
+		switch o.Name() {
+		case "events":
+			for name, ok := o.Arg("one value or more"); ok; name, ok = o.Arg("") {
+				if _, err := event.Parse(name); err != nil {
+					o.Failf("events: %v", err)
+				}
+				e.Events = append(e.Events, name)
+				if o.Remaining() == 0 {
+					break
+				}
+			}
+		default:
+			o.Field(e)
+		}
+	}
+	return o.Err()
+}
+
+// setDefaults sets the defaults, and returns an error for options that are not valid
+// whatever the rest of the configuration is.
 func (e *Edge) setDefaults() error {
 	if len(e.Secret) == 0 {
 		return errors.New("secret is missing: name the secret that the sender signs with, such as secret {env.WEBHOOK_SECRET}")
@@ -211,41 +245,12 @@ func (e *Edge) setDefaults() error {
 	if err := directive.Check(e); err != nil {
 		return err
 	}
-	for _, o := range []struct {
-		name     string
-		value    *caddy.Duration
-		standard time.Duration
-		canBeOff bool
-	}{
-		{"tolerance", &e.Tolerance, DefaultTolerance, true},
-		{"dedup", &e.Dedup, DefaultDedup, true},
-		{"in_flight_wait", &e.InFlightWait, DefaultInFlightWait, false},
-		{"read_timeout", &e.ReadTimeout, DefaultReadTimeout, false},
-		{"upstream_timeout", &e.UpstreamTimeout, DefaultUpstreamTimeout, false},
-	} {
-		switch {
-		case *o.value == 0:
-			*o.value = caddy.Duration(o.standard)
-		case *o.value == off && o.canBeOff:
-		case *o.value < 0:
-			return fmt.Errorf("%s is %s: it must be positive", o.name, time.Duration(*o.value))
-		}
+	if err := directive.SetDefaults(e); err != nil {
+		return err
 	}
 	if e.Dedup != off && e.Tolerance != off && e.Dedup < 2*e.Tolerance {
 		return fmt.Errorf("dedup is %s, less than twice the tolerance of %s: a webhook could be forgotten while its signed time is still good, and be replayed; use dedup %s or more",
 			time.Duration(e.Dedup), time.Duration(e.Tolerance), 2*time.Duration(e.Tolerance))
-	}
-	if e.MaxBody == 0 {
-		e.MaxBody = DefaultMaxBody
-	}
-	if e.Scope == "" {
-		e.Scope = DefaultScope
-	}
-	if e.DedupKey == "" {
-		e.DedupKey = "event"
-	}
-	if e.OnStoreError == "" {
-		e.OnStoreError = "reject"
 	}
 	for i, name := range e.Events {
 		known, err := event.Parse(name)
@@ -254,14 +259,10 @@ func (e *Edge) setDefaults() error {
 		}
 		e.Events[i] = known.Name()
 	}
-	return errors.Join(
-		oneOf("scheme", e.Scheme, "", "replicate", "standard"),
-		oneOf("dedup_key", e.DedupKey, "event", "prediction", "message"),
-		oneOf("on_store_error", e.OnStoreError, "reject", "pass"),
-	)
+	return nil
 }
 
-// warn logs what is allowed and rarely meant.
+// warn logs options that are valid and rarely meant.
 func (e *Edge) warn() {
 	names := slices.Clone(e.Events)
 	slices.Sort(names)

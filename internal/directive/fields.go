@@ -1,0 +1,126 @@
+package directive
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/dustin/go-humanize"
+)
+
+// The fields of a configuration that is one block of options say in their tags
+// what an option takes, besides their name in json:
+//
+//	default:"10s"    the value of an option that is left out
+//	off:"true"       a duration that can be off
+//	choice:"a b"     the words that a text can be
+//	arg:"a name"     what any other text is, for errors
+//
+// A field of type int64 is a size, and one of type int a count.
+
+// optionName returns the name of the option that a field holds, "" for none.
+func optionName(f reflect.StructField) string {
+	name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+	if !f.IsExported() || name == "-" {
+		return ""
+	}
+	return name
+}
+
+// Field reads the current option into the field of its name. config is a pointer
+// to a struct.
+func (w *Walker) Field(config any) {
+	v := reflect.ValueOf(config).Elem()
+	var known []string
+	for i := range v.NumField() {
+		f := v.Type().Field(i)
+		switch name := optionName(f); name {
+		case "":
+		case w.name:
+			w.read(f.Tag, v.Field(i).Addr().Interface())
+			return
+		default:
+			known = append(known, name)
+		}
+	}
+	last := len(known) - 1
+	w.Unknown(strings.Join(known[:last], ", ") + " or " + known[last])
+}
+
+func (w *Walker) read(tag reflect.StructTag, dst any) {
+	switch dst := dst.(type) {
+	case *string:
+		if choice := tag.Get("choice"); choice != "" {
+			w.Choice(dst, strings.Fields(choice)...)
+		} else {
+			w.Text(dst, tag.Get("arg"))
+		}
+	case *[]string:
+		w.List(dst)
+	case *caddy.Duration:
+		if tag.Get("off") != "" {
+			w.DurationOrOff(dst)
+		} else {
+			w.Duration(dst)
+		}
+	case *int64:
+		w.Size(dst)
+	case *int:
+		w.Count(dst, 1)
+	case *bool:
+		w.Flag(dst)
+	default:
+		panic(fmt.Sprintf("directive: option %s has type %T", w.name, dst))
+	}
+}
+
+// SetDefaults gives the fields of a configuration that are 0 or empty their
+// defaults. It returns an error if a text is not one of its choices, or if a
+// duration is off that cannot be. config is a pointer to a struct.
+func SetDefaults(config any) error {
+	v := reflect.ValueOf(config).Elem()
+	for i := range v.NumField() {
+		f := v.Type().Field(i)
+		name := optionName(f)
+		if name == "" {
+			continue
+		}
+		if text := f.Tag.Get("default"); text != "" && v.Field(i).IsZero() {
+			if err := setText(v.Field(i).Addr().Interface(), text); err != nil {
+				panic(fmt.Sprintf("directive: the default of %s: %v", name, err))
+			}
+		}
+		switch value := v.Field(i).Interface().(type) {
+		case caddy.Duration:
+			if value == Off && f.Tag.Get("off") == "" {
+				return fmt.Errorf("%s is -1: it must be positive", name)
+			}
+		case string:
+			words := strings.Fields(f.Tag.Get("choice"))
+			if len(words) > 0 && value != "" && !slices.Contains(words, value) {
+				return fmt.Errorf("%s is %q: use %s", name, value, strings.Join(words, " or "))
+			}
+		}
+	}
+	return nil
+}
+
+func setText(dst any, text string) error {
+	switch dst := dst.(type) {
+	case *string:
+		*dst = text
+	case *caddy.Duration:
+		d, err := caddy.ParseDuration(text)
+		*dst = caddy.Duration(d)
+		return err
+	case *int64:
+		n, err := humanize.ParseBytes(text)
+		*dst = int64(n)
+		return err
+	default:
+		return fmt.Errorf("has type %T", dst)
+	}
+	return nil
+}
