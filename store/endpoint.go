@@ -6,7 +6,7 @@ import (
 )
 
 // EndpointOf returns the endpoint of a URL: its scheme, host and port in lower case,
-// the default port written out. Deliveries to one endpoint share its limits.
+// always with the port. Deliveries to one endpoint share its limits.
 func EndpointOf(raw string) string {
 	u, err := url.Parse(raw)
 	if err != nil || u.Host == "" {

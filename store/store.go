@@ -32,9 +32,9 @@ type Store interface {
 	Inspector
 }
 
-// Closer is a store with the right to close it, which only the pool has.
-// Close waits for what was handed to the store to be durable and frees the
-// resource; later calls on the store return ErrUnavailable.
+// Closer is a store that can be closed, which only package store/shared does. Close
+// waits until what was handed to the store is durable, and frees the resource. Later
+// calls return ErrUnavailable.
 type Closer interface {
 	Store
 	io.Closer
@@ -43,11 +43,10 @@ type Closer interface {
 // Opener is implemented by store modules: it knows where the store is and how to
 // open it.
 type Opener interface {
-	// Resource names what is opened (a path, a database), never how: two
+	// Resource names what is opened (a path, a database), and not how:
 	// configurations with the same resource share one open store.
 	Resource() string
-	// Open opens the resource. It is called at most once at a time for a
-	// resource.
+	// Open opens the resource. For one resource, calls are never concurrent.
 	Open() (Closer, error)
 }
 
@@ -60,54 +59,54 @@ type SealKeyFiler interface {
 	SealKeyFile() string
 }
 
-// Dedup remembers which events an app has been given.
+// Dedup remembers which events were forwarded to an app.
 type Dedup interface {
-	// Claim asks for the right to pass an event on. Where another claim on
-	// one of the entry's keys is open, Claim waits for its outcome, at most
-	// wait: when that claim is released the waiting call takes over.
+	// Claim claims the right to forward an event. If another claim on one of the
+	// entry's keys is open, Claim waits for its outcome, at most for wait. When
+	// that claim is released, the waiting call takes over.
 	//
 	// Errors: ErrDuplicate, ErrReplayed, ErrInFlight, ErrUnavailable, or the
 	// context's own.
 	Claim(ctx context.Context, e Entry, wait time.Duration) (Claim, error)
 }
 
-// Claim is the right to pass one event on. Exactly one of Commit and Release
-// ends it; calls after the first successful one do nothing.
+// Claim is the right to forward one event. Commit or Release ends it; calls after
+// that do nothing.
 type Claim interface {
 	// Forwarded reports whether the app already answered 2xx to this event
 	// but the entry could not be committed then: the holder only commits.
 	Forwarded() bool
 
-	// Commit makes the entry durable and returns when it is. On an error
-	// the entry stays remembered as forwarded by this process, so that a
-	// retry gets a claim for which Forwarded is true.
+	// Commit makes the entry durable and returns when it is. After an error
+	// this process remembers the entry as forwarded, so that a retry gets a
+	// claim for which Forwarded is true.
 	Commit(ctx context.Context) error
 
-	// Release gives the event back: the next claim passes it on.
+	// Release gives the claim up: the next one forwards the event.
 	Release()
 }
 
-// Entry is an event as dedup sees it.
+// Entry is what dedup knows of an event.
 type Entry struct {
 	// Scope separates handlers that must not see each other's events.
 	Scope string
-	// Keys identify the event. Any one of them makes a duplicate; one to
-	// three, see KeyOf.
+	// Keys identify the event: one to three, see KeyOf. Events that share a key
+	// are duplicates.
 	Keys []Key
-	// SignedAt is the signed time of the event, zero where the handler
-	// does not judge it. Times at or before the newest one ever purged from
-	// the scope are refused with ErrReplayed.
+	// SignedAt is the signed time of the event, zero if the handler does not
+	// check it. Times at or before the newest one ever purged from the scope
+	// are refused with ErrReplayed.
 	SignedAt time.Time
 	// SignedUntil is the newest signed time by which the event could come
 	// again under other keys or another signature: purging the entry counts
 	// as purging this time. Default: SignedAt.
 	SignedUntil time.Time
-	// Expires is when the entry may be forgotten.
+	// Expires is when the entry may be purged.
 	Expires time.Time
 }
 
 // PurgeMark returns the signed time that is purged with the entry, in Unix
-// milliseconds, or 0 where the handler does not judge it.
+// milliseconds, or 0 if the handler does not check it.
 func (e *Entry) PurgeMark() int64 {
 	switch {
 	case e.SignedAt.IsZero():
@@ -118,13 +117,13 @@ func (e *Entry) PurgeMark() int64 {
 	return e.SignedAt.UnixMilli()
 }
 
-// Key is the first half of a SHA-256. Two events with one key would have to
-// be searched for among 2^64 events signed with the secret.
+// Key is the first half of a SHA-256. To find two events with one key, about 2^64
+// events signed with the secret would have to be compared.
 type Key [16]byte
 
-// KeyOf derives a key from the scope, the kind of identity ("event",
-// "message", …) and the signed material. Parts are length-delimited, so no two
-// different lists of parts share a key.
+// KeyOf returns the key for a scope, a kind of identity ("event", "message", …) and
+// the signed material. Each part is preceded by its length, so that different lists
+// of parts have different keys.
 func KeyOf(scope, kind string, material ...string) Key {
 	h := sha256.New()
 	write := func(s string) {
@@ -141,16 +140,16 @@ func KeyOf(scope, kind string, material ...string) Key {
 	return Key(h.Sum(sum[:0])[:len(Key{})])
 }
 
-// What Claim and Commit answer.
+// Errors of Claim and Commit.
 var (
-	// ErrDuplicate: the event was committed before.
+	// ErrDuplicate means that the event was committed before.
 	ErrDuplicate = errors.New("event was accepted before")
-	// ErrReplayed: entries with this signed time have been purged, so it
-	// can't be told whether the event was accepted before.
+	// ErrReplayed means that entries with this signed time have been purged, so
+	// that it can't be known whether the event was accepted before.
 	ErrReplayed = errors.New("signed time is not newer than what was purged")
-	// ErrInFlight: another request still holds the event.
+	// ErrInFlight means that another request still holds the event.
 	ErrInFlight = errors.New("event is in flight")
-	// ErrUnavailable: the store can't answer or can't commit now. It wraps
-	// the cause.
+	// ErrUnavailable means that the store can't read or can't commit now.
+	// Errors that wrap it wrap the cause, too.
 	ErrUnavailable = errors.New("store is unavailable")
 )

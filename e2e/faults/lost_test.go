@@ -38,7 +38,7 @@ func TestLostFiles(t *testing.T) {
 			b, err := os.ReadFile(filepath.Join(dir, "store/webhook.db"))
 			return errors.Join(err, os.WriteFile(filepath.Join(dir, "copy"), b, 0o600), move("copy", "store/webhook.db")(dir))
 		}, refusal: "none"},
-		{name: "deleted", status: "webhook.db was deleted or moved", lose: remove("store/webhook.db"), refusal: "is missing but its log webhook.db-wal is there"},
+		{name: "deleted", status: "webhook.db was deleted or moved", lose: remove("store/webhook.db"), refusal: "is missing but its log webhook.db-wal exists"},
 		{name: "replaced by an empty file", status: "webhook.db was replaced", lose: func(dir string) error {
 			return errors.Join(os.WriteFile(filepath.Join(dir, "empty"), nil, 0o600), move("empty", "store/webhook.db")(dir))
 		}, refusal: "is empty"},

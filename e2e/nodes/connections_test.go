@@ -140,7 +140,7 @@ func TestGracefulStop(t *testing.T) {
 		c.nodes[leaving].Start("PORT1")
 	}
 	for i, n := range c.nodes {
-		for _, text := range []string{"could not say good-bye", "nodes are gone"} {
+		for _, text := range []string{"could not give back", "nodes are gone"} {
 			if lines := n.Logs.Lines(text); len(lines) > 0 {
 				t.Errorf("node %d: %s", i, lines)
 			}

@@ -18,32 +18,31 @@ import (
 )
 
 const (
-	// DefaultMaxConns is how many connections a node takes: one for its
-	// heartbeats, one that listens, the others for transactions.
+	// DefaultMaxConns is how many connections a node has: one for heartbeats, one
+	// that listens, the others for transactions.
 	DefaultMaxConns = 8
 	// MinMaxConns is the fewest connections that a node can work with.
 	MinMaxConns = 3
-	// writers is how many of the connections are left to what commits: new
+	// writers is how many of the connections are reserved for commits: new
 	// claims, ends of claims, predictions with their deliveries.
 	writers = 3
-	// connectTimeout bounds one connection's start, where the dsn does not.
+	// connectTimeout is how long connecting may take, unless the dsn says so.
 	connectTimeout = 5 * time.Second
 	// minServer is the oldest server version, as server_version_num.
 	minServer = 120000
-	// fullWait is how often a connection is asked for again at a server that
-	// has none left.
+	// fullWait is the delay before a server that had no connection left is tried
+	// again.
 	fullWait = 20 * time.Millisecond
-	// connectTries is how often a connection is tried whose start the server
-	// breaks off.
+	// connectTries is how often connecting is tried if the server breaks it off.
 	connectTries = 5
 )
 
-// connector makes connections. Nothing is kept in their sessions, so that a
-// pooler may give each transaction another one.
+// connector makes connections. No state is kept in their sessions, so that a pooler
+// may run each transaction in another session.
 type connector struct {
 	conf *pgx.ConnConfig
-	// pooled is set once a connection was found to lead to a pooler. Named
-	// statements are not used from then on.
+	// pooled is set when a connection leads to a pooler. Named statements are not
+	// used after that.
 	pooled atomic.Bool
 }
 
@@ -63,8 +62,8 @@ func newConnector(dsn string) (*connector, error) {
 	return c, nil
 }
 
-// validate refuses a server that takes no writes, so that among several hosts
-// the primary is found. It notices a pooler, which gives its clients numbers of
+// validate returns an error for a server that takes no writes, so that among several
+// hosts the primary is found. It detects a pooler, which gives its clients numbers of
 // its own in place of the server's process id.
 func (c *connector) validate(ctx context.Context, conn *pgconn.PgConn) error {
 	results, err := conn.Exec(ctx, "SELECT pg_backend_pid(), pg_is_in_recovery() OR current_setting('transaction_read_only')::bool").ReadAll()
@@ -84,7 +83,7 @@ func (c *connector) validate(ctx context.Context, conn *pgconn.PgConn) error {
 	return nil
 }
 
-// errPooler asks for another connection, which uses no named statements.
+// errPooler means that another connection is needed, without named statements.
 var errPooler = errors.New("the connection leads to a pooler")
 
 // prepare is called before each connection.
@@ -129,8 +128,8 @@ func disconnect(conn *pgx.Conn) {
 	_ = conn.Close(within)
 }
 
-// pool makes a pool of at most size connections. Those that commits need stay
-// open: at a server that has none left they could not be had again.
+// pool returns a pool of at most size connections. Those that commits need stay open:
+// a server that has none left would not give them again.
 func (c *connector) pool(ctx context.Context, size int) (*pgxpool.Pool, error) {
 	conf, err := pgxpool.ParseConfig("")
 	if err != nil {
@@ -143,12 +142,12 @@ func (c *connector) pool(ctx context.Context, size int) (*pgxpool.Pool, error) {
 	return pgxpool.NewWithConfig(ctx, conf)
 }
 
-// place names a database in messages: no part of it is secret.
+// place returns the name of a database for messages. No part of it is secret.
 func place(c *pgx.ConnConfig) string {
 	return net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port))) + "/" + c.Database
 }
 
-// explain says what to do about an error of connecting or setting up.
+// explain adds to an error of connecting or setting up what to do about it.
 func explain(err error) error {
 	var connect *pgconn.ConnectError
 	var pg *pgconn.PgError
@@ -178,15 +177,15 @@ func explain(err error) error {
 
 var errReplica = errors.New("takes no writes, as a read replica does: name the primary in dsn, or all servers, separated by commas, so that the primary is found")
 
-// serverFull reports whether a connection was refused because the server, or the
-// pooler before it, has none left.
+// serverFull reports whether connecting failed because the server, or a pooler in
+// front of it, has no connection left.
 func serverFull(err error) bool {
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && pg.Code == "53300"
 }
 
-// brokenOff reports whether err says that a connection was ended while it began,
-// by a server that is there: an administrator ended it, or a pooler was restarted.
+// brokenOff reports whether a server that is available broke off a connection while it
+// was made: an administrator ended it, or a pooler was restarted.
 func brokenOff(err error) bool {
 	var connect *pgconn.ConnectError
 	if !errors.As(err, &connect) {
@@ -199,8 +198,8 @@ func brokenOff(err error) bool {
 	return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)
 }
 
-// acquire takes a connection from the pool. Where the server has no further one,
-// it waits for one of those that the node has.
+// acquire acquires a connection from the pool. If the server has none left, it waits
+// for one that the node has already.
 func (s *Store) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	for try := 1; ; try++ {
 		conn, err := s.pool.Acquire(ctx)
@@ -221,8 +220,8 @@ func (s *Store) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	}
 }
 
-// with runs f with a connection. When the connection breaks, f runs again on
-// another, so it must be safe to repeat: it may have been committed.
+// with runs f with a connection. If the connection breaks, f runs again with another
+// one. It must be safe to repeat, since what it did may have been committed.
 func (s *Store) with(ctx context.Context, f func(context.Context, *pgx.Conn) error) error {
 	for try := 0; ; try++ {
 		conn, err := s.acquire(ctx)
@@ -230,7 +229,7 @@ func (s *Store) with(ctx context.Context, f func(context.Context, *pgx.Conn) err
 			return err
 		}
 		if try > 0 {
-			// The others may have been broken by the same cause.
+			// The same cause may have broken the others.
 			err = conn.Ping(ctx)
 		}
 		if err == nil {
@@ -244,15 +243,15 @@ func (s *Store) with(ctx context.Context, f func(context.Context, *pgx.Conn) err
 	}
 }
 
-// use runs f with a connection, for what nobody waits for longer than the
-// database may take. It leaves enough of the connections to what commits.
+// use runs f with a connection, at most for groupTimeout. Like share, it leaves enough
+// connections for commits.
 func (s *Store) use(f func(context.Context, *pgx.Conn) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), groupTimeout)
 	defer cancel()
 	return s.share(ctx, f)
 }
 
-// share is with, for all that commits have precedence over.
+// share is like with, for work that commits have precedence over.
 func (s *Store) share(ctx context.Context, f func(context.Context, *pgx.Conn) error) error {
 	select {
 	case s.shared <- struct{}{}:
@@ -267,14 +266,16 @@ func (s *Store) share(ctx context.Context, f func(context.Context, *pgx.Conn) er
 type fault int
 
 const (
-	// faultStore: the database can't commit now.
+	// faultStore means that the database can't commit now.
 	faultStore fault = iota
-	// faultOp: what one of the group's ops brought is at fault.
+	// faultOp means that the values of one of the group's jobs are at fault.
 	faultOp
-	// faultRace: the same group may well succeed when it is tried again.
+	// faultRace means that the same group is likely to succeed when it is tried
+	// again.
 	faultRace
 )
 
+// faultOf returns what an error of a group means.
 func faultOf(err error) fault {
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) {

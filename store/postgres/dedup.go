@@ -29,17 +29,7 @@ func (s *Store) initClaims() {
 
 // commitClaim ends a claim and commits its entry.
 func (s *Store) commitClaim(ctx context.Context, c *claims.Claim) error {
-	done := make(chan error, 1)
-	err := s.commits.add(ctx, &settlement{claim: c, commit: true, finish: func(err error) {
-		if err == nil {
-			c.Committed()
-		}
-		done <- err
-	}})
-	if err != nil {
-		return err
-	}
-	return s.commits.wait(ctx, done)
+	return s.commits.Do(ctx, settlement{claim: c, commit: true})
 }
 
 // claimRows are the rows of claims in the database. It implements
@@ -57,12 +47,12 @@ func (r *claimRows) NewID() claims.ID {
 
 // Acquire implements claims.Database.
 func (r *claimRows) Acquire(ctx context.Context, c *claims.Claim) error {
-	q := &claimRequest{claim: c, done: make(chan error, 1)}
-	if err := r.s.requests.add(ctx, q); err != nil {
+	done, err := r.s.requests.Add(ctx, &claimRequest{claim: c})
+	if err != nil {
 		c.Acquired(err)
 		return err
 	}
-	return r.s.requests.wait(ctx, q.done)
+	return r.s.requests.Wait(ctx, done)
 }
 
 // Watch implements claims.Database.
@@ -73,28 +63,15 @@ func (r *claimRows) Watch(keys []store.Key) (freed <-chan struct{}, stop func())
 // Free implements claims.Database. A request of this node need not wait for the
 // rows to be deleted: it takes them over.
 func (r *claimRows) Free(c *claims.Claim) bool {
-	select {
-	case r.s.commits.jobs <- &settlement{claim: c, finish: func(err error) {
-		if err != nil {
-			r.s.claims.Lost(c)
-		}
-	}}:
+	if r.s.commits.TryAdd(settlement{claim: c}) {
 		return true
-	default:
-		signal(r.s.health.trouble)
-		return false
 	}
+	signal(r.s.health.trouble)
+	return false
 }
 
-// CommitLater implements claims.Database. Where too much waits already, the
+// CommitLater implements claims.Database. If too many jobs wait already, the
 // sender's retry commits the event.
 func (r *claimRows) CommitLater(c *claims.Claim) {
-	select {
-	case r.s.commits.jobs <- &settlement{claim: c, commit: true, finish: func(err error) {
-		if err == nil {
-			c.Committed()
-		}
-	}}:
-	default:
-	}
+	r.s.commits.TryAdd(settlement{claim: c, commit: true})
 }

@@ -424,16 +424,14 @@ func (s *Store) release(i *leased) {
 	s.queue.mu.Lock()
 	delete(s.queue.claimed, i.n)
 	s.queue.mu.Unlock()
-	select {
-	case s.jobs.jobs <- s.releaseJob(i.prediction, i.n, i.owner, i.lease):
-	default:
+	if !s.jobs.TryAdd(s.releaseJob(i.prediction, i.n, i.owner, i.lease)) {
 		s.queue.lose(i.lease)
 	}
 }
 
 // releaseJob returns a job that ends the claim on a delivery.
 func (s *Store) releaseJob(ref, n, owner, lease int64) *job {
-	return &job{refs: []int64{ref}, done: make(chan error, 1), do: func(u *unit) error {
+	return &job{refs: []int64{ref}, do: func(u *unit) error {
 		t, err := u.find(ref)
 		if err != nil {
 			return err

@@ -12,6 +12,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/internal/claims"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/groupcommit"
 )
 
 // claimRequest is a claim to be acquired in the database.
@@ -19,27 +20,30 @@ type claimRequest struct {
 	claim *claims.Claim
 	// refused is why the database does not grant the claim, or nil.
 	refused error
-	done    chan error
 }
 
-func (s *Store) requestAll(requests []*claimRequest) {
-	transact(s, requests, 0, s.request, func(q *claimRequest, err error) {
-		if err != nil {
-			s.claims.Lost(q.claim)
-		} else {
-			err = q.refused
-		}
-		q.claim.Acquired(err)
-		q.done <- err
+// newRequests returns the batcher that acquires claims.
+func (s *Store) newRequests() *groupcommit.Batcher[*claimRequest] {
+	return groupcommit.New(groupcommit.Options[*claimRequest]{
+		Commit: func(group []*claimRequest) error { return transact(s, group, 0, s.acquireAll) },
+		Finish: func(q *claimRequest, err error) error {
+			if err != nil {
+				s.claims.Lost(q.claim)
+			} else {
+				err = q.refused
+			}
+			q.claim.Acquired(err)
+			return err
+		},
 	})
 }
 
-// takeRows takes each key, unless another node has it that is alive. That it is
-// waited for is noted, so that its holder tells when it is free. Keys of this
-// node are taken over: which of its requests holds what it knows by itself.
+// takeRows takes each key, unless another node that is alive has it. It then notes
+// that the key is waited for, so that its holder notifies others when it is free.
+// Keys of this node are taken over, since its own table knows which of its requests
+// holds them.
 //
-// Rows are always locked in the order of their keys, so that nodes never wait
-// for each other in a circle.
+// Rows are always locked in the order of their keys, so that nodes do not deadlock.
 const takeRows = `INSERT INTO webhook_claims AS c (key, owner, token)
 SELECT j.key, j.owner, j.token FROM unnest($1::uuid[], $2::bigint[], $3::bigint[]) AS j (key, owner, token) ORDER BY j.key
 ON CONFLICT (key) DO UPDATE SET
@@ -48,14 +52,14 @@ ON CONFLICT (key) DO UPDATE SET
 	waited = c.waited OR c.owner <> excluded.owner
 RETURNING key, owner, token`
 
-// freeRows deletes the rows of claims. IS TRUE keeps the list of claims from being
-// joined, whose plan would depend on how long it is taken for.
+// freeRows deletes the rows of claims. IS TRUE keeps the planner from joining the
+// list of claims: the plan would depend on an estimate of the list's length.
 const freeRows = `DELETE FROM webhook_claims WHERE key = ANY(ARRAY(
 	SELECT r.key FROM webhook_claims r WHERE r.key = ANY($1::uuid[]) AND ((r.owner, r.token) IN (SELECT * FROM unnest($2::bigint[], $3::bigint[]))) IS TRUE
 	ORDER BY r.key FOR UPDATE
 )) RETURNING key, waited`
 
-// That a sum is compared keeps plans from going by the index of what expires.
+// Comparing a sum (expires + 0) keeps plans from using the index of expires.
 const (
 	findEntries   = "SELECT key FROM webhook_dedup WHERE key = ANY($1::uuid[]) AND expires + 0 > $2"
 	findMarks     = "SELECT scope, signed FROM webhook_purged WHERE scope = ANY($1::text[])"
@@ -84,10 +88,10 @@ type claimRow struct {
 	id  claims.ID
 }
 
-// request takes the rows of the group's claims and then looks whether the events are known: an
-// entry and the end of its claim are committed together, so whoever gets the
-// claim after that sees the entry.
-func (s *Store) request(ctx context.Context, conn *pgx.Conn, requests []*claimRequest) error {
+// acquireAll takes the rows of the group's claims and then checks whether the events
+// are known. An entry and the end of its claim are committed together, so that
+// whoever gets the claim after that sees the entry.
+func (s *Store) acquireAll(ctx context.Context, conn *pgx.Conn, requests []*claimRequest) error {
 	var all claimKeys
 	scopes := make(map[string]int64)
 	for _, q := range requests {
@@ -143,8 +147,8 @@ func (s *Store) request(ctx context.Context, conn *pgx.Conn, requests []*claimRe
 	if len(free.keys) == 0 {
 		return nil
 	}
-	// What is left of refused claims is in nobody's way for longer than it
-	// takes to notice.
+	// If this fails, the rows of refused claims stay until the group is tried
+	// again.
 	waited, err := free.delete(ctx, conn)
 	if err != nil {
 		return err
@@ -172,7 +176,7 @@ func judge(c *claims.Claim, had map[claimRow]bool, known map[[16]byte]bool, purg
 	return nil
 }
 
-// delete frees the rows and gives the keys that other nodes wait for.
+// delete deletes the rows and returns the keys that other nodes wait for.
 func (k *claimKeys) delete(ctx context.Context, conn *pgx.Conn) (waited []store.Key, err error) {
 	freed, err := collect(ctx, conn, scanFreed, freeRows, k.keys, k.owner, k.tokens)
 	return waitedFor(freed), err
@@ -184,10 +188,12 @@ type freedRow struct {
 	waited bool
 }
 
+// scanFreed scans a row that freeRows returns.
 func scanFreed(row pgx.CollectableRow) (r freedRow, err error) {
 	return r, row.Scan(&r.key, &r.waited)
 }
 
+// waitedFor returns the keys that other nodes wait for.
 func waitedFor(freed []freedRow) (keys []store.Key) {
 	for _, r := range freed {
 		if r.waited {
@@ -199,13 +205,25 @@ func waitedFor(freed []freedRow) (keys []store.Key) {
 
 // settlement ends a claim in the database.
 type settlement struct {
-	claim  *claims.Claim
+	claim *claims.Claim
+	// commit means that the claim's entry is committed.
 	commit bool
-	finish func(error)
 }
 
-func (s *Store) settleAll(group []*settlement) {
-	transact(s, group, outageWait, s.settle, func(x *settlement, err error) { x.finish(err) })
+// newCommits returns the batcher that ends claims.
+func (s *Store) newCommits() *groupcommit.Batcher[settlement] {
+	return groupcommit.New(groupcommit.Options[settlement]{
+		Commit: func(group []settlement) error { return transact(s, group, outageWait, s.settle) },
+		Finish: func(x settlement, err error) error {
+			switch {
+			case err == nil && x.commit:
+				x.claim.Committed()
+			case err != nil && !x.commit:
+				s.claims.Lost(x.claim)
+			}
+			return err
+		},
+	})
 }
 
 // entryRows are entries by their keys.
@@ -215,9 +233,9 @@ type entryRows struct {
 	expires, signed []int64
 }
 
-// settle frees claims and commits the entries of those that are committed, in
-// one transaction.
-func (s *Store) settle(ctx context.Context, conn *pgx.Conn, group []*settlement) error {
+// settle deletes the rows of claims and inserts the entries of those that are
+// committed, in one transaction.
+func (s *Store) settle(ctx context.Context, conn *pgx.Conn, group []settlement) error {
 	began := time.Now()
 	var free claimKeys
 	var rows entryRows
@@ -248,8 +266,9 @@ func (s *Store) settle(ctx context.Context, conn *pgx.Conn, group []*settlement)
 	return nil
 }
 
-// collect gathers the entries that are to be committed, each key once.
-func (r *entryRows) collect(group []*settlement) (committed int) {
+// collect adds the entries that are to be committed, each key once. It returns how
+// many claims are committed.
+func (r *entryRows) collect(group []settlement) (committed int) {
 	at := make(map[store.Key]int)
 	for _, x := range group {
 		if !x.commit {
@@ -278,15 +297,15 @@ func (r *entryRows) collect(group []*settlement) (committed int) {
 const sweepRows = `DELETE FROM webhook_claims WHERE key = ANY(ARRAY(SELECT key FROM webhook_claims
 	WHERE owner <> ALL(ARRAY(SELECT id FROM webhook_nodes)) ORDER BY key FOR UPDATE SKIP LOCKED))`
 
-// sweepClaims frees the claims of nodes that are gone.
+// sweepClaims deletes the claims of nodes that are gone.
 func (s *Store) sweepClaims(ctx context.Context, conn *pgx.Conn) error {
 	return execute(ctx, conn, sweepRows)
 }
 
-// purgeEntries is how many entries one transaction forgets.
+// purgeEntries is how many entries one transaction purges.
 const purgeEntries = 2000
 
-// purgeLoop forgets expired entries in small batches.
+// purgeLoop purges expired entries in small batches.
 func (s *Store) purgeLoop() {
 	defer s.working.Done()
 	t := time.NewTicker(s.opts.PurgeEvery)
@@ -306,8 +325,8 @@ func (s *Store) purgeLoop() {
 	}
 }
 
-// purgeRows forgets entries. That the newest signed time is kept is one statement
-// with the deletion: there is no moment in which neither says that the event was
+// purgeRows purges entries. One statement deletes them and keeps the newest signed
+// time of each scope, so that at any moment one of the two says that the event was
 // accepted.
 const purgeRows = `WITH gone AS (
 	DELETE FROM webhook_dedup WHERE key = ANY(ARRAY(SELECT key FROM webhook_dedup WHERE expires <= $1 ORDER BY expires LIMIT $2 FOR UPDATE SKIP LOCKED))
@@ -317,10 +336,10 @@ const purgeRows = `WITH gone AS (
 	ON CONFLICT (scope) DO UPDATE SET signed = greatest(p.signed, excluded.signed)
 ) SELECT count(*) FROM gone`
 
-// Purge forgets all entries that have expired by now.
+// Purge purges all entries that have expired.
 func (s *Store) Purge() error {
 	if s.clock.wrong.Load() {
-		return nil // the log and the status say so
+		return nil // the log and the status report it
 	}
 	now := s.now().UnixMilli()
 	for {
@@ -347,6 +366,7 @@ func (s *Store) Purge() error {
 	}
 }
 
+// countEntries sets the metric of the number of entries.
 func (s *Store) countEntries() error {
 	return s.use(func(ctx context.Context, conn *pgx.Conn) error {
 		n, err := count(ctx, conn, "webhook_dedup")

@@ -13,19 +13,19 @@ import (
 )
 
 const (
-	// probeWait is how long new work waits to hear whether a database that was
-	// away is back.
+	// probeWait is how long new work waits to learn whether a database that was
+	// unavailable is available again.
 	probeWait = 500 * time.Millisecond
-	// outageWait is how long what was begun waits for a database that is away:
-	// a restart takes about as long.
+	// outageWait is how long work that was begun waits for a database that is
+	// unavailable. A restart takes about as long.
 	outageWait = 3 * time.Second
 )
 
-// health is whether the database takes writes.
+// health says whether the database takes writes.
 type health struct {
-	// down holds why it does not.
+	// down is the reason why it does not, or nil.
 	down atomic.Pointer[error]
-	// trouble wakes the loop that finds out when it does again.
+	// trouble makes the keep loop send a heartbeat at once.
 	trouble chan struct{}
 
 	mu sync.Mutex
@@ -46,9 +46,9 @@ func (h *health) begin() (end func()) {
 	return func() { close(current) }
 }
 
-// available says why nothing can be committed now, or nil. A node that could
-// not say for long that it is alive must not begin anything: others may have
-// taken what it holds.
+// available returns the reason why nothing can be committed now, or nil. A node
+// whose heartbeats have failed for too long must not begin anything: others may have
+// taken over what it holds.
 func (s *Store) available() error {
 	if err := s.health.down.Load(); err != nil {
 		return *err
@@ -59,8 +59,8 @@ func (s *Store) available() error {
 	return nil
 }
 
-// probe is available, and first waits to hear whether a database that was away is
-// back by now.
+// probe is like available, but if the database is unavailable, it first waits for a
+// heartbeat, at most probeWait.
 func (s *Store) probe(ctx context.Context) error {
 	err := s.available()
 	if err == nil {
@@ -82,7 +82,7 @@ func (s *Store) probe(ctx context.Context) error {
 	return s.available()
 }
 
-// await probes until the database is back, for so long.
+// await probes until the database is available, at most for the given time.
 func (s *Store) await(ctx context.Context, wait time.Duration) error {
 	for deadline := time.Now().Add(wait); ; {
 		err := s.probe(ctx)
@@ -92,15 +92,16 @@ func (s *Store) await(ctx context.Context, wait time.Duration) error {
 	}
 }
 
-// failed marks the database as down.
+// failed notes that the database is unavailable, because of err. It returns the error
+// for callers.
 func (s *Store) failed(err error) error {
 	full := serverFull(err)
 	err = fmt.Errorf("%w: committing to %s: %w", store.ErrUnavailable, s.name, err)
 	if s.health.down.Swap(&err) == nil {
 		s.opts.Logger().Error("store takes no writes", zap.Error(err))
 		if !full {
-			// All connections are suspect, and after a failover all lead
-			// to what is now a replica.
+			// All connections may be broken. After a failover all lead to
+			// what is now a replica.
 			s.pool.Reset()
 		}
 	}
@@ -108,7 +109,7 @@ func (s *Store) failed(err error) error {
 	return err
 }
 
-// recovered is called when a write has succeeded.
+// recovered notes that a heartbeat has succeeded.
 func (s *Store) recovered() {
 	if s.health.down.Swap(nil) != nil {
 		s.opts.Logger().Info("store takes writes again", zap.String("store", s.name))

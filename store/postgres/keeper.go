@@ -7,14 +7,14 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// keeper is the connection for heartbeats. It is not the pool's, so that neither
-// much work nor a server without connections left makes a node look dead.
+// keeper is the connection for heartbeats. It is not one of the pool's, so that
+// neither much work nor a server without connections left makes a node look gone.
 type keeper struct {
 	mu   sync.Mutex
 	conn *pgx.Conn
 }
 
-// use runs f with the connection, and once more with a new one if it breaks.
+// use runs f with the connection, and once more with a new one if that breaks.
 func (k *keeper) use(ctx context.Context, c *connector, f func(context.Context, *pgx.Conn) error) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -32,6 +32,7 @@ func (k *keeper) use(ctx context.Context, c *connector, f func(context.Context, 
 	}
 }
 
+// close closes the connection.
 func (k *keeper) close() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -41,8 +42,8 @@ func (k *keeper) close() {
 	}
 }
 
-// beatWith runs f, for a heartbeat. Where the server has no connection left to
-// replace the keeper's, f takes one of the pool's.
+// beatWith runs f with the connection for heartbeats. If the server has no connection
+// left to replace that, f gets one of the pool's.
 func (s *Store) beatWith(f func(context.Context, *pgx.Conn) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), groupTimeout)
 	defer cancel()

@@ -15,10 +15,10 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
-// Notifications only save time. What is missed is found by looking again: a
-// claim after a second, deliveries and polls with the next beat.
+// Notifications only save time. What a lost one told is found by a rescan: a claim
+// after a second, deliveries and polls with the next heartbeat.
 
-// waiters are the callers that wait for claims of other nodes.
+// waiters are the callers that wait for claims of other nodes, by key.
 type waiters struct {
 	mu      sync.Mutex
 	waiting map[store.Key]map[chan struct{}]bool
@@ -26,7 +26,7 @@ type waiters struct {
 
 func (w *waiters) init() { w.waiting = make(map[store.Key]map[chan struct{}]bool) }
 
-// subscribe gives a channel that is signalled when one of the keys is free.
+// subscribe returns a channel that is signaled when one of the keys may be free.
 func (w *waiters) subscribe(keys []store.Key) (signal <-chan struct{}, unsubscribe func()) {
 	c := make(chan struct{}, 1)
 	w.mu.Lock()
@@ -49,6 +49,7 @@ func (w *waiters) subscribe(keys []store.Key) (signal <-chan struct{}, unsubscri
 	}
 }
 
+// signal signals the callers that wait for a key.
 func (w *waiters) signal(k store.Key) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -57,6 +58,7 @@ func (w *waiters) signal(k store.Key) {
 	}
 }
 
+// signalAll signals all callers.
 func (w *waiters) signalAll() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -67,6 +69,7 @@ func (w *waiters) signalAll() {
 	}
 }
 
+// signal sends to a channel of capacity 1, unless it is full.
 func signal(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
@@ -74,8 +77,8 @@ func signal(c chan struct{}) {
 	}
 }
 
-// notifyClaims tells other nodes that keys are free. An error means that they
-// find out by themselves.
+// notifyClaims notifies other nodes that keys are free. An error is ignored: they
+// find that by a rescan.
 func (s *Store) notifyClaims(keys []store.Key) {
 	if len(keys) == 0 {
 		return
@@ -87,17 +90,18 @@ func (s *Store) notifyClaims(keys []store.Key) {
 	_ = s.notify(payloads...)
 }
 
+// notify sends notifications to all nodes.
 func (s *Store) notify(payloads ...string) error {
 	return s.use(func(ctx context.Context, conn *pgx.Conn) error {
 		return execute(ctx, conn, "SELECT pg_notify($1, p) FROM unnest($2::text[]) p", s.channel, payloads)
 	})
 }
 
-// listenEvery is how often a connection to listen on is tried for.
-const listenEvery = time.Second
+// listenInterval is the delay before the node tries again to listen.
+const listenInterval = time.Second
 
-// listenLoop hears what other nodes notify. A pooler hands notifications to
-// nobody, so behind one without a listen_dsn the node looks by itself.
+// listenLoop receives the notifications of other nodes. A pooler passes none on, so
+// that behind one without a listen_dsn the node finds everything by rescans.
 func (s *Store) listenLoop(c *connector) {
 	defer s.working.Done()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -109,19 +113,19 @@ func (s *Store) listenLoop(c *connector) {
 		case <-ctx.Done():
 		}
 	}()
-	deaf := false
+	missing := false
 	for ctx.Err() == nil {
-		err := s.listen(ctx, c, &deaf)
-		if !deaf && ctx.Err() == nil {
-			deaf = true
-			s.opts.Logger().Warn("hears nothing of other nodes, and looks by itself, which takes a second or two longer", zap.String("store", s.name), zap.Error(err))
+		err := s.listen(ctx, c, &missing)
+		if !missing && ctx.Err() == nil {
+			missing = true
+			s.opts.Logger().Warn("receives no notifications of other nodes: what they change is noticed a second or two later", zap.String("store", s.name), zap.Error(err))
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(listenEvery):
+		case <-time.After(listenInterval):
 		}
 		if errors.Is(err, errNotifications) && c == s.connector {
-			<-ctx.Done() // a dsn that leads to a pooler goes on doing so
+			<-ctx.Done() // dsn will go on leading to the pooler
 		}
 	}
 }
@@ -129,7 +133,7 @@ func (s *Store) listenLoop(c *connector) {
 var errNotifications = errors.New("the connection leads to a pooler, which passes no notifications on: set listen_dsn to the server itself")
 
 // listen listens until the connection breaks.
-func (s *Store) listen(ctx context.Context, c *connector, deaf *bool) error {
+func (s *Store) listen(ctx context.Context, c *connector, missing *bool) error {
 	if c.pooled.Load() {
 		return errNotifications
 	}
@@ -152,11 +156,11 @@ func (s *Store) listen(ctx context.Context, c *connector, deaf *bool) error {
 	if _, err := conn.Exec(ctx, "LISTEN "+pgx.Identifier{s.channel}.Sanitize()); err != nil {
 		return err
 	}
-	if *deaf {
-		*deaf = false
-		s.opts.Logger().Info("hears of other nodes again", zap.String("store", s.name))
+	if *missing {
+		*missing = false
+		s.opts.Logger().Info("receives notifications of other nodes again", zap.String("store", s.name))
 	}
-	s.waiters.signalAll() // whatever came while nobody listened
+	s.waiters.signalAll() // for what was sent while the node did not listen
 	for {
 		n, err := conn.WaitForNotification(ctx)
 		if err != nil {
@@ -176,7 +180,7 @@ func (s *Store) handleNotification(payload string) {
 		if b, err := hex.DecodeString(payload[1:]); err == nil && len(b) == len(store.Key{}) {
 			s.waiters.signal(store.Key(b))
 		}
-	case 'd': // something is due
+	case 'd': // deliveries or polls may be due
 		if payload[1:] != strconv.FormatInt(s.nodes.id.Load(), 10) {
 			s.queue.requestRescan()
 		}

@@ -11,27 +11,26 @@ import (
 	"go.uber.org/zap"
 )
 
-// Nodes tell that they are alive by counting, each in its row of webhook_nodes.
-// A node whose count stands still for a lease, as another sees it that could
-// read the table all that time, is gone: its row is deleted, and what carries
-// its id is anybody's. No clock but the observer's own monotonic one is asked,
-// so neither a clock that is wrong nor a database that was away for a while
-// kills a node. A node that finds its own row deleted begins again under a new
-// id, with nothing in its hands.
+// A heartbeat increments a node's count in its row of webhook_nodes. If another node
+// could read the table for the time of a lease and saw no change of the count, then
+// the node is gone: its row is deleted, and others take over what carries its id. No
+// clock matters but the observer's monotonic one, so that neither a wrong clock nor a
+// database that was unavailable for a while makes a node look gone. A node that finds
+// its own row deleted registers again under a new id and holds nothing.
 
 const (
-	// beatsPerLease is how often a node counts in the time of a lease.
+	// beatsPerLease is how many heartbeats a node sends in the time of a lease.
 	beatsPerLease = 8
-	// probeEvery is how often a database is tried that is down.
-	probeEvery = 100 * time.Millisecond
+	// probeInterval is how often an unavailable database is tried again.
+	probeInterval = 100 * time.Millisecond
 )
 
-// nodes is this node and what it sees of the others.
+// nodes is what a node knows of itself and of the others.
 type nodes struct {
 	// id is this node's, 0 before it is registered.
 	id    atomic.Int64
 	lease time.Duration
-	// confirmed is when the last successful beat was sent.
+	// confirmed is when the last successful heartbeat was sent.
 	confirmed atomic.Pointer[time.Time]
 
 	mu   sync.Mutex
@@ -44,13 +43,13 @@ type sighting struct {
 	at   time.Time
 }
 
-// held reports whether what this node holds is certain to be its own still.
+// held reports whether this node certainly still owns what it holds.
 func (n *nodes) held() bool {
 	last := n.confirmed.Load()
 	return last != nil && time.Since(*last) < n.lease*9/10
 }
 
-// register makes this node known under a new id.
+// register inserts this node under a new id.
 func (s *Store) register(ctx context.Context, conn *pgx.Conn) error {
 	sent := time.Now()
 	var id int64
@@ -65,13 +64,13 @@ func (s *Store) register(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
-// keepLoop counts, and looks for nodes that do not.
+// keepLoop sends heartbeats and takes over from nodes that send none.
 func (s *Store) keepLoop() {
 	defer s.working.Done()
 	for {
 		wait := s.opts.Lease / beatsPerLease
 		if s.health.down.Load() != nil {
-			wait = min(wait, probeEvery)
+			wait = min(wait, probeInterval)
 		}
 		t := time.NewTimer(wait)
 		select {
@@ -87,7 +86,7 @@ func (s *Store) keepLoop() {
 		if err != nil {
 			_ = s.failed(err)
 			end()
-			// The failure has woken this loop by itself: once is enough.
+			// The failure itself has signaled trouble to this loop.
 			select {
 			case <-s.health.trouble:
 			default:
@@ -102,7 +101,7 @@ func (s *Store) keepLoop() {
 	}
 }
 
-// beat counts, and gives the nodes that are gone.
+// beat sends a heartbeat and returns the nodes that are gone.
 func (s *Store) beat() (gone []int64, err error) {
 	n := &s.nodes
 	sent := time.Now()
@@ -138,7 +137,7 @@ func (s *Store) beat() (gone []int64, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if err != nil {
-		// Nobody is gone who was only out of sight.
+		// The time in which the table could not be read does not count.
 		clear(n.seen)
 		return nil, err
 	}
@@ -150,8 +149,9 @@ func (s *Store) beat() (gone []int64, err error) {
 	return n.look(counts, sent, time.Now()), nil
 }
 
-// look compares counts, read between the two times, with those seen before. That
-// this node may have slept in between counts in the others' favour.
+// look compares counts, which were read between the two times, with those seen
+// before, and returns the nodes that are gone. If this node was suspended in between,
+// that is not held against the others.
 func (n *nodes) look(counts map[int64]int64, sent, now time.Time) (gone []int64) {
 	seen := make(map[int64]sighting, len(counts))
 	for id, beat := range counts {
@@ -168,10 +168,10 @@ func (n *nodes) look(counts map[int64]int64, sent, now time.Time) (gone []int64)
 	return gone
 }
 
-// reregister begins again after others took this node for gone. What it held is
-// theirs.
+// reregister registers the node again after others took it for gone. What it held now
+// belongs to them.
 func (s *Store) reregister() error {
-	s.opts.Logger().Warn("other nodes took this one for gone: it begins again", zap.String("store", s.name))
+	s.opts.Logger().Warn("other nodes took this one for gone: it registers again", zap.String("store", s.name))
 	if err := s.beatWith(s.register); err != nil {
 		return err
 	}
@@ -180,7 +180,7 @@ func (s *Store) reregister() error {
 	return nil
 }
 
-// sweep deletes the nodes that are gone and takes over what nobody holds.
+// sweep deletes the nodes that are gone and takes over what they held.
 func (s *Store) sweep(gone []int64) error {
 	err := s.use(func(ctx context.Context, conn *pgx.Conn) error {
 		if len(gone) > 0 {
@@ -197,13 +197,13 @@ func (s *Store) sweep(gone []int64) error {
 	if err := s.takeOver(); err != nil {
 		return err
 	}
-	// What notifications did not tell.
+	// This finds what lost notifications told.
 	s.queue.requestRescan()
 	return nil
 }
 
-// leave gives back what this node holds. Where it can't, the log says so: what the
-// node holds is then left alone until the others miss it.
+// leave gives back what this node holds. If it can't, it logs that: the others then
+// take over once they find that the node is gone.
 func (s *Store) leave() error {
 	err := s.available()
 	if err == nil {
@@ -219,7 +219,7 @@ func (s *Store) leave() error {
 		})
 	}
 	if err != nil {
-		s.opts.Logger().Warn("could not say good-bye: what this node held goes on at the others once they miss it",
+		s.opts.Logger().Warn("could not give back what this node held: other nodes take over once they find that it is gone",
 			zap.String("store", s.name), zap.Duration("within", s.nodes.lease*3/2), zap.Error(err))
 	}
 	return nil

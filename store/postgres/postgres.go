@@ -1,17 +1,17 @@
 // Package postgres is the store that several Caddy nodes share: one database,
 // any number of processes.
 //
-// Everything that has to be agreed on is in the database. A node keeps its own
-// requests, claims and attempts in memory and writes in groups: what is waiting
-// becomes one transaction, and no one hears of it before that is on disk. What
-// a node holds (a claim, a delivery, a prediction to poll) carries its id, and
-// is free for the others once the node is gone: see nodes.go.
+// Everything that nodes share is in the database. A node keeps its own requests,
+// claims and attempts in memory and writes in groups: everything that is waiting
+// becomes one transaction, and callers hear of success when that is on disk. What a
+// node holds (a claim, a delivery, a prediction to poll) carries its id, and other
+// nodes take it over once the node is gone: see nodes.go.
 //
-// What is due and what has expired goes by the database's clock: see clock.go.
+// The database's clock decides what is due and what has expired: see clock.go.
 // Whether a node is alive does not depend on any clock.
 //
-// Whatever a node asks of the database is safe to repeat, and is repeated on
-// another connection when one breaks: see connect.go.
+// All operations on the database are safe to repeat, and are repeated on another
+// connection when one breaks: see connect.go.
 package postgres
 
 import (
@@ -28,35 +28,37 @@ import (
 	passing "github.com/caddy-replicate/replicate-webhook/internal/clock"
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/internal/claims"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/groupcommit"
 	"github.com/caddy-replicate/replicate-webhook/store/internal/polling"
 )
 
-// DefaultLease is how long a node that does not answer keeps what it holds.
-// With the time to notice, what it left behind goes on within 30 s.
+// DefaultLease is how long a node that sends no heartbeats keeps what it holds.
+// Including the time to notice, other nodes take over within 30 s.
 const DefaultLease = 20 * time.Second
 
-// Options say how a database is opened.
+// Options say how to open a database.
 type Options struct {
-	// DSN names the database, as libpq does: a URL or key=value pairs.
+	// DSN names the database as libpq does: a URL or key=value pairs.
 	DSN string
-	// ListenDSN names the same database past a pooler, to listen there.
-	// Default: DSN, and no listening where that leads to a pooler.
+	// ListenDSN names the same database without a pooler in between, to listen
+	// for notifications. Default: DSN, and no listening if that leads to a
+	// pooler.
 	ListenDSN string
-	// MaxConns is how many connections the node takes at most, at least
-	// MinMaxConns. Default DefaultMaxConns.
+	// MaxConns is the most connections of the node, at least MinMaxConns.
+	// Default: DefaultMaxConns.
 	MaxConns int
-	// Logger is asked for at each use, so that a store which outlives a
-	// configuration follows the logging of the next. Default: none.
+	// Logger returns the logger. It is called for each message, so that a store
+	// that outlives a configuration uses the logger of the next one. Default:
+	// no logging.
 	Logger func() *zap.Logger
-	// Now is the clock of the node. Default time.Now.
+	// Now is the clock of the node. Default: time.Now.
 	Now func() time.Time
-	// DatabaseNow stands in for the clock of the database. Default: the
-	// database is asked.
+	// DatabaseNow replaces the clock of the database, in tests. Optional.
 	DatabaseNow func() time.Time
-	// PurgeEvery is how often expired entries are looked for. Default 10s.
+	// PurgeEvery is how often expired entries are purged. Default: 10s.
 	PurgeEvery time.Duration
-	// Lease is how long a node that does not answer keeps what it holds.
-	// It must be the same on all nodes. Default DefaultLease.
+	// Lease is how long a node that sends no heartbeats keeps what it holds. It
+	// must be the same on all nodes. Default: DefaultLease.
 	Lease time.Duration
 }
 
@@ -67,7 +69,7 @@ type Store struct {
 	connector *connector
 	pool      *pgxpool.Pool
 	channel   string // of notifications
-	// shared bounds the connections of the pool that are taken by what does
+	// shared bounds the connections of the pool that are used for work that does
 	// not commit.
 	shared chan struct{}
 	keeper keeper
@@ -77,11 +79,11 @@ type Store struct {
 	health    health
 	waiters   waiters
 	claims    claims.Table
-	requests  *batcher[*claimRequest]
-	commits   *batcher[*settlement]
+	requests  *groupcommit.Batcher[*claimRequest]
+	commits   *groupcommit.Batcher[settlement]
 	queue     queue
 	polls     polling.Schedule
-	jobs      *batcher[*job]
+	jobs      *groupcommit.Batcher[*job]
 	notifying chan struct{}
 	// swept has the numbers up to which tables were swept, by name.
 	swept sync.Map
@@ -92,10 +94,10 @@ type Store struct {
 	closeErr error
 }
 
-// Open connects to the database and sets it up where that was not done yet.
+// Open connects to the database and creates the tables if they are missing.
 //
 // Errors say what to do: the dsn is wrong, the server can't be reached or is a
-// replica, rights are missing, the schema is of a newer build. None holds the
+// replica, rights are missing, the schema is of a newer build. No error contains the
 // password.
 func Open(opts Options) (*Store, error) {
 	if opts.Logger == nil {
@@ -139,9 +141,9 @@ func Open(opts Options) (*Store, error) {
 		}
 		return nil, fmt.Errorf("store postgres at %s %w", s.name, explain(err))
 	}
-	s.requests = newBatcher(s.requestAll)
-	s.commits = newBatcher(s.settleAll)
-	s.jobs = newBatcher(s.runJobs)
+	s.requests = s.newRequests()
+	s.commits = s.newCommits()
+	s.jobs = s.newJobs()
 	s.working.Add(4)
 	go s.keepLoop()
 	go s.listenLoop(listen)
@@ -153,8 +155,8 @@ func Open(opts Options) (*Store, error) {
 	return s, nil
 }
 
-// open takes the connections that the node can't do without, so that it fails
-// here where the server has too few.
+// open makes the connections that the node needs, so that Open fails if the server
+// has too few.
 func (s *Store) open(size int) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*groupTimeout)
 	defer cancel()
@@ -184,7 +186,7 @@ func (s *Store) open(size int) error {
 	return s.keeper.use(ctx, s.connector, s.register)
 }
 
-// prepare sees to it that the database can be used.
+// prepare checks the server and migrates the schema.
 func (s *Store) prepare(ctx context.Context, conn *pgx.Conn) error {
 	if err := s.checkServer(ctx, conn); err != nil {
 		return err
@@ -192,7 +194,7 @@ func (s *Store) prepare(ctx context.Context, conn *pgx.Conn) error {
 	return s.migrate(ctx, conn)
 }
 
-// checkServer refuses a server that can't keep the promises.
+// checkServer returns an error for a server that can't be used.
 func (s *Store) checkServer(ctx context.Context, conn *pgx.Conn) error {
 	var version int
 	var replica, fsync bool
@@ -210,19 +212,19 @@ func (s *Store) checkServer(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
-// closeTimeout bounds what Close says to the database. A node that can't say
-// good-bye is taken for dead later.
+// closeTimeout is how long Close tries to give back what the node holds. If it fails,
+// other nodes find later that the node is gone.
 const closeTimeout = 3 * time.Second
 
 // Close commits what is waiting and gives back what this node holds.
 func (s *Store) Close() error {
 	s.closing.Do(func() {
 		close(s.stop)
-		s.claims.Close(errClosed)
+		s.claims.Close(groupcommit.ErrClosed)
 		s.working.Wait()
-		s.requests.close()
-		s.commits.close()
-		s.jobs.close()
+		s.requests.Close()
+		s.commits.Close()
+		s.jobs.Close()
 		s.closeErr = s.leave()
 		s.keeper.close()
 		s.pool.Close()
@@ -236,19 +238,17 @@ var (
 	_ store.Clocked = (*Store)(nil)
 )
 
-var errClosed = errors.New("closed")
-
-// closed is an error once Close has begun.
+// closed returns an error once Close has begun.
 func (s *Store) closed() error {
 	select {
 	case <-s.stop:
-		return fmt.Errorf("%w: %w", store.ErrUnavailable, errClosed)
+		return fmt.Errorf("%w: %w", store.ErrUnavailable, groupcommit.ErrClosed)
 	default:
 		return nil
 	}
 }
 
-// read runs a query with a connection.
+// read runs f with a connection, for a request that only reads.
 func (s *Store) read(ctx context.Context, f func(context.Context, *pgx.Conn) error) error {
 	if err := s.closed(); err != nil {
 		return err

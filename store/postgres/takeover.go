@@ -88,17 +88,17 @@ func (s *Store) freeDeliveries() (more bool, err error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), groupTimeout)
 	defer cancel()
-	var jobs []*job
+	var jobs []<-chan error
 	for _, o := range orphans {
-		j := s.releaseJob(o.prediction, o.n, o.owner, o.lease)
-		if err := s.jobs.add(ctx, j); err != nil {
+		done, err := s.jobs.Add(ctx, s.releaseJob(o.prediction, o.n, o.owner, o.lease))
+		if err != nil {
 			return false, err
 		}
-		jobs = append(jobs, j)
+		jobs = append(jobs, done)
 	}
 	freed := 0
-	for _, j := range jobs {
-		if s.jobs.wait(ctx, j.done) == nil {
+	for _, done := range jobs {
+		if s.jobs.Wait(ctx, done) == nil {
 			freed++
 		}
 	}

@@ -7,17 +7,17 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// settings hold for one transaction, since a pooler may give the next one
-// another session.
+// settings hold for one transaction, since a pooler may give the next one another
+// session.
 //
-// A 2xx means that the commit is on disk, whatever the default of the database
-// or the role is. What asks for more than that, such as remote_apply, stays.
+// Commits are on disk when they return, whatever the default of the database or the
+// role is. A stronger setting, such as remote_apply, stays.
 //
-// What a node that vanished has locked is not locked for long.
+// The locks of a node that has vanished end with idle_in_transaction_session_timeout.
 //
-// Plans go by keys and indexes, whatever the statistics say: those of a queue are
-// never true for long, and a plan made for an empty table is still in use when
-// there are a million rows.
+// Plans use keys and indexes, whatever the statistics say. Those of a queue are soon
+// out of date, and a plan made for an empty table would still be used when there are
+// a million rows.
 const settings = durable + `,
 	set_config('idle_in_transaction_session_timeout', '30000', true),
 	set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),
@@ -25,15 +25,15 @@ const settings = durable + `,
 
 const durable = "SELECT set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true)"
 
-// newBatch returns a batch that is a transaction with the settings.
+// newBatch returns a batch that is one transaction and begins with the settings.
 func newBatch() *pgx.Batch {
 	b := new(pgx.Batch)
 	b.Queue(settings)
 	return b
 }
 
-// send sends a batch made by newBatch. The results begin with those of the first
-// statement that was queued.
+// send sends a batch that newBatch returned. The results begin with those of the
+// first statement that was queued after that.
 func send(ctx context.Context, conn *pgx.Conn, b *pgx.Batch) (pgx.BatchResults, error) {
 	res := conn.SendBatch(ctx, b)
 	if _, err := res.Exec(); err != nil {
@@ -42,7 +42,7 @@ func send(ctx context.Context, conn *pgx.Conn, b *pgx.Batch) (pgx.BatchResults, 
 	return res, nil
 }
 
-// collect runs one query under the settings.
+// collect runs one query with the settings and returns its rows.
 func collect[T any](ctx context.Context, conn *pgx.Conn, scan pgx.RowToFunc[T], query string, args ...any) ([]T, error) {
 	b := newBatch()
 	b.Queue(query, args...)
@@ -54,7 +54,7 @@ func collect[T any](ctx context.Context, conn *pgx.Conn, scan pgx.RowToFunc[T], 
 	return out, errors.Join(err, res.Close())
 }
 
-// collectNext reads the rows of a batch's next query.
+// collectNext returns the rows of a batch's next query.
 func collectNext[T any](res pgx.BatchResults, scan pgx.RowToFunc[T]) ([]T, error) {
 	rows, err := res.Query()
 	if err != nil {
@@ -63,7 +63,7 @@ func collectNext[T any](res pgx.BatchResults, scan pgx.RowToFunc[T]) ([]T, error
 	return pgx.CollectRows(rows, scan)
 }
 
-// execute runs one statement under the settings.
+// execute runs one statement with the settings.
 func execute(ctx context.Context, conn *pgx.Conn, statement string, args ...any) error {
 	b := newBatch()
 	b.Queue(statement, args...)

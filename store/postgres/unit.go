@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/groupcommit"
 	"github.com/caddy-replicate/replicate-webhook/store/internal/ledger"
 )
 
@@ -26,7 +27,6 @@ type job struct {
 	// after runs once the job is committed.
 	after   func()
 	refused error
-	done    chan error
 }
 
 // numbersPerJob is the most rows that a job adds.
@@ -84,16 +84,19 @@ type attemptRow struct {
 	store.Attempt
 }
 
-// runJobs runs a group of jobs.
-func (s *Store) runJobs(jobs []*job) {
-	transact(s, jobs, outageWait, s.runUnit, func(j *job, err error) {
-		if err == nil {
+// newJobs returns the batcher that runs jobs.
+func (s *Store) newJobs() *groupcommit.Batcher[*job] {
+	return groupcommit.New(groupcommit.Options[*job]{
+		Commit: func(jobs []*job) error { return transact(s, jobs, outageWait, s.runUnit) },
+		Finish: func(j *job, err error) error {
+			if err != nil {
+				return err
+			}
 			if j.after != nil && j.refused == nil {
 				j.after()
 			}
-			err = j.refused
-		}
-		j.done <- err
+			return j.refused
+		},
 	})
 }
 
@@ -107,11 +110,7 @@ func (s *Store) commit(ctx context.Context, j *job) error {
 	if err := s.await(ctx, outageWait); err != nil {
 		return err
 	}
-	j.done = make(chan error, 1)
-	err := s.jobs.add(ctx, j)
-	if err == nil {
-		err = s.jobs.wait(ctx, j.done)
-	}
+	err := s.jobs.Do(ctx, j)
 	switch {
 	case err == nil, errors.Is(err, store.ErrUnavailable), errors.Is(err, store.ErrNotFound), errors.Is(err, store.ErrDisabled):
 		return err

@@ -1,5 +1,5 @@
-// Package shared opens a store once for all who use it: the configurations that
-// name the same one, and requests that outlive theirs.
+// Package shared opens each store once for all that use it: configurations that name
+// the same store, and requests that outlive their configuration.
 package shared
 
 import (
@@ -11,8 +11,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
-// pool holds the open stores, shared by configurations and by requests that
-// outlive theirs.
+// pool holds the open stores.
 var pool = caddy.NewUsagePool()
 
 // Ref is one use of an open store. The store closes with its last Ref.
@@ -40,8 +39,8 @@ func Acquire(o store.Opener) (*Ref, error) {
 	return &Ref{Store: p.Closer, resource: resource, closed: p.closed}, nil
 }
 
-// Release gives the reference back. It is idempotent, so that Cleanup may
-// call it however far Start came.
+// Release gives the reference up. It is idempotent, so that Cleanup may call it
+// however far Start came.
 func (r *Ref) Release() error {
 	if r == nil {
 		return nil
@@ -62,13 +61,13 @@ func (r *Ref) Closed() <-chan struct{} {
 	return r.closed
 }
 
-// pooled gives an open store the name under which caddy.UsagePool closes it.
+// pooled makes an open store a caddy.Destructor.
 type pooled struct {
 	store.Closer
 	closed chan struct{}
 }
 
-// Destruct closes the store.
+// Destruct implements caddy.Destructor. It closes the store.
 func (p pooled) Destruct() error {
 	defer close(p.closed)
 	return p.Close()

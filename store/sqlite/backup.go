@@ -24,7 +24,7 @@ func Backup(ctx context.Context, from, to string) (size int64, err error) {
 	}
 	db, err := openDB(from)
 	if err != nil {
-		return 0, fmt.Errorf("store %s %w", source, recoverable(err))
+		return 0, fmt.Errorf("store %s %w", source, withRecoveryHint(err))
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	if size, err = writeBackup(ctx, db, to); err != nil {

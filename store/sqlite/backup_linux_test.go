@@ -59,7 +59,7 @@ func TestBackupReplacesNothing(t *testing.T) {
 		"memory":          {path, ":memory:", "in memory alone"},
 		"no name":         {path, "", "has no name"},
 		"no store":        {in("none"), in("new"), "no such file"},
-		"an empty store":  {in("empty"), in("new"), "something else"},
+		"an empty store":  {in("empty"), in("new"), "another program"},
 		"a text as store": {in("text"), in("new"), "is corrupt"},
 	} {
 		if _, err := Backup(t.Context(), c.from, c.to); err == nil || !strings.Contains(err.Error(), c.want) {

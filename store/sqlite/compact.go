@@ -6,18 +6,18 @@ import (
 )
 
 const (
-	// compactRows is how many rows one transaction merges: few enough not
-	// to be felt by commits that wait behind it.
+	// compactRows is how many rows one transaction merges: few enough that
+	// commits behind it do not wait for long.
 	compactRows = 256
-	// compactFull is the size from which a row is left alone.
+	// compactFull is the size from which a row is not merged.
 	compactFull = 512 * entrySize
 	// compactWindow, in milliseconds, is how far apart entries that share a
-	// row may expire: they are purged together.
+	// row may expire. They are purged together.
 	compactWindow = 10 * 60 * 1000
 )
 
-// Compact merges the rows of a quiet time, which hold an entry each, so that a
-// million entries are a few thousand rows to read at opening.
+// Compact merges rows that were committed with few entries each, so that opening a
+// store with a million entries reads a few thousand rows.
 func (s *Store) Compact() error {
 	s.compacting.Lock()
 	defer s.compacting.Unlock()
@@ -51,8 +51,9 @@ type compactKey struct {
 	window int64
 }
 
-// compact merges the next full batch of rows after a number. It gives the last
-// number it looked at, 0 when there were too few, and the highest in use.
+// compact merges the next full batch of rows after a number. It returns the last
+// number that it looked at, or 0 if there were too few rows, and the highest number
+// in use.
 func (g *group) compact(after int64) (last, highest int64, err error) {
 	stmt, err := g.stmt("SELECT coalesce(max(id), 0) FROM dedup")
 	if err != nil {
@@ -78,7 +79,8 @@ func (g *group) compact(after int64) (last, highest int64, err error) {
 	return last, highest, nil
 }
 
-// mergeable reads a batch of rows and merges the small ones.
+// mergeable reads a batch of rows and returns the numbers of the small ones with
+// the rows to replace them.
 func (g *group) mergeable(after int64) (ids []int64, merged map[compactKey]*entryRow, last int64, err error) {
 	rows, err := g.query("SELECT id, scope, expires, signed, sum, entries FROM dedup WHERE id > ? ORDER BY id LIMIT ?", after, compactRows)
 	if err != nil {

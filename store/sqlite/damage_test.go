@@ -83,7 +83,7 @@ func TestFlippedBitInAnEntryIsRefused(t *testing.T) {
 
 func TestForeignAndNewerFilesAreRefused(t *testing.T) {
 	for _, c := range []struct{ name, pragma, want string }{
-		{"something else's database", "PRAGMA application_id=1", "of something else"},
+		{"something else's database", "PRAGMA application_id=1", "of another program"},
 		{"newer schema", "PRAGMA user_version=99", "schema version 99"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -42,11 +42,9 @@ func (s *Store) checkEntry(e *store.Entry) error {
 func (s *Store) commitClaim(ctx context.Context, c *claims.Claim) error {
 	return s.writer.do(ctx, &op{
 		write: func(g *group) error { g.add(&c.Entry); return nil },
-		after: func(err error) {
-			if err == nil {
-				s.entries.add(&c.Entry)
-				c.Committed()
-			}
+		after: func() {
+			s.entries.add(&c.Entry)
+			c.Committed()
 		},
 		ends: true,
 	})

@@ -22,7 +22,7 @@ type entryRow struct {
 	entries         []byte
 }
 
-// add puts an entry into its scope's row of this transaction.
+// add adds an entry to its scope's row of this transaction.
 func (g *group) add(e *store.Entry) {
 	row := g.entries[e.Scope]
 	if row == nil {
@@ -41,7 +41,7 @@ func (g *group) add(e *store.Entry) {
 	}
 }
 
-// flush writes what add collected.
+// flush writes the rows of the entries that were added.
 func (g *group) flush() error {
 	for scope, row := range g.entries {
 		if err := g.insertEntries(scope, row); err != nil {
@@ -58,16 +58,16 @@ func (g *group) insertEntries(scope string, row *entryRow) error {
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// sum is a CRC-32C over the whole row. SQLite finds a broken page, but not a
-// flipped bit in what a page holds, and a flipped bit in a key would let an
-// event through twice.
+// sum returns a CRC-32C over the whole row. SQLite detects a page that is not
+// well-formed, but not a flipped bit in the content of a page. A flipped bit in a
+// key would let an event be forwarded twice.
 func (r *entryRow) sum(scope string) int64 {
 	head := binary.BigEndian.AppendUint64([]byte(scope), uint64(r.expires))
 	head = binary.BigEndian.AppendUint64(head, uint64(r.signed))
 	return int64(crc32.Update(crc32.Checksum(head, castagnoli), castagnoli, r.entries))
 }
 
-// checksumError is a row that is not what was written.
+// checksumError says that a row is not as it was written.
 type checksumError struct{ id int64 }
 
 func (e *checksumError) Error() string {
@@ -117,7 +117,7 @@ func (s *entries) count() int {
 	return len(s.live)
 }
 
-// load reads what was committed.
+// load reads the entries and the marks of what was purged.
 func (s *entries) load(db *sql.DB) error {
 	s.live = make(map[store.Key]int64)
 	s.purged = make(map[string]int64)
@@ -167,27 +167,28 @@ func (s *entries) loadPurged(db *sql.DB) error {
 	return rows.Err()
 }
 
+// each calls f with the key and the expiry of each entry.
 func (r *entryRow) each(f func(store.Key, int64)) {
 	for e := r.entries; len(e) >= entrySize; e = e[entrySize:] {
 		f(store.Key(e[:16]), int64(binary.BigEndian.Uint64(e[16:entrySize])))
 	}
 }
 
-// purgeEntries is about how many entries one transaction forgets.
+// purgeEntries is about how many entries one transaction purges.
 const purgeEntries = 2000
 
-// expiredRow is a row that purgeBatch forgets.
+// expiredRow is a row to be purged.
 type expiredRow struct {
 	id    int64
 	scope string
 	entryRow
 }
 
-// purgeBatch forgets the rows that expired first and says whether there may be
+// purgeBatch purges the rows that expired first. It reports whether there may be
 // more.
 func (s *Store) purgeBatch() (more bool, err error) {
 	now := s.opts.clock.Settled().UnixMilli()
-	// Looked for beside the writer, which need not stop for it.
+	// Searching on a connection of its own does not stop the writer.
 	var found bool
 	if err := s.db.QueryRow("SELECT EXISTS (SELECT 1 FROM dedup WHERE expires <= ?)", now).Scan(&found); err != nil || !found {
 		return false, s.readError(err)
@@ -199,23 +200,21 @@ func (s *Store) purgeBatch() (more bool, err error) {
 				return err
 			}
 			for _, r := range rows {
-				if err := g.forget(r); err != nil {
+				if err := g.purge(r); err != nil {
 					return err
 				}
 			}
 			return nil
 		},
-		after: func(err error) {
-			if err == nil {
-				s.entries.forget(rows, now)
-				s.claims.Expire(now)
-			}
+		after: func() {
+			s.entries.purge(rows, now)
+			s.claims.Expire(now)
 		},
 	})
 	return len(rows) > 0, err
 }
 
-// expired reads the rows that are due, up to about purgeEntries entries.
+// expired returns the rows that have expired, up to about purgeEntries entries.
 func (g *group) expired(now int64) ([]expiredRow, error) {
 	rows, err := g.query(
 		"SELECT id, scope, signed, entries FROM dedup WHERE expires <= ? ORDER BY id LIMIT ?", now, purgeEntries)
@@ -235,7 +234,8 @@ func (g *group) expired(now int64) ([]expiredRow, error) {
 	return out, rows.Err()
 }
 
-func (g *group) forget(r expiredRow) error {
+// purge deletes a row and keeps the newest signed time of its scope.
+func (g *group) purge(r expiredRow) error {
 	if err := g.exec("DELETE FROM dedup WHERE id = ?", r.id); err != nil {
 		return err
 	}
@@ -245,8 +245,9 @@ func (g *group) forget(r expiredRow) error {
 	return g.exec("INSERT INTO purged (scope, signed) VALUES (?, ?) ON CONFLICT (scope) DO UPDATE SET signed = max(signed, excluded.signed)", r.scope, r.signed)
 }
 
-// forget drops purged rows from memory.
-func (s *entries) forget(rows []expiredRow, now int64) {
+// purge removes rows that were purged. An entry that was committed again later
+// stays.
+func (s *entries) purge(rows []expiredRow, now int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range rows {

@@ -41,13 +41,13 @@ func OpenExport(path string) (*Export, error) {
 			return err
 		}
 		if x.db, err = openDB(path); err != nil {
-			return recoverable(err)
+			return withRecoveryHint(err)
 		}
 		var version int
 		if err = x.db.QueryRow("PRAGMA user_version").Scan(&version); version < 2 {
 			x.payload = "0" // the file is not changed by being read
 		}
-		return recoverable(err)
+		return withRecoveryHint(err)
 	}()
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("store %s %w", path, err), x.Close())
@@ -73,18 +73,18 @@ func walk[T any](x *Export, query string, scan func(*sql.Rows) (T, error)) iter.
 		var none T
 		rows, err := x.db.Query(query)
 		if err != nil {
-			yield(none, recoverable(err))
+			yield(none, withRecoveryHint(err))
 			return
 		}
 		defer rows.Close()
 		for rows.Next() {
 			v, err := scan(rows)
-			if !yield(v, recoverable(err)) || err != nil {
+			if !yield(v, withRecoveryHint(err)) || err != nil {
 				return
 			}
 		}
 		if err := rows.Err(); err != nil {
-			yield(none, recoverable(err))
+			yield(none, withRecoveryHint(err))
 		}
 	}
 }
@@ -95,7 +95,7 @@ func (x *Export) Entries() (iter.Seq2[move.Entry, error], error) {
 	entries := make(map[store.Key]move.Entry)
 	rows, err := x.db.Query("SELECT id, scope, expires, signed, sum, entries FROM dedup")
 	if err != nil {
-		return nil, recoverable(err)
+		return nil, withRecoveryHint(err)
 	}
 	defer rows.Close()
 	for rows.Next() {
@@ -103,10 +103,10 @@ func (x *Export) Entries() (iter.Seq2[move.Entry, error], error) {
 		var scope string
 		var row entryRow
 		if err := rows.Scan(&id, &scope, &row.expires, &row.signed, &sum, &row.entries); err != nil {
-			return nil, recoverable(err)
+			return nil, withRecoveryHint(err)
 		}
 		if row.sum(scope) != sum || len(row.entries)%entrySize != 0 {
-			return nil, recoverable(&checksumError{id})
+			return nil, withRecoveryHint(&checksumError{id})
 		}
 		row.each(func(k store.Key, expires int64) {
 			e := entries[k]
@@ -119,7 +119,7 @@ func (x *Export) Entries() (iter.Seq2[move.Entry, error], error) {
 				return
 			}
 		}
-	}, recoverable(rows.Err())
+	}, withRecoveryHint(rows.Err())
 }
 
 // Marks implements move.Source.

@@ -21,24 +21,24 @@ import (
 )
 
 const (
-	// applicationID marks the file as one of ours: "RpWh" in ASCII.
+	// applicationID marks the file as a store of this plugin: "RpWh" in ASCII.
 	applicationID = 0x52705768
 
-	// lockWait covers a restart in which the old process is still closing
-	// the file, and a reload in which the last request of the old
-	// configuration is.
+	// lockWait is how long to wait for the lock. It covers a restart while the
+	// old process still closes the file, and a reload while the last request of
+	// the old configuration still uses it.
 	lockWait = 3 * time.Second
 )
 
-// schema is that of version 1, where migrations begin. All of it is written in
-// one transaction into a file that gets its name only afterwards, so that an
-// empty file is never one of ours.
+// schema is that of version 1, where migrations begin. It is written in one
+// transaction, into a file that gets its name afterwards, so that an empty file is
+// never a store.
 //
 // A row of dedup is a group of entries of one scope that were committed
 // together. expires and signed are the newest of the group in Unix
-// milliseconds, sum guards the row against rot (see entryRow.sum), and entries is
-// 24 bytes an entry: key, expiry. There is no index on expires: it would double
-// what a commit writes, and compacted rows are few enough to look through.
+// milliseconds, sum is a checksum (see entryRow.sum), and entries has 24 bytes for
+// each entry: key, expiry. There is no index on expires: it would double what a
+// commit writes, and there are few compacted rows to scan.
 const schema = `
 CREATE TABLE dedup (
 	id      INTEGER PRIMARY KEY,
@@ -54,12 +54,12 @@ CREATE TABLE purged (
 ) WITHOUT ROWID;
 ` + trackingSchema
 
-// lockFile takes the process lock that stands beside the database. It is a
-// file of its own because closing any descriptor of the database would drop
+// lockFile locks the file beside the database that keeps other processes out. It
+// is a file of its own because closing any descriptor of the database would drop
 // SQLite's own locks.
 func lockFile(path string) (*flock.Flock, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, fmt.Errorf("can't have its directory: %w", err)
+		return nil, fmt.Errorf("directory can't be created: %w", err)
 	}
 	l := flock.New(path+".lock", flock.SetPermissions(0o600))
 	ctx, cancel := context.WithTimeout(context.Background(), lockWait)
@@ -77,8 +77,8 @@ func lockFile(path string) (*flock.Flock, error) {
 	}
 }
 
-// prepareFile makes the database if there is none, and refuses what would
-// otherwise become a silent start from nothing.
+// prepareFile creates the database if there is none. It returns an error where
+// opening the path would silently begin with an empty store.
 func prepareFile(path string) error {
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 		if err := createFile(path); err != nil {
@@ -95,7 +95,7 @@ func prepareFile(path string) error {
 	return nil
 }
 
-// restrict takes the rights on a file from everybody but its owner.
+// restrict makes a file inaccessible to everybody but its owner.
 func restrict(name string) error {
 	info, err := os.Lstat(name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -107,8 +107,9 @@ func restrict(name string) error {
 	return os.Chmod(name, info.Mode().Perm()&0o600)
 }
 
-// checkHeader refuses a file that SQLite must not open, because opening it can
-// change it. It runs before SQLite has the file open: see lockFile.
+// checkHeader returns an error for a file that SQLite must not open, because
+// opening a file can change it. It must be called before SQLite opens the file: see
+// lockFile.
 func checkHeader(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
@@ -128,13 +129,13 @@ func checkHeader(path string) error {
 	return nil
 }
 
-var errForeign = errors.New("is a SQLite database of something else; name another file")
+var errForeign = errors.New("is a SQLite database of another program; name another file")
 
-// createFile makes an empty store, which gets its name when it is complete.
+// createFile creates an empty store, which gets its name when it is complete.
 func createFile(path string) error {
 	for _, suffix := range []string{"-wal", "-journal"} {
 		if _, err := os.Lstat(path + suffix); err == nil {
-			return fmt.Errorf("is missing but its log %s is there: restore the database from a backup, or move the log aside to start from nothing", filepath.Base(path)+suffix)
+			return fmt.Errorf("is missing but its log %s exists: restore the database from a backup, or move the log aside to start from nothing", filepath.Base(path)+suffix)
 		}
 	}
 	fresh := path + ".new"
@@ -159,6 +160,7 @@ func createFile(path string) error {
 	return syncDir(filepath.Dir(path))
 }
 
+// writeSchema writes the tables into an empty file.
 func writeSchema(path string) error {
 	db, err := sql.Open("sqlite", dsn(path, "journal_mode(DELETE)", "synchronous(FULL)"))
 	if err != nil {
@@ -171,7 +173,8 @@ func writeSchema(path string) error {
 	return db.Close()
 }
 
-// syncDir makes the new name last. Windows has no such call and needs none.
+// syncDir makes a new name in the directory durable. Windows has no such call and
+// needs none.
 func syncDir(dir string) error {
 	if runtime.GOOS == "windows" {
 		return nil
@@ -184,8 +187,9 @@ func syncDir(dir string) error {
 	return d.Sync()
 }
 
-// openDB opens the file under its name and checks that it is one of ours. SQLite
-// refuses a file shorter than its header says at this first read.
+// openDB opens the file under its name and checks that it is a store of this
+// plugin. At this first read SQLite refuses a file that is shorter than its header
+// says.
 func openDB(path string) (*sql.DB, error) {
 	db, err := sql.Open("sqlite", dsn(path, connPragmas...))
 	if err != nil {
@@ -213,22 +217,22 @@ func openDB(path string) (*sql.DB, error) {
 	return db, nil
 }
 
-// useLog puts the database into WAL mode, which lasts, and opens its log.
+// useLog puts the database into WAL mode, which is permanent, and opens its log.
 func useLog(db *sql.DB) error {
 	var mode string
 	if err := db.QueryRow("PRAGMA journal_mode=WAL").Scan(&mode); err != nil {
 		return err
 	}
 	if mode != "wal" {
-		return fmt.Errorf("has no write-ahead log but journal mode %s: put it on a local disk", mode)
+		return fmt.Errorf("has journal mode %s in place of a write-ahead log: put it on a local disk", mode)
 	}
 	var version int // any read opens the log
 	return db.QueryRow("PRAGMA schema_version").Scan(&version)
 }
 
-// connPragmas hold for every connection. synchronous=FULL is the promise: in
-// WAL mode a commit returns after the log is fsynced. Checkpoints have their
-// own loop; the automatic one at 16 MB of log is a backstop.
+// connPragmas hold for every connection. synchronous=FULL makes commits durable: in
+// WAL mode a commit then returns after the log is fsynced. Checkpoints have a loop
+// of their own; the automatic one, at 16 MB of log, is for when that loop fails.
 var connPragmas = []string{
 	"busy_timeout(5000)",
 	"synchronous(FULL)",
@@ -237,21 +241,24 @@ var connPragmas = []string{
 	"cache_size(-2000)", // reads the schema, and so opens the log as well
 }
 
-// dsn names a file that is there: with mode=rw SQLite creates none.
+// dsn returns the data source name of an existing file: with mode=rw SQLite creates
+// none.
 func dsn(path string, pragmas ...string) string {
 	q := url.Values{"_pragma": pragmas, "_txlock": {"immediate"}, "mode": {"rw"}}
 	u := url.URL{Scheme: "file", Opaque: (&url.URL{Path: filepath.ToSlash(path)}).EscapedPath(), RawQuery: q.Encode()}
 	return u.String()
 }
 
+// recovery says what can be done about a damaged file.
 const recovery = "restore it from a backup, or stop Caddy, move the file and its -wal and -shm aside and start again, after which events accepted before can be accepted once more"
 
-// recoverable adds to an error that means damage what can be done about it.
-func recoverable(err error) error {
-	var rot *checksumError
+// withRecoveryHint returns an error of opening or reading the file with what can be
+// done about it, if it means that the file is damaged.
+func withRecoveryHint(err error) error {
+	var checksum *checksumError
 	var e *driver.Error
 	switch {
-	case errors.As(err, &rot):
+	case errors.As(err, &checksum):
 	case !errors.As(err, &e):
 		return err
 	case e.Code()&0xff != lib.SQLITE_CORRUPT && e.Code()&0xff != lib.SQLITE_NOTADB:

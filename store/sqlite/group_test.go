@@ -19,7 +19,7 @@ func TestOneBadOpFailsNoOther(t *testing.T) {
 	<-began
 	start("bad", func(*group) error { return bad })
 	start("good", func(g *group) error { return g.exec("INSERT INTO secrets (name, sealed) VALUES ('good', x'00')") })
-	until(t, "were both waiting", func() bool { return len(s.writer.ops) == 2 })
+	until(t, "were both waiting", func() bool { return s.writer.batch.Len() == 2 })
 	close(goOn)
 	for name, want := range map[string]error{"first": nil, "bad": bad, "good": nil} {
 		if err := <-results[name]; !errors.Is(err, want) {

@@ -118,13 +118,13 @@ var unusable = map[string]struct {
 	"text": {path: "webhook.db", want: "is corrupt", late: true, prepare: func(t *testing.T) {
 		must(t, os.WriteFile("webhook.db", []byte(strings.Repeat("a text of somebody's\n", 100)), 0o600))
 	}},
-	"database of something else": {path: "webhook.db", want: "something else", late: true, prepare: func(t *testing.T) {
+	"database of something else": {path: "webhook.db", want: "another program", late: true, prepare: func(t *testing.T) {
 		db, err := sql.Open("sqlite", "file:webhook.db?_pragma=journal_mode(DELETE)")
 		must(t, err)
 		_, err = db.Exec("CREATE TABLE t (x); INSERT INTO t VALUES (1)")
 		must(t, err, db.Close(), os.Chmod("webhook.db", 0o644))
 	}},
-	"journal of a database that is missing": {path: "webhook.db", want: "its log webhook.db-journal is there", late: true, prepare: func(t *testing.T) {
+	"journal of a database that is missing": {path: "webhook.db", want: "its log webhook.db-journal exists", late: true, prepare: func(t *testing.T) {
 		must(t, os.WriteFile("webhook.db-journal", []byte("x"), 0o600))
 	}},
 }

@@ -17,24 +17,24 @@ import (
 // database, its write-ahead log, the log's index, and the process lock.
 var companions = [...]string{"", "-wal", "-shm", ".lock"}
 
-// presence compares the files that the process has open with what their names
-// lead to. On Unix an open file outlives its name, so that without this a store
-// would go on committing to a database that nobody finds again.
+// presence checks that the names of the store's files still lead to the files that
+// the process has open. On Unix an open file outlives its name. Without this check
+// a store would go on committing to a database that nobody can open again.
 type presence struct {
 	path string
 	// opened describes the files that were opened. The store keeps all of them
-	// open, so no other file gets the identity of one.
+	// open, so that no other file can get the identity of one.
 	opened [len(companions)]fs.FileInfo
 }
 
-// movedError says that a file is no longer found under its name.
+// movedError says that a file can no longer be found under its name.
 type movedError struct {
 	file  string
 	cause error
 }
 
 func (e *movedError) Error() string {
-	return fmt.Sprintf("%s %v under the running process: put the very same file back, or stop Caddy, see to the files and start it again", e.file, e.cause)
+	return fmt.Sprintf("%s %v under the running process: put the very same file back, or stop Caddy, check the files and start it again", e.file, e.cause)
 }
 
 func (e *movedError) Unwrap() error { return e.cause }
@@ -45,14 +45,14 @@ var (
 	errEmptied  = errors.New("was emptied")
 )
 
-// isMoved reports whether an error says that a file of the store is gone.
+// isMoved reports whether an error is a *movedError.
 func isMoved(err error) bool {
 	var moved *movedError
 	return errors.As(err, &moved)
 }
 
-// record notes which files were opened since before was what the name of the
-// database led to.
+// record notes which files were opened. before is the file that the name of the
+// database led to before it was opened.
 func (p *presence) record(before fs.FileInfo) error {
 	for i, suffix := range companions {
 		info, err := os.Lstat(p.path + suffix)
@@ -68,10 +68,10 @@ func (p *presence) record(before fs.FileInfo) error {
 }
 
 // check returns a *movedError unless every name leads to the file that was
-// opened under it. It runs with each commit, and costs some microseconds.
+// opened under it. It runs with each commit and takes some microseconds.
 //
-// Sizes are not compared, but that the database is not empty: other programs may
-// checkpoint and vacuum it.
+// Sizes are not compared, since other programs may checkpoint and vacuum the
+// database. It must not be empty, though.
 func (p *presence) check() error {
 	for i, suffix := range companions {
 		name := filepath.Base(p.path) + suffix
@@ -80,7 +80,7 @@ func (p *presence) check() error {
 		case errors.Is(err, fs.ErrNotExist):
 			return &movedError{name, errDeleted}
 		case err != nil:
-			return &movedError{name, fmt.Errorf("can't be looked at (%w)", errors.Unwrap(err))}
+			return &movedError{name, fmt.Errorf("can't be checked (%w)", errors.Unwrap(err))}
 		case !os.SameFile(info, p.opened[i]):
 			return &movedError{name, errReplaced}
 		case suffix == "" && info.Size() == 0:
@@ -90,15 +90,14 @@ func (p *presence) check() error {
 	return nil
 }
 
-// connector opens connections to the files that are recorded, and to no others:
-// SQLite opens them by name, and would write into another database, or put a log
-// of its own beside it.
+// connector opens connections to the recorded files and to no others. SQLite opens
+// files by name: it would write into another database, or create a log beside it.
 type connector struct {
 	sqldriver.Connector
 	presence *presence
 }
 
-// connect returns the connections to the recorded files.
+// connect returns a pool of connections to the recorded files.
 func (p *presence) connect() (*sql.DB, error) {
 	c, err := driver.NewConnector(dsn(p.path, connPragmas...))
 	if err != nil {
@@ -107,8 +106,8 @@ func (p *presence) connect() (*sql.DB, error) {
 	return sql.OpenDB(connector{c, p}), nil
 }
 
-// Connect implements driver.Connector. What was replaced while the connection
-// was made may have been opened by it.
+// Connect implements driver.Connector. It checks the files again after connecting,
+// since the connection may have opened a file that replaced one meanwhile.
 func (c connector) Connect(ctx context.Context) (sqldriver.Conn, error) {
 	if err := c.presence.check(); err != nil {
 		return nil, err

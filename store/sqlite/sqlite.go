@@ -1,11 +1,9 @@
 // Package sqlite is the embedded store: one file, one process.
 //
-// What has to be fast is in memory and what has to last is on disk. Claims
-// live in memory alone, since the one process that owns the file takes them
-// along when it dies. Committed entries are indexed in memory, so that looking
-// one up costs no query, and written by a single writer that puts everything
-// waiting into one transaction (group commit), fsynced before anyone hears of
-// it.
+// Claims are in memory alone, since the one process that owns the file loses them
+// when it ends. Committed entries are on disk, and in memory as well, so that a
+// lookup needs no query. A single writer puts everything that is waiting into one
+// transaction (group commit) and fsyncs it before any caller hears of success.
 package sqlite
 
 import (
@@ -24,21 +22,24 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/internal/clock"
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/internal/claims"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/groupcommit"
 	"github.com/caddy-replicate/replicate-webhook/store/internal/polling"
 )
 
-// Options say how a file is opened.
+// Options say how to open a file.
 type Options struct {
-	// Path of the database file. Its directory is made if it is missing.
+	// Path is that of the database file. Its directory is created if it is
+	// missing.
 	Path string
-	// Logger is asked for at each use, so that a store which outlives a
-	// configuration follows the logging of the next. Default: none.
+	// Logger returns the logger. It is called for each message, so that a store
+	// that outlives a configuration uses the logger of the next one. Default:
+	// no logging.
 	Logger func() *zap.Logger
-	// Now is the wall clock. Where its times have monotonic readings, as those
-	// of time.Now have, it may be set without moving what waits. Default
-	// time.Now.
+	// Now is the wall clock. If its times have monotonic readings, as those of
+	// time.Now have, then setting the clock does not change when deliveries
+	// are due. Default: time.Now.
 	Now func() time.Time
-	// PurgeEvery is how often expired entries are looked for. Default 10s.
+	// PurgeEvery is how often expired entries are purged. Default: 10s.
 	PurgeEvery time.Duration
 
 	clock *clock.Clock // by Now
@@ -49,9 +50,9 @@ type Store struct {
 	opts     Options
 	lock     *flock.Flock
 	presence presence
-	// keeper is a connection that neither writes nor checkpoints, and closes
-	// last. SQLite checkpoints when the last connection closes, so that without
-	// it giving up a connection whose fsync failed would fsync the same
+	// keeper is a connection that neither writes nor checkpoints, and that is
+	// closed last. SQLite checkpoints when the last connection closes. Without
+	// keeper, closing a connection whose fsync failed would fsync the same
 	// descriptor again.
 	keeper  *sql.DB
 	db      *sql.DB   // reads and checkpoints; the writer has its own
@@ -64,7 +65,7 @@ type Store struct {
 	swept   sweeps
 
 	// compacted is the number up to which rows of dedup were merged. It is
-	// guarded by compacting, which one call of Compact holds at a time.
+	// guarded by compacting, which each call of Compact holds.
 	compacting sync.Mutex
 	compacted  int64
 
@@ -74,10 +75,10 @@ type Store struct {
 	closeErr error
 }
 
-// Open opens the file, creating it where there is none.
+// Open opens the file and creates it if there is none.
 //
-// Errors say which file and what to do: the file is in use by another process,
-// is corrupt, is not a store, was written by a newer version.
+// Errors name the file and say what to do: it is in use by another process, is
+// corrupt, is not a store, or was written by a newer version.
 func Open(opts Options) (*Store, error) {
 	if opts.Logger == nil {
 		opts.Logger = zap.NewNop
@@ -113,35 +114,35 @@ func (s *Store) open() error {
 		return err
 	}
 	if err := migrate(path); err != nil {
-		return recoverable(err)
+		return withRecoveryHint(err)
 	}
 	if err := s.connect(); err != nil {
-		return recoverable(err)
+		return withRecoveryHint(err)
 	}
 	if err := s.entries.load(s.db); err != nil {
-		return recoverable(err)
+		return withRecoveryHint(err)
 	}
 	s.initClaims()
 	s.polls.Init(s.opts.clock)
 	if err := s.loadQueue(); err != nil {
-		return recoverable(err)
+		return withRecoveryHint(err)
 	}
 	if err := s.loadPolls(); err != nil {
-		return recoverable(err)
+		return withRecoveryHint(err)
 	}
 	if s.reader, err = s.db.Prepare(selectDeliveries); err != nil {
-		return recoverable(err)
+		return withRecoveryHint(err)
 	}
 	var t totals
 	if err := t.load(s.db); err != nil {
-		return recoverable(err)
+		return withRecoveryHint(err)
 	}
 	s.writer, err = newWriter(s.opts, &s.presence, s.queue, &s.polls, t, s.claims.Open)
-	return recoverable(err)
+	return withRecoveryHint(err)
 }
 
-// connect opens the file and records which one it is. From then on connections
-// are made to that one alone.
+// connect opens the file and records which one it is. All further connections are
+// to that file.
 func (s *Store) connect() error {
 	s.presence.path = s.opts.Path
 	before, err := os.Lstat(s.opts.Path)
@@ -158,7 +159,7 @@ func (s *Store) connect() error {
 	if s.db, err = s.presence.connect(); err != nil {
 		return err
 	}
-	// Four connections: reads are rare, each has a page cache of its own.
+	// Reads are rare, and each connection has a page cache of its own.
 	s.db.SetMaxOpenConns(4)
 	return nil
 }
@@ -169,7 +170,7 @@ func (s *Store) Close() error {
 	s.closing.Do(func() {
 		close(s.stop)
 		s.working.Wait()
-		s.claims.Close(errClosed)
+		s.claims.Close(groupcommit.ErrClosed)
 		s.closeErr = s.free()
 	})
 	return s.closeErr
@@ -195,16 +196,14 @@ func (s *Store) free() error {
 	return errors.Join(errs...)
 }
 
-var errClosed = errors.New("closed")
-
-// purgeLoop forgets expired entries, a small batch per transaction so that
-// commits come in between.
+// purgeLoop purges expired entries, a small batch in each transaction, so that
+// commits need not wait for long.
 func (s *Store) purgeLoop() {
 	defer s.working.Done()
 	t := time.NewTicker(s.opts.PurgeEvery)
 	defer t.Stop()
-	// At once, too: much may have expired while the store was closed, and a
-	// process that is started often must come to it as well.
+	// The first purge is at once: much may have expired while the store was
+	// closed, and a process may be restarted more often than PurgeEvery.
 	for ; ; s.wait(t) {
 		select {
 		case <-s.stop:
@@ -214,13 +213,13 @@ func (s *Store) purgeLoop() {
 		if s.writer.available() != nil {
 			continue
 		}
-		if err := errors.Join(s.Purge(), s.Compact()); err != nil && !errors.Is(err, errClosed) {
+		if err := errors.Join(s.Purge(), s.Compact()); err != nil && !errors.Is(err, groupcommit.ErrClosed) {
 			s.opts.Logger().Error("purging and merging entries", zap.String("store", s.opts.Path), zap.Error(err))
 		}
 	}
 }
 
-// wait ends with the next tick or with the store.
+// wait waits for the next tick, or until the store is closed.
 func (s *Store) wait(t *time.Ticker) {
 	select {
 	case <-s.stop:
@@ -228,7 +227,7 @@ func (s *Store) wait(t *time.Ticker) {
 	}
 }
 
-// Purge forgets all entries that have expired by now.
+// Purge purges all entries that have expired.
 func (s *Store) Purge() error {
 	for {
 		more, err := s.purgeBatch()
@@ -243,12 +242,12 @@ func (s *Store) Purge() error {
 	}
 }
 
-// checkpointEvery is how often the write-ahead log is copied into the database
-// beside the writer. At the edge's highest rate a second is about 8 MB of log.
+// checkpointEvery is how often the write-ahead log is copied into the database. At
+// the edge's highest rate about 8 MB of log are written in a second.
 const checkpointEvery = time.Second
 
-// checkpointLoop keeps the log short from a connection of its own, so that the
-// writer need not stop for it.
+// checkpointLoop keeps the log short. It has a connection of its own, so that the
+// writer does not stop for it.
 func (s *Store) checkpointLoop() {
 	defer s.working.Done()
 	t := time.NewTicker(checkpointEvery)
@@ -266,7 +265,7 @@ func (s *Store) checkpointLoop() {
 		}
 		seen = commits
 		if s.presence.check() != nil {
-			continue // the writer sees to it
+			continue // the writer reports it
 		}
 		if err := s.checkpoint(); err != nil {
 			s.opts.Logger().Warn("copying the write-ahead log", zap.String("store", s.opts.Path), zap.Error(err))
@@ -274,9 +273,9 @@ func (s *Store) checkpointLoop() {
 	}
 }
 
-// checkpoint copies the log once. A connection whose checkpoint failed is given
-// up, as the writer's are. The next checkpoint writes all that the failed one
-// wrote again before it fsyncs.
+// checkpoint copies the log once. A connection whose checkpoint failed is closed,
+// as the writer's are. The next checkpoint writes everything again that the failed
+// one wrote, and then fsyncs.
 func (s *Store) checkpoint() error {
 	ctx := context.Background()
 	conn, err := s.db.Conn(ctx)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/groupcommit"
 	"github.com/caddy-replicate/replicate-webhook/store/internal/ledger"
 )
 
@@ -32,7 +33,7 @@ const selectPrediction = "SELECT " + predictionColumns + " FROM predictions WHER
 func (s *Store) closed() error {
 	select {
 	case <-s.stop:
-		return fmt.Errorf("%w: %w", store.ErrUnavailable, errClosed)
+		return fmt.Errorf("%w: %w", store.ErrUnavailable, groupcommit.ErrClosed)
 	default:
 		return nil
 	}

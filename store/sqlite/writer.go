@@ -15,29 +15,30 @@ import (
 
 	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
 	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/groupcommit"
 	"github.com/caddy-replicate/replicate-webhook/store/internal/polling"
 )
 
 const (
-	// maxGroup bounds one transaction: beyond it the fsync is no longer
-	// what a commit costs.
-	maxGroup = 1024
-	// reopenEvery is how often a writer that failed looks whether the disk
+	// reopenInterval is how often a writer that failed tries whether the disk
 	// takes writes again.
-	reopenEvery = time.Second
+	reopenInterval = time.Second
+	// commitDelay and commitSiblings are described at groupcommit.Options.
+	commitDelay    = 5 * time.Millisecond
+	commitSiblings = 1
 )
 
-// op is one thing to be committed. Its steps run in the writer's goroutine.
+// op is one thing to be committed. Its functions run in the writer's goroutine.
 type op struct {
 	// write does the work within the group's transaction. An error of its
 	// own (not the database's) undoes this op alone. It may run twice: in
-	// the group, and again by itself when another op spoilt the group.
+	// the group, and again by itself when another op spoiled the group.
 	write func(*group) error
-	// after runs when the outcome is known, before the caller hears of it.
-	after func(error)
-	// ends: it ends a claim, of an event or of a delivery.
+	// after runs when the op is durable, before its caller hears of it.
+	// Optional.
+	after func()
+	// ends means that it ends a claim, of an event or of a delivery.
 	ends bool
-	done chan error
 }
 
 // writer commits everything that is waiting as one transaction.
@@ -46,16 +47,13 @@ type writer struct {
 	presence *presence
 	queue    *queue
 	polls    *polling.Schedule
-	ops      chan *op
-	closed   chan struct{}
-	stopped  chan struct{}
+	batch    *groupcommit.Batcher[*op]
 
 	// claims returns the number of open claims. Each of them, and each claimed
-	// delivery, may become an op; waiting counts those that have.
-	claims  func() int64
-	waiting atomic.Int64
-	resting atomic.Bool
-	wake    chan struct{}
+	// delivery, is likely to become an op that ends it; ending counts those
+	// that have.
+	claims func() int64
+	ending atomic.Int64
 
 	db    *sql.DB
 	conn  *sql.Conn
@@ -72,35 +70,30 @@ type writer struct {
 	// down holds why the last commit failed, nil while the disk takes
 	// writes.
 	down atomic.Pointer[error]
-	// logEmpty: the log was emptied since a file was missed.
+	// logEmpty means that the log was emptied since a file was missed.
 	logEmpty bool
 	commits  atomic.Int64
 }
 
 func newWriter(opts Options, p *presence, q *queue, polls *polling.Schedule, t totals, claims func() int64) (*writer, error) {
-	w := &writer{
-		opts:     opts,
-		presence: p,
-		queue:    q,
-		polls:    polls,
-		claims:   claims,
-		totals:   t,
-		ops:      make(chan *op, maxGroup),
-		closed:   make(chan struct{}),
-		stopped:  make(chan struct{}),
-		wake:     make(chan struct{}, 1),
-	}
+	w := &writer{opts: opts, presence: p, queue: q, polls: polls, claims: claims, totals: t}
 	if err := w.connect(); err != nil {
 		return nil, err
 	}
 	if err := w.restore(); err != nil {
 		return nil, errors.Join(err, w.disconnect())
 	}
-	go w.loop()
+	w.batch = groupcommit.New(groupcommit.Options[*op]{
+		Commit:      w.commit,
+		Finish:      w.finish,
+		Check:       w.look,
+		CommitDelay: commitDelay, CommitSiblings: commitSiblings, Siblings: w.siblings,
+		CheckInterval: reopenInterval,
+	})
 	return w, nil
 }
 
-// restore finds the highest numbers in use.
+// restore reads the highest numbers in use.
 func (w *writer) restore() error {
 	highest := func(dst *int64, column, table string) error {
 		return w.conn.QueryRowContext(context.Background(), "SELECT coalesce(max("+column+"), 0) FROM "+table).Scan(dst)
@@ -112,55 +105,32 @@ func (w *writer) restore() error {
 	)
 }
 
-// do hands an op in and waits until it is durable. When ctx ends first the
-// outcome is unknown to the caller, but not to the op's after.
+// do hands an op in and waits until it is durable. If ctx ends first, the op may
+// still become durable, and its after runs.
 func (w *writer) do(ctx context.Context, o *op) error {
-	o.done = make(chan error, 1)
-	select {
-	case <-w.closed:
-		return errClosed
-	default:
-	}
-	w.account(o, 1)
-	select {
-	case w.ops <- o:
-	case <-ctx.Done():
-		w.account(o, -1)
-		return ctx.Err()
-	case <-w.closed:
-		w.account(o, -1)
-		return errClosed
-	}
-	if w.resting.Load() && w.worthwhile() {
-		select {
-		case w.wake <- struct{}{}:
-		default:
-		}
-	}
-	select {
-	case err := <-o.done:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-w.stopped:
-		// The writer may have finished this op on its way out.
-		select {
-		case err := <-o.done:
-			return err
-		default:
-			return errClosed
-		}
-	}
-}
-
-// account counts the ops that wait to end claims.
-func (w *writer) account(o *op, by int64) {
 	if o.ends {
-		w.waiting.Add(by)
+		w.ending.Add(1)
 	}
+	done, err := w.batch.Add(ctx, o)
+	if err != nil {
+		return w.finish(o, err)
+	}
+	return w.batch.Wait(ctx, done)
 }
 
-// available says why nothing can be committed now, or nil.
+// finish takes an op out of those that end claims.
+func (w *writer) finish(o *op, err error) error {
+	if o.ends {
+		w.ending.Add(-1)
+	}
+	return err
+}
+
+// siblings returns the number of ops that are still to come for the claims that
+// are open. It counts those of requests that will fail, too.
+func (w *writer) siblings() int64 { return w.claims() + w.queue.claimed.Load() - w.ending.Load() }
+
+// available returns the reason why nothing can be committed now, or nil.
 func (w *writer) available() error {
 	if err := w.down.Load(); err != nil {
 		return *err
@@ -170,145 +140,42 @@ func (w *writer) available() error {
 
 // close commits what was handed in and closes the file.
 func (w *writer) close() error {
-	close(w.closed)
-	<-w.stopped
+	w.batch.Close()
 	return w.disconnect()
 }
 
-func (w *writer) loop() {
-	defer close(w.stopped)
-	retry := time.NewTicker(reopenEvery)
-	defer retry.Stop()
-	for {
-		select {
-		case o := <-w.ops:
-			ops := w.gather(o)
-			began := time.Now()
-			w.commit(ops)
-			w.rest(began, len(ops))
-		case <-retry.C:
-			w.look()
-		case <-w.closed:
-			for {
-				select {
-				case o := <-w.ops:
-					w.commit(w.gather(o))
-				default:
-					return
-				}
-			}
-		}
-	}
-}
-
-// A commit costs as much for one op as for ten, so a busy store does better with
-// fewer. After a group of n ops the next one begins n times restPerOp later, at
-// most longestRest, and sooner when what comes last finds all others waiting. A
-// store that commits ops one by one hardly waits, however many they are.
-const (
-	restPerOp   = 250 * time.Microsecond
-	longestRest = 5 * time.Millisecond
-	// quiet is how long nothing has come when nothing is thought to come
-	// any more, where nothing is expected.
-	quiet = 500 * time.Microsecond
-)
-
-// rest lets the next group fill, counted from when the last one of n ops began.
-func (w *writer) rest(began time.Time, n int) {
-	end := began.Add(min(time.Duration(n)*restPerOp, longestRest))
-	if n < 2 || time.Until(end) <= 0 {
-		return
-	}
-	select {
-	case <-w.wake: // of an earlier rest
-	default:
-	}
-	w.resting.Store(true)
-	defer w.resting.Store(false)
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for seen := -1; !w.worthwhile(); {
-		left := time.Until(end)
-		if w.expected() == 0 {
-			// Only what comes can tell whether more will.
-			if seen == len(w.ops) && seen > 0 {
-				return
-			}
-			seen, left = len(w.ops), min(left, quiet)
-		}
-		if left <= 0 {
-			return
-		}
-		timer.Reset(left)
-		select {
-		case <-w.wake:
-		case <-timer.C:
-		}
-	}
-}
-
-// expected is how many ops will end claims, unless what they belong to fails.
-func (w *writer) expected() int64 { return w.claims() + w.queue.claimed.Load() }
-
-// worthwhile reports whether the ops that wait should wait no longer.
-func (w *writer) worthwhile() bool {
-	expected := w.expected()
-	return len(w.ops) >= maxGroup/4 || expected > 0 && w.waiting.Load() >= expected
-}
-
-// gather takes along what else is waiting.
-func (w *writer) gather(first *op) []*op {
-	ops := []*op{first}
-	for len(ops) < maxGroup {
-		select {
-		case o := <-w.ops:
-			ops = append(ops, o)
-		default:
-			return ops
-		}
-	}
-	return ops
-}
-
-// commit runs one group and tells every op how it went. A group of no ops finds
-// out whether writing works.
-func (w *writer) commit(ops []*op) {
+// commit commits one group. A group of no ops finds out whether writing works.
+func (w *writer) commit(ops []*op) error {
 	start := time.Now()
 	err := w.transact(ops)
-	told := err
 	switch {
 	case err == nil:
 		w.commits.Add(1)
-		// It is durable, and of no use in a file that nobody will find. The
-		// memory follows the file, and the callers hear of no success.
-		if moved := w.presence.check(); moved != nil {
-			told = w.fail(moved)
-			break
-		}
+	case w.broken(err):
+		return w.fail(err)
+	default:
+		return err
+	}
+	// The group is durable, and of no use in a file that nobody will find. What
+	// is in memory follows the file, but the callers hear of no success.
+	if moved := w.presence.check(); moved != nil {
+		err = w.fail(moved)
+	} else {
 		metrics.ObserveCommit(len(ops), time.Since(start))
 		if w.down.Swap(nil) != nil {
 			w.opts.Logger().Info("store takes writes again", zap.String("store", w.opts.Path))
 		}
-	case len(ops) > 1 && !w.broken(err):
-		// One op of the group is at fault and must not fail the others.
-		for _, o := range ops {
-			w.commit([]*op{o})
-		}
-		return
-	case w.broken(err):
-		err = w.fail(err)
-		told = err
 	}
 	for _, o := range ops {
 		if o.after != nil {
-			o.after(err)
+			o.after()
 		}
-		w.account(o, -1)
-		o.done <- told
 	}
+	return err
 }
 
-// fail notes that nothing can be committed, and why.
+// fail notes that nothing can be committed, because of err. It returns the error for
+// callers.
 func (w *writer) fail(err error) error {
 	if isMoved(err) {
 		w.emptyLog(err)
@@ -320,8 +187,8 @@ func (w *writer) fail(err error) error {
 	return err
 }
 
-// look finds out whether the files are still in their places, and whether a
-// writer that failed can write again.
+// look checks whether the files are still in place, and whether a writer that failed
+// can write again.
 func (w *writer) look() {
 	if err := w.presence.check(); err != nil {
 		_ = w.fail(err)
@@ -329,14 +196,14 @@ func (w *writer) look() {
 	}
 	w.logEmpty = false
 	if w.available() != nil {
-		w.commit(nil)
+		_ = w.commit(nil)
 	}
 }
 
-// emptyLog copies the log into the database that is open, wherever its name has
-// gone, and empties it, before anybody hears of the loss. What was acknowledged
-// is then whole in that file. And SQLite has nothing to copy, at the next start,
-// into a database that was put in its place.
+// emptyLog copies the log into the database that is open, wherever that was moved
+// to, and empties the log, before any caller hears of the loss. All that was
+// acknowledged is then in that file. And at the next start SQLite finds nothing to
+// copy into a database that was put in its place.
 func (w *writer) emptyLog(cause error) {
 	if w.logEmpty || w.conn == nil || errors.Is(cause, errEmptied) {
 		return
@@ -350,9 +217,9 @@ func (w *writer) emptyLog(cause error) {
 	w.logEmpty = err == nil && busy == 0
 }
 
-// transact runs the ops in one transaction. After any failure of the database
-// the connection is given up: what a failed fsync left of the transaction in the
-// log can't be known. The next one writes over it before it fsyncs.
+// transact runs the ops in one transaction. After any failure of the database the
+// connection is closed: it can't be known how much of the transaction a failed
+// fsync left in the log. The next transaction overwrites that before it fsyncs.
 func (w *writer) transact(ops []*op) (err error) {
 	if w.available() != nil {
 		if err := w.presence.check(); err != nil {
@@ -397,19 +264,20 @@ func (w *writer) transact(ops []*op) (err error) {
 	return nil
 }
 
-// counted gives the totals of all that is committed.
+// counted returns the totals of all that is committed.
 func (w *writer) counted() totals {
 	w.totalsMu.Lock()
 	defer w.totalsMu.Unlock()
 	return w.totals
 }
 
-// broken tells an error of the database from one an op raised itself.
+// broken reports whether an error is the database's, and not one that an op returned.
 func (w *writer) broken(err error) bool {
 	var e *driver.Error
 	return errors.As(err, &e) || isMoved(err) || errors.Is(err, sqldriver.ErrBadConn) || errors.Is(err, sql.ErrConnDone) || w.conn == nil
 }
 
+// connect opens the writer's connection, unless it is open.
 func (w *writer) connect() error {
 	if w.conn != nil {
 		return nil
@@ -427,6 +295,7 @@ func (w *writer) connect() error {
 	return nil
 }
 
+// disconnect closes the writer's connection, if it is open.
 func (w *writer) disconnect() error {
 	if w.conn == nil {
 		return nil
@@ -466,7 +335,8 @@ func (g *group) query(query string, args ...any) (*sql.Rows, error) {
 	return stmt.Query(args...)
 }
 
-// stmt prepares each query once a connection: parsing costs more than running.
+// stmt returns a prepared query. Each query is prepared once for a connection, since
+// parsing it takes longer than running it.
 func (g *group) stmt(query string) (*sql.Stmt, error) {
 	if stmt := g.w.stmts[query]; stmt != nil {
 		return stmt, nil

@@ -1,4 +1,4 @@
-// Package storetest is the suite that every store passes.
+// Package storetest is the conformance suite of stores.
 package storetest
 
 import (
@@ -16,15 +16,14 @@ import (
 // Opened is an open store under test.
 type Opened interface {
 	store.Closer
-	// Purge forgets what has expired.
+	// Purge purges what has expired.
 	Purge() error
 }
 
-// Resource opens one and the same resource again and again, with the given
-// clock.
+// Resource opens a store with the given clock. Each call opens the same one.
 type Resource func(t *testing.T, now func() time.Time) Opened
 
-// Run runs the suite. Each test gets a resource of its own from fresh.
+// Run runs the tests of store.Dedup. Each test gets a resource of its own from fresh.
 func Run(t *testing.T, fresh func(t *testing.T) Resource) {
 	for _, c := range []struct {
 		name string
@@ -64,7 +63,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Resource) {
 	}
 }
 
-// bench is one test's store and clock.
+// bench is the store and the clock of one test.
 type bench struct {
 	t        *testing.T
 	resource Resource
@@ -106,7 +105,7 @@ func (b *bench) claim(e store.Entry) store.Claim {
 		b.t.Fatalf("claiming: %v", err)
 	}
 	if c.Forwarded() {
-		b.t.Fatal("fresh claim says the app has the event")
+		b.t.Fatal("a new event counts as forwarded")
 	}
 	return c
 }
@@ -190,7 +189,7 @@ func oneOfManyWins(t *testing.T, b *bench) {
 	}
 }
 
-// wait starts a claim that has to wait.
+// wait starts a claim that has to wait. The channel gets its outcome, after a commit.
 func (b *bench) wait(ctx context.Context, e store.Entry) <-chan error {
 	out := make(chan error, 1)
 	go func() {
