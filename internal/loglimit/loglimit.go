@@ -1,4 +1,4 @@
-// Package loglimit keeps a log readable when one trouble meets thousands of
+// Package loglimit bounds the lines of a log when one fault affects thousands of
 // requests.
 package loglimit
 
@@ -10,8 +10,8 @@ import (
 // interval is the time between two lines of one key.
 const interval = time.Minute
 
-// Limiter allows a line of each key once a minute. The zero value is ready. Keys
-// must be bounded in number.
+// Limiter allows a line of each key once a minute. It is safe for concurrent use.
+// The zero value is ready. The number of keys must be bounded.
 type Limiter struct {
 	mu sync.Mutex
 	m  map[string]*line
@@ -22,8 +22,8 @@ type line struct {
 	skipped int
 }
 
-// Allow reports whether a line of the key may be written now, and how many were
-// not since the last one that was.
+// Allow reports whether a line of the key may be written now, and returns how many
+// were skipped since the last one that was written.
 func (l *Limiter) Allow(key string, now time.Time) (skipped int, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -1,7 +1,7 @@
-// Package spans makes the attempts of a delivery part of the trace of the
-// request that created its prediction.
+// Package spans adds the attempts of a delivery to the trace of the request that
+// created its prediction.
 //
-// Caddy's tracing keeps its provider to itself, so it is taken from a traced
+// Caddy's tracing does not export its provider, so it is taken from a traced
 // request. From then on attempts are spans; a provider that was shut down makes
 // none. The trace context that is stored with a delivery is sent in any case.
 package spans
@@ -36,9 +36,10 @@ func (t *Tracer) Seen(ctx context.Context) {
 // name is the instrumentation scope.
 const name = "github.com/caddy-replicate/replicate-webhook"
 
-// Attempt starts the span of an attempt, below the stored trace context, and
-// puts its own context into the request's headers. end takes the HTTP status, 0
-// without an answer, and why the attempt failed. It is delivery.Config's Trace.
+// Attempt starts the span of an attempt, as a child of the stored trace context, and
+// sets the request's headers to its own context. The function that it returns ends
+// the span; it takes the HTTP status, 0 if there was no response, and why the
+// attempt failed. It is delivery.Config's Trace.
 func (t *Tracer) Attempt(ctx context.Context, d *store.Delivery, attempt int, h http.Header) (context.Context, func(status int, err error)) {
 	provider := t.provider.Load()
 	if provider == nil {
