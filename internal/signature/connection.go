@@ -20,7 +20,7 @@ var protected = [...]string{
 	"content-encoding",
 }
 
-// ProtectedHeaders gives the names, in canonical form, of the headers whose
+// ProtectedHeaders returns the names, in canonical form, of the headers whose
 // presence and value an application behind the gateway relies on: those that
 // carry a signature, those that report a verified one, and those that say how
 // to read the signed body. The slice is the caller's own.
@@ -83,7 +83,7 @@ func foldByte(c byte) byte {
 	}
 }
 
-// namedByConnection gives the first protected header that a Connection header
+// namedByConnection returns the first protected header that a Connection header
 // of the request names, or "". The result is one of a fixed set of names, not
 // text of the request.
 func namedByConnection(h http.Header) string {

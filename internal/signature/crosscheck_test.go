@@ -150,7 +150,7 @@ func TestIndependentImplementations(t *testing.T) {
 	}
 }
 
-// opinions gives what the libraries said, express among them.
+// opinions returns what the libraries said, express among them.
 func opinions(r reply) map[string]opinion {
 	m := map[string]opinion{"express": r.Express}
 	for name, o := range map[string]*opinion{

@@ -61,10 +61,10 @@ type HeaderError struct {
 	reason string
 }
 
-// Reason gives a short stable label, one of [Reasons].
+// Reason returns a short stable label, one of [Reasons].
 func (e *HeaderError) Reason() string { return e.reason }
 
-// Error gives the reason in words.
+// Error returns the reason in words.
 func (e *HeaderError) Error() string {
 	switch e.reason {
 	case ReasonMissing:
@@ -97,14 +97,14 @@ type Claim struct {
 	first [2]digest
 }
 
-// Schemes gives the accepted schemes that the request claims to be signed by.
+// Schemes returns the accepted schemes that the request claims to be signed by.
 // All of them must verify.
 func (c *Claim) Schemes() Scheme { return c.schemes }
 
-// ID gives the unverified webhook-id, "" unless the standard scheme is claimed.
+// ID returns the unverified webhook-id, "" unless the standard scheme is claimed.
 func (c *Claim) ID() string { return c.id }
 
-// SignedAt gives the unverified webhook-timestamp in UTC, the zero time unless
+// SignedAt returns the unverified webhook-timestamp in UTC, the zero time unless
 // the standard scheme is claimed. Its year can have five digits.
 func (c *Claim) SignedAt() time.Time { return c.signedAt }
 
@@ -169,7 +169,7 @@ func unaccepted(h http.Header) *HeaderError {
 	return &HeaderError{reason: ReasonMissing}
 }
 
-// single gives the one value of a header that a claimed scheme needs.
+// single returns the one value of a header that a claimed scheme needs.
 func single(h http.Header, name string, limit int) (string, *HeaderError) {
 	switch values := h[name]; {
 	case len(values) > 1:

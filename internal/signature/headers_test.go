@@ -28,7 +28,7 @@ func headers(lines ...string) http.Header {
 	return h
 }
 
-// standard gives the three standard headers.
+// standard returns the three standard headers.
 func standard(id, timestamp, list string) []string {
 	return []string{"webhook-id: " + id, "webhook-timestamp: " + timestamp, "webhook-signature: " + list}
 }

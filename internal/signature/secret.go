@@ -133,17 +133,17 @@ func (s Secret) Equal(o Secret) bool {
 	return subtle.ConstantTimeCompare(a[:], b[:]) == 1
 }
 
-// String gives "[redacted]".
+// String returns "[redacted]".
 func (Secret) String() string { return redacted }
 
-// GoString gives "[redacted]".
+// GoString returns "[redacted]".
 func (Secret) GoString() string { return redacted }
 
 // Format writes "[redacted]" for every verb and flag.
 func (Secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
 
-// MarshalText gives "[redacted]", which covers JSON and XML too.
+// MarshalText returns "[redacted]", which covers JSON and XML too.
 func (Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
-// LogValue gives "[redacted]" to log/slog.
+// LogValue returns "[redacted]" to log/slog.
 func (Secret) LogValue() slog.Value { return slog.StringValue(redacted) }

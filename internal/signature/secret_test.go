@@ -34,7 +34,7 @@ func secret(t testing.TB, text string) signature.Secret {
 	return s
 }
 
-// whsec gives a whsec_ secret of n key bytes, each of them b.
+// whsec returns a whsec_ secret of n key bytes, each of them b.
 func whsec(n int, b byte) string {
 	return "whsec_" + base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{b}, n))
 }

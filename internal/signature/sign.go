@@ -71,7 +71,7 @@ func (k *keyed) finish(m *mac, body []byte) digest {
 	return sum
 }
 
-// SignReplicate gives the value of X-Replicate-Signature for body: 64
+// SignReplicate returns the value of X-Replicate-Signature for body: 64
 // lower-case hexadecimal digits of HMAC-SHA256, keyed with the secret as
 // written. It is empty for the zero Secret.
 func (s Secret) SignReplicate(body []byte) string {
@@ -82,7 +82,7 @@ func (s Secret) SignReplicate(body []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// SignStandard gives one entry of webhook-signature: "v1," and the base64 of
+// SignStandard returns one entry of webhook-signature: "v1," and the base64 of
 // HMAC-SHA256 over id.timestamp.body, keyed with the bytes after "whsec_"
 // (Standard Webhooks 1.0.0, "Signature scheme"). The timestamp is the text of
 // the header: Unix seconds in decimal. It is empty for a secret whose

@@ -13,7 +13,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
 )
 
-// decodeEntry gives the digest of one entry of webhook-signature.
+// decodeEntry returns the digest of one entry of webhook-signature.
 func decodeEntry(t testing.TB, entry string) []byte {
 	t.Helper()
 	text, ok := strings.CutPrefix(entry, "v1,")

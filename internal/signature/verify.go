@@ -84,7 +84,7 @@ func (c *Claim) Verify(secrets []Secret, raw []byte, canonical func() []byte) (R
 	return r, nil
 }
 
-// replicateBody gives the form of the body that X-Replicate-Signature signed,
+// replicateBody returns the form of the body that X-Replicate-Signature signed,
 // nil if it signed none.
 func (c *Claim) replicateBody(secrets []Secret, raw []byte, canonical func() []byte) []byte {
 	if c.matchReplicate(secrets, raw) {
