@@ -60,7 +60,7 @@ func tooBusy() *problem {
 }
 
 // readBody reads a request's body up to limit bytes. Of a longer one the rest
-// stays to be read from the buffered, at the pace of whoever reads it. Errors
+// stays to be read from the buffered, at the pace of its reader. Errors
 // are *problem.
 func readBody(w http.ResponseWriter, r *http.Request, limit int64, charge *body.Charge) (*buffered, error) {
 	size := limit
@@ -121,7 +121,7 @@ func (b *buffered) replace(data []byte) {
 	b.data = data
 }
 
-// Read gives the buffered bytes, then the rest.
+// Read reads the buffered bytes, then the rest.
 func (b *buffered) Read(p []byte) (int, error) {
 	b.mu.Lock()
 	if b.closed {
@@ -134,7 +134,7 @@ func (b *buffered) Read(p []byte) (int, error) {
 		b.mu.Unlock()
 		return n, nil
 	}
-	// What has been sent is not held for as long as the answer takes.
+	// What has been sent is not held until the response comes.
 	b.free()
 	rest := b.rest
 	b.mu.Unlock()
@@ -159,7 +159,7 @@ func (b *buffered) seen() string {
 	return b.watch.Found()
 }
 
-// Close ends reading and gives everything back.
+// Close ends reading and releases everything.
 func (b *buffered) Close() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -25,7 +25,7 @@ const tokenLen = 43
 
 // Callback is the handler replicate_callback. It takes the webhooks that the
 // prediction API sends to the URLs made from the global option callback, and
-// feeds them to the tracker. It has no options and answers every request
+// passes them to the tracker. It has no options and responds to every request
 // itself:
 //
 // Status | When
@@ -33,7 +33,7 @@ const tokenLen = 43
 // 200 | what the webhook says is committed, or was known
 // 400 | the body is not the prediction that the token was made for
 // 404 | the path does not end in a known token
-// 405 | it is no POST
+// 405 | it is not a POST
 // 413 | the body is over 16 MiB
 // 415 | the body has a content encoding
 // 503 | the store, or room for the body, is not available; Retry-After says when to try again
@@ -46,7 +46,7 @@ const tokenLen = 43
 // Tokens must not get into logs, and access logs hold the URI as it came.
 // Requests that reach this handler are therefore taken out of the access log
 // and logged by the handler, with the token masked: at INFO where the server
-// has access logs, else at DEBUG. Other handlers may answer before it does:
+// has access logs, else at DEBUG. Other handlers may respond before it does:
 // where one is configured in front, put `log_skip` on the same path.
 type Callback struct {
 	tracker callbacks
@@ -54,7 +54,7 @@ type Callback struct {
 	logger  *zap.Logger
 }
 
-// callbacks is what the handler asks of a tracker.
+// callbacks is what the handler uses of tracker.Tracker.
 type callbacks interface {
 	Callback(ctx context.Context, token string, body []byte) error
 }

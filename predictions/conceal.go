@@ -8,9 +8,9 @@ import (
 	"strconv"
 )
 
-// hidden is what a response must not show its client: the callback URL that was
-// made for a prediction and sent to the API as its webhook. Whoever knows it can
-// tell the client of events that never happened.
+// hidden describes what a response must not show its client: the callback URL that
+// was made for a prediction and sent to the API as its webhook. A client that knows
+// it could announce events that never happened.
 type hidden struct {
 	// base is the configured callback's URL with a slash at its end, or
 	// empty. With neither token nor sum, every token that follows it is
@@ -26,7 +26,7 @@ type hidden struct {
 // worth hiding.
 const minToken = 8
 
-// verdict is what a place in a response turns out to be.
+// verdict is the result of matching a place in a response.
 type verdict uint8
 
 const (
@@ -62,7 +62,7 @@ func (h *hidden) follows(c, next byte) bool {
 	return h.base != "" && lower(next) == lower(h.base[1]) || h.token != "" && next == h.token[1]
 }
 
-// match judges what begins at b[0], after the byte before. n is its length, and
+// match matches what begins at b[0], after the byte before. n is its length, and
 // whole reports that it is a JSON string with its quotes.
 func (h *hidden) match(before byte, b []byte, final bool) (n int, whole bool, v verdict) {
 	if b[0] == '"' {

@@ -26,7 +26,7 @@ func (h *Handler) create(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	if r.Body == nil || r.Body == http.NoBody {
 		return next.ServeHTTP(w, r)
 	}
-	body, err := readBody(w, r, h.maxBody, h.budget.For(clientip.Of(r)))
+	body, err := readBody(w, r, h.MaxBody, h.budget.For(clientip.Of(r)))
 	if err != nil {
 		return h.fail(w, r, err)
 	}
@@ -68,7 +68,7 @@ func (h *Handler) misspelledCreate(w http.ResponseWriter, r *http.Request, next 
 	if r.Body == nil || r.Body == http.NoBody {
 		return h.passOn(w, r, next)
 	}
-	body, err := readBody(w, r, h.maxBody, h.budget.For(clientip.Of(r)))
+	body, err := readBody(w, r, h.MaxBody, h.budget.For(clientip.Of(r)))
 	if err != nil {
 		return h.fail(w, r, err)
 	}
@@ -106,7 +106,7 @@ func (h *Handler) named(header http.Header, body *buffered) (string, error) {
 		return "", nil
 	}
 	var text bytes.Buffer
-	for content = io.LimitReader(content, h.maxBody); ; {
+	for content = io.LimitReader(content, h.MaxBody); ; {
 		if !body.charge.Take(pooledBody) {
 			return "", tooBusy()
 		}
@@ -122,7 +122,7 @@ func (h *Handler) named(header http.Header, body *buffered) (string, error) {
 func (h *Handler) createLarge(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, body *buffered) error {
 	refusal := func(member string) error {
 		return h.fail(w, r, &problem{status: http.StatusRequestEntityTooLarge, closing: true, member: member,
-			detail: "a request with a " + member + " may have at most " + strconv.FormatInt(h.maxBody, 10) + " bytes"})
+			detail: "a request with a " + member + " may have at most " + strconv.FormatInt(h.MaxBody, 10) + " bytes"})
 	}
 	if !identity(r.Header) {
 		member, err := h.named(r.Header, body)
@@ -148,7 +148,7 @@ func (h *Handler) createLarge(w http.ResponseWriter, r *http.Request, next caddy
 	return err
 }
 
-// withBody is the request with another body, in a context.
+// withBody returns the request with another body, in a context.
 func withBody(ctx context.Context, r *http.Request, body *buffered, data []byte) *http.Request {
 	body.replace(data)
 	r = r.WithContext(ctx)
@@ -164,7 +164,7 @@ func withBody(ctx context.Context, r *http.Request, body *buffered, data []byte)
 	return r
 }
 
-// newCapture names the webhook and who asks for it.
+// newCapture returns a capture of the webhook for the sender of the request.
 func (h *Handler) newCapture(r *http.Request, url string, events event.Set, collection string) (*tracker.Capture, error) {
 	caller, err := h.client.Identify(r.Context(), h.upstream, r.Header)
 	if err != nil {
@@ -180,8 +180,8 @@ func (h *Handler) newCapture(r *http.Request, url string, events event.Set, coll
 // maxTraceparent leaves room for versions to come (W3C Trace Context).
 const maxTraceparent = 256
 
-// capture passes a create on and stores the prediction before its answer
-// leaves. All that can fail on our side is tried before the API is charged.
+// capture passes a create on and stores the prediction before the response is sent.
+// All that can fail on our side is tried before the API is charged.
 //
 // The exchange runs to its end even if the client disconnects: what the API
 // has begun to work on costs money, and its events are owed.
@@ -206,8 +206,8 @@ func (h *Handler) capture(w http.ResponseWriter, r *http.Request, next caddyhttp
 	r = withBody(ctx, r, body, cutRequest(hook.doc, x.callback))
 	readable(r)
 
-	// Also when the next handler panics, as a proxy does to abort an answer
-	// that broke off.
+	// Also when the next handler panics, as a proxy does to abort a
+	// response that broke off.
 	defer x.settle()
 	x.err = x.a.from(next, r)
 	x.returned = true
@@ -215,10 +215,10 @@ func (h *Handler) capture(w http.ResponseWriter, r *http.Request, next caddyhttp
 }
 
 // afterClient is how long an exchange may go on once its client is gone. The
-// API's longest synchronous answer takes a minute.
+// API's longest synchronous response takes a minute.
 const afterClient = 10 * time.Minute
 
-// outlive is a context that ends the given time after its parent.
+// outlive returns a context that ends the given time after its parent.
 func outlive(parent context.Context, after time.Duration) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(parent))
 	unlink := context.AfterFunc(parent, func() {
@@ -242,13 +242,13 @@ type captured struct {
 	callback string
 	err      error
 	returned bool // the next handler did, and did not panic
-	// status is what became of the webhook, empty until that is known.
+	// status is the status of the webhook, empty until it is known.
 	status string
 	// trailer reports that the status follows the body.
 	trailer bool
 }
 
-// callbackOf is what the response to a create with that callback URL hides.
+// callbackOf returns what the response to a create with that callback URL hides.
 func (h *Handler) callbackOf(url string) *hidden {
 	if url == "" {
 		return h.anyCallback()
@@ -310,7 +310,7 @@ func (x *captured) passing(why reason) {
 }
 
 // augment stores the prediction that was held and sends it with our members. A
-// response that is no prediction is sent as it came.
+// response that is not a prediction is sent as it came.
 func (x *captured) augment() {
 	mark, body := x.a.held()
 	s, doc, err := prediction.ParseDocument(body)
@@ -352,7 +352,7 @@ func (x *captured) store(why string, complete bool) {
 	case x.status != "":
 		return
 	case !prediction.ValidID(id) && !complete && id == "" && x.callback != "":
-		// The API's webhook will tell.
+		// The API's webhook will have it.
 		x.status = store.WebhookPending.String()
 		x.log(why+" before its id came: it is tracked by its callback alone", "", nil)
 		return
@@ -371,19 +371,19 @@ func (x *captured) store(why string, complete bool) {
 	x.log(why+": it is tracked by its id, and passes without webhook_url", id, nil)
 }
 
-// lost gives a webhook up that can't be tracked, and says so.
+// lost records that a webhook can't be tracked, and says so in the response.
 func (x *captured) lost(why, id string, err error) {
 	x.status = store.WebhookFailed.String()
 	x.log(why+": its webhook is not tracked", id, err)
 	x.h.tracker.Abandon(x.ctx, x.c)
 }
 
-// log tells the operator of a response that is no use to a tracker.
+// log logs a response that is of no use to a tracker.
 func (x *captured) log(message, id string, err error) {
 	x.h.logger.Warn(message, zap.String("api", x.c.API.URL), zap.Int("status", x.a.status), zap.String("prediction", shorten(id)),
 		zap.String("content_type", x.a.Header().Get("Content-Type")),
 		zap.String("content_encoding", x.a.Header().Get("Content-Encoding")), zap.Error(err))
 }
 
-// shorten bounds a text of a stranger's for the log.
+// shorten cuts a text from outside for the log.
 func shorten(s string) string { return s[:min(len(s), 128)] }

@@ -114,7 +114,7 @@ func TestErrorsBeforeTheUpstreamIsCharged(t *testing.T) {
 		{"API", func(f *fixture) { f.fake.caller = fmt.Errorf("%w: refused", upstream.ErrFailed) }, ourBody, 502, "could not be asked"},
 		{"budget", func(f *fixture) { f.h.budget = body.NewBudget(100) }, ourBody, 503, "too many request bytes"},
 		{"test mode off", func(f *fixture) { f.h.TestMode = "off" }, `{"webhook_url":"https://x","test_mode":true}`, 422, "switched off"},
-		{"too large", func(f *fixture) { f.h.maxBody = 50 }, ourBody, 413, "at most 50 bytes"},
+		{"too large", func(f *fixture) { f.h.MaxBody = 50 }, ourBody, 413, "at most 50 bytes"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f := newFixture(t, fakeapi.Options{})
@@ -167,7 +167,7 @@ func TestUnreadableBodies(t *testing.T) {
 
 func TestLargeRequestsWithoutAWebhookStreamOn(t *testing.T) {
 	f := newFixture(t, fakeapi.Options{})
-	f.h.maxBody = 1000
+	f.h.MaxBody = 1000
 	body := `{"input":{"a":"` + strings.Repeat("x", 300<<10) + `","b":"webhook_url"}}`
 	wantStatus(t, f.do("POST", "/v1/predictions", body), 201, `"webhook_completed":null`)
 	if got := string(f.api.Last().Body); got != body {
@@ -400,7 +400,7 @@ func TestEncodedResponsesAreDecoded(t *testing.T) {
 	}
 	t.Run("small until decoded", func(t *testing.T) {
 		f := newFixture(t, fakeapi.Options{})
-		f.h.maxBody = 1000
+		f.h.MaxBody = 1000
 		text := `{"output":"` + strings.Repeat("x", 100_000) + `","id":"p","status":"succeeded"}`
 		f.answerWith(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
@@ -431,7 +431,7 @@ func (w *watched) Write(p []byte) (int, error) {
 
 func TestLargeAnswersPassButForTheirLastByte(t *testing.T) {
 	f := newFixture(t, fakeapi.Options{})
-	f.h.maxBody = 1000
+	f.h.MaxBody = 1000
 	body := `{"output":"` + strings.Repeat("x", 50_000) + `","id":"p","status":"succeeded"}`
 	f.answerWith(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")

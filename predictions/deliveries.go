@@ -31,7 +31,7 @@ type logRow struct {
 	ID    string `json:"id"`
 	Event string `json:"event"`
 	URL   string `json:"url"`
-	// Status is the HTTP status, 0 when there was no answer.
+	// Status is the HTTP status, 0 when there was no response.
 	Status int `json:"status"`
 	// Attempt counts from 1.
 	Attempt   int    `json:"attempt"`
@@ -52,13 +52,13 @@ func rowOf(a *store.Attempt) logRow {
 		Error:     a.Error,
 	}
 	if a.Exception {
-		// What the operator's own network answered is not the client's.
+		// Responses from the operator's own network are not for the client.
 		row.Response = ""
 	}
 	return row
 }
 
-// deliveries answers with a prediction's delivery log.
+// deliveries responds with a prediction's delivery log.
 func (h *Handler) deliveries(w http.ResponseWriter, r *http.Request, rt route) error {
 	at, err := parseCursor(r.URL.Query().Get("cursor"))
 	if err != nil {
@@ -87,7 +87,7 @@ func (h *Handler) deliveries(w http.ResponseWriter, r *http.Request, rt route) e
 	if err != nil {
 		return h.fail(w, r, err)
 	}
-	answerJSON(w, http.StatusOK, append(body, '\n'))
+	writeJSON(w, http.StatusOK, append(body, '\n'))
 	return nil
 }
 
@@ -100,7 +100,7 @@ type cursor []int64
 // remembered is the newest.
 const maxCursor = 50
 
-// before is the row before which the page begins, 0 for the newest page.
+// before returns the row before which the page begins, 0 for the newest page.
 func (c cursor) before() int64 {
 	if len(c) == 0 {
 		return 0
@@ -142,7 +142,7 @@ func parseCursor(s string) (cursor, error) {
 	return c, nil
 }
 
-// pageURL is the request's own URL with another cursor. It is absolute, since
+// pageURL returns the request's own URL with another cursor. It is absolute, since
 // clients of the API take it as it is.
 func pageURL(r *http.Request, c cursor) *string {
 	u := url.URL{Scheme: "http", Host: r.Host, Path: r.URL.Path}

@@ -9,7 +9,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
-// The members that clients and this handler speak in.
+// The members that clients and this handler use.
 const (
 	memberURL       = "webhook_url"
 	memberEvents    = "webhook_events"
@@ -43,7 +43,7 @@ var split = func() (cut [3]struct{ start, rest []byte }) {
 // mentions reports whether a body could hold a member of ours, without parsing
 // it. A key may be spelled with escapes.
 //
-// One byte is what large bodies are searched for fastest.
+// The search for one byte is the fastest in large bodies.
 func mentions(body []byte) bool {
 	if bytes.IndexByte(body[:min(len(body), 4)], 0) >= 0 || len(body) > 0 && body[0] >= 0xfe {
 		return true // UTF-16

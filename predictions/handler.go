@@ -34,16 +34,10 @@ func init() {
 	caddy.RegisterModule(Callback{})
 }
 
-// Defaults of Handler.
-const (
-	DefaultPrefix  = "/v1"
-	DefaultMaxBody = 16 << 20
-)
-
 // appName is the app module that the handlers belong to.
 const appName = "replicate_webhook"
 
-// App is what the handlers need of the app module replicate_webhook.
+// App is what the handlers use of the app module replicate_webhook.
 type App interface {
 	Upstream() *upstream.Client
 	SigningKeys() *signingkey.Keys
@@ -52,7 +46,7 @@ type App interface {
 	Secrets() *secret.Watcher
 }
 
-// client is what the handler asks of the client of prediction APIs.
+// client is what the handler uses of upstream.Client.
 type client interface {
 	Join(api upstream.API) error
 	Renew(api upstream.API)
@@ -60,13 +54,13 @@ type client interface {
 	CheckAccount(ctx context.Context, api upstream.API, h http.Header) error
 }
 
-// signingKeys is what the handler asks of the secrets that sign deliveries.
+// signingKeys is what the handler uses of signingkey.Keys.
 type signingKeys interface {
 	PerClient() bool
 	SigningSecret(ctx context.Context, identity string) (string, error)
 }
 
-// tracking is what the handler asks of a tracker.
+// tracking is what the handler uses of tracker.Tracker.
 type tracking interface {
 	Ready(ctx context.Context) error
 	CheckURL(raw string) error
@@ -93,11 +87,11 @@ type tracking interface {
 //
 // Request below the prefix | What happens
 // -------------------------|-------------
-// `POST /predictions`, `/models/{o}/{n}/predictions`, `/deployments/{o}/{n}/predictions`, `/trainings`, `/models/{o}/{n}/versions/{v}/trainings` | `webhook_url`, `webhook_events` and `test_mode` are taken out of the JSON body and acted on. The answer leaves once the prediction is stored, with `webhook_url`, `webhook_status` and `webhook_completed` added
-// `GET /predictions/{id}`, `/trainings/{id}`; `POST …/cancel` | the API's answer, with the three members added if the prediction is tracked
-// `PATCH /predictions/{id}` | answered here: changes `webhook_url` (null disables) and `webhook_events`
-// `GET /predictions/{id}/webhook_deliveries` | answered here: the delivery log, newest first
-// `POST /predictions/{id}/webhook_deliveries/{row}/redeliver` | answered here: 202 and a new delivery of the same payload, up to 60 a minute for each caller
+// `POST /predictions`, `/models/{o}/{n}/predictions`, `/deployments/{o}/{n}/predictions`, `/trainings`, `/models/{o}/{n}/versions/{v}/trainings` | `webhook_url`, `webhook_events` and `test_mode` are taken out of the JSON body and acted on. The response is sent once the prediction is stored, with `webhook_url`, `webhook_status` and `webhook_completed` added
+// `GET /predictions/{id}`, `/trainings/{id}`; `POST …/cancel` | the API's response, with the three members added if the prediction is tracked
+// `PATCH /predictions/{id}` | handled here: changes `webhook_url` (null disables) and `webhook_events`
+// `GET /predictions/{id}/webhook_deliveries` | handled here: the delivery log, newest first
+// `POST /predictions/{id}/webhook_deliveries/{row}/redeliver` | handled here: 202 and a new delivery of the same payload, up to 60 a minute for each caller
 // `GET /webhooks/default/secret` | with ServeSigningSecret, the key is replaced by the caller's own signing secret
 //
 // Everything else passes untouched, and so do creates that name none of the
@@ -116,7 +110,7 @@ type Handler struct {
 	// configuration is loaded.
 	API string `json:"api,omitempty"`
 
-	// APIToken is what polls are authorised with. Default: the
+	// APIToken is what polls are authorized with. Default: the
 	// Authorization of the client that created the prediction, which is
 	// kept sealed until its end. Placeholders are expanded when the
 	// configuration is loaded.
@@ -137,13 +131,12 @@ type Handler struct {
 	MaxBody int64 `json:"max_body,omitempty"`
 
 	// ServeSigningSecret puts the caller's signing secret into the API's
-	// answer to GET /webhooks/default/secret, where official clients look
+	// response to GET /webhooks/default/secret, where official clients look
 	// for it. Needs signing per_client.
 	ServeSigningSecret bool `json:"serve_signing_secret,omitempty"`
 
 	upstream upstream.API
-	prefix   string
-	maxBody  int64
+	prefix   string // Prefix without a slash at its end
 	client   client
 	keys     signingKeys
 	tracker  tracking
@@ -188,8 +181,8 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	return h.join(app.Upstream(), app.SigningKeys(), app.Tracker(), app.Budget())
 }
 
-// useToken returns what takes the operator's token at first, and what it was
-// replaced by later.
+// useToken returns a function that takes the operator's token, and later the token
+// that has replaced it.
 func (h *Handler) useToken(c client) func(string) error {
 	return func(token string) error {
 		if h.upstream.Token == "" {
@@ -210,13 +203,13 @@ func (h *Handler) join(c client, k signingKeys, t tracking, b *body.Budget) erro
 	if h.ServeSigningSecret && !k.PerClient() {
 		return errors.New("serve_signing_secret needs signing per_client: a shared secret given to one client would let it sign for all")
 	}
-	if err := b.Admits(h.maxBody, "the max_body of replicate_predictions"); err != nil {
+	if err := b.Admits(h.MaxBody, "the max_body of replicate_predictions"); err != nil {
 		return err
 	}
 	return c.Join(h.upstream)
 }
 
-// sharedApp is the configuration's app, provisioned with its defaults where it
+// sharedApp returns the configuration's app, provisioned with its defaults where it
 // is not configured.
 func sharedApp(ctx caddy.Context) (App, error) {
 	mod, err := ctx.App(appName)
@@ -225,14 +218,15 @@ func sharedApp(ctx caddy.Context) (App, error) {
 	}
 	app, ok := mod.(App)
 	if !ok {
-		return nil, errors.New("app " + appName + " is of another plugin")
+		return nil, fmt.Errorf("app %s has unexpected type %T", appName, mod)
 	}
 	return app, nil
 }
 
-// check judges what the options' text alone shows, and fills in what was left
-// out.
+// check sets the defaults and returns an error if the options are wrong, as far as
+// their text alone shows it.
 func (h *Handler) check() error {
+	h.setDefaults()
 	if err := directive.Check(h); err != nil {
 		return err
 	}
@@ -247,30 +241,33 @@ func (h *Handler) check() error {
 	if h.API == apiOff && h.APIToken != "" {
 		return errors.New("api_token is set, but api is off")
 	}
-	switch h.TestMode {
-	case "", "on", "off":
-	default:
+	if h.TestMode != "on" && h.TestMode != "off" {
 		return fmt.Errorf("test_mode is %q: use on or off", h.TestMode)
 	}
-	h.prefix = h.Prefix
-	if h.prefix == "" {
-		h.prefix = DefaultPrefix
-	}
-	h.prefix = strings.TrimSuffix(h.prefix, "/")
+	h.prefix = strings.TrimSuffix(h.Prefix, "/")
 	for i, segment := range strings.Split(h.prefix, "/") {
 		if (i == 0) != (segment == "") || i > 0 && !plain(segment) {
 			return fmt.Errorf("prefix is %q: it begins with a slash and holds letters, digits, '-', '_' and '.' between slashes", h.Prefix)
 		}
 	}
-	if h.maxBody = h.MaxBody; h.maxBody == 0 {
-		h.maxBody = DefaultMaxBody
-	}
 	return nil
+}
+
+func (h *Handler) setDefaults() {
+	if h.Prefix == "" {
+		h.Prefix = "/v1"
+	}
+	if h.TestMode == "" {
+		h.TestMode = "on"
+	}
+	if h.MaxBody == 0 {
+		h.MaxBody = 16 << 20
+	}
 }
 
 const apiOff = "off"
 
-// parseAPI gives the base URL without a slash at its end, or "" for off.
+// parseAPI returns the base URL without a slash at its end, or "" for off.
 func parseAPI(s string) (string, error) {
 	if s == apiOff {
 		return "", nil
@@ -285,7 +282,7 @@ func parseAPI(s string) (string, error) {
 	return strings.TrimRight(u.String(), "/"), nil
 }
 
-// ServeHTTP finds out what a request is about.
+// ServeHTTP handles a request by its method and path.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	rt := h.routeOf(r)
 	if rt.id != "" && strings.HasPrefix(rt.id, tracker.TestPrefix) && rt.action == look {

@@ -14,14 +14,14 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
-// look handles a request whose answer shows a prediction. That of a tracked one
+// look handles a request whose response shows a prediction. That of a tracked one
 // is an observation for the tracker, and gains our members.
 func (h *Handler) look(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, rt route) error {
 	p, err := h.tracker.Lookup(r.Context(), h.upstream.URL, rt.id)
 	if err != nil {
-		// Nobody's view of a prediction depends on our store.
+		// A client's view of a prediction does not depend on our store.
 		if !errors.Is(err, store.ErrNotFound) {
-			h.logger.Warn("looking a prediction up: its answer passes as it is", zap.String("prediction", rt.id), zap.Error(err))
+			h.logger.Warn("looking a prediction up: its response passes as it is", zap.String("prediction", rt.id), zap.Error(err))
 		}
 		return h.passOn(w, r, next)
 	}
@@ -86,7 +86,7 @@ func (h *Handler) observed(r *http.Request, a *response, p store.Prediction) []b
 	}
 	now, err := h.tracker.Observe(r.Context(), p, s)
 	if err != nil {
-		// It will be observed again: by a poll, if by nobody else.
+		// It will be observed again, by a poll at the latest.
 		h.logger.Error("storing what was seen of a prediction", zap.String("prediction", p.ID), zap.Error(err))
 	} else {
 		p = now
@@ -98,7 +98,7 @@ func (h *Handler) observed(r *http.Request, a *response, p store.Prediction) []b
 	return append(mark[:len(mark):len(mark)], augment(doc, s.Webhook, f)...)
 }
 
-// hasToken reports that a callback URL ends in the token with that SHA-256.
+// hasToken reports whether a callback URL ends in the token with that SHA-256.
 func hasToken(url string, sum []byte) bool {
 	got := sha256.Sum256([]byte(url[strings.LastIndexByte(url, '/')+1:]))
 	return subtle.ConstantTimeCompare(got[:], sum) == 1

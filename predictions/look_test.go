@@ -80,7 +80,7 @@ func TestAnswersThatAreNotThePredictionPass(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			f := newFixture(t, fakeapi.Options{})
 			id := f.tracked()
-			f.h.maxBody = 1000
+			f.h.MaxBody = 1000
 			body := strings.ReplaceAll(c.body, "%s", id)
 			f.answerWith(func(w http.ResponseWriter, _ *http.Request) {
 				w.Header().Set("Content-Type", c.contentType)

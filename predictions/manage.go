@@ -14,7 +14,7 @@ import (
 // maxPatch is the largest body of an update, in bytes.
 const maxPatch = 64 << 10
 
-// update answers a PATCH of a prediction's webhook. Whoever may see a
+// update handles a PATCH of a prediction's webhook. A caller that may see a
 // prediction may change its webhook.
 func (h *Handler) update(w http.ResponseWriter, r *http.Request, rt route) error {
 	if err := h.applyUpdate(w, r, rt); err != nil {
@@ -51,7 +51,7 @@ func (h *Handler) applyUpdate(w http.ResponseWriter, r *http.Request, rt route) 
 		if errors.Is(err, store.ErrNotFound) {
 			f, err := h.updateUntracked(r, change, s)
 			if err == nil {
-				answerJSON(w, http.StatusOK, extend(body, f))
+				writeJSON(w, http.StatusOK, extend(body, f))
 			}
 			return err
 		}
@@ -66,7 +66,7 @@ func (h *Handler) applyUpdate(w http.ResponseWriter, r *http.Request, rt route) 
 	if p, err = h.tracker.SetWebhook(ctx, p, url, change.events); err != nil {
 		return err
 	}
-	answerJSON(w, http.StatusOK, extend(body, fieldsOf(&p)))
+	writeJSON(w, http.StatusOK, extend(body, fieldsOf(&p)))
 	return nil
 }
 
@@ -106,7 +106,7 @@ func (h *Handler) updateUntracked(r *http.Request, change patch, s *prediction.S
 	return fieldsOf(&p), err
 }
 
-// object is a prediction as the API shows it, as far as a snapshot has it.
+// object returns a prediction as the API shows it, as far as a snapshot has it.
 func object(s *prediction.Snapshot) []byte {
 	var b []byte
 	text := func(name, value string) {
@@ -136,7 +136,7 @@ func object(s *prediction.Snapshot) []byte {
 	return append(b, '}')
 }
 
-// find gives a tracked prediction to a caller that may see it.
+// find returns a tracked prediction to a caller that may see it.
 func (h *Handler) find(r *http.Request, id string) (store.Prediction, error) {
 	if isTest(id) {
 		return h.findTest(r, id)

@@ -75,7 +75,7 @@ func TestAWebhookThatCannotBeActedOnIsRefusedBeforeTheAPISeesIt(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f := newFixture(t, fakeapi.Options{})
-			f.h.maxBody = 3000
+			f.h.MaxBody = 3000
 			reached := false
 			f.answerWith(func(w http.ResponseWriter, r *http.Request) {
 				if _, err := io.ReadAll(r.Body); err != nil {
@@ -119,7 +119,7 @@ func TestWhatNamesNoWebhookPassesByteForByte(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f := newFixture(t, fakeapi.Options{})
-			f.h.maxBody = 3000
+			f.h.MaxBody = 3000
 			var got []byte
 			var header http.Header
 			f.answerWith(func(w http.ResponseWriter, r *http.Request) {
@@ -190,7 +190,7 @@ func FuzzFinder(f *testing.F) {
 
 func TestLargeCreatesAreStoppedWhereTheyNameAWebhook(t *testing.T) {
 	f := newFixture(t, fakeapi.Options{})
-	f.h.maxBody = 1000
+	f.h.MaxBody = 1000
 	api := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		if b, err := io.ReadAll(r.Body); err == nil {
 			t.Errorf("the API got %d bytes as a whole request", len(b))

@@ -7,7 +7,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// passOn passes a request on that is none of ours. Where the API is told of
+// passOn passes a request on that is not ours. Where the API is told of
 // callbacks, a response that may show predictions is passed without them: a list
 // shows those of all predictions.
 func (h *Handler) passOn(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
@@ -30,8 +30,8 @@ func aboutPredictions(path string) bool {
 	return strings.Contains(path, "prediction") || strings.Contains(path, "training")
 }
 
-// anyCallback hides every callback URL that is made from the configuration; nil
-// where none is.
+// anyCallback returns what hides every callback URL that is made from the
+// configuration; nil where none is.
 func (h *Handler) anyCallback() *hidden {
 	if base := h.callbackBase(); base != "" {
 		return &hidden{base: base}
@@ -39,7 +39,7 @@ func (h *Handler) anyCallback() *hidden {
 	return nil
 }
 
-// callbackBase is what callback URLs begin with, or empty.
+// callbackBase returns the beginning of callback URLs, or empty.
 func (h *Handler) callbackBase() string {
 	if base := h.tracker.CallbackBase(); base != "" {
 		return base + "/"

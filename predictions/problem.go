@@ -29,7 +29,7 @@ type problem struct {
 	// retry is how long to wait, in seconds, for a 429 or 503.
 	retry int
 	// closing ends the connection: part of the request is unread, and
-	// net/http would otherwise read on before it answers.
+	// net/http would otherwise read on before it responds.
 	closing bool
 	cause   error // for the log; nil where detail says it all
 	// member is the member of ours that it is about, or empty.
@@ -80,7 +80,7 @@ func (p *problem) write(w http.ResponseWriter) {
 	_, _ = w.Write(text)
 }
 
-// problemOf is err as a client may see it. What is wrong inside is not the
+// problemOf returns err as a client may see it. What is wrong inside is not the
 // client's business, so the details are our own words.
 func problemOf(err error) *problem {
 	var p *problem
@@ -104,7 +104,7 @@ func problemOf(err error) *problem {
 		detail: "webhooks can't be stored at the moment", cause: err}
 }
 
-// unanswered says what was asked, as far as it is a client's business.
+// unanswered returns what was asked, as far as a client may know it.
 func unanswered(err error) string {
 	var u *upstream.Error
 	if !errors.As(err, &u) {
@@ -156,8 +156,8 @@ func (p *problem) about() string {
 	return ""
 }
 
-// logRefusal tells the operator why a request is refused: of each kind once a
-// minute, with the number of those that were not told, and of all at DEBUG.
+// logRefusal logs why a request is refused: each kind once a minute, with the
+// number of those that were left out, and all at DEBUG.
 func (h *Handler) logRefusal(r *http.Request, what string, status int, member string, err error) {
 	level := zapcore.WarnLevel
 	skipped, ok := h.refusals.Allow(strconv.Itoa(status)+" "+member, time.Now())

@@ -42,7 +42,7 @@ func (h *Handler) redeliveryWait(caller string, now time.Time) time.Duration {
 	return time.Duration(missing * float64(redeliveryInterval))
 }
 
-// redeliver answers a request to deliver the event of a row of the log again.
+// redeliver handles a request to deliver the event of a row of the log again.
 func (h *Handler) redeliver(w http.ResponseWriter, r *http.Request, rt route) error {
 	row, err := parseRow(rt.row)
 	if err != nil {
@@ -70,7 +70,7 @@ func (h *Handler) redeliver(w http.ResponseWriter, r *http.Request, rt route) er
 		return h.fail(w, r, err)
 	}
 	body := ecmajson.AppendString([]byte(`{"id":`), id)
-	answerJSON(w, http.StatusAccepted, append(body, '}', '\n'))
+	writeJSON(w, http.StatusAccepted, append(body, '}', '\n'))
 	return nil
 }
 

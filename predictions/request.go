@@ -10,7 +10,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
 )
 
-// hook is what a request says about its webhook, checked.
+// hook is the checked webhook of a request.
 type hook struct {
 	doc *ecmajson.Document
 	// asked: it is to be captured. Otherwise members of ours hold nothing,
@@ -53,8 +53,8 @@ var createMembers = ecmajson.NewSelector(
 )
 
 // readCreate reads the webhook of a create's body. It returns nil and no error
-// for a body that is none of ours: one that does not name our members. checkURL
-// judges the URL. Errors are *problem.
+// for a body that is not ours: one that does not name our members. checkURL
+// checks the URL. Errors are *problem.
 func readCreate(body []byte, checkURL func(string) error) (*hook, error) {
 	doc, err := ecmajson.Parse(body, withMembers, createMembers)
 	switch {
@@ -113,7 +113,7 @@ func readCreate(body []byte, checkURL func(string) error) (*hook, error) {
 	return h, nil
 }
 
-// present reports that a member is there and not null.
+// present reports whether a member is there and not null.
 func present(v ecmajson.Value) bool { return v.Kind() != ecmajson.Missing && v.Kind() != ecmajson.Null }
 
 // readURL reads a webhook_url. A null is none.
@@ -223,7 +223,8 @@ func readPatch(body []byte, checkURL func(string) error) (p patch, err error) {
 	return p, nil
 }
 
-// isJSON judges a Content-Type. An absent one counts when absent does.
+// isJSON reports whether a Content-Type is one of JSON. For an absent one it
+// returns absent.
 func isJSON(contentType string, absent bool) bool {
 	media, _, _ := strings.Cut(contentType, ";")
 	media = strings.ToLower(strings.TrimSpace(media))
@@ -233,7 +234,7 @@ func isJSON(contentType string, absent bool) bool {
 	return media == "application/json" || strings.HasSuffix(media, "+json")
 }
 
-// identity reports that a body is not encoded.
+// identity reports whether a body is not encoded.
 func identity(h http.Header) bool {
 	for _, v := range h["Content-Encoding"] {
 		if v = strings.TrimSpace(v); v != "" && !strings.EqualFold(v, "identity") {

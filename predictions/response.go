@@ -43,7 +43,7 @@ const (
 // response is the ResponseWriter behind which a prediction is expected. It holds
 // what may be one, and lets everything else pass, without what is to be hidden.
 //
-// What a response is, its first byte says: APIs give JSON any content type. An
+// The first byte says what a response is: APIs send JSON with any content type. An
 // encoded response is decoded first; the upstream was asked not to encode it.
 type response struct {
 	*caddyhttp.ResponseWriterWrapper
@@ -77,7 +77,7 @@ type response struct {
 	concealer *concealer
 }
 
-// succeeded is the usual judgement of holds: a success with a body.
+// succeeded is the default of holds: it reports a success with a body.
 func succeeded(status int) bool {
 	return status >= 200 && status <= 299 && status != http.StatusNoContent && status != http.StatusResetContent
 }
@@ -92,7 +92,7 @@ func (h *Handler) newResponse(w http.ResponseWriter, r *http.Request, hidden *hi
 		ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
 		h:                     h,
 		holds:                 succeeded,
-		limit:                 h.maxBody,
+		limit:                 h.MaxBody,
 		charge:                h.budget.For(clientip.Of(r)),
 		hidden:                hidden,
 		passing:               func(reason) {},
@@ -214,7 +214,7 @@ func (a *response) take(p []byte) error {
 	return a.pass(p)
 }
 
-// judge returns why a held response can't be held any more when p follows.
+// judge returns why a response can't be held any more when p follows.
 func (a *response) judge(p []byte) reason {
 	if !a.begun {
 		if text := bytes.TrimLeft(p, " \t\r\n\ufeff"); len(text) > 0 {

@@ -104,7 +104,7 @@ func collectionOf(segment string) string {
 	return ""
 }
 
-// misspelled reports whether a request that is none of ours may create a
+// misspelled reports whether a request that is not ours may create a
 // prediction all the same, at an API that is lenient with paths.
 func misspelled(r *http.Request) bool {
 	if r.Method != http.MethodPost && r.Method != http.MethodPut {

@@ -11,7 +11,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/internal/ecmajson"
 )
 
-// secret handles the look-up of the signing secret. The API's answer decides
+// secret handles the look-up of the signing secret. The API's response decides
 // whether there is one; its key is replaced by the one that the caller's
 // webhooks are signed with here.
 func (h *Handler) secret(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
@@ -23,8 +23,8 @@ func (h *Handler) secret(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	r.Header.Del("If-Modified-Since")
 	a := h.newResponse(w, r, nil)
 	a.holds = func(status int) bool { return status == http.StatusOK }
-	// The API's own secret must not leave: webhooks would be refused by
-	// whoever trusts it.
+	// The API's own secret must not be sent: a receiver that trusts it would
+	// refuse the webhooks.
 	a.passing = func(why reason) {
 		if why != notObject {
 			a.mode = dropped

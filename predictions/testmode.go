@@ -9,7 +9,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
-// createTest answers a create in test mode. The API is asked who the caller is
+// createTest handles a create in test mode. The API is asked who the caller is
 // and is not asked to predict.
 func (h *Handler) createTest(w http.ResponseWriter, r *http.Request, hook *hook) error {
 	if h.TestMode == "off" {
@@ -29,18 +29,18 @@ func (h *Handler) createTest(w http.ResponseWriter, r *http.Request, hook *hook)
 	if err != nil {
 		return h.fail(w, r, err)
 	}
-	answerJSON(w, http.StatusCreated, extend(p.Body, fieldsOf(&p)))
+	writeJSON(w, http.StatusCreated, extend(p.Body, fieldsOf(&p)))
 	return nil
 }
 
-// lookTest answers for a prediction of test mode, to its creator. It is finished
+// lookTest responds with a prediction of test mode, to its creator. It is finished
 // from its beginning, so that there is nothing to cancel.
 func (h *Handler) lookTest(w http.ResponseWriter, r *http.Request, rt route) error {
 	p, err := h.findTest(r, rt.id)
 	if err != nil {
 		return h.fail(w, r, err)
 	}
-	answerJSON(w, http.StatusOK, extend(p.Body, fieldsOf(&p)))
+	writeJSON(w, http.StatusOK, extend(p.Body, fieldsOf(&p)))
 	return nil
 }
 
@@ -54,7 +54,7 @@ func (h *Handler) findTest(r *http.Request, id string) (store.Prediction, error)
 	return h.tracker.TestPrediction(r.Context(), h.upstream, caller, id)
 }
 
-func answerJSON(w http.ResponseWriter, status int, body []byte) {
+func writeJSON(w http.ResponseWriter, status int, body []byte) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)

@@ -2,12 +2,12 @@
 // as an ECMAScript engine such as Node produces them, and reads fields out of
 // the same text in the same pass.
 //
-// A signature is made over bytes. Where the signer serialised a parsed value,
-// a verifier has to reproduce that serialisation byte for byte, whatever
-// spelling the text had on the wire. And whoever acts on a field of the text
+// A signature is made over bytes. Where the signer serialized a parsed value,
+// a verifier has to reproduce that serialization byte for byte, whatever
+// spelling the text had on the wire. And code that acts on a field of the text
 // has to see the value the signature covered: a second parser that treats a
 // repeated key or an escape differently is a way around the signature. One
-// [Parse] therefore gives both.
+// [Parse] therefore returns both.
 //
 // # The form
 //

@@ -19,7 +19,7 @@ const (
 	Object
 )
 
-// String names the kind in lower case, "missing" for the zero Kind.
+// String returns the name of the kind in lower case, "missing" for the zero Kind.
 func (k Kind) String() string {
 	switch k {
 	case Null:
@@ -39,7 +39,7 @@ func (k Kind) String() string {
 	}
 }
 
-// kindOf gives the kind of the value that starts with c.
+// kindOf returns the kind of the value that starts with c.
 func kindOf(c byte) Kind {
 	switch c {
 	case '{':
@@ -79,18 +79,18 @@ type Document struct {
 	folded    string
 }
 
-// Bytes is the ECMAScript form of the whole text: JSON.stringify(JSON.parse(text)).
+// Bytes returns the ECMAScript form of the whole text: JSON.stringify(JSON.parse(text)).
 // It may be the source text itself. The caller must not change it.
 func (d *Document) Bytes() []byte { return d.out }
 
-// Canonical tells whether the source text already was equal to [Document.Bytes].
+// Canonical reports whether the source text already was equal to [Document.Bytes].
 // It costs nothing.
 func (d *Document) Canonical() bool { return d.canonical }
 
-// Kind is the kind of the top-level value, never Missing.
+// Kind returns the kind of the top-level value, never Missing.
 func (d *Document) Kind() Kind { return d.kind }
 
-// Depth is the deepest nesting of arrays and objects: 0 for a scalar, 1 for an
+// Depth returns the deepest nesting of arrays and objects: 0 for a scalar, 1 for an
 // array or object of scalars.
 func (d *Document) Depth() int { return d.depth }
 
@@ -105,18 +105,18 @@ func (d *Document) DuplicateKey() (key string, offset int, found bool) {
 		return "", 0, false
 	}
 	// Members are noted by their place in the output, which is what ordering
-	// needs; the same scan over the same bytes gives the place in the source.
+	// needs; the same scan over the same bytes yields the place in the source.
 	offset = locate(d.src, d.lim, d.dup)
 	return keyAt(d.src, offset), offset, true
 }
 
-// FoldedKey gives the first key that differs from one of the selector's by case
+// FoldedKey returns the first key that differs from one of the selector's by case
 // alone, in the sense of [bytes.EqualFold], at the place where that one is looked
 // for. Parsers that ignore case, such as Go's encoding/json, take the one for
 // the other.
 func (d *Document) FoldedKey() (key string, found bool) { return d.folded, d.folds }
 
-// Value is the value at path i of the selector given to [Parse]; the zero Value
+// Value returns the value at path i of the selector given to [Parse]; the zero Value
 // when the text has no such member, the parent is not an object, or the
 // selector has no path i. Of repeated keys the last counts, also when it is the
 // parent that is repeated: then only the members of the last parent are there.
@@ -140,15 +140,15 @@ type Value struct {
 	kind Kind
 }
 
-// Kind is the kind of the value; Missing for the zero Value. It is the kind in
+// Kind returns the kind of the value; Missing for the zero Value. It is the kind in
 // the source: a number too large for a double is a Number with the form null.
 func (v Value) Kind() Kind { return v.kind }
 
-// Raw is the ECMAScript form of the value, nil for the zero Value. It is part
+// Raw returns the ECMAScript form of the value, nil for the zero Value. It is part
 // of [Document.Bytes]; the caller must not change it.
 func (v Value) Raw() []byte { return v.raw }
 
-// Text is the decoded string and true when the value is a String, otherwise ""
+// Text returns the decoded string and true when the value is a String, otherwise ""
 // and false. Lone surrogates, which UTF-8 cannot hold, become U+FFFD each.
 func (v Value) Text() (string, bool) {
 	if v.kind != String {
@@ -172,7 +172,7 @@ type listedMember struct {
 	key, value, end uint32
 }
 
-// Members lists the members of the top-level object in source order, repeated
+// Members returns the members of the top-level object in source order, repeated
 // keys included, so that a caller can cut members out of the source without
 // touching any other byte. It is nil unless Limits.Members was set and the top
 // value is a non-empty object. Each call builds the list anew: 40 bytes a member
@@ -188,7 +188,7 @@ func (d *Document) Members() []Member {
 	return ms
 }
 
-// EachMember goes through what [Document.Members] lists.
+// EachMember returns an iterator over what [Document.Members] returns.
 func (d *Document) EachMember() iter.Seq[Member] {
 	return func(yield func(Member) bool) {
 		for i := range d.listed.n {

@@ -32,7 +32,7 @@ type region struct {
 	next   int // index of the last plan that may lie in it
 }
 
-// emit writes everything and gives the selected values their final extents.
+// emit writes everything and sets the selected values to their final extents.
 func (e *emitter) emit() []byte {
 	e.out = make([]byte, len(e.in)+e.grow)
 	e.pos = len(e.out)
@@ -162,7 +162,7 @@ func (e *emitter) copy(a, b int) {
 	e.piece(a, b, e.in[a:b])
 }
 
-// literal gives the extent of the number around the mark at in[k].
+// literal returns the extent of the number around the mark at in[k].
 func (e *emitter) literal(k, b int) (from, to int) {
 	from, to = k, k+1
 	for from > 0 && (isDigit(e.in[from-1]) || e.in[from-1] == '-') {

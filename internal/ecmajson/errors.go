@@ -21,7 +21,7 @@ var (
 	ErrSize = errors.New("json text is too large")
 )
 
-// SyntaxError tells where the text leaves the JSON grammar. Parse returns it as
+// SyntaxError says where the text leaves the JSON grammar. Parse returns it as
 // *SyntaxError.
 type SyntaxError struct {
 	// Offset is the byte offset of the first byte that cannot be there; the
@@ -31,7 +31,7 @@ type SyntaxError struct {
 	Msg string
 }
 
-// Error gives the message with the byte offset.
+// Error returns the message with the byte offset.
 func (e *SyntaxError) Error() string {
 	return "json syntax error at byte " + strconv.Itoa(e.Offset) + ": " + e.Msg
 }

@@ -84,7 +84,7 @@ func digits(src []byte, i int) int {
 	return i
 }
 
-// plain tells whether m, digits with a point at m[point:] or none, certainly is
+// plain reports whether m, digits with a point at m[point:] or none, certainly is
 // in its ECMAScript form, which spares most numbers the conversion to a double
 // and back.
 func plain(m []byte, point int, negative bool) bool {

@@ -23,7 +23,7 @@ const (
 	movedMark uint32 = 1 << 30
 )
 
-// stays tells whether the member keeps a place in the order.
+// stays reports whether the member keeps a place in the order.
 func (m member) stays() bool { return m.end != dropped && m.end&movedMark == 0 }
 
 // plan is an object of the scanned form whose members have to be put into
@@ -63,7 +63,7 @@ func (p *parser) closeObject(base, i int) {
 }
 
 // ordered looks for array-index keys out of place, and in a small object for
-// repeated keys; it tells whether there are any.
+// repeated keys; it reports whether there are any.
 func (p *parser) ordered(text []byte, base int) (move bool) {
 	var seen uint64
 	names, last := false, int64(-1)
@@ -177,7 +177,7 @@ func (p *parser) enter(text []byte, table []uint32, base, k, c int, tag, indexMa
 	}
 }
 
-// last is the member whose key and value stand in the place of member f.
+// last returns the member whose key and value stand in the place of member f.
 func (p *parser) last(base, f int) int {
 	if end := p.members.at(f).end; end&aliasMark != 0 {
 		return base + int(end&^aliasMark)
@@ -185,7 +185,7 @@ func (p *parser) last(base, f int) int {
 	return f
 }
 
-// key is the key of member f, quotes included.
+// key returns the key of member f, quotes included.
 func (p *parser) key(text []byte, base, f int) []byte {
 	m := p.members.at(p.last(base, f))
 	return text[m.key : m.end&^movedMark]
@@ -290,7 +290,7 @@ func sortByIndex(cells []extent) {
 	}
 }
 
-// extent is what member k of the object on top takes in the scanned form, key
+// extent returns what member k of the object on top takes in the scanned form, key
 // and value.
 func (p *parser) extent(k, brace int) extent {
 	end := uint32(brace)
@@ -300,7 +300,7 @@ func (p *parser) extent(k, brace int) extent {
 	return newExtent(p.members.at(k).key, end)
 }
 
-// arrayIndex gives the value of a key that is an array index: an integer from 0
+// arrayIndex returns the value of a key that is an array index: an integer from 0
 // to 2**32-2 in canonical decimal (ECMA-262, Array exotic objects).
 func arrayIndex(key []byte) (int64, bool) {
 	if len(key) == 0 || len(key) > len("4294967294") || !isDigit(key[0]) || key[0] == '0' && len(key) > 1 {

@@ -40,7 +40,7 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
-// Parse reads src, one JSON text, and gives its ECMAScript form and the values
+// Parse reads src, one JSON text, and returns its ECMAScript form and the values
 // at the paths of sel, which may be nil.
 //
 // Errors: *SyntaxError where JSON.parse would throw, and errors that wrap
@@ -82,7 +82,7 @@ func Parse(src []byte, lim Limits, sel *Selector) (*Document, error) {
 	return d, nil
 }
 
-// locate gives the source offset of the key that is at offset at of the scanned
+// locate returns the source offset of the key that is at offset at of the scanned
 // form. src has been parsed with the same limits before.
 func locate(src []byte, lim Limits, at int) int {
 	s := pool.Get().(*scratch)
@@ -142,7 +142,7 @@ func (p *parser) flush(i int) {
 	}
 }
 
-// text is the scanned form of src[:i]. It is complete after flush(i).
+// text returns the scanned form of src[:i]. It is complete after flush(i).
 func (p *parser) text(i int) []byte {
 	if p.buf != nil {
 		return p.buf

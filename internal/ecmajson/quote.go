@@ -64,7 +64,7 @@ func (p *parser) str(i int) int {
 	}
 }
 
-// runeLen is the length of the multi-byte UTF-8 sequence b starts with, 0 when
+// runeLen returns the length of the multi-byte UTF-8 sequence b starts with, 0 when
 // it is invalid. Three bytes, the usual length in CJK text, are done in place.
 func runeLen(b []byte) int {
 	if c := b[0]; c > 0xE0 && c < 0xF0 && c != 0xED && len(b) >= 3 &&

@@ -6,7 +6,7 @@ import "bytes"
 // may be used by any number of goroutines.
 type Selector struct {
 	tops []selTop
-	// slots gives the slot of each path in the order of NewSelector; equal
+	// slots has the slot of each path in the order of NewSelector; equal
 	// paths share one.
 	slots []int
 	n     int
@@ -55,7 +55,7 @@ func NewSelector(paths ...[]string) *Selector {
 	return s
 }
 
-// content is the canonical form of a key without its quotes.
+// content returns the canonical form of a key without its quotes.
 func content(key string) []byte {
 	q := AppendString(nil, key)
 	return q[1 : len(q)-1]

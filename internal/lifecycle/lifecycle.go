@@ -3,7 +3,7 @@
 //
 // Whoever speaks first, and whatever was missed in between, a prediction has
 // exactly one prediction.started and then exactly one terminal event. What is
-// seen afterwards changes nothing: an API's answers may overtake one another.
+// seen afterwards changes nothing: an API's responses may overtake one another.
 package lifecycle
 
 import (
@@ -14,7 +14,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
-// Next gives the events that are new, in order, when a prediction of which the
+// Next returns the events that are new, in order, when a prediction of which the
 // given events have happened is seen with the given status.
 func Next(happened event.Set, status string) []event.Set {
 	e := event.ForStatus(status)
@@ -27,9 +27,9 @@ func Next(happened event.Set, status string) []event.Set {
 	return []event.Set{event.Started, e}
 }
 
-// Events gives what is new about p, now that it was seen as s at the given
+// Events returns what is new about p, now that it was seen as s at the given
 // time, with the payloads that say so. The time at which p was captured stands
-// in for a created_at that the API doesn't tell.
+// in for a created_at that the API does not send.
 func Events(p *store.Prediction, s *prediction.Snapshot, at time.Time) []store.Event {
 	events := Next(p.Seen, s.Status)
 	if len(events) == 0 {

@@ -7,10 +7,10 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
 )
 
-// timeLayout is what ECMAScript's toISOString writes, in UTC.
+// timeLayout is the form of ECMAScript's toISOString, in UTC.
 const timeLayout = "2006-01-02T15:04:05.000Z"
 
-// FormatTime writes a time as YYYY-MM-DDTHH:mm:ss.sssZ. Years outside 0 to
+// FormatTime returns a time as YYYY-MM-DDTHH:mm:ss.sssZ. Years outside 0 to
 // 9999, which have no such form, become the nearest time that has.
 func FormatTime(t time.Time) string {
 	t = t.UTC()
@@ -23,9 +23,9 @@ func FormatTime(t time.Time) string {
 	return t.Format(timeLayout)
 }
 
-// normalTime brings an API's time into the form of FormatTime. APIs send
-// three, six or nine digits of a second, or none, and offsets. What can't be
-// read is passed on as it is: it still may mean something to the receiver.
+// normalTime returns an API's time in the form of FormatTime. APIs send three, six
+// or nine digits of a second, or none, and offsets. A time that can't be read is
+// returned as it is: it still may mean something to the receiver.
 func normalTime(s string) string {
 	t, err := time.Parse(time.RFC3339Nano, s)
 	if err != nil || t.UTC().Year() < 0 || t.UTC().Year() > 9999 {
@@ -37,13 +37,13 @@ func normalTime(s string) string {
 // running is the status of a prediction.started payload.
 const running = "processing"
 
-// tail is how a payload ends, around its timestamp.
+// tailStart and tailEnd are the end of a payload, around its timestamp.
 const (
 	tailStart = `},"timestamp":"`
 	tailEnd   = `"}`
 )
 
-// Payload is the webhook guide's WebhookPayload for event e (a set of one),
+// Payload returns the webhook guide's WebhookPayload for event e (a set of one),
 // with at as its timestamp:
 //
 //	{"event":…,"prediction":{"id":…,"version":…,"input":…,"output"?:…,"error"?:…,

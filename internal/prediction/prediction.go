@@ -2,8 +2,8 @@
 // writes the payloads that announce them to webhook receivers.
 //
 // A payload is the WebhookPayload of the webhook guide. Its bytes are those
-// that JSON.stringify(JSON.parse(payload)) gives, so that a receiver which
-// verifies the signature over its re-serialised body succeeds whatever a model
+// that JSON.stringify(JSON.parse(payload)) returns, so that a receiver which
+// verifies the signature over its re-serialized body succeeds whatever a model
 // put into its output.
 package prediction
 
@@ -15,11 +15,11 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/internal/ecmajson"
 )
 
-// IDPattern is what an id looks like. Ids become parts of URL paths, so
-// anything else is refused before it does.
+// IDPattern is the pattern of ids. Ids become parts of URL paths, so anything else
+// is refused before.
 const IDPattern = `^[A-Za-z0-9_-]{1,128}$`
 
-// In Go's syntax $ is the end of the text, not that of a line.
+// idPattern matches ids. In Go's syntax $ is the end of the text, not of a line.
 var idPattern = regexp.MustCompile(IDPattern)
 
 // ValidID reports whether id matches [IDPattern].

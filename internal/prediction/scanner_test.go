@@ -71,7 +71,7 @@ func BenchmarkScanner(b *testing.B) {
 	body := []byte(`{"id":"p","output":["` + strings.Repeat("iVBORw0KGgo/", 1<<16) + `"],"input":{` + strings.Repeat(`"k":[1,2,3],`, 1<<12) + `"z":0}}`)
 	b.SetBytes(int64(len(body)))
 	for b.Loop() {
-		var s Scanner
+		s := NewScanner()
 		_, _ = s.Write(body)
 	}
 }

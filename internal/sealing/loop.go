@@ -15,20 +15,20 @@ import (
 )
 
 const (
-	// lookEvery is how often a keeper looks whether the key is there. The first
-	// look, after which values are sealed again, is so long after the start: a
+	// lookEvery is the time between two checks that the key is there. The first
+	// one, after which values are sealed again, is so long after the start: a
 	// configuration that is not kept by then has changed nothing.
 	lookEvery = 5 * time.Second
-	// lookAgain is how often it looks while the key is not there.
+	// lookAgain is the time between two checks while the key is not there.
 	lookAgain = time.Second
-	// countEvery is how often it looks for values that other nodes, with an
-	// older key in use, have sealed since.
+	// countEvery is the time between two searches for values that other nodes,
+	// with an older key in use, have sealed since.
 	countEvery = time.Minute
 	// sayEvery is the time between two log lines about one trouble.
 	sayEvery = time.Minute
 
 	// batch is how many values one transaction seals again, and pause the time
-	// to the next, which belongs to everybody else.
+	// to the next transaction, which is left to others.
 	batch = 100
 	pause = 20 * time.Millisecond
 )
@@ -131,8 +131,8 @@ func (k *Keeper) use(f func(store.Secrets) error) error {
 
 var errAbsent = errors.New("it was not made yet")
 
-// look finds out whether the key is where it was and opens what signs. known is
-// false where the store can't be asked.
+// look checks that the key is where it was and opens the secret that signs. known
+// is false where the store can't be asked.
 func (k *Keeper) look(ctx context.Context) (trouble error, known bool) {
 	if path := k.conf.File; path != "" {
 		key, err := seal.LoadFile(path)
@@ -167,7 +167,7 @@ func (k *Keeper) look(ctx context.Context) (trouble error, known bool) {
 	return nil, true
 }
 
-// note takes in what was found and tells of it.
+// note stores what a check found, and logs it.
 func (k *Keeper) note(trouble error, t *talk) {
 	if trouble == nil {
 		if k.trouble.Swap(nil) != nil {

@@ -25,7 +25,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store/shared"
 )
 
-// Config is what a Keeper works with.
+// Config configures a Keeper.
 type Config struct {
 	// Ring seals and opens. It has its keys, unless File is set.
 	Ring *seal.Ring
@@ -240,7 +240,7 @@ type Key struct {
 	Values int `json:"values"`
 }
 
-// Status is how sealed values are.
+// Status is the state of sealed values.
 type Status struct {
 	// Ready: they can be relied on.
 	Ready bool `json:"ready"`
@@ -260,7 +260,7 @@ func (s Status) Older() (n int) {
 	return n
 }
 
-// Status tells how sealed values are. Values are counted where there are
+// Status returns the state of sealed values. Values are counted where there are
 // several keys alone, since there may be many, and not at all without a store.
 func (k *Keeper) Status(ctx context.Context, s store.Secrets) (Status, error) {
 	out := Status{Ready: true}

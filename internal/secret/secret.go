@@ -19,8 +19,8 @@ import (
 // A line break at the end, as files have it, is not part of the secret. Errors
 // name the placeholder or the file, never the value.
 //
-// Unlike [Watcher.Use] it does not judge the value otherwise: what it is used for
-// has a shape of its own.
+// Unlike [Watcher.Use] it does not check the value otherwise: what it is used for
+// has a form of its own.
 func Expand(configured string) (value string, literal bool, err error) {
 	value, _, err = expand(configured)
 	if err == nil && strings.TrimSpace(value) == "" {
@@ -95,7 +95,7 @@ func isPlaceholder(s string) bool {
 	return strings.HasPrefix(s, "{") && strings.Index(s, "}") == len(s)-1
 }
 
-// Warning is what to tell an operator whose option holds a literal secret.
+// Warning returns a message for an operator whose option holds a literal secret.
 func Warning(option string) string {
 	return fmt.Sprintf("%s is written into the configuration, where the admin endpoint's /config/, autosave and adapt output show it; use {env.NAME} or {file./path/to/secret}", option)
 }

@@ -18,8 +18,8 @@ const (
 )
 
 // Watcher reads the secrets of one configuration that are in files again, and
-// hands changed ones to whoever uses them. Reading again, in place of being told
-// by the kernel, works alike for files that are written in place, renamed over,
+// passes changed ones to their users. Reading again, in place of notifications of
+// the kernel, works alike for files that are written in place, renamed over,
 // or reached by a symbolic link that is switched, on any file system.
 type Watcher struct {
 	logger *zap.Logger
@@ -43,14 +43,14 @@ type watched struct {
 	said    time.Time // when that was last logged
 }
 
-// finding is what a read found. It is comparable.
+// finding is the result of a read. It is comparable.
 type finding struct{ value, problem string }
 
 // NewWatcher returns a watcher that logs to logger.
 func NewWatcher(logger *zap.Logger) *Watcher { return &Watcher{logger: logger} }
 
-// Use reads a configured secret, judges it by [Check] and hands it to use, now and whenever its file
-// has changed. An error of use means that the value can't be used: the one before
+// Use reads a configured secret, checks it by [Check] and passes it to use, now and
+// whenever its file has changed. An error of use means that the value can't be used: the one before
 // is kept then. It must not quote the value. name names the secret in the log,
 // option in metrics.
 //
@@ -118,7 +118,7 @@ func (w *Watcher) loop(stop <-chan struct{}) {
 }
 
 // again reads every secret once more. It holds no lock while it reads: a file
-// system that hangs must not hold up who asks for Ages.
+// system that hangs must not hold up calls of Ages.
 func (w *Watcher) again() {
 	w.mu.Lock()
 	watched := w.watched
@@ -150,7 +150,7 @@ func (w *Watcher) Ages() map[string]time.Duration {
 	return ages
 }
 
-// Problems says which secrets in use are not what their files hold.
+// Problems returns which secrets in use differ from their files.
 func (w *Watcher) Problems() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -196,7 +196,7 @@ func (s *watched) keep(logger *zap.Logger, problem string) {
 		zap.String("secret", s.name), zap.String("problem", problem), zap.Duration("age", now.Sub(s.read)))
 }
 
-// well notes that the value in use is what the file holds.
+// well notes that the file holds the value in use.
 func (s *watched) well(logger *zap.Logger) {
 	if s.problem != "" {
 		s.problem = ""
