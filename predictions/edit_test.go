@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -240,5 +241,19 @@ func BenchmarkMentions(b *testing.B) {
 		if mentions(body) {
 			b.Fatal("mentioned")
 		}
+	}
+}
+
+func BenchmarkAugment(b *testing.B) {
+	for _, size := range []int{1 << 10, 1 << 20} {
+		b.Run(strconv.Itoa(size), func(b *testing.B) {
+			src := []byte(`{"id":"p","status":"processing","input":{"prompt":"a cat"},"output":"` + strings.Repeat("x", size) + `","created_at":"2026-01-02T03:04:05.123456Z"}`)
+			f := fields{url: "https://r.example/hook", status: store.WebhookPending}
+			b.SetBytes(int64(len(src)))
+			b.ReportAllocs()
+			for b.Loop() {
+				augmentText(src, f)
+			}
+		})
 	}
 }

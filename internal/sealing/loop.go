@@ -15,17 +15,17 @@ import (
 )
 
 const (
-	// lookEvery is the time between two checks that the key is there. The first
+	// checkInterval is the time between two checks that the key is there. The first
 	// one, after which values are sealed again, is so long after the start: a
 	// configuration that is not kept by then has changed nothing.
-	lookEvery = 5 * time.Second
-	// lookAgain is the time between two checks while the key is not there.
-	lookAgain = time.Second
-	// countEvery is the time between two searches for values that other nodes,
+	checkInterval = 5 * time.Second
+	// retryInterval is the time between two checks while the key is not there.
+	retryInterval = time.Second
+	// countInterval is the time between two searches for values that other nodes,
 	// with an older key in use, have sealed since.
-	countEvery = time.Minute
-	// sayEvery is the time between two log lines about one trouble.
-	sayEvery = time.Minute
+	countInterval = time.Minute
+	// logInterval is the time between two log lines about the same trouble.
+	logInterval = time.Minute
 
 	// batch is how many values one transaction seals again, and pause the time
 	// to the next transaction, which is left to others.
@@ -35,7 +35,7 @@ const (
 
 // loop is the part of a keeper that runs.
 type loop struct {
-	every   time.Duration // lookEvery
+	every   time.Duration // checkInterval
 	mu      sync.Mutex
 	started bool
 	ctx     context.Context
@@ -46,7 +46,7 @@ type loop struct {
 func (l *loop) init() {
 	l.ctx, l.stop = context.WithCancel(context.Background())
 	l.done = make(chan struct{})
-	l.every = lookEvery
+	l.every = checkInterval
 }
 
 // Start begins to watch the key and to seal again. The store must have been
@@ -80,7 +80,7 @@ func (k *Keeper) run(ctx context.Context) {
 	defer close(k.loop.done)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	var troubled, putOff talk
+	var troubleLog, resealLog logTimer
 	due := time.Now().Add(k.loop.every) // to seal again
 	for {
 		select {
@@ -88,34 +88,34 @@ func (k *Keeper) run(ctx context.Context) {
 			return
 		case <-timer.C:
 		}
-		if trouble, known := k.look(ctx); known {
-			k.note(trouble, &troubled)
+		if trouble, known := k.probe(ctx); known {
+			k.note(trouble, &troubleLog)
 		}
 		if k.Ready() != nil {
-			timer.Reset(lookAgain)
+			timer.Reset(retryInterval)
 			continue
 		}
 		if !due.IsZero() && !time.Now().Before(due) {
 			if err := k.use(func(s store.Secrets) error { return k.reseal(ctx, s) }); err != nil {
-				if ctx.Err() == nil && putOff.allowed() {
+				if ctx.Err() == nil && resealLog.allowed() {
 					k.conf.Logger.Warn("sealing values again is put off", zap.Error(err))
 				}
 			} else if due = (time.Time{}); len(k.conf.Ring.IDs()) > 1 {
-				due = time.Now().Add(countEvery)
+				due = time.Now().Add(countInterval)
 			}
 		}
 		timer.Reset(k.loop.every)
 	}
 }
 
-// talk is when something was last said. The zero value is ready.
-type talk struct{ said time.Time }
+// logTimer remembers when something was last logged. The zero value is ready.
+type logTimer struct{ last time.Time }
 
-func (t *talk) allowed() bool {
-	if !t.said.IsZero() && time.Since(t.said) < sayEvery {
+func (t *logTimer) allowed() bool {
+	if !t.last.IsZero() && time.Since(t.last) < logInterval {
 		return false
 	}
-	t.said = time.Now()
+	t.last = time.Now()
 	return true
 }
 
@@ -131,9 +131,9 @@ func (k *Keeper) use(f func(store.Secrets) error) error {
 
 var errAbsent = errors.New("it was not made yet")
 
-// look checks that the key is where it was and opens the secret that signs. known
+// probe checks that the key is where it was and opens the secret that signs. known
 // is false where the store can't be asked.
-func (k *Keeper) look(ctx context.Context) (trouble error, known bool) {
+func (k *Keeper) probe(ctx context.Context) (trouble error, known bool) {
 	if path := k.conf.File; path != "" {
 		key, err := seal.LoadFile(path)
 		if err != nil {
@@ -168,13 +168,13 @@ func (k *Keeper) look(ctx context.Context) (trouble error, known bool) {
 }
 
 // note stores what a check found, and logs it.
-func (k *Keeper) note(trouble error, t *talk) {
+func (k *Keeper) note(trouble error, t *logTimer) {
 	if trouble == nil {
 		if k.trouble.Swap(nil) != nil {
 			k.conf.Logger.Info("sealed values can be read again: creates are taken, and deliveries go on")
 		}
 		metrics.SetSealingReady(true)
-		*t = talk{}
+		*t = logTimer{}
 		return
 	}
 	err := fmt.Errorf("%w: %w", store.ErrUnavailable, trouble)

@@ -121,11 +121,11 @@ func (r *rig) fill(n int) {
 // look has the keeper look as its loop does.
 func (r *rig) look(k *Keeper) error {
 	r.t.Helper()
-	trouble, known := k.look(r.t.Context())
+	trouble, known := k.probe(r.t.Context())
 	if !known {
 		r.t.Fatal("the store can't be asked")
 	}
-	k.note(trouble, new(talk))
+	k.note(trouble, new(logTimer))
 	return k.Ready()
 }
 

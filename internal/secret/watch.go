@@ -8,13 +8,13 @@ import (
 )
 
 const (
-	// readEvery is the time between two reads of a file. A change is used once
+	// readInterval is the time between two reads of a file. A change is used once
 	// two reads in a row found it, so that a file which is just being written
 	// is not taken for whole: that is within 10 s of the change.
-	readEvery = 5 * time.Second
-	// sayEvery is the time between two log lines about one file that can't be
+	readInterval = 5 * time.Second
+	// logInterval is the time between two log lines about one file that can't be
 	// used.
-	sayEvery = 10 * time.Minute
+	logInterval = 10 * time.Minute
 )
 
 // Watcher reads the secrets of one configuration that are in files again, and
@@ -39,8 +39,8 @@ type watched struct {
 	value string    // in use
 	read  time.Time // when value was last found in its file
 
-	problem string    // why what was found is not in use, "" when it is
-	said    time.Time // when that was last logged
+	problem  string    // why what was found is not in use, "" when it is
+	loggedAt time.Time // when that was last logged
 }
 
 // finding is the result of a read. It is comparable.
@@ -105,7 +105,7 @@ func (w *Watcher) Stop() {
 }
 
 func (w *Watcher) loop(stop <-chan struct{}) {
-	tick := time.NewTicker(readEvery)
+	tick := time.NewTicker(readInterval)
 	defer tick.Stop()
 	for {
 		select {
@@ -113,13 +113,13 @@ func (w *Watcher) loop(stop <-chan struct{}) {
 			return
 		case <-tick.C:
 		}
-		w.again()
+		w.readAll()
 	}
 }
 
-// again reads every secret once more. It holds no lock while it reads: a file
+// readAll reads every secret once more. It holds no lock while it reads: a file
 // system that hangs must not hold up calls of Ages.
-func (w *Watcher) again() {
+func (w *Watcher) readAll() {
 	w.mu.Lock()
 	watched := w.watched
 	w.mu.Unlock()
@@ -169,35 +169,35 @@ func (s *watched) consider(found finding, logger *zap.Logger) {
 	s.last = found
 	switch {
 	case found.problem != "" && settled:
-		s.keep(logger, found.problem)
+		s.keepValue(logger, found.problem)
 	case found.problem != "":
 	case found.value == s.value:
 		s.read = time.Now()
-		s.well(logger)
+		s.recovered(logger)
 	case settled:
 		if err := s.use(found.value); err != nil {
-			s.keep(logger, err.Error())
+			s.keepValue(logger, err.Error())
 			return
 		}
 		s.value, s.read = found.value, time.Now()
 		logger.Info("a secret has changed in its file: the new one is in use", zap.String("secret", s.name))
-		s.well(logger)
+		s.recovered(logger)
 	}
 }
 
-// keep notes that the value in use stays in use, and why.
-func (s *watched) keep(logger *zap.Logger, problem string) {
+// keepValue notes that the value in use stays in use, and why.
+func (s *watched) keepValue(logger *zap.Logger, problem string) {
 	now := time.Now()
-	if problem == s.problem && now.Sub(s.said) < sayEvery {
+	if problem == s.problem && now.Sub(s.loggedAt) < logInterval {
 		return
 	}
-	s.problem, s.said = problem, now
+	s.problem, s.loggedAt = problem, now
 	logger.Warn("a secret can't be taken from its file: the one read before stays in use",
 		zap.String("secret", s.name), zap.String("problem", problem), zap.Duration("age", now.Sub(s.read)))
 }
 
-// well notes that the file holds the value in use.
-func (s *watched) well(logger *zap.Logger) {
+// recovered notes that the file holds the value in use.
+func (s *watched) recovered(logger *zap.Logger) {
 	if s.problem != "" {
 		s.problem = ""
 		logger.Info("a secret is read from its file again", zap.String("secret", s.name))

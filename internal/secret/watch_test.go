@@ -141,7 +141,7 @@ func TestHalfWrittenFileIsNotUsed(t *testing.T) {
 		defer r.w.Stop()
 		for _, part := range []string{"", "seco", "second-", "second-who"} {
 			r.write(part)
-			r.within(readEvery, "first")
+			r.within(readInterval, "first")
 		}
 		r.write("second-whole")
 		r.within(promised, "second-whole")
