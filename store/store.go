@@ -32,6 +32,10 @@ type Store interface {
 	Inspector
 }
 
+// CommitTimeout bounds the wait for a commit that is made whether or not its caller
+// is still there, such as one for a client that has left.
+const CommitTimeout = 10 * time.Second
+
 // Closer is a store that can be closed, which only package store/shared does. Close
 // waits until what was handed to the store is durable, and frees the resource. Later
 // calls return ErrUnavailable.

@@ -295,13 +295,10 @@ func (q *request) withoutStore(err error) *Refusal {
 	return nil
 }
 
-// commitTimeout bounds the wait for a commit. A sender whose commit takes longer
-// is told to retry.
-const commitTimeout = 10 * time.Second
-
-// commitClaim commits the claim, also if the sender has gone.
+// commitClaim commits the claim, also if the sender has gone. A sender whose commit
+// takes longer than store.CommitTimeout is told to retry.
 func (q *request) commitClaim(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), store.CommitTimeout)
 	defer cancel()
 	return q.claim.Commit(ctx)
 }

@@ -62,7 +62,7 @@ func (p *Poller) poll(ctx context.Context, st store.Store, pred store.Prediction
 // commit commits the events that follow from a poll, and reports whether the
 // prediction has ended.
 func (p *Poller) commit(st store.Store, pred *store.Prediction, r *result, now time.Time) (final bool, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), store.CommitTimeout)
 	defer cancel()
 	// Without its key a credential says nothing of the prediction: it is polled
 	// when the key is back.

@@ -34,9 +34,6 @@ const (
 	maxSleep = time.Minute
 	// storeRetryInterval is the wait after an error of the store.
 	storeRetryInterval = time.Second
-	// commitTimeout bounds one commit, which is made although the poll's own
-	// context may have ended.
-	commitTimeout = 10 * time.Second
 )
 
 // Schedule says how often a prediction is polled. Fields that are 0 take their
@@ -248,7 +245,7 @@ func (p *Poller) allowed(pred *store.Prediction, who allowance, now time.Time) t
 // release gives a claim back. After an error the store has lost the claim or still
 // has it; either way the prediction is due at the next start at the latest.
 func (p *Poller) release(st store.Store, pred store.Prediction, due time.Time) {
-	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), store.CommitTimeout)
 	defer cancel()
 	if err := st.PollAgain(ctx, pred, due); err != nil && p.logs.allow("giving a poll back", p.conf.Now()) {
 		p.conf.Logger.Error("giving a poll back", zap.String("prediction", pred.ID), zap.Error(err))

@@ -198,13 +198,9 @@ func (t *Tracker) use(f func(store.Store) error) error {
 	return f(ref.Store)
 }
 
-// commitTimeout bounds the wait for a commit that has to be made whether or
-// not anyone waits for it.
-const commitTimeout = 10 * time.Second
-
 // commit is use for what must not be lost because a client went away.
 func (t *Tracker) commit(ctx context.Context, f func(context.Context, store.Store) error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), store.CommitTimeout)
 	defer cancel()
 	return t.use(func(s store.Store) error { return f(ctx, s) })
 }
