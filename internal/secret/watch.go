@@ -50,9 +50,9 @@ type finding struct{ value, problem string }
 func NewWatcher(logger *zap.Logger) *Watcher { return &Watcher{logger: logger} }
 
 // Use reads a configured secret, checks it by [Check] and passes it to use, now and
-// whenever its file has changed. An error of use means that the value can't be used: the one before
-// is kept then. It must not quote the value. name names the secret in the log,
-// option in metrics.
+// whenever its file has changed. An error of use means that the value can't be used:
+// the one before is kept then. It must not quote the value. name names the secret in
+// the log, option in metrics.
 //
 // The error is that of the first read or the first use.
 func (w *Watcher) Use(option, name, configured string, use func(value string) error) error {
