@@ -11,7 +11,6 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/delivery"
 	"github.com/caddy-replicate/replicate-webhook/internal/directive"
 )
 
@@ -91,22 +90,27 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		case "callback":
 			o.Text(&a.Callback, "a public URL")
 		case "poll":
+			setIfNil(&a.Poll)
 			o.Duration(&a.Poll.Initial)
 			o.Duration(&a.Poll.Max)
 			if o.Remaining() > 0 {
 				o.Duration(&a.Poll.GiveUp)
 			}
 		case "retry":
-			parseRetry(o.Block(), &a.Retry)
+			setIfNil(&a.Retry)
+			a.Retry.parse(o.Block())
 		case "timeout":
-			o.Duration((*caddy.Duration)(&a.Timeout))
+			o.Duration(&a.Timeout)
 		case "workers":
 			o.Count(&a.Workers, 1)
 		case "endpoint":
-			parseEndpoint(o.Block(), &a.Endpoint)
+			setIfNil(&a.Endpoint)
+			a.Endpoint.parse(o.Block())
 		case "egress":
+			setIfNil(&a.Egress)
 			a.Egress.parse(o.Block())
 		case "retention":
+			setIfNil(&a.Retention)
 			a.Retention.parse(o.Block())
 		default:
 			o.Unknown("store, body_budget, signing, signing_secret, seal_key, callback, poll, retry, timeout, workers, endpoint, egress or retention")
@@ -120,7 +124,7 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return o.Err()
 }
 
-func parseRetry(o *directive.Walker, r *delivery.Retry) {
+func (r *Retry) parse(o *directive.Walker) {
 	for o.Next() {
 		switch o.Name() {
 		case "max_attempts":
@@ -129,9 +133,9 @@ func parseRetry(o *directive.Walker, r *delivery.Retry) {
 				r.MaxAttempts = -1 // in JSON 0 is the default
 			}
 		case "initial_delay":
-			o.Duration((*caddy.Duration)(&r.InitialDelay))
+			o.Duration(&r.InitialDelay)
 		case "max_delay":
-			o.Duration((*caddy.Duration)(&r.MaxDelay))
+			o.Duration(&r.MaxDelay)
 		case "backoff_factor":
 			o.Number(&r.BackoffFactor, 1, 100)
 		case "jitter":
@@ -143,12 +147,13 @@ func parseRetry(o *directive.Walker, r *delivery.Retry) {
 	o.End()
 }
 
-func parseEndpoint(o *directive.Walker, e *delivery.Endpoint) {
+func (e *Endpoint) parse(o *directive.Walker) {
 	for o.Next() {
 		switch o.Name() {
 		case "concurrency":
 			o.Count(&e.Concurrency, 1)
 		case "rate":
+			setIfNil(&e.Rate)
 			text, _ := o.Arg("a rate such as 100/1s")
 			count, per, _ := strings.Cut(text, "/")
 			n, err := strconv.Atoi(count)
@@ -156,8 +161,9 @@ func parseEndpoint(o *directive.Walker, e *delivery.Endpoint) {
 			if err != nil || perErr != nil || n < 1 || d <= 0 {
 				o.Failf("rate is %q: write it like 100/1s", text)
 			}
-			e.Rate = delivery.Rate{Count: n, Per: delivery.Duration(d)}
+			*e.Rate = Rate{Count: n, Per: caddy.Duration(d)}
 		case "breaker":
+			setIfNil(&e.Breaker)
 			if o.Remaining() == 1 {
 				var word string
 				o.Choice(&word, "off")
@@ -165,9 +171,9 @@ func parseEndpoint(o *directive.Walker, e *delivery.Endpoint) {
 				continue
 			}
 			o.Count(&e.Breaker.Failures, 1)
-			o.Duration((*caddy.Duration)(&e.Breaker.Cooldown))
+			o.Duration(&e.Breaker.Cooldown)
 			if o.Remaining() > 0 {
-				o.Duration((*caddy.Duration)(&e.Breaker.Hold))
+				o.Duration(&e.Breaker.Hold)
 			}
 		default:
 			o.Unknown("concurrency, rate or breaker")
@@ -187,7 +193,7 @@ func (e *Egress) parse(o *directive.Walker) {
 			for _, p := range ports {
 				n, err := strconv.Atoi(p)
 				if err != nil {
-					o.Failf("%q is not a valid port", p)
+					o.Failf("%q is no port", p)
 				}
 				e.Ports = append(e.Ports, n)
 			}

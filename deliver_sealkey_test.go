@@ -13,7 +13,7 @@ import (
 
 	"github.com/caddy-replicate/replicate-webhook/e2e/rig/siterun"
 	"github.com/caddy-replicate/replicate-webhook/internal/fakeapi"
-	"github.com/caddy-replicate/replicate-webhook/internal/operate"
+	"github.com/caddy-replicate/replicate-webhook/internal/operator"
 )
 
 // createStatus is the answer to a create with a webhook.
@@ -48,12 +48,12 @@ func TestRunningWithoutItsSealingKey(t *testing.T) {
 	}
 	first, id := s.Create("/hook"), s.Create("/hook")
 	s.API.Set(first, "succeeded", `"done"`)
-	s.Until("a first delivery", func(st *operate.Status) bool { return st.TrackedPredictions == 1 && st.Deliveries.Pending == 0 })
+	s.Until("a first delivery", func(st *operator.Status) bool { return st.TrackedPredictions == 1 && st.Deliveries.Pending == 0 })
 	before := s.Hook.Count()
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}
-	st := s.Until("the missing key to be found out", func(st *operate.Status) bool { return !st.Sealing.Ready })
+	st := s.Until("the missing key to be found out", func(st *operator.Status) bool { return !st.Sealing.Ready })
 	if !strings.Contains(st.Sealing.Error, file) || !strings.Contains(st.Sealing.Error, "restore it") {
 		t.Errorf("status says %q", st.Sealing.Error)
 	}
@@ -66,7 +66,7 @@ func TestRunningWithoutItsSealingKey(t *testing.T) {
 		t.Errorf("a create got %d %s, and the API %d of them", status, body, s.API.Creates.Load()-charged)
 	}
 	s.API.Set(id, "succeeded", `"done"`)
-	s.Until("the event to be due", func(st *operate.Status) bool { return st.Deliveries.Pending > 0 })
+	s.Until("the event to be due", func(st *operator.Status) bool { return st.Deliveries.Pending > 0 })
 	s.Logs.Wait(t, "error", "delivery waits", file)
 
 	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(s.Config(o)), nil)
@@ -137,7 +137,7 @@ func TestRotatedSealingKey(t *testing.T) {
 		t.Fatalf("without the old key: %v", err)
 	}
 	s.Reload(s.Config(with("{env.SEAL_NEW} {env.SEAL_OLD}")))
-	s.Until("the old key to be needed no longer", func(st *operate.Status) bool {
+	s.Until("the old key to be needed no longer", func(st *operator.Status) bool {
 		keys := st.Sealing.Keys
 		return len(keys) == 2 && keys[0].Values > 0 && keys[1].Values == 0
 	})

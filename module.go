@@ -26,7 +26,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/internal/directive"
 	"github.com/caddy-replicate/replicate-webhook/internal/edge"
 	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
-	"github.com/caddy-replicate/replicate-webhook/internal/operate"
+	"github.com/caddy-replicate/replicate-webhook/internal/operator"
 	"github.com/caddy-replicate/replicate-webhook/internal/secret"
 	"github.com/caddy-replicate/replicate-webhook/internal/spans"
 	_ "github.com/caddy-replicate/replicate-webhook/predictions" // registers its handlers
@@ -70,7 +70,7 @@ type App struct {
 	edges   []*Edge
 	sender  sender
 
-	operate  *operate.Service
+	operator *operator.Service
 	ctx      caddy.Context
 	events   *caddyevents.App
 	refusals *edge.Digests
@@ -111,7 +111,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err := a.provisionSender(ctx); err != nil {
 		return err
 	}
-	a.provisionOperate()
+	a.provisionOperator()
 	return errors.Join(
 		metrics.Register(ctx.GetMetricsRegistry(), a.storeCounts),
 		metrics.RegisterSecrets(ctx.GetMetricsRegistry(), a.secrets.Ages),
@@ -171,16 +171,16 @@ func (a *App) storeCounts(ctx context.Context) (store.Counts, error) {
 	if a.sender.running.Load() == nil {
 		return store.Counts{}, store.ErrUnavailable
 	}
-	return a.operate.Counts(ctx)
+	return a.operator.Counts(ctx)
 }
 
-// provisionOperate sets up the service of the admin API and the dashboard.
-func (a *App) provisionOperate() {
-	a.operate = operate.New(operate.Config{
+// provisionOperator sets up the service of the admin API and the dashboard.
+func (a *App) provisionOperator() {
+	a.operator = operator.New(operator.Config{
 		Version: version(),
 		Store:   a.opener.(caddy.Module).CaddyModule().ID.Name(),
 		Acquire: a.acquire,
-		Engine: func() operate.Engine {
+		Engine: func() operator.Engine {
 			if e := a.sender.running.Load(); e != nil {
 				return e
 			}
@@ -192,8 +192,8 @@ func (a *App) provisionOperate() {
 	})
 }
 
-// Operate returns the service of the admin API and the dashboard.
-func (a *App) Operate() *operate.Service { return a.operate }
+// Operator returns the service of the admin API and the dashboard.
+func (a *App) Operator() *operator.Service { return a.operator }
 
 // Start opens the store, so that one which can't be opened fails the
 // configuration and not the first event, and begins to deliver.

@@ -15,23 +15,23 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/operate"
+	"github.com/caddy-replicate/replicate-webhook/internal/operator"
 )
 
 func init() { caddy.RegisterModule(API{}) }
 
 const (
-	// Base is where the routes begin.
+	// Base is the path prefix of the routes.
 	Base = "/replicate_webhook/"
-	// VersionHeader is in every answer, with operate.APIVersion.
+	// VersionHeader is in every response, with operator.APIVersion.
 	VersionHeader = "Replicate-Webhook-Api"
 
 	appName = "replicate_webhook"
 )
 
-// App is what the API needs of the app module replicate_webhook.
+// App is the part of the app module replicate_webhook that the API needs.
 type App interface {
-	Operate() *operate.Service
+	Operator() *operator.Service
 }
 
 // API is the module admin.api.replicate_webhook. It has no options. Errors are
@@ -51,15 +51,15 @@ func (API) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "admin.api.replicate_webhook", New: func() caddy.Module { return new(API) }}
 }
 
-// Routes gives the admin endpoint the one pattern that has all of them.
+// Routes returns the one pattern of the admin endpoint that has all of them.
 func (API) Routes() []caddy.AdminRoute {
 	return []caddy.AdminRoute{{Pattern: Base, Handler: caddy.AdminHandlerFunc(serve)}}
 }
 
-// request is what a route is asked.
+// request is a request for a route.
 type request struct {
 	ctx   context.Context
-	s     *operate.Service
+	s     *operator.Service
 	id    string // in the path
 	query url.Values
 }
@@ -96,10 +96,10 @@ var routes = []route{
 func redeliverAll(r *request) (any, error) {
 	dry := r.query.Get("dry_run")
 	if !slices.Contains([]string{"", "true", "false"}, dry) || len(r.query["dry_run"]) > 1 {
-		return nil, &operate.InvalidError{Option: "dry_run", Problem: "must be true or false"}
+		return nil, &operator.InvalidError{Option: "dry_run", Problem: "must be true or false"}
 	}
 	r.query.Del("dry_run")
-	q, err := operate.ParseDeliveryQuery(r.query)
+	q, err := operator.ParseDeliveryQuery(r.query)
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +108,7 @@ func redeliverAll(r *request) (any, error) {
 
 func serve(w http.ResponseWriter, r *http.Request) error {
 	h := w.Header()
-	h.Set(VersionHeader, strconv.Itoa(operate.APIVersion))
+	h.Set(VersionHeader, strconv.Itoa(operator.APIVersion))
 	// Payloads are the clients' own, and there is a secret among the routes.
 	h.Set("Cache-Control", "no-store")
 	found, id, err := find(r, h)
@@ -128,9 +128,9 @@ func serve(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	doc, err := found.serve(&request{ctx: r.Context(), s: app.Operate(), id: id, query: query})
+	doc, err := found.serve(&request{ctx: r.Context(), s: app.Operator(), id: id, query: query})
 	if err != nil {
-		return caddy.APIError{HTTPStatus: operate.HTTPStatus(err), Err: err}
+		return caddy.APIError{HTTPStatus: operator.HTTPStatus(err), Err: err}
 	}
 	h.Set("Content-Type", "application/json")
 	e := json.NewEncoder(w)
@@ -140,7 +140,7 @@ func serve(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// find gives the route of a request and the id in its path.
+// find returns the route of a request and the id in its path.
 func find(r *http.Request, h http.Header) (*route, string, error) {
 	path := strings.Split(strings.TrimPrefix(r.URL.EscapedPath(), Base), "/")
 	for i := range routes {
@@ -182,15 +182,15 @@ func known(query url.Values, params []string) error {
 	for name, values := range query {
 		switch {
 		case !slices.Contains(params, name):
-			return &operate.InvalidError{Option: name, Problem: "is no parameter of this route"}
+			return &operator.InvalidError{Option: name, Problem: "is no parameter of this route"}
 		case len(values) > 1:
-			return &operate.InvalidError{Option: name, Problem: "is there more than once"}
+			return &operator.InvalidError{Option: name, Problem: "is there more than once"}
 		}
 	}
 	return nil
 }
 
-// running is the app of the configuration that runs now.
+// running returns the app of the running configuration.
 func running() (App, error) {
 	mod, err := caddy.ActiveContext().AppIfConfigured(appName)
 	switch {

@@ -10,15 +10,15 @@ import (
 
 	"github.com/caddy-replicate/replicate-webhook/admin/client"
 	"github.com/caddy-replicate/replicate-webhook/e2e/rig/siterun"
-	"github.com/caddy-replicate/replicate-webhook/internal/operate"
+	"github.com/caddy-replicate/replicate-webhook/internal/operator"
 )
 
-func deliveryQuery(state string) operate.DeliveryQuery { return operate.DeliveryQuery{State: state} }
+func deliveryQuery(state string) operator.DeliveryQuery { return operator.DeliveryQuery{State: state} }
 
 func TestStatusCountsDeliveries(t *testing.T) {
 	s := siterun.Start(t, siterun.Options{})
 	st := s.Status()
-	if st.API != operate.APIVersion || st.Store.Kind != "sqlite" || !st.Store.Ready || st.Deliveries != (operate.DeliveryCounts{}) {
+	if st.API != operator.APIVersion || st.Store.Kind != "sqlite" || !st.Store.Ready || st.Deliveries != (operator.DeliveryCounts{}) {
 		t.Fatalf("at the start: %+v", st)
 	}
 	s.Create("/hook")
@@ -89,7 +89,7 @@ func TestBrowsersGetNothing(t *testing.T) {
 	}
 }
 
-// TestUnixSocket is where the admin endpoint may be, too.
+// TestUnixSocket tests the admin endpoint on a Unix socket.
 func TestUnixSocket(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "a.sock")
 	s := siterun.Start(t, siterun.Options{})
@@ -102,7 +102,7 @@ func TestUnixSocket(t *testing.T) {
 	if st, err := c.Status(t.Context()); err != nil || !st.Store.Ready {
 		t.Errorf("status %+v, %v", st, err)
 	}
-	if _, err := c.Delivery(t.Context(), "dlv_none"); !errors.Is(err, operate.ErrNotFound) || errors.Is(err, operate.ErrDisabled) {
+	if _, err := c.Delivery(t.Context(), "dlv_none"); !errors.Is(err, operator.ErrNotFound) || errors.Is(err, operator.ErrDisabled) {
 		t.Errorf("finding what is not there: %v", err)
 	}
 }

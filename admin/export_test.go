@@ -1,7 +1,7 @@
 package admin
 
-// Described are the routes as "<method> <path>", for the test that holds them
-// against their description.
+// Described returns the routes as "<method> <path>", for the test that compares
+// them with their description.
 func Described() []string {
 	var out []string
 	for _, r := range routes {

@@ -93,7 +93,7 @@ func readDescription(t *testing.T) *description {
 	return doc
 }
 
-// check gives what is wrong with a value.
+// check returns an error if a value does not match its schema.
 func (d *description) check(s *schema, v any, at string) error {
 	if name, ok := strings.CutPrefix(s.Ref, "#/components/schemas/"); ok {
 		if s = d.Components.Schemas[name]; s == nil {

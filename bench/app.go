@@ -27,7 +27,7 @@ type tally struct {
 	count, sum uint64
 }
 
-// expected is the tally of the events numbered lo to hi, hi not included.
+// expected returns the tally of the events numbered lo to hi, hi not included.
 func expected(lo, hi uint64) tally {
 	var t tally
 	for n := lo; n < hi; n++ {
@@ -39,8 +39,8 @@ func expected(lo, hi uint64) tally {
 
 func (t tally) minus(o tally) tally { return tally{t.count - o.count, t.sum - o.sum} }
 
-// mix is the finaliser of SplitMix64: it spreads neighbouring numbers, so that
-// one event too many and another too few can't cancel out in a sum.
+// mix is the finalizer of SplitMix64. It spreads neighboring numbers, so that
+// an extra event and a missing one do not cancel out in a sum.
 func mix(n uint64) uint64 {
 	n += 0x9e3779b97f4a7c15
 	n = (n ^ n>>30) * 0xbf58476d1ce4e5b9
@@ -48,8 +48,8 @@ func mix(n uint64) uint64 {
 	return n ^ n>>31
 }
 
-// serveApp is the app: it reads each webhook, notes its number, says ok. It ends
-// when its stdin does.
+// serveApp runs the app: it reads each webhook, records its number and responds
+// with "ok". It ends when its stdin does.
 func serveApp() error {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

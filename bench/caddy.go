@@ -20,7 +20,7 @@ const secretEnv = "WEBHOOK_SECRET"
 // dsnEnv is where those with a PostgreSQL store find it.
 const dsnEnv = "DATABASE_URL"
 
-// caddy is one Caddy process with a configuration, a data folder and, where a
+// caddy is one Caddy process with a configuration, a data directory and, where a
 // site has the plugin, a store of its own.
 type caddy struct {
 	*process

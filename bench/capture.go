@@ -53,7 +53,7 @@ func (l *lab) runCapture(ctx context.Context) (section, error) {
 	return sec, nil
 }
 
-// gets is traffic of requests that are no creates.
+// gets returns traffic of requests that are not creates.
 func (l *lab) gets(context.Context) (traffic, error) {
 	request := []byte("GET /v1/models HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: bench\r\nAuthorization: Bearer bench\r\n\r\n")
 	feeds := make([]feed, l.connections)
@@ -63,8 +63,8 @@ func (l *lab) gets(context.Context) (traffic, error) {
 	return traffic{feeds: feeds}, nil
 }
 
-// creates is traffic of creates without a webhook for the app, with the check
-// that it was given each of them exactly once.
+// creates returns traffic of creates without a webhook for the app, with the
+// check that it received each of them exactly once.
 func (l *lab) creates(size int) func(context.Context) (traffic, error) {
 	return func(ctx context.Context) (traffic, error) {
 		return l.counted(ctx, func() feed {

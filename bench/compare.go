@@ -56,7 +56,7 @@ type traffic struct {
 	check func(context.Context, *result) error
 }
 
-// caddyContender is a contender of which a site of one or more Caddys answers.
+// caddyContender returns a contender: a site of one or more Caddys.
 func caddyContender(name, site string, nodes ...*caddy) *contender {
 	c := &contender{name: name, nodes: nodes, expect: expectation{status: 200}}
 	for _, n := range nodes {
@@ -66,7 +66,7 @@ func caddyContender(name, site string, nodes ...*caddy) *contender {
 	return c
 }
 
-// used is the CPU time of the servers so far, and of all processes.
+// used returns the CPU time of the servers so far, and that of all processes.
 func (c *contender) used() (servers, all time.Duration, err error) {
 	if servers, err = cpuOf(c.servers); err != nil {
 		return 0, 0, err
@@ -86,19 +86,19 @@ func (l *lab) open(ctx context.Context, d load) (result, error) {
 	return d.openLoop(ctx, l.rate, l.duration)
 }
 
-// openAt is open at another rate.
+// openAt is like open, at another rate.
 func (l *lab) openAt(rate int) measureFunc {
 	return func(ctx context.Context, d load) (result, error) { return d.openLoop(ctx, rate, l.duration) }
 }
 
 // compare measures the contenders in turn, in rounds, each round in the other
-// direction. Disks and neighbours make such machines swing; sides that are
+// direction. Disks and neighbors make such machines swing; sides that are
 // measured within seconds of each other swing together.
 func (l *lab) compare(ctx context.Context, scenario string, measure measureFunc, sides ...*contender) error {
 	return l.compareRounds(ctx, l.rounds, scenario, measure, sides...)
 }
 
-// compareRounds is compare with another number of rounds.
+// compareRounds is like compare, with another number of rounds.
 func (l *lab) compareRounds(ctx context.Context, rounds int, scenario string, measure measureFunc, sides ...*contender) error {
 	warm := func(ctx context.Context, d load) (result, error) {
 		return d.closedLoop(ctx, min(l.duration, time.Second))
@@ -198,7 +198,7 @@ func (l *lab) profileAll(ctx context.Context, scenario string, measure measureFu
 	return nil
 }
 
-// fileName makes a contender's name one of a file.
+// fileName returns a contender's name as the name of a file.
 func fileName(s string) string {
 	out := []byte(s)
 	for i, c := range out {
@@ -209,7 +209,8 @@ func fileName(s string) string {
 	return string(out)
 }
 
-// rateTable is a table of the contenders' rates, each as a share of the first.
+// rateTable returns a table of the contenders' rates, each as a share of the
+// first.
 func rateTable(sides ...*contender) [][]string {
 	rows := [][]string{{"side", "requests/s, median (least–greatest)", "share of the first", "server CPU a request"}}
 	for i, c := range sides {

@@ -14,7 +14,7 @@ import (
 // overwritten in place for each.
 type createTemplate struct{ request, number []byte }
 
-// newCreate makes a create of that many bytes, and then the webhook if there is
+// newCreate returns a create of that many bytes, plus the webhook if there is
 // one.
 func newCreate(size int, webhook string) *createTemplate {
 	const form = `{"version":"39ed52f2a78e934b3ba6e2a89f5b1c712de7dfea535525255b1aa35c5565e08b",` +
@@ -35,7 +35,7 @@ func (t *createTemplate) write(n uint64) []byte {
 	return t.request
 }
 
-// plainCreates is traffic of creates without a webhook.
+// plainCreates returns traffic of creates without a webhook.
 func (l *lab) plainCreates(context.Context) (traffic, error) {
 	feeds := make([]feed, l.connections)
 	for i := range feeds {
@@ -54,8 +54,8 @@ type delivered struct {
 	started, terminal []time.Duration
 }
 
-// hooked is traffic of creates whose webhooks go to the receiver, with the check
-// that it got both events of each exactly once, signed and in order.
+// hooked returns traffic of creates whose webhooks go to the receiver, with the
+// check that it received both events of each exactly once, signed and in order.
 func (l *lab) hooked(nodes []*caddy, to *receiver) func(context.Context) (traffic, error) {
 	return func(ctx context.Context) (traffic, error) {
 		before, err := to.counts(ctx)
@@ -137,8 +137,8 @@ func (c *lifecycles) since(ended time.Time, answers [][]answeredCreate) *deliver
 	return d
 }
 
-// deliveredBy is how many deliveries have been committed as made, each with its
-// row of the log, since the processes started.
+// deliveredBy returns the number of deliveries committed as delivered, each
+// with its row of the delivery log, since the processes started.
 func deliveredBy(ctx context.Context, nodes []*caddy) (int, error) {
 	sum := 0.0
 	for _, c := range nodes {
@@ -153,7 +153,8 @@ func deliveredBy(ctx context.Context, nodes []*caddy) (int, error) {
 	return int(sum), nil
 }
 
-// commitsOf is how many transactions the nodes' stores have committed.
+// commitsOf returns the number of transactions that the nodes' stores have
+// committed.
 func commitsOf(ctx context.Context, nodes []*caddy) (sum float64, err error) {
 	for _, c := range nodes {
 		n, err := c.metric(ctx, "caddy_replicate_webhook_store_commit_batch_count")
@@ -200,7 +201,7 @@ func (s *stage) stop() {
 	s.receiver.stop()
 }
 
-// predictionsRoute is the plugin before a proxy to the API.
+// predictionsRoute returns the route of the plugin before a proxy to the API.
 func predictionsRoute(api, upstream string) string {
 	return "replicate_predictions {\n\t\t\tapi " + api + "\n\t\t}\n\t\t" + proxyRoute(upstream, "")
 }
@@ -226,7 +227,7 @@ func (l *lab) startDelivering(ctx context.Context, s *stage, cfg caddyConfig, ot
 	return l.startCaddy(ctx, cfg)
 }
 
-// hookedContender is a contender of creates with webhooks.
+// hookedContender returns a contender of creates with webhooks.
 func (l *lab) hookedContender(name string, s *stage, nodes ...*caddy) *contender {
 	side := caddyContender(name, "api", nodes...)
 	side.beside = []*process{s.api.process, s.receiver.process}

@@ -94,7 +94,7 @@ func costlier(a costOfKind, kind string, cost spread) costOfKind {
 	return costOfKind{kind, cost}
 }
 
-// searching is the time of the search for each kind.
+// searching returns the time of the search for each kind.
 func (l *lab) searching() time.Duration {
 	if l.quick {
 		return 200 * time.Millisecond
@@ -129,7 +129,7 @@ func (l *lab) refused(ctx context.Context, c *caddy, addr, path string, body []b
 	return float64(after-before) / float64(time.Millisecond) / hostileRounds / (float64(len(body)) / (1 << 20)), err
 }
 
-// shown is a unit as the table shows it.
+// shown returns a unit as the table shows it.
 func shown(unit string) string {
 	const most = 48
 	s := strings.NewReplacer("|", "¦", "`", "'", "\n", `␊`, "\r", `␍`, "\t", `␉`).Replace(unit)

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// lab is what all scenarios share: the folder, the Caddy that was built, the
+// lab is what all scenarios share: the directory, the Caddy that was built, the
 // app, and everything that has to be stopped in the end.
 type lab struct {
 	options
@@ -40,7 +40,7 @@ func newLab(ctx context.Context, o options) (l *lab, err error) {
 		return nil, err
 	}
 	if l.dir, err = os.MkdirTemp(o.dir, "webhook-bench-"); err != nil {
-		return nil, fmt.Errorf("making a folder: %w", err)
+		return nil, fmt.Errorf("making a directory: %w", err)
 	}
 	l.onClose(func() { _ = os.RemoveAll(l.dir) })
 	l.binary = filepath.Join(l.dir, "caddy")
@@ -62,7 +62,7 @@ func newLab(ctx context.Context, o options) (l *lab, err error) {
 	return l, nil
 }
 
-// onClose has f run in the end, before what was registered earlier.
+// onClose registers f to run at close, before the functions registered earlier.
 func (l *lab) onClose(f func()) { l.closers = append(l.closers, f) }
 
 // close stops every child and removes what was written.

@@ -158,7 +158,7 @@ func (l load) exchange(c *client, feed int, request []byte) error {
 	return err
 }
 
-// pace says when each request is due.
+// pace sends on due when each request is due.
 func pace(stop <-chan struct{}, start time.Time, rate, total int, due chan<- time.Time) {
 	for n := range total {
 		at := start.Add(time.Duration(n) * time.Second / time.Duration(rate))

@@ -30,7 +30,7 @@ func (l *lab) machine(began time.Time, fsyncs []time.Duration) [][]string {
 
 const unknown = "unknown"
 
-// wholeFile is a small file of the kernel's, trimmed.
+// wholeFile returns a small file of the kernel's, trimmed.
 func wholeFile(name string) string {
 	text, err := os.ReadFile(name)
 	if err != nil {
@@ -39,7 +39,8 @@ func wholeFile(name string) string {
 	return strings.TrimSpace(string(text))
 }
 
-// procField is the first value of a field in a file of "name : value" lines.
+// procField returns the first value of a field in a file of "name : value"
+// lines.
 func procField(file, field string) string {
 	for line := range strings.Lines(wholeFile(file)) {
 		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == field {
@@ -77,7 +78,7 @@ func fileSystem(dir string) string {
 		}
 	}
 	if strings.HasPrefix(found, "tmpfs") || strings.HasPrefix(found, "ramfs") {
-		found += " (memory: commits cost next to nothing here; name a folder on a disk with -dir)"
+		found += " (memory: commits cost next to nothing here; name a directory on a disk with -dir)"
 	}
 	return found
 }
@@ -85,7 +86,7 @@ func fileSystem(dir string) string {
 // fsyncProbes is how many appends are timed to tell how fast the disk is.
 const fsyncProbes = 100
 
-// probeFsync is the median time to append a page and fsync it. It is asked
+// probeFsync returns the median time to append a page and fsync it. It is asked
 // before and after the scenarios, since virtual disks swing.
 func (l *lab) probeFsync() (time.Duration, error) {
 	f, err := os.CreateTemp(l.dir, "fsync-")

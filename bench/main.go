@@ -63,8 +63,8 @@ func main() {
 	exitOn(err)
 }
 
-// serving is what this binary is run as by the bench itself, nil when it is the
-// bench.
+// serving returns the server that this binary runs as when the bench starts it,
+// nil when it is the bench.
 func serving(args []string) func() error {
 	if len(args) == 0 {
 		return nil
@@ -104,8 +104,8 @@ func parseFlags(args []string) (options, error) {
 	fs.DurationVar(&o.soak, "soak", 20*time.Minute, "time of the scenario soak, which runs only if -only names it")
 	fs.StringVar(&only, "only", "", "run only the scenarios that match this `regexp`: "+scenarioNames())
 	fs.StringVar(&o.out, "o", "", "write the results to this `file`; default bench/RESULTS.md for a whole run, none with -only or -quick")
-	fs.StringVar(&o.dir, "dir", "", "`folder` to make the temporary folder with the stores in; default the system's")
-	fs.StringVar(&o.profile, "profile", "", "also run each Caddy once under the profiler and save its CPU profiles in this `folder`")
+	fs.StringVar(&o.dir, "dir", "", "`directory` to make the temporary directory with the stores in; default the system's")
+	fs.StringVar(&o.profile, "profile", "", "also run each Caddy once under the profiler and save its CPU profiles in this `directory`")
 	fs.BoolVar(&o.quick, "quick", false, "a short run that shows that everything works: 1 round of 500ms, and small stores and queues")
 	if err := fs.Parse(args); err != nil {
 		return o, err

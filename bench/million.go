@@ -24,7 +24,8 @@ const (
 	entriesMetric = "caddy_replicate_webhook_dedup_entries"
 )
 
-// warmRequests is what a Caddy has served when its memory is read.
+// warmRequests returns the number of requests that a Caddy serves before its
+// memory is read.
 func (l *lab) warmRequests() int {
 	if l.quick {
 		return 500

@@ -67,7 +67,7 @@ func (s *signer) template() *template {
 	return t
 }
 
-// write makes the template the event of that number, signed now.
+// write fills in the event's number and signs the event now.
 func (t *template) write(n uint64) []byte {
 	writeNumber(t.id, n)
 	// Formatting writes all nine digits of the fraction before it cuts them
@@ -89,8 +89,8 @@ func writeNumber(b []byte, n uint64) {
 	}
 }
 
-// guideBody is a payload of the webhook guide, in the form that JSON.stringify
-// gives it, filled up to bodySize by the prompt.
+// guideBody returns a payload of the webhook guide, in the form of
+// JSON.stringify, padded to bodySize by the prompt.
 func guideBody() string {
 	const form = `{"event":"prediction.completed","prediction":{"id":"` + idPrefix + `0000000000000000",` +
 		`"version":"39ed52f2a78e934b3ba6e2a89f5b1c712de7dfea535525255b1aa35c5565e08b",` +
@@ -101,7 +101,7 @@ func guideBody() string {
 	return fmt.Sprintf(form, prompt(bodySize-len(form)+len("%s")))
 }
 
-// prompt is a text of that many bytes.
+// prompt returns a text of that many bytes.
 func prompt(size int) string {
 	const words = "A serene landscape at dawn, mist over a lake, pines on the far shore, soft light, "
 	return strings.Repeat(words, size/len(words)+1)[:size]
@@ -111,13 +111,13 @@ func prompt(size int) string {
 // bytes are valid until the next call.
 type feed func() (request []byte, ok bool)
 
-// uniqueFeed gives events that no one was sent before.
+// uniqueFeed returns a feed of events that were not sent before.
 func (s *signer) uniqueFeed() feed {
 	t := s.template()
 	return func() ([]byte, bool) { return t.write(s.next.Add(1) - 1), true }
 }
 
-// batch makes that many signed requests to be sent again and again.
+// batch returns that many signed requests, to be sent repeatedly.
 func (s *signer) batch(size int) [][]byte {
 	t := s.template()
 	out := make([][]byte, size)
@@ -127,8 +127,8 @@ func (s *signer) batch(size int) [][]byte {
 	return out
 }
 
-// forged makes requests of the same size whose signature looks right and is
-// not.
+// forged returns requests of the same size with well-formed but wrong
+// signatures.
 func (s *signer) forged(size int) [][]byte {
 	t := s.template()
 	out := make([][]byte, size)

@@ -87,7 +87,7 @@ func TestTallyTellsOnceFromTwice(t *testing.T) {
 	if got := expected(400, 1000).minus(tally{}); got == all {
 		t.Error("missing events go unnoticed")
 	}
-	// One event twice and its neighbour not at all.
+	// One event twice and its neighbor not at all.
 	if doubled := (tally{all.count, all.sum - mix(7) + mix(8)}); doubled == all {
 		t.Error("an event that came twice goes unnoticed")
 	}

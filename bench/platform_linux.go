@@ -16,7 +16,7 @@ func pauseUntil(at time.Time) {
 	}
 }
 
-// ownCPU is the CPU time that this process, the load generator, has used.
+// ownCPU returns the CPU time that this process, the load generator, has used.
 func ownCPU() time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
@@ -25,8 +25,8 @@ func ownCPU() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// threadCPU is the CPU time of the calling thread, which is that of a goroutine
-// as long as it is locked to it.
+// threadCPU returns the CPU time of the calling thread. It is that of a
+// goroutine as long as the goroutine is locked to the thread.
 func threadCPU() time.Duration {
 	const rusageThread = 1 // RUSAGE_THREAD, which package syscall does not name
 	var u syscall.Rusage

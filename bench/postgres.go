@@ -23,7 +23,7 @@ const statementsLibrary = "pg_stat_statements"
 // startPostgres starts a server. Where it can't be had, the reason is told.
 func (l *lab) startPostgres(ctx context.Context) (*database, string) {
 	if l.options.dir != "" {
-		// The server's user may not enter a folder of this one's.
+		// The server's user may not enter a directory of this one's.
 		if err := os.Setenv("TMPDIR", l.options.dir); err != nil {
 			return nil, err.Error()
 		}

@@ -103,7 +103,7 @@ func (p *process) stop() {
 	_ = p.stdin.Close()
 }
 
-// alive says that the child is running, or why not.
+// alive returns an error if the child has ended.
 func (p *process) alive() error {
 	select {
 	case <-p.ended:
@@ -113,7 +113,7 @@ func (p *process) alive() error {
 	}
 }
 
-// failure is an error with the last of what the child said.
+// failure returns an error with the end of the child's output.
 func (p *process) failure(what string) error {
 	if said := p.said.String(); said != "" {
 		return fmt.Errorf("%s %s; it said: %s", p.name, what, said)
@@ -121,7 +121,7 @@ func (p *process) failure(what string) error {
 	return fmt.Errorf("%s %s", p.name, what)
 }
 
-// rss is the child's resident memory in bytes.
+// rss returns the child's resident memory in bytes.
 func (p *process) rss() (int64, error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
 	if err != nil {
@@ -140,7 +140,7 @@ func (p *process) rss() (int64, error) {
 // whatever the kernel's own.
 const clockTick = 10 * time.Millisecond
 
-// cpu is the processor time the child has used so far.
+// cpu returns the processor time the child has used so far.
 func (p *process) cpu() (time.Duration, error) {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
 	if err != nil {

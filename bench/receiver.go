@@ -93,8 +93,8 @@ func serveReceiver(args []string) error {
 	return nil
 }
 
-// hangingAddr is the address of a receiver that hangs. Each has its own, so
-// that each is an endpoint of its own.
+// hangingAddr returns the address of a receiver that hangs. Each has an
+// address, and so an endpoint, of its own.
 func hangingAddr(i int, control string) string {
 	_, port, _ := net.SplitHostPort(control)
 	return net.JoinHostPort(fmt.Sprintf("127.1.%d.%d", i/250, 1+i%250), port)
@@ -241,7 +241,7 @@ func (h *hook) read(br *bufio.Reader) (control string, err error) {
 	return control, err
 }
 
-// check says what is wrong with a webhook.
+// check returns what is wrong with a webhook, "" if nothing is.
 func (h *hook) check() string {
 	h.mac.Reset()
 	h.mac.Write(h.body)
@@ -334,7 +334,7 @@ func (r *receiver) await(ctx context.Context, total int) error {
 	}
 }
 
-// take gives all receipts since it was called last, in the order in which the
+// take returns the receipts since the last call, in the order in which the
 // webhooks came.
 func (r *receiver) take(ctx context.Context) ([]receipt, error) {
 	body, err := get(ctx, "http://"+r.addr+receiptsPath)

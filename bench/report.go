@@ -54,7 +54,7 @@ func (s *section) atMost(name string, got spread, want float64, unit string) {
 	s.verdicts = append(s.verdicts, verdict{name, fmt.Sprintf("≤ %g %s", want, unit), got.format(verb) + " " + unit, state(got.median() <= want)})
 }
 
-// leftOut is a target that could not be measured.
+// leftOut records a target that could not be measured.
 func (s *section) leftOut(name, want, reason string) {
 	s.verdicts = append(s.verdicts, verdict{name, want, "–", reason})
 }
@@ -83,7 +83,7 @@ func (r *report) verdicts() []verdict {
 	return all
 }
 
-// write gives the report as Markdown.
+// write writes the report as Markdown.
 func (r *report) write(w io.Writer) error {
 	var b strings.Builder
 	b.WriteString("# Benchmark results\n\nWritten by `" + r.command + "`. [README.md](README.md) says what is compared and what the columns mean.\n")

@@ -213,7 +213,7 @@ func (s *section) versusExpress(name string, ours, theirs *contender, reason str
 	s.atLeast(name, ratios(ours.rates, theirs.rates), 3)
 }
 
-// latencyTable is a table of latencies by quantile.
+// latencyTable returns a table of latencies by quantile.
 func latencyTable(sides ...*contender) [][]string {
 	rows := [][]string{{"side", "p50, ms", "p99, ms", "p99.9, ms", "greatest", "server CPU a request"}}
 	for _, c := range sides {

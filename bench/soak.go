@@ -57,11 +57,11 @@ func (t *soakTarget) feed() feed {
 	return func() ([]byte, bool) { return request.write(t.lo + t.creates.Add(1) - 1), true }
 }
 
-// lifetime is the longest that a delivery may take to its end: each try waits
-// behind an open breaker, then for its response, and tries are 1 s and 2 s apart.
-// The terminal event's first try comes after the first one of
-// prediction.started. Before the breaker of a receiver that hangs opens, attempts
-// go one at a time.
+// lifetime returns the longest that a delivery may take to its end: each try
+// waits behind an open breaker, then for its response, and tries are 1 s and 2
+// s apart. The terminal event's first try comes after the first one of
+// prediction.started. Before the breaker of a receiver that hangs opens,
+// attempts go one at a time.
 func (s *soak) lifetime() time.Duration {
 	return soakFailures*s.timeout + (1+soakTries)*(s.hold+s.cooldown+s.timeout) + 3*time.Second + soakSlack
 }
@@ -214,7 +214,7 @@ func (s *soak) drain(ctx context.Context) error {
 	}
 }
 
-// databaseSize is the size of the store's files.
+// databaseSize returns the size of the store's files.
 func (c *caddy) databaseSize() (size int64, err error) {
 	files, err := filepath.Glob(filepath.Join(c.dir, "webhook.db*"))
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/delivery"
-	"github.com/caddy-replicate/replicate-webhook/internal/operate"
+	"github.com/caddy-replicate/replicate-webhook/internal/operator"
 )
 
 // soakSample is how things were at a time.
@@ -69,8 +69,8 @@ func (s *soak) sample(ctx context.Context) (err error) {
 }
 
 // pendingOf lists the pending deliveries of an endpoint.
-func (s *soak) pendingOf(ctx context.Context, endpoint string) (all []operate.Delivery, err error) {
-	q := operate.DeliveryQuery{State: "pending", Endpoint: endpoint, Limit: 500}
+func (s *soak) pendingOf(ctx context.Context, endpoint string) (all []operator.Delivery, err error) {
+	q := operator.DeliveryQuery{State: "pending", Endpoint: endpoint, Limit: 500}
 	for {
 		page, err := s.admin.Deliveries(ctx, q)
 		if err != nil {
@@ -88,7 +88,7 @@ func (s *soak) pendingOf(ctx context.Context, endpoint string) (all []operate.De
 // are: it is not due, its prediction's started event goes first, the endpoint's
 // breaker is open, or attempts there are under way. One that has none at two
 // samples in a row is stuck.
-func (s *soak) judge(t *soakTarget, pending []operate.Delivery, endpoints operate.Endpoints, late map[string]bool) error {
+func (s *soak) judge(t *soakTarget, pending []operator.Delivery, endpoints operator.Endpoints, late map[string]bool) error {
 	busy := slices.ContainsFunc(endpoints.Results, func(e delivery.EndpointStatus) bool {
 		return e.Endpoint == t.endpoint && (e.State != delivery.Closed || e.InFlight > 0)
 	})
@@ -115,7 +115,7 @@ func (s *soak) judge(t *soakTarget, pending []operate.Delivery, endpoints operat
 	return nil
 }
 
-// section says how things grew.
+// section returns the table of the samples.
 func (s *soak) section() section {
 	traffic := slices.DeleteFunc(slices.Clone(s.samples), func(x soakSample) bool { return x.at > s.l.soak })
 	warm := min(5*time.Minute, s.l.soak/4)

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// median is the middle of the values, NaN when there are none.
+// median returns the middle of the values, NaN when there are none.
 func median(values []float64) float64 {
 	if len(values) == 0 {
 		return math.NaN()
@@ -20,8 +20,8 @@ func median(values []float64) float64 {
 	return (s[mid-1] + s[mid]) / 2
 }
 
-// quantile is the smallest latency that at least the share q does not exceed.
-// The latencies must be sorted.
+// quantile returns the smallest latency that at least the share q does not
+// exceed. The latencies must be sorted.
 func quantile(sorted []time.Duration, q float64) time.Duration {
 	if len(sorted) == 0 {
 		return 0
@@ -35,7 +35,7 @@ func quantile(sorted []time.Duration, q float64) time.Duration {
 type spread []float64
 
 // paired combines the two sides' values of each round. Only values of the same
-// round are compared: a slow disk or a busy neighbour then slows both.
+// round are compared: a slow disk or a busy neighbor then slows both.
 func paired(a, b spread, combine func(a, b float64) float64) spread {
 	out := make(spread, 0, min(len(a), len(b)))
 	for i := range min(len(a), len(b)) {
@@ -56,7 +56,7 @@ func differences(a, b spread) spread {
 
 func (s spread) median() float64 { return median(s) }
 
-// format gives "median (least–greatest)" with each number in the given verb.
+// format returns "median (least–greatest)" with each number in the given verb.
 func (s spread) format(verb string) string {
 	if len(s) == 0 {
 		return "–"

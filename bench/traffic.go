@@ -10,14 +10,14 @@ import (
 // scenario is about repeats or forgeries.
 const batchSize = 1000
 
-// unique is traffic of events that are all new, with the check that the app was
-// given each of them exactly once.
+// unique returns traffic of events that are all new, with the check that the
+// app received each of them exactly once.
 func (l *lab) unique(ctx context.Context) (traffic, error) {
 	return l.counted(ctx, l.signer.uniqueFeed)
 }
 
-// counted is traffic of numbered events from one feed a connection, with the
-// check that the app was given each of them exactly once.
+// counted returns traffic of numbered events from one feed for each connection,
+// with the check that the app received each of them exactly once.
 func (l *lab) counted(ctx context.Context, newFeed func() feed) (traffic, error) {
 	before, err := l.app.read(ctx)
 	if err != nil {
@@ -42,8 +42,8 @@ func (l *lab) counted(ctx context.Context, newFeed func() feed) (traffic, error)
 	return traffic{feeds: feeds, check: check}, nil
 }
 
-// repeats is traffic of events that were accepted just before. Signed times grow
-// old, so each measurement has a batch of its own.
+// repeats returns traffic of events that were accepted just before. Signed
+// times age, so each measurement has a batch of its own.
 func (l *lab) repeats(addrs []string) func(context.Context) (traffic, error) {
 	return func(ctx context.Context) (traffic, error) {
 		batch := l.signer.batch(batchSize)
@@ -58,12 +58,12 @@ func (l *lab) repeats(addrs []string) func(context.Context) (traffic, error) {
 	}
 }
 
-// forgeries is traffic of webhooks with wrong signatures.
+// forgeries returns traffic of webhooks with wrong signatures.
 func (l *lab) forgeries(ctx context.Context) (traffic, error) {
 	return l.unheard(ctx, l.signer.forged(batchSize))
 }
 
-// unheard is traffic of which nothing may reach the app.
+// unheard returns traffic of which nothing may reach the app.
 func (l *lab) unheard(ctx context.Context, batch [][]byte) (traffic, error) {
 	before, err := l.app.read(ctx)
 	if err != nil {
@@ -79,7 +79,7 @@ func (l *lab) unheard(ctx context.Context, batch [][]byte) (traffic, error) {
 	return traffic{feeds: cycle(batch, l.connections), check: check}, nil
 }
 
-// warm has a number of unique events answered, whatever time that takes.
+// warm sends a number of unique events and waits for the responses.
 func (l *lab) warm(ctx context.Context, addr string, requests int) error {
 	t, err := l.unique(ctx)
 	if err != nil {

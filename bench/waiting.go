@@ -158,7 +158,8 @@ func (l *lab) restartsWaiting(ctx context.Context, stores []*retrying, to *recei
 	return err
 }
 
-// warmCreates has a number of creates answered and their events delivered.
+// warmCreates sends a number of creates and waits until their events are
+// delivered.
 func (l *lab) warmCreates(ctx context.Context, c *contender, requests int) error {
 	t, err := c.traffic(ctx)
 	if err != nil {

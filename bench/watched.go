@@ -66,7 +66,7 @@ func (l *lab) runWatched(ctx context.Context) (section, error) {
 	return sec, nil
 }
 
-// watched is a side's traffic while its Caddy is watched.
+// watched returns a side's traffic while its Caddy is watched.
 func watched(c *contender) func(context.Context) (traffic, error) {
 	plain := c.traffic
 	return func(ctx context.Context) (traffic, error) {

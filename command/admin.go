@@ -12,8 +12,8 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/admin/client"
 )
 
-// addAdmin gives a command the flags by which Caddy's own commands find the
-// admin endpoint.
+// addAdmin adds the flags with which Caddy's own commands find the admin
+// endpoint.
 func addAdmin(cmd *cobra.Command) {
 	cmd.Flags().String("address", "", "Admin endpoint, such as localhost:2019 or unix//run/caddy.sock")
 	cmd.Flags().StringP("config", "c", "", "Configuration file that names the admin endpoint")
@@ -21,7 +21,7 @@ func addAdmin(cmd *cobra.Command) {
 	cmd.Flags().StringP("adapter", "a", "", "Adapter for the configuration file")
 }
 
-// asking makes an action of one that asks a running Caddy.
+// asking returns an action that calls f with a client of a running Caddy.
 func asking(f func(ctx context.Context, t *terminal, c *client.Client, args []string) error) action {
 	return func(ctx context.Context, t *terminal, args []string) error {
 		flags := caddycmd.Flags{FlagSet: t.cmd.Flags()}

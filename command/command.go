@@ -23,7 +23,7 @@ development.
 Commands that ask a running Caddy find its admin endpoint as 'caddy reload'
 does: by --address, else by --config, else at localhost:2019.
 
-Tables fit the terminal's width, and have colours only on a terminal and without
+Tables fit the terminal's width, and have colors only on a terminal and without
 NO_COLOR. With --json the output is that of the admin API.
 
 Exit codes:
@@ -39,7 +39,7 @@ Exit codes:
 	})
 }
 
-// build gives the command its subcommands.
+// build adds the subcommands.
 func build(cmd *cobra.Command) {
 	cmd.Args = noArgs
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }

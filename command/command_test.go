@@ -17,7 +17,7 @@ import (
 
 	"github.com/caddy-replicate/replicate-webhook/e2e/rig/caddyrun"
 	"github.com/caddy-replicate/replicate-webhook/e2e/rig/siterun"
-	"github.com/caddy-replicate/replicate-webhook/internal/operate"
+	"github.com/caddy-replicate/replicate-webhook/internal/operator"
 )
 
 // shell runs the real binary.
@@ -64,7 +64,7 @@ func (sh *shell) pipe(stdin string, args ...string) result {
 	return result{sh.t, strings.Join(args, " "), out.String(), errs.String(), cmd.ProcessState.ExitCode()}
 }
 
-// ask is run for commands that need the admin endpoint.
+// ask is like run, for commands that need the admin endpoint.
 func (sh *shell) ask(args ...string) result {
 	sh.t.Helper()
 	return sh.run(append(args, "--address", sh.admin)...)
@@ -110,7 +110,8 @@ func (r result) json(into any) {
 	}
 }
 
-// stocked is a site with deliveries that arrived and deliveries that failed.
+// stocked returns a site with deliveries that succeeded and deliveries that
+// failed.
 func stocked(t *testing.T) (s *siterun.Site, good, bad string) {
 	t.Helper()
 	s = siterun.Start(t, siterun.Options{})
@@ -141,7 +142,7 @@ func TestListsAndDetails(t *testing.T) {
 	sh.ask("deliveries", "--state", "pending").ok("No deliveries.")
 	sh.ask("endpoints").ok(s.Hook.Addr(), "closed")
 
-	var page operate.DeliveryPage
+	var page operator.DeliveryPage
 	sh.ask("deliveries", "--state", "failed", "--json").json(&page)
 	if len(page.Results) == 0 || page.Results[0].Prediction != bad {
 		t.Fatalf("failed ones: %+v", page)
@@ -161,7 +162,7 @@ func TestListsAndDetails(t *testing.T) {
 func TestPagesGoOnWhereTheCursorSays(t *testing.T) {
 	s, _, _ := stocked(t)
 	sh := newShell(t, s)
-	var all, first, rest operate.DeliveryPage
+	var all, first, rest operator.DeliveryPage
 	sh.ask("deliveries", "--json").json(&all)
 	sh.ask("deliveries", "--json", "-n", "1").json(&first)
 	if len(first.Results) != 1 || first.Next == "" {
@@ -179,7 +180,7 @@ func TestPagesGoOnWhereTheCursorSays(t *testing.T) {
 func TestRedelivering(t *testing.T) {
 	s, _, bad := stocked(t)
 	sh := newShell(t, s)
-	var page operate.DeliveryPage
+	var page operator.DeliveryPage
 	sh.ask("deliveries", "--state", "failed", "--prediction", bad, "--json").json(&page)
 	failed := len(page.Results)
 	sh.ask("deliveries", "redeliver", "--all", "--dry-run").ok(fmt.Sprintf("%d would be sent again", failed))
@@ -187,7 +188,7 @@ func TestRedelivering(t *testing.T) {
 		t.Fatalf("after a dry run: %+v", d)
 	}
 	s.Hook.AnswerStatus(http.StatusOK)
-	var sum operate.Bulk
+	var sum operator.Bulk
 	sh.ask("deliveries", "redeliver", "--all", "--json").json(&sum)
 	if sum.Redelivered != failed || sum.DryRun || sum.Next != "" {
 		t.Fatalf("redelivered %+v, want %d", sum, failed)
@@ -211,7 +212,7 @@ func TestSecretSignsWhatIsDelivered(t *testing.T) {
 	s, good, _ := stocked(t)
 	sh := newShell(t, s)
 	secret := strings.TrimSpace(sh.ask("secret", "--prediction", good).ok("whsec_").out)
-	var doc operate.Secret
+	var doc operator.Secret
 	sh.ask("secret", "--client", s.APIURL()+siterun.Client, "--json").json(&doc)
 	if doc.Secret != secret || doc.Signing != "per_client" {
 		t.Fatalf("got %+v, want the secret of the prediction's client", doc)
@@ -261,8 +262,8 @@ func TestBadInput(t *testing.T) {
 	sh.ask("predictions", "--status", "gone").fails(1, `status is "gone"`)
 }
 
-// TestOtherAdminEndpoints are told from this API before anything of their
-// answers is believed.
+// TestOtherAdminEndpoints tests that responses of other APIs are refused before
+// their documents are used.
 func TestOtherAdminEndpoints(t *testing.T) {
 	app := caddyrun.NewApp(t)
 	sh := newShell(t, nil)
@@ -288,7 +289,7 @@ func TestNarrowTerminal(t *testing.T) {
 	s, good, bad := stocked(t)
 	sh := newShell(t, s)
 	sh.env = append(sh.env, "COLUMNS=40")
-	var page operate.DeliveryPage
+	var page operator.DeliveryPage
 	sh.ask("deliveries", "--state", "failed", "--json").json(&page)
 	for _, r := range []result{
 		sh.ask("status").ok(), sh.ask("predictions").ok(good, bad), sh.ask("predictions", bad).ok(bad),
@@ -310,7 +311,7 @@ func TestNoColoursOutsideATerminal(t *testing.T) {
 	sh.env = append(sh.env, "TERM=xterm-256color")
 	for _, command := range []string{"status", "predictions", "deliveries", "endpoints"} {
 		if r := sh.ask(command).ok(); strings.Contains(r.out, "\x1b") {
-			t.Errorf("%s: colours in %q", command, r.out)
+			t.Errorf("%s: colors in %q", command, r.out)
 		}
 	}
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// enumerate has shells complete a flag with the values that it takes.
+// enumerate has shells complete a flag with the given values.
 func enumerate(cmd *cobra.Command, flag string, values ...string) {
 	complete(cmd, flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
 }

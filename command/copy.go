@@ -49,7 +49,7 @@ is '` + seal.KeyPrefix + `' and the file's bytes in base64, which this writes:
 			if err != nil {
 				return err
 			}
-			t.printf("copied %d remembered events, %d predictions, %d deliveries, %d attempts and %d secrets\n",
+			t.printf("copied %d deduplication entries, %d predictions, %d deliveries, %d attempts and %d secrets\n",
 				r.Entries, r.Predictions, r.Deliveries, r.Attempts, r.Secrets)
 			key := filepath.Join(filepath.Dir(from), "seal.key")
 			if _, err := os.Stat(key); err == nil {

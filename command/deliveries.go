@@ -9,11 +9,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-replicate/replicate-webhook/admin/client"
-	"github.com/caddy-replicate/replicate-webhook/internal/operate"
+	"github.com/caddy-replicate/replicate-webhook/internal/operator"
 )
 
 func deliveriesCommand() *cobra.Command {
-	var q operate.DeliveryQuery
+	var q operator.DeliveryQuery
 	list := run(asking(func(ctx context.Context, t *terminal, c *client.Client, _ []string) error {
 		return listDeliveries(ctx, t, c, q)
 	}))
@@ -41,8 +41,8 @@ send again.`,
 	return cmd
 }
 
-// addFilter gives a command the flags that select deliveries.
-func addFilter(cmd *cobra.Command, q *operate.DeliveryQuery) {
+// addFilter adds the flags that select deliveries.
+func addFilter(cmd *cobra.Command, q *operator.DeliveryQuery) {
 	f := cmd.Flags()
 	f.StringVar(&q.State, "state", "", "Only in this state: pending, delivered, failed, superseded or canceled")
 	f.StringVar(&q.Event, "event", "", "Only of this event: started, completed or failed")
@@ -53,8 +53,8 @@ func addFilter(cmd *cobra.Command, q *operate.DeliveryQuery) {
 	f.StringVar(&q.Since, "since", "", "Only from then on: a time such as 2026-11-25T12:00:00Z, or how long ago, such as 24h")
 }
 
-func listDeliveries(ctx context.Context, t *terminal, c *client.Client, q operate.DeliveryQuery) error {
-	list, next, err := pages(ctx, q.Limit, q.Cursor, func(limit int, cursor string) ([]operate.Delivery, string, error) {
+func listDeliveries(ctx context.Context, t *terminal, c *client.Client, q operator.DeliveryQuery) error {
+	list, next, err := pages(ctx, q.Limit, q.Cursor, func(limit int, cursor string) ([]operator.Delivery, string, error) {
 		q.Limit, q.Cursor = limit, cursor
 		page, err := c.Deliveries(ctx, q)
 		return page.Results, page.Next, err
@@ -62,7 +62,7 @@ func listDeliveries(ctx context.Context, t *terminal, c *client.Client, q operat
 	if err != nil {
 		return err
 	}
-	if t.document(operate.DeliveryPage{Results: list, Next: next}) {
+	if t.document(operator.DeliveryPage{Results: list, Next: next}) {
 		return nil
 	}
 	if len(list) == 0 {
@@ -74,10 +74,10 @@ func listDeliveries(ctx context.Context, t *terminal, c *client.Client, q operat
 	return nil
 }
 
-func (t *terminal) deliveries(list []operate.Delivery) {
+func (t *terminal) deliveries(list []operator.Delivery) {
 	out := table{columns: []column{{"ID", 0}, {"STATE", 0}, {"EVENT", 0}, {"TRIES", 0}, {"CREATED", 0}, {"PREDICTION", 10}, {"ENDPOINT", 12}}}
 	for _, d := range list {
-		out.add(cell{text: d.ID}, cell{d.State, stateColour(d.State)}, cell{text: shortEvent(d.Event)}, cell{text: fmt.Sprint(d.Attempts)},
+		out.add(cell{text: d.ID}, cell{d.State, stateColor(d.State)}, cell{text: shortEvent(d.Event)}, cell{text: fmt.Sprint(d.Attempts)},
 			cell{text: t.ago(d.Created)}, cell{text: d.Prediction}, cell{text: d.Endpoint})
 	}
 	out.write(t)
@@ -111,11 +111,11 @@ func showCommand() *cobra.Command {
 	return cmd
 }
 
-// shownPayload is how much of a payload is shown.
+// shownPayload is the number of bytes of a payload that are shown.
 const shownPayload = 1000
 
-func (t *terminal) delivery(d *operate.DeliveryDetail) {
-	state := cell{d.State, stateColour(d.State)}
+func (t *terminal) delivery(d *operator.DeliveryDetail) {
+	state := cell{d.State, stateColor(d.State)}
 	if d.Redelivery {
 		state.text += ", a redelivery"
 	}
@@ -141,12 +141,12 @@ func (t *terminal) delivery(d *operate.DeliveryDetail) {
 }
 
 // timeline writes what happened to a delivery, line by line.
-func (t *terminal) timeline(d *operate.DeliveryDetail) {
+func (t *terminal) timeline(d *operator.DeliveryDetail) {
 	exact := exact
 	if t.width > 0 && t.width < 70 {
 		exact = func(at time.Time) string { return at.UTC().Format("15:04:05.000Z") }
 	}
-	line := func(sign string, c colour, at string, text string) {
+	line := func(sign string, c color, at string, text string) {
 		t.facts([]fact{{sign + " " + at, cell{text, c}}})
 	}
 	line("o", "", exact(d.Created), "committed")
@@ -176,6 +176,6 @@ func (t *terminal) timeline(d *operate.DeliveryDetail) {
 	case d.State == "pending":
 		line("o", yellow, exact(d.Due), fmt.Sprintf("attempt %d is due or under way", d.Attempts+1))
 	default:
-		line("o", stateColour(d.State), exact(d.Ended), d.State)
+		line("o", stateColor(d.State), exact(d.Ended), d.State)
 	}
 }

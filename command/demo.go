@@ -15,7 +15,7 @@ func demoCommand() *cobra.Command {
 		Short: "Shows all of it at work, in one process",
 		Long: `
 Runs Caddy with the real modules between a simulated prediction API and an app,
-all on 127.0.0.1 and with its data in a temporary folder, and shows step by step:
+all on 127.0.0.1 and with its data in a temporary directory, and shows step by step:
 a signed webhook that reaches the app, its duplicate and a forgery that don't, and
 a prediction whose webhook is delivered although the app is down at first.
 
@@ -25,7 +25,7 @@ showed was true.`,
 		Example: "  caddy replicate-webhook demo",
 		Args:    noArgs,
 		RunE: run(func(ctx context.Context, t *terminal, _ []string) error {
-			return demo.Run(ctx, t.cmd.OutOrStdout(), demo.Options{Once: once, Color: t.colour, Width: t.width})
+			return demo.Run(ctx, t.cmd.OutOrStdout(), demo.Options{Once: once, Color: t.color, Width: t.width})
 		}),
 	}
 	cmd.Flags().BoolVar(&once, "once", false, "End after the last step")

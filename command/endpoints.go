@@ -58,10 +58,10 @@ func listEndpoints(ctx context.Context, t *terminal, c *client.Client, _ []strin
 		if !e.Until.IsZero() {
 			probe = t.ago(e.Until)
 		}
-		out.add(cell{text: e.Endpoint}, cell{string(e.State), stateColour(string(e.State))}, cell{text: fmt.Sprint(e.InFlight)},
+		out.add(cell{text: e.Endpoint}, cell{string(e.State), stateColor(string(e.State))}, cell{text: fmt.Sprint(e.InFlight)},
 			cell{text: fmt.Sprint(e.Failures)}, cell{text: probe}, cell{text: e.Error})
 		for _, u := range e.URLs {
-			out.add(cell{text: "  URL of " + u.Client}, cell{string(u.State), stateColour(string(u.State))}, cell{text: "-"},
+			out.add(cell{text: "  URL of " + u.Client}, cell{string(u.State), stateColor(string(u.State))}, cell{text: "-"},
 				cell{text: fmt.Sprint(u.Failures)}, cell{text: t.ago(u.Until)}, cell{text: u.Error})
 		}
 		if more := e.URLsOpen - len(e.URLs); more > 0 {

@@ -14,7 +14,7 @@ import (
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 
 	"github.com/caddy-replicate/replicate-webhook/admin/client"
-	"github.com/caddy-replicate/replicate-webhook/internal/operate"
+	"github.com/caddy-replicate/replicate-webhook/internal/operator"
 )
 
 // The exit codes. The command's help says what they mean.
@@ -28,7 +28,7 @@ const (
 // errRefused is a no for which everything is said already.
 var errRefused = errors.New("refused")
 
-// refused makes an error one that says no.
+// refused returns an error for a request that was refused.
 func refused(format string, args ...any) error {
 	return fmt.Errorf("%w%w", quiet{errRefused}, fmt.Errorf(format, args...))
 }
@@ -43,11 +43,11 @@ func exitCode(err error) int {
 	switch {
 	case err == nil:
 		return 0
-	case errors.Is(err, operate.ErrNotFound):
+	case errors.Is(err, operator.ErrNotFound):
 		return exitNotFound
 	case errors.Is(err, client.ErrUnreachable), errors.Is(err, client.ErrOther):
 		return exitUnreachable
-	case errors.Is(err, operate.ErrDisabled), errors.Is(err, operate.ErrUnavailable), errors.Is(err, errRefused):
+	case errors.Is(err, operator.ErrDisabled), errors.Is(err, operator.ErrUnavailable), errors.Is(err, errRefused):
 		return exitRefused
 	}
 	return exitFailed
@@ -63,11 +63,11 @@ func (t *terminal) complain(err error) {
 	}
 }
 
-// action is what a subcommand does.
+// action is the function of a subcommand.
 type action func(ctx context.Context, t *terminal, args []string) error
 
-// run makes a cobra function of an action: its error becomes a sentence and an
-// exit code, and an interrupt ends it.
+// run returns a cobra function for an action. It prints an error as a sentence,
+// sets the exit code, and ends the action on an interrupt.
 func run(f action) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

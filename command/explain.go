@@ -34,8 +34,8 @@ var spellings = []spelling{
 	{"without white space between its parts", compact},
 	{"as Python's json.dumps writes it", pythonic(false)},
 	{"as Python's json.dumps writes it, without ensure_ascii", pythonic(true)},
-	{"as Go's json.Marshal writes it", func(b []byte) []byte { return marshalled(b, true) }},
-	{"with its keys sorted", func(b []byte) []byte { return marshalled(b, false) }},
+	{"as Go's json.Marshal writes it", func(b []byte) []byte { return marshaled(b, true) }},
+	{"with its keys sorted", func(b []byte) []byte { return marshaled(b, false) }},
 	{"as PHP's json_encode writes it", func(b []byte) []byte { return bytes.ReplaceAll(ascii(stringified(b)), []byte("/"), []byte(`\/`)) }},
 	{"with all but ASCII escaped", func(b []byte) []byte { return ascii(compact(b)) }},
 	{"indented by two spaces", func(b []byte) []byte { return indented(b, "  ") }},
@@ -128,9 +128,9 @@ func indented(b []byte, indent string) []byte {
 	return out.Bytes()
 }
 
-// marshalled is what a program makes of it that reads it into a map: its keys
-// are sorted.
-func marshalled(b []byte, escapeHTML bool) []byte {
+// marshaled returns the body as a program writes it that has read it into a
+// map: with sorted keys.
+func marshaled(b []byte, escapeHTML bool) []byte {
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.UseNumber()
 	var v any

@@ -20,7 +20,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/e2e/rig/siterun"
 )
 
-// guideBody is a payload in the form of JSON.stringify.
+// guideBody returns a payload in the form of JSON.stringify.
 func guideBody() string {
 	return fmt.Sprintf(`{"event":"prediction.completed","prediction":{"id":"p1","output":"für <a/b>","status":"succeeded"},"timestamp":%q}`,
 		time.Now().UTC().Format("2006-01-02T15:04:05.000Z"))
@@ -169,7 +169,7 @@ func TestSendToTheEdge(t *testing.T) {
 		args := []string{"send", "--event", event, "--prediction", "mine", "--output", "[1, 2]", "--error", "no \"memory\"", edge}
 		sh.run(args...).ok("200 OK")
 		if r := sh.run(args...).ok("a duplicate"); strings.Contains(r.out, "\x1b") {
-			t.Errorf("colours in %q", r.out)
+			t.Errorf("colors in %q", r.out)
 		}
 	}
 	if n := s.App.Count(); n != 4 {
@@ -181,7 +181,7 @@ func TestSendToTheEdge(t *testing.T) {
 	sh.run("send", "--json", edge).ok(`"status": 200`, `"duplicate": false`)
 	sh.pipe(guideBody(), "send", "--body", "-", edge).ok("200 OK")
 
-	sh.env = []string{"WEBHOOK_SECRET=whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}
+	sh.env = []string{"WEBHOOK_SECRET=whsec_bm90IHRoZSBzZWNyZXQgb2YgdGhlIGVkZ2U="}
 	if r := sh.run("send", edge); r.code != 4 || r.err != "" || !strings.Contains(r.out, "401 Unauthorized") {
 		t.Errorf("forged: exit code %d, %s%s", r.code, r.out, r.err)
 	}

@@ -8,11 +8,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-replicate/replicate-webhook/admin/client"
-	"github.com/caddy-replicate/replicate-webhook/internal/operate"
+	"github.com/caddy-replicate/replicate-webhook/internal/operator"
 )
 
 func predictionsCommand() *cobra.Command {
-	var q operate.PredictionQuery
+	var q operator.PredictionQuery
 	var api string
 	cmd := &cobra.Command{
 		Use:   "predictions [<id>]",
@@ -40,9 +40,9 @@ with its deliveries.`,
 	return cmd
 }
 
-// addPage gives a command the flags of a list.
+// addPage adds the flags of a list.
 func addPage(cmd *cobra.Command, limit *int, cursor *string) {
-	cmd.Flags().IntVarP(limit, "limit", "n", operate.DefaultLimit, "How many to list")
+	cmd.Flags().IntVarP(limit, "limit", "n", operator.DefaultLimit, "How many to list")
 	cmd.Flags().StringVar(cursor, "cursor", "", "Where to go on, as the list before said")
 }
 
@@ -54,7 +54,7 @@ func pages[T any](ctx context.Context, limit int, cursor string, page func(limit
 		return nil, "", fmt.Errorf("--limit is %d: it must be at least 1", limit)
 	}
 	for len(all) < limit {
-		results, more, err := page(min(limit-len(all), operate.MaxLimit), next)
+		results, more, err := page(min(limit-len(all), operator.MaxLimit), next)
 		if err != nil {
 			return nil, "", err
 		}
@@ -66,7 +66,7 @@ func pages[T any](ctx context.Context, limit int, cursor string, page func(limit
 	return all, next, ctx.Err()
 }
 
-// more says how a list goes on.
+// more prints how to get the next page of a list.
 func (t *terminal) more(next string) {
 	if next == "" {
 		return
@@ -75,8 +75,8 @@ func (t *terminal) more(next string) {
 	fmt.Fprintf(t.err, "There are more: --cursor %s\n", next)
 }
 
-func listPredictions(ctx context.Context, t *terminal, c *client.Client, q operate.PredictionQuery) error {
-	list, next, err := pages(ctx, q.Limit, q.Cursor, func(limit int, cursor string) ([]operate.Prediction, string, error) {
+func listPredictions(ctx context.Context, t *terminal, c *client.Client, q operator.PredictionQuery) error {
+	list, next, err := pages(ctx, q.Limit, q.Cursor, func(limit int, cursor string) ([]operator.Prediction, string, error) {
 		q.Limit, q.Cursor = limit, cursor
 		page, err := c.Predictions(ctx, q)
 		return page.Results, page.Next, err
@@ -84,7 +84,7 @@ func listPredictions(ctx context.Context, t *terminal, c *client.Client, q opera
 	if err != nil {
 		return err
 	}
-	if t.document(operate.PredictionPage{Results: list, Next: next}) {
+	if t.document(operator.PredictionPage{Results: list, Next: next}) {
 		return nil
 	}
 	if len(list) == 0 {
@@ -93,7 +93,7 @@ func listPredictions(ctx context.Context, t *terminal, c *client.Client, q opera
 	}
 	out := table{columns: []column{{"ID", 0}, {"WEBHOOK", 0}, {"HAPPENED", 0}, {"CREATED", 0}, {"URL", 16}}}
 	for _, p := range list {
-		out.add(cell{text: p.ID}, cell{p.Status, stateColour(p.Status)}, cell{text: events(p.Happened)},
+		out.add(cell{text: p.ID}, cell{p.Status, stateColor(p.Status)}, cell{text: events(p.Happened)},
 			cell{text: t.ago(p.Created)}, cell{text: p.URL})
 	}
 	out.write(t)
@@ -101,7 +101,7 @@ func listPredictions(ctx context.Context, t *terminal, c *client.Client, q opera
 	return nil
 }
 
-// events are names of events without what they have in common.
+// events returns the names of events without their common prefix.
 func events(names []string) string {
 	short := make([]string, len(names))
 	for i, n := range names {
@@ -112,8 +112,8 @@ func events(names []string) string {
 
 func shortEvent(name string) string { return strings.TrimPrefix(name, "prediction.") }
 
-// stateColour is for states of deliveries and webhooks alike.
-func stateColour(state string) colour {
+// stateColor returns the color of a state of a delivery or a webhook.
+func stateColor(state string) color {
 	switch state {
 	case "delivered", "closed":
 		return green
@@ -145,7 +145,7 @@ func showPrediction(ctx context.Context, t *terminal, c *client.Client, id, api 
 		{"api", cell{text: p.API}},
 		{"client", cell{text: p.Client}},
 		{"url", url},
-		{"webhook", cell{p.Status, stateColour(p.Status)}},
+		{"webhook", cell{p.Status, stateColor(p.Status)}},
 		{"wants", cell{text: events(p.Events)}},
 		{"happened", cell{text: events(p.Happened)}},
 		{"created", cell{text: exact(p.Created) + ", " + t.ago(p.Created) + test}},
@@ -157,7 +157,7 @@ func showPrediction(ctx context.Context, t *terminal, c *client.Client, id, api 
 	return nil
 }
 
-// notFound says what it was that is not there.
+// notFound returns an error that names what was not found.
 func notFound(err error, what, id string) error {
 	if exitCode(err) != exitNotFound {
 		return err

@@ -10,11 +10,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-replicate/replicate-webhook/admin/client"
-	"github.com/caddy-replicate/replicate-webhook/internal/operate"
+	"github.com/caddy-replicate/replicate-webhook/internal/operator"
 )
 
 func redeliverCommand() *cobra.Command {
-	var q operate.DeliveryQuery
+	var q operator.DeliveryQuery
 	var all, dry bool
 	cmd := &cobra.Command{
 		Use:   "redeliver [<delivery>...]",
@@ -27,7 +27,7 @@ its way, is left alone then. The payload is the same.`,
 		Example: `  caddy replicate-webhook deliveries redeliver dlv_1_0123456789abcdef
   caddy replicate-webhook deliveries redeliver --all --since 24h --dry-run`,
 		RunE: run(asking(func(ctx context.Context, t *terminal, c *client.Client, ids []string) error {
-			filtered := q != (operate.DeliveryQuery{})
+			filtered := q != (operator.DeliveryQuery{})
 			switch {
 			case all && len(ids) > 0:
 				return errors.New("--all is there beside deliveries: name some, or say --all")
@@ -52,7 +52,7 @@ its way, is left alone then. The payload is the same.`,
 }
 
 func redeliver(ctx context.Context, t *terminal, c *client.Client, ids []string) error {
-	var done []operate.Redelivery
+	var done []operator.Redelivery
 	var failed error
 	for _, id := range ids {
 		r, err := c.Redeliver(ctx, id)
@@ -77,19 +77,19 @@ func redeliver(ctx context.Context, t *terminal, c *client.Client, ids []string)
 	return failed
 }
 
-func redeliverAll(ctx context.Context, t *terminal, c *client.Client, q operate.DeliveryQuery, dry bool) error {
-	q.Limit = operate.MaxLimit
+func redeliverAll(ctx context.Context, t *terminal, c *client.Client, q operator.DeliveryQuery, dry bool) error {
+	q.Limit = operator.MaxLimit
 	total := 0
 	if t.progress && !dry {
 		// How many there are is only of use to a bar.
-		counted, err := bulk(ctx, c, q, true, func(operate.Bulk) {})
+		counted, err := bulk(ctx, c, q, true, func(operator.Bulk) {})
 		if err != nil {
 			return err
 		}
 		total = counted.Matched
 	}
 	bar := progress{to: t.err, width: t.width, total: total}
-	sum, err := bulk(ctx, c, q, dry, func(sum operate.Bulk) {
+	sum, err := bulk(ctx, c, q, dry, func(sum operator.Bulk) {
 		if total > 0 {
 			bar.show(sum.Matched)
 		}
@@ -109,8 +109,8 @@ func redeliverAll(ctx context.Context, t *terminal, c *client.Client, q operate.
 }
 
 // bulk calls until all is done.
-func bulk(ctx context.Context, c *client.Client, q operate.DeliveryQuery, dry bool, step func(operate.Bulk)) (operate.Bulk, error) {
-	sum := operate.Bulk{DryRun: dry}
+func bulk(ctx context.Context, c *client.Client, q operator.DeliveryQuery, dry bool, step func(operator.Bulk)) (operator.Bulk, error) {
+	sum := operator.Bulk{DryRun: dry}
 	for {
 		page, err := c.RedeliverAll(ctx, q, dry)
 		if err != nil {

@@ -103,7 +103,7 @@ func (t *terminal) secretText(from string) (string, error) {
 	return text, nil
 }
 
-// secret is secretText, parsed.
+// secret returns the parsed secretText.
 func (t *terminal) secret(from string) (signature.Secret, error) {
 	text, err := t.secretText(from)
 	if err != nil {

@@ -21,7 +21,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
 )
 
-// sent is what send did.
+// sent is the result of send.
 type sent struct {
 	URL     string          `json:"url"`
 	Body    json.RawMessage `json:"body"`
@@ -32,7 +32,7 @@ type sent struct {
 	Response  string `json:"response"`
 }
 
-// sending is what the flags of send say.
+// sending holds the flags of send.
 type sending struct {
 	signing
 	event, prediction, body       string
@@ -114,7 +114,8 @@ func (s *sending) run(ctx context.Context, t *terminal, target string) error {
 	return nil
 }
 
-// payload is what is sent, and the event's name if it is one of the guide's.
+// payload returns the body to send, and the event's name if it is one of the
+// guide's.
 func (s *sending) payload(t *terminal) ([]byte, string, error) {
 	if s.body != "" {
 		body, err := t.body([]string{s.body}, s.secrets...)
@@ -151,7 +152,7 @@ func canonical(flag, text string) ([]byte, error) {
 	return doc.Bytes(), nil
 }
 
-// shownResponse is how much of an answer is read.
+// shownResponse bounds the part of a response that is read.
 const shownResponse = 4 << 10
 
 func (s *sending) post(ctx context.Context, target string, h http.Header, body []byte) (sent, error) {

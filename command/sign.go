@@ -14,7 +14,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
 )
 
-// signing is what the flags of sign and send say.
+// signing holds the flags of sign and send.
 type signing struct {
 	secrets []string
 	scheme  string

@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-replicate/replicate-webhook/admin/client"
-	"github.com/caddy-replicate/replicate-webhook/internal/operate"
+	"github.com/caddy-replicate/replicate-webhook/internal/operator"
 )
 
 func statusCommand() *cobra.Command {
@@ -41,7 +41,7 @@ func showStatus(ctx context.Context, t *terminal, c *client.Client, _ []string) 
 	return nil
 }
 
-func (t *terminal) status(s *operate.Status) {
+func (t *terminal) status(s *operator.Status) {
 	store := cell{s.Store.Kind + ", ready", green}
 	if !s.Store.Ready {
 		store = cell{s.Store.Kind + ", not ready", red}
@@ -52,11 +52,11 @@ func (t *terminal) status(s *operate.Status) {
 	}
 	failed := cell{fmt.Sprint(s.Deliveries.Failed), ""}
 	if s.Deliveries.Failed > 0 {
-		failed.colour = yellow
+		failed.color = yellow
 	}
 	endpoints := cell{fmt.Sprintf("%d known, %d open", s.Attempts.Endpoints, s.EndpointsOpen), ""}
 	if s.EndpointsOpen > 0 {
-		endpoints.colour = yellow
+		endpoints.color = yellow
 	}
 	facts := []fact{
 		{"version", cell{text: s.Version}},
@@ -70,7 +70,7 @@ func (t *terminal) status(s *operate.Status) {
 		{"canceled", cell{text: fmt.Sprint(s.Deliveries.Canceled)}},
 		{"attempts", cell{text: fmt.Sprintf("%d in flight", s.Attempts.InFlight)}},
 		{"endpoints", endpoints},
-		{"dedup", cell{text: fmt.Sprint(s.DedupEntries) + " events remembered"}},
+		{"dedup", cell{text: fmt.Sprint(s.DedupEntries) + " entries"}},
 	}
 	if s.Store.ClockWrong {
 		ahead := time.Duration(s.Store.ClockAhead) * time.Millisecond
@@ -78,7 +78,7 @@ func (t *terminal) status(s *operate.Status) {
 		if ahead < 0 {
 			side = "behind"
 		}
-		facts = append(facts, fact{"clock", cell{fmt.Sprintf("%v %s the database's: nothing is forgotten here, and genuine webhooks may be refused", ahead.Abs().Round(time.Second), side), red}})
+		facts = append(facts, fact{"clock", cell{fmt.Sprintf("%v %s the database's: nothing expires here, and genuine webhooks may be refused", ahead.Abs().Round(time.Second), side), red}})
 	}
 	if s.Unreadable > 0 {
 		facts = append(facts, fact{"unreadable", cell{fmt.Sprint(s.Unreadable) + " sealed values: seal_key is not the one they were sealed with", red}})
@@ -87,7 +87,7 @@ func (t *terminal) status(s *operate.Status) {
 		facts = append(facts, fact{"sealing key", cell{s.Sealing.Error, red}})
 	}
 	for _, k := range s.Sealing.Keys {
-		text := fmt.Sprintf("%d values are sealed with it", k.Values)
+		text := fmt.Sprintf("%d values sealed with this key", k.Values)
 		if k.Number > 1 && k.Values == 0 {
 			text = "no longer needed by this node"
 		}

@@ -43,11 +43,11 @@ func similarCommands(cmd *cobra.Command, name string) []string {
 	return found
 }
 
-// suggestionDistance is how many letters may differ.
+// suggestionDistance is the number of letters that may differ.
 const suggestionDistance = 2
 
-// flagError is an error in flags. That of an unknown one suggests those that are
-// spelled alike.
+// flagError returns an error of flags. For an unknown flag it suggests those
+// with a similar name.
 func flagError(cmd *cobra.Command, err error) error {
 	var unknown *pflag.NotExistError
 	if !errors.As(err, &unknown) || unknown.GetSpecifiedShortnames() != "" {

@@ -10,15 +10,15 @@ import (
 // column is one of a table's.
 type column struct {
 	title string
-	// least is how far the column may be cut to make the table fit, 0 for
+	// least is the width to which the column may be cut to make the table fit, 0 for
 	// not at all.
 	least int
 }
 
-// cell is a value and its colour.
+// cell is a value and its color.
 type cell struct {
-	text   string
-	colour colour
+	text  string
+	color color
 }
 
 // table is rows that are written under titles, or one value a line where the
@@ -28,7 +28,7 @@ type table struct {
 	rows    [][]cell
 }
 
-// gap is what separates columns.
+// gap separates columns.
 const gap = 2
 
 func (t *table) add(cells ...cell) {
@@ -41,7 +41,7 @@ func (t *table) add(cells ...cell) {
 	t.rows = append(t.rows, cells)
 }
 
-// plain are cells without colours.
+// plain returns cells without colors.
 func plain(texts ...string) []cell {
 	out := make([]cell, len(texts))
 	for i, s := range texts {
@@ -58,8 +58,8 @@ func (t *table) write(to *terminal) {
 	}
 }
 
-// fit gives the columns' widths, and false when they are too many for the
-// width even when cut.
+// fit returns the widths of the columns, and false when they are too many for
+// the width even when cut.
 func (t *table) fit(width int) ([]int, bool) {
 	widths := make([]int, len(t.columns))
 	total := gap * (len(t.columns) - 1)
@@ -99,7 +99,7 @@ func (t *table) wide(to *terminal, widths []int) {
 		var b strings.Builder
 		for i, c := range row {
 			text := cut(c.text, widths[i])
-			b.WriteString(to.paint(c.colour, text))
+			b.WriteString(to.paint(c.color, text))
 			if i < len(row)-1 {
 				b.WriteString(strings.Repeat(" ", widths[i]-utf8.RuneCountInString(text)+gap))
 			}
@@ -149,7 +149,7 @@ func (t *terminal) facts(list []fact) {
 		}
 		lead := t.paint(dim, f.name) + strings.Repeat(" ", indent-utf8.RuneCountInString(f.name))
 		for _, line := range textwrap.Lines(clean(f.value.text), room) {
-			t.printf("%s%s\n", lead, t.paint(f.value.colour, line))
+			t.printf("%s%s\n", lead, t.paint(f.value.color, line))
 			lead = strings.Repeat(" ", indent)
 		}
 	}

@@ -39,15 +39,15 @@ func TestTableFitsTheTerminal(t *testing.T) {
 }
 
 func TestColoursAreOnlyThereWhereWanted(t *testing.T) {
-	for _, colour := range []bool{false, true} {
+	for _, color := range []bool{false, true} {
 		to, got := screen(0)
-		to.colour = colour
+		to.color = color
 		out := table{columns: []column{{"STATE", 0}, {"N", 0}}}
 		out.add(cell{"failed", red}, cell{text: "1"})
 		out.write(to)
 		_ = to.flush()
-		if has := strings.Contains(got.String(), "\x1b[31mfailed\x1b[0m  1"); has != colour {
-			t.Errorf("colour %t: %q", colour, got)
+		if has := strings.Contains(got.String(), "\x1b[31mfailed\x1b[0m  1"); has != color {
+			t.Errorf("color %t: %q", color, got)
 		}
 	}
 }

@@ -16,13 +16,13 @@ import (
 	"golang.org/x/term"
 )
 
-// terminal is where a command reads and writes.
+// terminal holds the streams that a command reads and writes.
 type terminal struct {
 	in       io.Reader
 	out      *bufio.Writer
 	err      io.Writer
 	width    int // 0: no end
-	colour   bool
+	color    bool
 	progress bool // err is a terminal
 	json     bool
 	now      time.Time
@@ -37,7 +37,7 @@ func newTerminal(cmd *cobra.Command) *terminal {
 	t.json, _ = cmd.Flags().GetBool("json")
 	fd := int(os.Stdout.Fd())
 	tty := term.IsTerminal(fd)
-	t.colour = tty && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+	t.color = tty && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
 	if tty {
 		t.width, _, _ = term.GetSize(fd)
 	}
@@ -64,31 +64,31 @@ func (t *terminal) document(doc any) bool {
 	return true
 }
 
-// addJSON gives a command the flag of document.
+// addJSON adds the flag of document.
 func addJSON(cmd *cobra.Command) {
 	cmd.Flags().Bool("json", false, "Write JSON, as the admin API has it")
 }
 
-type colour string
+type color string
 
 const (
-	red    colour = "31"
-	green  colour = "32"
-	yellow colour = "33"
-	dim    colour = "2"
-	bold   colour = "1"
+	red    color = "31"
+	green  color = "32"
+	yellow color = "33"
+	dim    color = "2"
+	bold   color = "1"
 )
 
-// paint colours a text where there are colours.
-func (t *terminal) paint(c colour, text string) string {
-	if !t.colour || c == "" || text == "" {
+// paint colors a text where there are colors.
+func (t *terminal) paint(c color, text string) string {
+	if !t.color || c == "" || text == "" {
 		return text
 	}
 	return "\x1b[" + string(c) + "m" + text + "\x1b[0m"
 }
 
-// clean makes a text that others wrote safe for a terminal: control characters
-// and whatever else is not seen are written out.
+// clean returns a text safe for a terminal: control characters and other
+// invisible ones are escaped.
 func clean(s string) string {
 	if strings.IndexFunc(s, func(r rune) bool { return r == utf8.RuneError || !unicode.IsPrint(r) }) < 0 {
 		return s
@@ -114,7 +114,7 @@ func clean(s string) string {
 	return b.String()
 }
 
-// ago is how long ago a time was, roughly.
+// ago returns how long ago a time was, roughly.
 func (t *terminal) ago(at time.Time) string {
 	if at.IsZero() {
 		return "-"
@@ -126,7 +126,7 @@ func (t *terminal) ago(at time.Time) string {
 	return rough(d) + " ago"
 }
 
-// rough is a duration in its largest unit.
+// rough returns a duration in its largest unit.
 func rough(d time.Duration) string {
 	switch {
 	case d < time.Second:
@@ -141,5 +141,5 @@ func rough(d time.Duration) string {
 	return strconv.Itoa(int(d.Hours()/24)) + "d"
 }
 
-// exact is a time as it is written in full, in UTC.
+// exact returns a time as it is written in full, in UTC.
 func exact(at time.Time) string { return at.UTC().Format("2006-01-02 15:04:05.000Z") }

@@ -16,7 +16,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
 )
 
-// verdict is what verify found.
+// verdict is the result of verify.
 type verdict struct {
 	Valid bool `json:"valid"`
 	// Scheme that verified: replicate, standard or both with a plus.
@@ -35,7 +35,7 @@ type verdict struct {
 	Advice string `json:"advice,omitempty"`
 }
 
-// verifying is what the flags of verify say.
+// verifying holds the flags of verify.
 type verifying struct {
 	secrets, headers []string
 	headerFile       string

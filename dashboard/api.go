@@ -7,10 +7,10 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/operate"
+	"github.com/caddy-replicate/replicate-webhook/internal/operator"
 )
 
-// The API answers with the documents that the pages are made of, which are those
+// The API serves the documents that the pages are made of, which are those
 // of the admin API, for scripts that may sign in here and not there. It only
 // reads: what changes something takes a form of the page.
 //
@@ -23,7 +23,7 @@ import (
 //
 // Errors are {"error"} with the status that fits.
 
-// apiOf is what a path below api/ names, empty for nothing.
+// apiOf returns the name of a path below api/, "" if there is none.
 func apiOf(segments []string) string {
 	switch {
 	case len(segments) == 1 && (segments[0] == pageDeliveries || segments[0] == pagePredictions || segments[0] == pageEndpoints || segments[0] == "status"):
@@ -34,7 +34,7 @@ func apiOf(segments []string) string {
 	return ""
 }
 
-// api answers with a document.
+// api serves a document.
 func (h *Handler) api(w http.ResponseWriter, r *http.Request, rt route) error {
 	doc, err := h.document(r, rt)
 	status := http.StatusOK
@@ -42,7 +42,7 @@ func (h *Handler) api(w http.ResponseWriter, r *http.Request, rt route) error {
 		if r.Context().Err() != nil {
 			return err
 		}
-		status = operate.HTTPStatus(err)
+		status = operator.HTTPStatus(err)
 		if status == http.StatusInternalServerError {
 			return caddyhttp.Error(status, err)
 		}
@@ -63,7 +63,7 @@ func (h *Handler) api(w http.ResponseWriter, r *http.Request, rt route) error {
 }
 
 func (h *Handler) document(r *http.Request, rt route) (any, error) {
-	ctx, s, query := r.Context(), h.app.Operate(), r.URL.Query()
+	ctx, s, query := r.Context(), h.app.Operator(), r.URL.Query()
 	switch rt.kind {
 	case pagePredictions:
 		return s.QueryPredictions(ctx, query)

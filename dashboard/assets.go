@@ -12,7 +12,7 @@ import (
 )
 
 // idiomorph.min.js is version 0.8.0 of the npm package idiomorph as it is
-// published; its licence is beside it. The rest is our own.
+// published; its license is beside it. The rest is our own.
 //
 //go:embed assets
 var assetFiles embed.FS
@@ -41,7 +41,7 @@ func readAsset(name string) *asset {
 	return &asset{data: data, kind: mime.TypeByExtension(path.Ext(name)), etag: hex.EncodeToString(sum[:8])}
 }
 
-// serve answers with the asset. Pages name it with its hash, under which
+// serve serves the asset. Pages name it with its hash, under which
 // browsers keep it.
 func (a *asset) serve(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
@@ -55,5 +55,5 @@ func (a *asset) serve(w http.ResponseWriter, r *http.Request) {
 	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(a.data))
 }
 
-// assetURL is an asset's path below the dashboard's root.
+// assetURL returns an asset's path below the dashboard's root.
 func assetURL(name string) string { return "assets/" + name + "?v=" + assets[name].etag }

@@ -7,7 +7,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/internal/history"
 )
 
-// series is one kind of thing in a chart.
+// series is one series of a chart.
 type series struct {
 	Name  string
 	Class string // of its marks
@@ -59,7 +59,7 @@ const (
 	barGap      = 3
 )
 
-// Label says what the chart shows, for those who can't see it.
+// Label describes the chart in words, for screen readers.
 func (c *chart) Label() string {
 	text := c.Title
 	for i, s := range c.Series {
@@ -81,7 +81,7 @@ func (*chart) Width() int    { return chartWidth }
 func (*chart) Height() int   { return chartHeight }
 func (*chart) BarWidth() int { return barWidth }
 
-// Ago is how far back the chart goes, StepText the time of a bar.
+// Ago returns how far back the chart goes, StepText the time of a bar.
 func (c *chart) Ago() string      { return spanText(chartBars * c.Step) }
 func (c *chart) StepText() string { return spanText(c.Step) }
 
@@ -157,7 +157,8 @@ func (c *chart) bar(i int, values []int64) bar {
 	return b
 }
 
-// niceMax is the least of 1, 2, 3, 4, 6, 8, 10, 20, 30 … that is not below n, 0 for 0.
+// niceMax returns the least of 1, 2, 3, 4, 6, 8, 10, 20, 30 … that is not below
+// n, 0 for 0.
 func niceMax(n int64) int64 {
 	if n <= 0 {
 		return 0
@@ -171,28 +172,28 @@ func niceMax(n int64) int64 {
 	}
 }
 
-// charts are those of the overview.
+// charts returns the charts of the overview.
 func charts(samples []history.Sample, to time.Time, step time.Duration) []*chart {
 	counter := func(i int) func(*history.Sample) (int64, bool) {
 		return func(s *history.Sample) (int64, bool) { return int64(s.Counts[i]), true }
 	}
 	all := []*chart{{
-		ID: "chart-out", Title: "Delivery attempts", Help: "What receivers answered.",
+		ID: "chart-out", Title: "Delivery attempts", Help: "By outcome.",
 		Series: []series{
 			{Name: "delivered", Class: "good", of: counter(history.AttemptsDelivered)},
 			{Name: "refused", Class: "bad", of: counter(history.AttemptsRefused)},
-			{Name: "without an answer", Class: "worse", of: counter(history.AttemptsUnanswered)},
+			{Name: "no response", Class: "worse", of: counter(history.AttemptsUnanswered)},
 		},
 	}, {
-		ID: "chart-in", Title: "Webhooks received", Help: "What became of them at the edge.",
+		ID: "chart-in", Title: "Webhooks received", Help: "By outcome at the edge.",
 		Series: []series{
 			{Name: "accepted", Class: "good", of: counter(history.RequestsAccepted)},
 			{Name: "duplicates stopped", Class: "neutral", of: counter(history.RequestsDuplicate)},
 			{Name: "rejected", Class: "bad", of: counter(history.RequestsRejected)},
-			{Name: "not taken for now", Class: "worse", of: counter(history.RequestsRefused)},
+			{Name: "temporarily refused", Class: "worse", of: counter(history.RequestsRefused)},
 		},
 	}, {
-		ID: "chart-pending", Title: "Backlog", Help: "Deliveries that wait for their next attempt.", Level: true,
+		ID: "chart-pending", Title: "Backlog", Help: "Pending deliveries.", Level: true,
 		Series: []series{
 			{Name: "pending", Class: "pending", of: func(s *history.Sample) (int64, bool) { return int64(s.Pending), s.Pending >= 0 }},
 		},

@@ -4,11 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/subtle"
 	"encoding/base64"
-	"errors"
 	"net/http"
-	"net/url"
-
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 // policy lets the page load what this handler serves and nothing else, run no
@@ -17,7 +13,7 @@ import (
 const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
 	"form-action 'self'; base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 
-// protect sets the headers that every answer has.
+// protect sets the headers that every response has.
 func protect(h http.Header) {
 	h.Set("Content-Security-Policy", policy)
 	h.Set("X-Frame-Options", "DENY")
@@ -30,33 +26,20 @@ func protect(h http.Header) {
 	h.Set("X-Robots-Tag", "noindex")
 }
 
-// sameOrigin refuses a change that another site asks the browser for. Browsers
-// send Sec-Fetch-Site, and Origin with every POST; what sends neither is no
-// browser and has nobody's cookies, but no token either.
-func sameOrigin(r *http.Request) error {
-	if site := r.Header.Get("Sec-Fetch-Site"); site != "" && site != "same-origin" {
-		return caddyhttp.Error(http.StatusForbidden, errors.New("a change asked for by another site: Sec-Fetch-Site is "+site))
-	}
-	if origins := r.Header.Values("Origin"); len(origins) > 0 {
-		u, err := url.Parse(origins[0])
-		if err != nil || len(origins) > 1 || u.Host == "" || u.Host != r.Host {
-			return caddyhttp.Error(http.StatusForbidden, errors.New("a change asked for by another site: Origin is not this host"))
-		}
-	}
-	return nil
-}
+// crossOrigin refuses changes that another site asks the browser for.
+var crossOrigin http.CrossOriginProtection
 
 // The token ties a form to the browser that it was shown to: it is in a cookie,
 // which other sites can't read, and in the form. It needs no memory of the
-// server, so that any node takes what another gave out.
+// server, so that any node accepts the token of another.
 const (
 	tokenCookie = "replicate_dashboard"
 	tokenField  = "token"
 	tokenBytes  = 24
 )
 
-// cookieName has the prefix that keeps other hosts of the domain and plain HTTP
-// from setting the cookie, where there is TLS.
+// cookieName returns the name of the cookie. Over TLS it has the prefix that
+// keeps other hosts of the domain and plain HTTP from setting it.
 func cookieName(r *http.Request) string {
 	if r.TLS != nil {
 		return "__Host-" + tokenCookie
@@ -64,7 +47,7 @@ func cookieName(r *http.Request) string {
 	return tokenCookie
 }
 
-// token gives the browser's token, handing it one if it has none.
+// token returns the browser's token. It sets one if the browser has none.
 func token(w http.ResponseWriter, r *http.Request) []byte {
 	if t := cookieToken(r); t != nil {
 		return t
@@ -78,7 +61,7 @@ func token(w http.ResponseWriter, r *http.Request) []byte {
 	return t
 }
 
-// cookieToken is the token of the request's cookie, nil without one.
+// cookieToken returns the token of the request's cookie, nil without one.
 func cookieToken(r *http.Request) []byte {
 	cookies := r.CookiesNamed(cookieName(r))
 	if len(cookies) != 1 {
@@ -91,8 +74,8 @@ func cookieToken(r *http.Request) []byte {
 	return t
 }
 
-// masked is a token as a form has it: other bytes each time, so that a
-// compressed page does not give it away bit by bit.
+// masked returns a token as a form has it. The bytes differ each time, so that
+// the size of a compressed page does not reveal it.
 func masked(token []byte) string {
 	b := make([]byte, 2*tokenBytes)
 	_, _ = rand.Read(b[:tokenBytes])

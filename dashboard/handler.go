@@ -1,5 +1,5 @@
 // Package dashboard is the handler replicate_dashboard: pages about what is
-// stored, delivered and stopped, with the means to deliver again.
+// stored, delivered and stopped, with the means to redeliver.
 package dashboard
 
 import (
@@ -24,7 +24,7 @@ func init() { caddy.RegisterModule(Handler{}) }
 // authentication of Caddy's fill it.
 const DefaultUser = "{http.auth.user.id}"
 
-// Handler serves the dashboard. It answers 403 to those who are not signed in:
+// Handler serves the dashboard. It responds with 403 to requests without a user:
 // put basic_auth or forward_auth before it.
 //
 // Pages are complete without JavaScript. With it they follow what happens. They
@@ -124,7 +124,7 @@ func checkUser(user string) error {
 	return nil
 }
 
-// user is who is signed in.
+// user returns the signed-in user.
 func (h *Handler) user(r *http.Request) string {
 	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	if !ok {
@@ -133,7 +133,7 @@ func (h *Handler) user(r *http.Request) string {
 	return strings.TrimSpace(repl.ReplaceAll(h.User, ""))
 }
 
-// ServeHTTP answers all requests itself.
+// ServeHTTP responds to all requests itself.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
 	protect(w.Header())
 	rt, known := routeOf(r, h.Prefix)

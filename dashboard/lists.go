@@ -4,7 +4,7 @@ import (
 	"net/http"
 	"net/url"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/operate"
+	"github.com/caddy-replicate/replicate-webhook/internal/operator"
 )
 
 // option is a choice of a filter.
@@ -13,7 +13,8 @@ type option struct {
 	Selected    bool
 }
 
-// options makes the choices of a filter. What was asked for is always one.
+// options returns the choices of a filter. The requested one is always among
+// them.
 func options(asked string, choices ...option) []option {
 	found := false
 	for i := range choices {
@@ -54,11 +55,11 @@ func pages(section string, q url.Values, next string) pager {
 
 // deliveries lists deliveries.
 func (v *visit) deliveries() error {
-	q, err := operate.ParseDeliveryQuery(v.r.URL.Query())
+	q, err := operator.ParseDeliveryQuery(v.r.URL.Query())
 	if err != nil {
 		return err
 	}
-	list, err := v.app.Operate().Deliveries(v.r.Context(), q)
+	list, err := v.app.Operator().Deliveries(v.r.Context(), q)
 	if err != nil {
 		return err
 	}
@@ -66,7 +67,7 @@ func (v *visit) deliveries() error {
 		frame
 		pager
 		Form listForm
-		Rows []operate.Delivery
+		Rows []operator.Delivery
 	}{frame: v.frame("Deliveries", pageDeliveries), pager: pages(pageDeliveries, q.Values(), list.Next), Rows: list.Results}
 	page.Form = listForm{
 		State: options(q.State, option{"", "any", false}, option{"pending", "pending", false}, option{"delivered", "delivered", false},
@@ -83,11 +84,11 @@ func (v *visit) deliveries() error {
 
 // predictions lists predictions.
 func (v *visit) predictions() error {
-	q, err := operate.ParsePredictionQuery(v.r.URL.Query())
+	q, err := operator.ParsePredictionQuery(v.r.URL.Query())
 	if err != nil {
 		return err
 	}
-	list, err := v.app.Operate().Predictions(v.r.Context(), q)
+	list, err := v.app.Operator().Predictions(v.r.Context(), q)
 	if err != nil {
 		return err
 	}
@@ -95,7 +96,7 @@ func (v *visit) predictions() error {
 		frame
 		pager
 		Form        listForm
-		Predictions []operate.Prediction
+		Predictions []operator.Prediction
 	}{frame: v.frame("Predictions", pagePredictions), pager: pages(pagePredictions, q.Values(), list.Next), Predictions: list.Results}
 	page.Form = listForm{
 		State: options(q.Status, option{"", "any", false}, option{"pending", "pending", false}, option{"delivered", "delivered", false},

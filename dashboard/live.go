@@ -34,8 +34,8 @@ func newStreams() *streams { return &streams{closed: make(chan struct{})} }
 // close ends them, and those to come.
 func (s *streams) close() { s.once.Do(func() { close(s.closed) }) }
 
-// stream tells a page by server-sent events when there is something new to show.
-// The stream ends with the server, which waits for it on a reload.
+// stream sends a server-sent event when there is something new to show. The
+// stream ends with the server, which waits for it on a reload.
 func (h *Handler) stream(w http.ResponseWriter, r *http.Request) error {
 	if n := h.streams.n.Add(1); n > maxStreams {
 		h.streams.n.Add(-1)
@@ -43,7 +43,7 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request) error {
 	}
 	defer h.streams.n.Add(-1)
 	flush := http.NewResponseController(w)
-	// A server's write_timeout is for answers that end.
+	// A server's write_timeout is for responses that end.
 	if err := flush.SetWriteDeadline(time.Time{}); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return err
 	}
@@ -76,7 +76,7 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request) error {
 		if !send("changed") {
 			return nil
 		}
-		// What happens meanwhile closes the new channel and is told then.
+		// What happens meanwhile closes the new channel and is sent then.
 		changed = h.history.Changed()
 		pause.Reset(refreshEvery)
 		select {

@@ -7,10 +7,10 @@ import (
 	"github.com/dustin/go-humanize"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/delivery"
-	"github.com/caddy-replicate/replicate-webhook/internal/operate"
+	"github.com/caddy-replicate/replicate-webhook/internal/operator"
 )
 
-// newest is how many deliveries the overview shows.
+// newest is the number of deliveries on the overview.
 const newest = 8
 
 // tile is a number with a name, which leads to what it counts.
@@ -39,19 +39,19 @@ var chartRanges = []chartRange{
 
 // overview shows how things are.
 func (v *visit) overview() error {
-	s := v.app.Operate()
+	s := v.app.Operator()
 	status, err := s.Status(v.r.Context())
 	if err != nil {
 		return err
 	}
 	page := struct {
 		frame
-		Status operate.Status
+		Status operator.Status
 		Ranges []chartRange
 		Tiles  []tile
 		Charts []*chart
 		Open   []delivery.EndpointStatus
-		Rows   []operate.Delivery
+		Rows   []operator.Delivery
 	}{frame: v.frame("Overview", pageOverview), Status: status, Tiles: tiles(status)}
 	step := chartRanges[0].step
 	asked := v.r.URL.RawQuery
@@ -70,7 +70,7 @@ func (v *visit) overview() error {
 		}
 	}
 	if status.Store.Ready {
-		list, err := s.Deliveries(v.r.Context(), operate.DeliveryQuery{Limit: newest})
+		list, err := s.Deliveries(v.r.Context(), operator.DeliveryQuery{Limit: newest})
 		if err != nil {
 			return err
 		}
@@ -79,7 +79,7 @@ func (v *visit) overview() error {
 	return render(v.w, v.r, http.StatusOK, pageOverview, page)
 }
 
-func tiles(s operate.Status) []tile {
+func tiles(s operator.Status) []tile {
 	number := func(n int) string { return humanize.Comma(int64(n)) }
 	warnIf := func(n int, class string) string {
 		if n > 0 {
@@ -87,16 +87,16 @@ func tiles(s operate.Status) []tile {
 		}
 		return ""
 	}
-	pending := tile{ID: "pending", Name: "Pending", Class: "pending", Path: "deliveries?state=pending", Value: number(s.Deliveries.Pending), Note: "nothing waits"}
+	pending := tile{ID: "pending", Name: "Pending", Class: "pending", Path: "deliveries?state=pending", Value: number(s.Deliveries.Pending), Note: "none waiting"}
 	if !s.OldestPending.IsZero() {
 		pending.Note, pending.Since = "oldest from ", &s.OldestPending
 	}
 	return []tile{
 		pending,
 		{ID: "delivered", Name: "Delivered", Class: "good", Path: "deliveries?state=delivered", Value: number(s.Deliveries.Delivered), Note: "acknowledged"},
-		{ID: "failed", Name: "Failed", Class: warnIf(s.Deliveries.Failed, "bad"), Path: "deliveries?state=failed", Value: number(s.Deliveries.Failed), Note: "given up"},
+		{ID: "failed", Name: "Failed", Class: warnIf(s.Deliveries.Failed, "bad"), Path: "deliveries?state=failed", Value: number(s.Deliveries.Failed), Note: "no attempts left"},
 		{ID: "tracked", Name: "Running", Path: "predictions?status=pending", Value: number(s.TrackedPredictions), Note: "predictions"},
-		{ID: "open", Name: "Left alone", Class: warnIf(s.EndpointsOpen, "warn"), Path: "endpoints", Value: number(s.EndpointsOpen), Note: "endpoints that fail"},
-		{ID: "entries", Name: "Remembered", Path: "./", Value: number(s.DedupEntries), Note: "events that came in"},
+		{ID: "open", Name: "Paused", Class: warnIf(s.EndpointsOpen, "warn"), Path: "endpoints", Value: number(s.EndpointsOpen), Note: "breaker open"},
+		{ID: "entries", Name: "Deduplication entries", Path: "./", Value: number(s.DedupEntries), Note: "accepted events"},
 	}
 }

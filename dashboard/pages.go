@@ -11,13 +11,13 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/operate"
+	"github.com/caddy-replicate/replicate-webhook/internal/operator"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
-// App is what the dashboard needs of the app module replicate_webhook.
+// App is the part of the app module replicate_webhook that the dashboard needs.
 type App interface {
-	Operate() *operate.Service
+	Operator() *operator.Service
 }
 
 // maxForm bounds a posted form, in bytes.
@@ -32,7 +32,7 @@ type visit struct {
 	user string
 }
 
-// answer renders a page, or does what a form asks for.
+// answer renders a page or executes a form.
 func (h *Handler) answer(w http.ResponseWriter, r *http.Request, rt route, user string) error {
 	v := &visit{h, w, r, rt, user}
 	var err error
@@ -55,13 +55,13 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, rt route, user 
 	return v.explain(err)
 }
 
-// explain makes a page of an error that a user can do something about.
+// explain renders a page for an error that the user can do something about.
 func (v *visit) explain(err error) error {
 	var handled caddyhttp.HandlerError
 	if err == nil || errors.As(err, &handled) || v.r.Context().Err() != nil {
 		return err
 	}
-	status := operate.HTTPStatus(err)
+	status := operator.HTTPStatus(err)
 	switch status {
 	case http.StatusBadRequest:
 		return v.problem(status, "That can't be asked for", "The "+err.Error()+".")
@@ -77,12 +77,12 @@ func (v *visit) explain(err error) error {
 	return caddyhttp.Error(status, err)
 }
 
-// frame is what the page has around it.
+// frame returns what the page has around it.
 func (v *visit) frame(title, section string) frame {
 	return frame{Title: title, Section: section, Up: v.rt.up, User: v.user, Nav: sections}
 }
 
-// withToken is frame for a page with a form that changes something.
+// withToken is like frame, for a page with a form that changes something.
 func (v *visit) withToken(title, section string) frame {
 	f := v.frame(title, section)
 	f.Token = masked(token(v.w, v.r))
@@ -97,11 +97,11 @@ func (v *visit) problem(status int, title, text string) error {
 	return render(v.w, v.r, status, pageProblem, page)
 }
 
-// change does what a form of this dashboard asks for, and nothing that another
-// site or a stale form does.
+// change executes a form of this dashboard. It refuses those of other sites and
+// stale ones.
 func (v *visit) change(do func(context.Context) (location string, err error)) error {
-	if err := sameOrigin(v.r); err != nil {
-		return err
+	if err := crossOrigin.Check(v.r); err != nil {
+		return caddyhttp.Error(http.StatusForbidden, err)
 	}
 	v.r.Body = http.MaxBytesReader(v.w, v.r.Body, maxForm)
 	if err := v.r.ParseForm(); err != nil {
@@ -110,7 +110,7 @@ func (v *visit) change(do func(context.Context) (location string, err error)) er
 	if !hasToken(v.r) {
 		return v.problem(http.StatusForbidden, "Not done", "The form was not one of this page's, or this browser keeps no cookies. Go back, load the page again, and repeat it.")
 	}
-	// What was asked for is done, whether or not its asker waits.
+	// The change is made even if the browser disconnects.
 	location, err := do(context.WithoutCancel(v.r.Context()))
 	if err != nil {
 		return err
@@ -122,30 +122,30 @@ func (v *visit) change(do func(context.Context) (location string, err error)) er
 }
 
 func (v *visit) redeliver(ctx context.Context) (string, error) {
-	again, err := v.app.Operate().Redeliver(ctx, v.rt.name)
+	again, err := v.app.Operator().Redeliver(ctx, v.rt.name)
 	return "../" + url.PathEscape(again.ID) + "?again=" + url.QueryEscape(again.Of), err
 }
 
 func (v *visit) reset(context.Context) (string, error) {
-	reset, err := v.app.Operate().ResetEndpoint(v.r.PostForm.Get("endpoint"))
+	reset, err := v.app.Operator().ResetEndpoint(v.r.PostForm.Get("endpoint"))
 	return "../endpoints?reset=" + url.QueryEscape(reset.Endpoint), err
 }
 
-// pending is the backlog, for its chart.
+// pending returns the number of pending deliveries, for the chart.
 func (h *Handler) pending(ctx context.Context) (int, error) {
-	c, err := h.app.Operate().Counts(ctx)
+	c, err := h.app.Operator().Counts(ctx)
 	return c.Deliveries[store.DeliveryPending], err
 }
 
 // delivery shows one delivery.
 func (v *visit) delivery() error {
-	d, err := v.app.Operate().Delivery(v.r.Context(), v.rt.name)
+	d, err := v.app.Operator().Delivery(v.r.Context(), v.rt.name)
 	if err != nil {
 		return err
 	}
 	page := struct {
 		frame
-		Delivery    operate.DeliveryDetail
+		Delivery    operator.DeliveryDetail
 		Steps       []step
 		Again       string
 		Payload     string
@@ -166,7 +166,7 @@ func (v *visit) delivery() error {
 
 // step is an attempt in the timeline.
 type step struct {
-	operate.Attempt
+	operator.Attempt
 	Good       bool
 	StatusText string
 	Took       string
@@ -174,11 +174,11 @@ type step struct {
 	Reason string
 	// Wait is the time since the attempt before, in words.
 	Wait string
-	// Open shows the answer from the start.
+	// Open shows the response from the start.
 	Open bool
 }
 
-func steps(log []operate.Attempt) []step {
+func steps(log []operator.Attempt) []step {
 	all := make([]step, len(log))
 	for i, a := range log {
 		took := time.Duration(a.Seconds * float64(time.Second))
@@ -197,8 +197,8 @@ func steps(log []operate.Attempt) []step {
 func (v *visit) endpoints() error {
 	page := struct {
 		frame
-		operate.Endpoints
+		operator.Endpoints
 		Reset string
-	}{v.withToken("Endpoints", pageEndpoints), v.app.Operate().Endpoints(), v.r.URL.Query().Get("reset")}
+	}{v.withToken("Endpoints", pageEndpoints), v.app.Operator().Endpoints(), v.r.URL.Query().Get("reset")}
 	return render(v.w, v.r, http.StatusOK, pageEndpoints, page)
 }

@@ -13,7 +13,7 @@ func TestEmptyStates(t *testing.T) {
 	v := dashrun.Start(t, nil).Visitor()
 	for path, want := range map[string]string{
 		"": "webhook_url", "deliveries": "replicate_predictions", "predictions": "webhook_url", "endpoints": "first attempt",
-		"deliveries?state=failed": "No delivery matches", "predictions?id=x": "No prediction matches",
+		"deliveries?state=failed": "No deliveries match", "predictions?id=x": "No predictions match",
 	} {
 		if body := v.Page("/_webhooks/" + path); !strings.Contains(body, want) {
 			t.Errorf("%q does not say %s:\n%s", path, want, body)

@@ -42,7 +42,7 @@ func parsePage(name string) *template.Template {
 	}).ParseFS(templateFiles, "templates/base.html", "templates/parts.html", "templates/"+name))
 }
 
-// relative says how long ago something was. app.js says it the same way.
+// relative returns how long ago something was. app.js uses the same words.
 func relative(d time.Duration) string {
 	text := func(n time.Duration) string {
 		switch {
@@ -65,7 +65,7 @@ func relative(d time.Duration) string {
 	}
 }
 
-// span says how long something took.
+// span returns how long something took.
 func span(d time.Duration) string {
 	switch {
 	case d < 10*time.Millisecond:
@@ -76,7 +76,7 @@ func span(d time.Duration) string {
 	return d.Round(time.Second).String()
 }
 
-// size says how many bytes there are.
+// size returns a number of bytes as text.
 func size(n int) string {
 	if n < 1024 {
 		return strconv.Itoa(n) + " bytes"
@@ -94,7 +94,7 @@ var sections = []section{
 	{pageEndpoints, "Endpoints", "endpoints"},
 }
 
-// frame is what every page has.
+// frame holds what every page has.
 type frame struct {
 	Title   string
 	Section string
@@ -124,7 +124,7 @@ func render(w http.ResponseWriter, r *http.Request, status int, page string, dat
 const (
 	// maxPretty is the payload that is indented.
 	maxPretty = 1 << 20
-	// maxShown is how much of a payload is shown.
+	// maxShown is the number of bytes of a payload that are shown.
 	maxShown = 64 << 10
 )
 

@@ -20,10 +20,10 @@ const (
 	toRoot          = "root" // the prefix without its slash
 )
 
-// route is what a request is for.
+// route is the target of a request.
 type route struct {
 	page string
-	// kind is what an API path names, see apiOf.
+	// kind is the name of an API path, see apiOf.
 	kind string
 	// name is the asset's name, or the id of a delivery or prediction.
 	name string
@@ -90,7 +90,7 @@ func validID(s string) bool {
 	return s != "" && len(s) <= 128
 }
 
-// method is what a page takes.
+// method returns the method that a page accepts.
 func (rt route) method() string {
 	switch rt.page {
 	case doRedeliver, doReset:

@@ -17,19 +17,19 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-replicate/replicate-webhook/admin"
-	"github.com/caddy-replicate/replicate-webhook/internal/operate"
+	"github.com/caddy-replicate/replicate-webhook/internal/operator"
 )
 
-// Errors on which callers decide, beside operate.ErrNotFound, ErrDisabled and
+// Errors on which callers decide, beside operator.ErrNotFound, ErrDisabled and
 // ErrUnavailable.
 var (
-	// ErrUnreachable: nobody answers at the address.
+	// ErrUnreachable: nothing responds at the address.
 	ErrUnreachable = errors.New("the admin endpoint can't be reached")
-	// ErrOther: what answers is not this API, or another version of it.
+	// ErrOther: the server is not this API, or has another version of it.
 	ErrOther = errors.New("the admin endpoint has another API")
 )
 
-// Error is an answer that is not 2xx.
+// Error is a response that is not 2xx.
 type Error struct {
 	Status  int
 	Message string
@@ -37,14 +37,15 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Message }
 
-// Is makes the sentinel errors of package operate out of statuses.
+// Is reports whether the error's status is that of a sentinel error of package
+// operator.
 func (e *Error) Is(target error) bool {
 	switch target {
-	case operate.ErrNotFound:
+	case operator.ErrNotFound:
 		return e.Status == http.StatusNotFound
-	case operate.ErrDisabled:
+	case operator.ErrDisabled:
 		return e.Status == http.StatusConflict
-	case operate.ErrUnavailable:
+	case operator.ErrUnavailable:
 		return e.Status == http.StatusServiceUnavailable
 	}
 	return false
@@ -53,11 +54,11 @@ func (e *Error) Is(target error) bool {
 const (
 	// maxAnswer bounds what is read: a payload may have many megabytes.
 	maxAnswer = 256 << 20
-	// maxError bounds an answer that is an error.
+	// maxError bounds the body of an error response.
 	maxError = 64 << 10
 	// dialTimeout is for an endpoint that is usually on this host.
 	dialTimeout = 5 * time.Second
-	// timeout is for everything: a bulk redelivery answers after seconds.
+	// timeout bounds a request. A bulk redelivery takes seconds.
 	timeout = time.Minute
 )
 
@@ -69,7 +70,7 @@ type Client struct {
 	http    *http.Client
 }
 
-// New makes a client for an admin address as Caddy knows it: host:port, or
+// New returns a client for an admin address as Caddy spells it: host:port, or
 // unix//path of a socket.
 func New(address string) (*Client, error) {
 	parsed, err := caddy.ParseNetworkAddress(address)
@@ -99,60 +100,60 @@ func New(address string) (*Client, error) {
 // Close ends its connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// Status tells how things are.
-func (c *Client) Status(ctx context.Context) (operate.Status, error) {
-	return call[operate.Status](ctx, c, http.MethodGet, "status", nil)
+// Status returns the status of the process.
+func (c *Client) Status(ctx context.Context) (operator.Status, error) {
+	return call[operator.Status](ctx, c, http.MethodGet, "status", nil)
 }
 
 // Predictions lists predictions.
-func (c *Client) Predictions(ctx context.Context, q operate.PredictionQuery) (operate.PredictionPage, error) {
-	return call[operate.PredictionPage](ctx, c, http.MethodGet, "predictions", q.Values())
+func (c *Client) Predictions(ctx context.Context, q operator.PredictionQuery) (operator.PredictionPage, error) {
+	return call[operator.PredictionPage](ctx, c, http.MethodGet, "predictions", q.Values())
 }
 
 // Prediction finds a prediction. api is needed only where several APIs have one
 // of the id.
-func (c *Client) Prediction(ctx context.Context, id, api string) (operate.PredictionDetail, error) {
-	return call[operate.PredictionDetail](ctx, c, http.MethodGet, "predictions/"+url.PathEscape(id), param("api", api))
+func (c *Client) Prediction(ctx context.Context, id, api string) (operator.PredictionDetail, error) {
+	return call[operator.PredictionDetail](ctx, c, http.MethodGet, "predictions/"+url.PathEscape(id), param("api", api))
 }
 
 // Deliveries lists deliveries.
-func (c *Client) Deliveries(ctx context.Context, q operate.DeliveryQuery) (operate.DeliveryPage, error) {
-	return call[operate.DeliveryPage](ctx, c, http.MethodGet, "deliveries", q.Values())
+func (c *Client) Deliveries(ctx context.Context, q operator.DeliveryQuery) (operator.DeliveryPage, error) {
+	return call[operator.DeliveryPage](ctx, c, http.MethodGet, "deliveries", q.Values())
 }
 
 // Delivery finds a delivery.
-func (c *Client) Delivery(ctx context.Context, id string) (operate.DeliveryDetail, error) {
-	return call[operate.DeliveryDetail](ctx, c, http.MethodGet, "deliveries/"+url.PathEscape(id), nil)
+func (c *Client) Delivery(ctx context.Context, id string) (operator.DeliveryDetail, error) {
+	return call[operator.DeliveryDetail](ctx, c, http.MethodGet, "deliveries/"+url.PathEscape(id), nil)
 }
 
-// Redeliver makes a new delivery of an old one's event.
-func (c *Client) Redeliver(ctx context.Context, id string) (operate.Redelivery, error) {
-	return call[operate.Redelivery](ctx, c, http.MethodPost, "deliveries/"+url.PathEscape(id)+"/redeliver", nil)
+// Redeliver creates a new delivery of the event of another one.
+func (c *Client) Redeliver(ctx context.Context, id string) (operator.Redelivery, error) {
+	return call[operator.Redelivery](ctx, c, http.MethodPost, "deliveries/"+url.PathEscape(id)+"/redeliver", nil)
 }
 
 // RedeliverAll redelivers a page of what matches: see Next of the result.
-func (c *Client) RedeliverAll(ctx context.Context, q operate.DeliveryQuery, dry bool) (operate.Bulk, error) {
+func (c *Client) RedeliverAll(ctx context.Context, q operator.DeliveryQuery, dry bool) (operator.Bulk, error) {
 	v := q.Values()
 	if dry {
 		v.Set("dry_run", "true")
 	}
-	return call[operate.Bulk](ctx, c, http.MethodPost, "redeliver", v)
+	return call[operator.Bulk](ctx, c, http.MethodPost, "redeliver", v)
 }
 
 // Endpoints lists the endpoints.
-func (c *Client) Endpoints(ctx context.Context) (operate.Endpoints, error) {
-	return call[operate.Endpoints](ctx, c, http.MethodGet, "endpoints", nil)
+func (c *Client) Endpoints(ctx context.Context) (operator.Endpoints, error) {
+	return call[operator.Endpoints](ctx, c, http.MethodGet, "endpoints", nil)
 }
 
 // ResetEndpoint closes an endpoint's breaker.
-func (c *Client) ResetEndpoint(ctx context.Context, endpoint string) (operate.Reset, error) {
-	return call[operate.Reset](ctx, c, http.MethodPost, "endpoints/reset", param("endpoint", endpoint))
+func (c *Client) ResetEndpoint(ctx context.Context, endpoint string) (operator.Reset, error) {
+	return call[operator.Reset](ctx, c, http.MethodPost, "endpoints/reset", param("endpoint", endpoint))
 }
 
-// Secret gives what signs a client's webhooks; client is empty where all share
-// one.
-func (c *Client) Secret(ctx context.Context, client string) (operate.Secret, error) {
-	return call[operate.Secret](ctx, c, http.MethodGet, "secret", param("client", client))
+// Secret returns the signing secret of a client; client is empty where all
+// share one.
+func (c *Client) Secret(ctx context.Context, client string) (operator.Secret, error) {
+	return call[operator.Secret](ctx, c, http.MethodGet, "secret", param("client", client))
 }
 
 func param(name, value string) url.Values {
@@ -162,7 +163,7 @@ func param(name, value string) url.Values {
 	return url.Values{name: {value}}
 }
 
-// call makes a request and reads its answer.
+// call sends a request and decodes the response.
 func call[T any](ctx context.Context, c *Client, method, path string, query url.Values) (out T, err error) {
 	body, err := c.do(ctx, method, path, query)
 	if err != nil {
@@ -175,7 +176,7 @@ func call[T any](ctx context.Context, c *Client, method, path string, query url.
 	return out, nil
 }
 
-// do gives the body of a 2xx answer.
+// do returns the body of a 2xx response.
 func (c *Client) do(ctx context.Context, method, path string, query url.Values) (io.ReadCloser, error) {
 	target := c.origin + admin.Base + path
 	if len(query) > 0 {
@@ -186,7 +187,7 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values) 
 		return nil, fmt.Errorf("asking %s: %w", c.address, err)
 	}
 	if !c.socket {
-		// Caddy wants one if it is told to, and none on a socket.
+		// Caddy requires an Origin if enforce_origin is set, and none on a socket.
 		req.Header.Set("Origin", c.origin)
 	}
 	resp, err := c.http.Do(req)
@@ -213,15 +214,14 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values) 
 	return nil, &Error{Status: resp.StatusCode, Message: refused.Error}
 }
 
-// checkVersion tells this API from others before anything of an answer is
-// believed.
+// checkVersion returns an error for a response that is not of this API.
 func (c *Client) checkVersion(resp *http.Response) error {
 	switch version := resp.Header.Get(admin.VersionHeader); {
-	case version == strconv.Itoa(operate.APIVersion):
+	case version == strconv.Itoa(operator.APIVersion):
 		return nil
 	case version != "":
 		return fmt.Errorf("%w: the Caddy at %s speaks version %s, this command version %d; use the caddy binary that is running there",
-			ErrOther, c.address, version, operate.APIVersion)
+			ErrOther, c.address, version, operator.APIVersion)
 	case resp.StatusCode == http.StatusForbidden:
 		return fmt.Errorf("%w: the admin endpoint at %s refuses this address as its host or origin", ErrOther, c.address)
 	}

@@ -15,8 +15,6 @@ import (
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
-
-	"github.com/caddy-replicate/replicate-webhook/internal/duration"
 )
 
 const (
@@ -87,7 +85,7 @@ func kindOf(t *testing.T, f reflect.StructField) string {
 			}
 		}
 	}
-	if f.Type == reflect.TypeFor[caddy.Duration]() || f.Type == reflect.TypeFor[duration.Duration]() {
+	if f.Type == reflect.TypeFor[caddy.Duration]() {
 		return "duration"
 	}
 	switch f.Type.Kind() {

@@ -12,7 +12,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/e2e/rig/caddyrun"
 	"github.com/caddy-replicate/replicate-webhook/e2e/rig/siterun"
 	"github.com/caddy-replicate/replicate-webhook/internal/fakeapi"
-	"github.com/caddy-replicate/replicate-webhook/internal/operate"
+	"github.com/caddy-replicate/replicate-webhook/internal/operator"
 )
 
 // others is the token of another client than siterun's.
@@ -148,7 +148,7 @@ func TestAnswersOfInnerReceiversStayInside(t *testing.T) {
 			s := siterun.Start(t, siterun.Options{})
 			s.Hook.Answer(func(w http.ResponseWriter, _ *caddyrun.Request) { reply(w) })
 			id := s.Create("/hook")
-			s.Until("the retries to end", func(st *operate.Status) bool { return st.Deliveries.Pending == 0 && st.Deliveries.Failed > 0 })
+			s.Until("the retries to end", func(st *operator.Status) bool { return st.Deliveries.Pending == 0 && st.Deliveries.Failed > 0 })
 			a := ask(t, s, http.MethodGet, "/v1/predictions/"+id+"/webhook_deliveries", "", "Bearer "+siterun.Token)
 			if a.status != http.StatusOK || !strings.Contains(a.body, `"error"`) {
 				t.Fatalf("the log is %v", a)

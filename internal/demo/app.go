@@ -12,18 +12,18 @@ import (
 
 // delivery is a request as the app saw it.
 type delivery struct {
-	// Event and Prediction are what the edge says of it.
+	// Event and Prediction are from the headers that the edge adds.
 	Event, Prediction string
 	// Verified is the scheme that the edge verified, empty without it.
 	Verified string
 	// Signed: the app's own check of the signature, as the webhook guide
 	// has it, succeeds.
 	Signed bool
-	// Status is what the app answered.
+	// Status is the status of the app's response.
 	Status int
 }
 
-// app is the app behind the edge. It records what reaches it, and can be told
+// app is the app behind the edge. It records what reaches it, and can be made
 // to be down.
 type app struct {
 	secret []byte
@@ -38,7 +38,7 @@ func newApp(secret string) *app {
 	return &app{secret: []byte(secret), down: make(map[string]int), changed: make(chan struct{})}
 }
 
-// FailNext makes the app answer the next n requests for an event with 503.
+// FailNext has the app respond to the next n requests for an event with 503.
 func (a *app) FailNext(event string, n int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -78,7 +78,7 @@ func (a *app) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // maxSeen bounds what is remembered.
 const maxSeen = 1000
 
-// Of are the requests so far that were about a prediction.
+// Of returns the requests so far for a prediction.
 func (a *app) Of(prediction string) []delivery {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -15,7 +15,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 )
 
-// site is what the configuration is written for.
+// site holds the values of the configuration.
 type site struct {
 	dir     string // of all data
 	addr    string // Caddy's
@@ -26,9 +26,9 @@ type site struct {
 	webhook string // the path of the edge
 }
 
-// caddyfile is the configuration. It is what a user would write, with three
-// things that only a demonstration needs: HTTP, receivers on loopback, and a
-// dashboard without a login.
+// caddyfile returns the configuration. It is what a user would write, with
+// three things that only a demonstration needs: HTTP, receivers on loopback,
+// and a dashboard without a login.
 func (s site) caddyfile() string {
 	_, app, _ := net.SplitHostPort(s.app)
 	_, own, _ := net.SplitHostPort(s.addr)
@@ -90,7 +90,7 @@ http://%[8]s {
 		quote("{file."+s.secret+"}"), app, own, gone, s.addr, s.webhook, s.app, s.api)
 }
 
-// log is where Caddy logs.
+// log returns the path of Caddy's log.
 func (s site) log() string { return filepath.Join(s.dir, "caddy.log") }
 
 // quote writes an argument of the Caddyfile.
@@ -137,7 +137,7 @@ func listen(h http.Handler) (addr string, stop func(), err error) {
 	return l.Addr().String(), func() { _ = server.Close() }, nil
 }
 
-// unused is an address that refuses connections.
+// unused returns an address that refuses connections.
 func unused() (string, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -33,7 +33,7 @@ type Options struct {
 	Width int
 }
 
-// patience is how long a step may take that should take a second or two.
+// patience is the time that a step of a second or two may take.
 const patience = time.Minute
 
 // Run runs the demonstration. It is over when the context ends, or after the

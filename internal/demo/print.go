@@ -60,7 +60,7 @@ func (p printer) fact(format string, args ...any) {
 // note writes a remark.
 func (p printer) note(text string) { p.text("     ", "", text, dim) }
 
-// short is the beginning of a long value.
+// short returns the beginning of a long value.
 func short(text string, n int) string {
 	if len(text) <= n {
 		return text

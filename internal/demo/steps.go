@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// answer is what came back.
+// answer is a response.
 type answer struct {
 	Status int
 	Header http.Header
@@ -47,7 +47,7 @@ func (d *demonstration) ask(ctx context.Context, method, path string, body []byt
 	return answer{resp.StatusCode, resp.Header, data}, err
 }
 
-// introduce says who is there.
+// introduce prints the parties of the demonstration.
 func (d *demonstration) introduce() {
 	d.print.text("", "", "Everything below runs in this process, on 127.0.0.1.", bold)
 	for _, p := range [][2]string{
@@ -62,7 +62,7 @@ func (d *demonstration) introduce() {
 // webhookID is the prediction that the sender's webhook is about.
 const webhookID = "demo_incoming"
 
-// incoming is a webhook of the sender's about a prediction, and its signature.
+// incoming returns a webhook of the sender for a prediction, and its signature.
 func (d *demonstration) incoming(id string) (body []byte, signature string) {
 	now := time.Now().UTC().Format(time.RFC3339)
 	body = fmt.Appendf(nil, `{"event":"prediction.completed","prediction":{"id":%q,"version":"v1","input":{"prompt":"a serene landscape"},"output":"ready","status":"succeeded","created_at":%q},"timestamp":%q}`,
@@ -137,7 +137,7 @@ func (d *demonstration) unseen(fact string) error {
 // token is the client's. The simulated API takes any.
 const token = "r8_demo"
 
-// prediction is what is read of one.
+// prediction holds the members of a prediction that are read.
 type prediction struct {
 	ID        string `json:"id"`
 	Status    string `json:"status"`
@@ -145,7 +145,7 @@ type prediction struct {
 	Completed bool   `json:"webhook_completed"`
 }
 
-// create makes a prediction through Caddy.
+// create creates a prediction through Caddy.
 func (d *demonstration) create(ctx context.Context, receiver, prompt string) (prediction, answer, error) {
 	body, err := json.Marshal(map[string]any{"version": "v1", "input": map[string]string{"prompt": prompt}, "webhook_url": receiver})
 	if err != nil {
@@ -218,7 +218,7 @@ func (d *demonstration) settled(ctx context.Context, id string) error {
 			}
 			return nil
 		}
-		// The app's answer and the commit of the outcome are moments apart.
+		// The app's response and the commit of the outcome are moments apart.
 		if err := pause(ctx, 50*time.Millisecond); err != nil {
 			return err
 		}

@@ -7,8 +7,6 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-
-	"github.com/caddy-replicate/replicate-webhook/internal/duration"
 )
 
 // leastSize is the least a size may be in bytes. No webhook fits into less, and a
@@ -27,10 +25,9 @@ func Check(config any) error {
 }
 
 var (
-	caddyDuration = reflect.TypeFor[caddy.Duration]()
-	plainDuration = reflect.TypeFor[duration.Duration]()
-	sizeType      = reflect.TypeFor[int64]()
-	countType     = reflect.TypeFor[int]()
+	durationType = reflect.TypeFor[caddy.Duration]()
+	sizeType     = reflect.TypeFor[int64]()
+	countType    = reflect.TypeFor[int]()
 )
 
 func check(v reflect.Value, within string) error {
@@ -48,7 +45,7 @@ func check(v reflect.Value, within string) error {
 		}
 		var err error
 		switch {
-		case field.Type == caddyDuration, field.Type == plainDuration:
+		case field.Type == durationType:
 			err = checkDuration(name, time.Duration(value.Int()))
 		case field.Type == sizeType:
 			err = checkSize(name, value.Int())

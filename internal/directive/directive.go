@@ -25,7 +25,7 @@ import (
 	"github.com/dustin/go-humanize"
 )
 
-// Off is what an option that can be switched off holds in JSON when it is.
+// Off is the value in JSON of an option that is switched off.
 const Off = -1
 
 // maxSize bounds sizes, so that sums of them don't overflow.
@@ -64,10 +64,10 @@ func (w *Walker) Next() bool {
 	return true
 }
 
-// Name is the option's name.
+// Name returns the option's name.
 func (w *Walker) Name() string { return w.name }
 
-// Err is the first error.
+// Err returns the first error.
 func (w *Walker) Err() error { return w.err }
 
 // Failf sets the error, unless there is one already.
@@ -89,8 +89,8 @@ func (w *Walker) Unknown(known string) {
 	w.Failf("there is no option %s: use %s", w.name, known)
 }
 
-// Arg is the option's next argument. what says what it should be, for the
-// error when it is missing or empty.
+// Arg returns the option's next argument. The error when it is missing or empty
+// uses what, which describes the argument.
 func (w *Walker) Arg(what string) (string, bool) {
 	switch {
 	case !w.d.NextArg():
@@ -132,7 +132,7 @@ func (w *Walker) Choice(dst *string, allowed ...string) {
 	*dst = s
 }
 
-// Flag is an option without arguments: that it stands there says it all.
+// Flag reads an option without arguments and sets dst to true.
 func (w *Walker) Flag(dst *bool) { *dst = true }
 
 // Duration reads a positive duration of a millisecond or more.

@@ -19,7 +19,7 @@ func (w *Walker) End() {
 	}
 }
 
-// Remaining is how many arguments the option still has.
+// Remaining returns the number of arguments that are left.
 func (w *Walker) Remaining() int { return w.d.CountRemainingArgs() }
 
 // maxCount bounds whole numbers.

@@ -1,6 +1,6 @@
 // Package fakeapi is a strict imitation of a Replicate-style prediction API for
 // tests, benchmarks and demonstrations. It refuses what the real one refuses,
-// has its odd habits, and can be told to misbehave.
+// has its peculiarities, and can be made to misbehave.
 package fakeapi
 
 import (
@@ -19,7 +19,7 @@ import (
 
 // Options say how the API behaves. The zero value lets any token in, as the
 // user "tester", and finishes predictions as soon as they are created, but
-// answers the create with status starting unless the client sends Prefer: wait.
+// responds to the create with status starting unless the client sends Prefer: wait.
 type Options struct {
 	// Accounts are the usernames by bearer token; others are 401. nil: any
 	// token is "tester", and no Authorization is 401.
@@ -28,19 +28,19 @@ type Options struct {
 	Open bool
 	// NoAccounts makes /account 404, as a server without accounts does.
 	NoAccounts bool
-	// Sync answers every create as if it had Prefer: wait.
+	// Sync handles every create as if it had Prefer: wait.
 	Sync bool
-	// Latency is waited before a create is answered.
+	// Latency is the delay before the response to a create.
 	Latency time.Duration
-	// Run is how long a prediction takes. Half of it it is starting.
+	// Run is the time a prediction takes. It is starting for the first half.
 	Run time.Duration
 	// Manual keeps predictions starting until Set.
 	Manual bool
-	// Output is what predictions give, in JSON. Default: "done".
+	// Output is the output of predictions, in JSON. Default: "done".
 	Output string
 	// Failure makes predictions fail with this error.
 	Failure string
-	// Gzip compresses answers, whatever the client accepts.
+	// Gzip compresses responses, whatever the client accepts.
 	Gzip bool
 	// Lax takes unknown members, which the real API does not.
 	Lax bool
@@ -74,10 +74,10 @@ type Create struct {
 	Length int64
 }
 
-// Fault answers a request in the API's place, or returns false to leave it.
+// Fault responds to a request in place of the API, or returns false.
 type Fault func(w http.ResponseWriter, r *http.Request) bool
 
-// New makes an API.
+// New returns an API.
 func New(o Options) *API {
 	if o.Output == "" {
 		o.Output = `"done"`
@@ -94,8 +94,8 @@ func (a *API) Inject(f Fault) {
 	a.fault.Store(&f)
 }
 
-// Status is a fault that answers requests of a method (empty: any) whose path
-// holds part, the given number of times (0: always), with a status.
+// Status returns a fault: requests of a method (empty: any) whose path contains
+// part get the status, the given number of times (0: always).
 func Status(method, part string, status, times int, header ...string) Fault {
 	var n atomic.Int64
 	return func(w http.ResponseWriter, r *http.Request) bool {
@@ -113,14 +113,14 @@ func Status(method, part string, status, times int, header ...string) Fault {
 	}
 }
 
-// Last is the newest create, nil before the first.
+// Last returns the newest create, nil before the first.
 func (a *API) Last() *Create {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.last
 }
 
-// IDs are the predictions' ids in the order of their creation.
+// IDs returns the ids of the predictions in the order of their creation.
 func (a *API) IDs() []string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -130,7 +130,7 @@ func (a *API) IDs() []string {
 // Wait waits until the API's own webhooks have been sent.
 func (a *API) Wait() { a.hooks.Wait() }
 
-// ServeHTTP answers as the API does.
+// ServeHTTP responds as the API does.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if f := a.fault.Load(); f != nil && (*f)(w, r) {
 		return
@@ -205,7 +205,7 @@ func (a *API) user(r *http.Request) (string, bool) {
 // known are the members that a create may have.
 var known = []string{"version", "input", "webhook", "webhook_events_filter", "stream", "destination"}
 
-// create makes a prediction.
+// create creates a prediction.
 func (a *API) create(w http.ResponseWriter, r *http.Request, user, collection string) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
@@ -254,7 +254,7 @@ func (a *API) create(w http.ResponseWriter, r *http.Request, user, collection st
 	a.notify(p)
 }
 
-// show answers with a prediction, cancelling it first if asked to.
+// show responds with a prediction. It cancels it first if cancel is set.
 func (a *API) show(w http.ResponseWriter, user, id string, cancel bool) {
 	a.mu.Lock()
 	p := a.all[id]
@@ -272,7 +272,7 @@ func (a *API) show(w http.ResponseWriter, user, id string, cancel bool) {
 	a.answer(w, http.StatusOK, body)
 }
 
-// answer writes JSON.
+// answer writes a response in JSON.
 func (a *API) answer(w http.ResponseWriter, status int, body []byte) {
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
@@ -298,7 +298,7 @@ func problem(w http.ResponseWriter, status int, detail string) {
 	_, _ = w.Write(body)
 }
 
-// stream answers with a few server-sent events.
+// stream responds with a few server-sent events.
 func stream(w http.ResponseWriter) {
 	w.Header().Set("Content-Type", "text/event-stream")
 	rc := http.NewResponseController(w)

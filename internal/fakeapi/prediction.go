@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// prediction is one that was created.
+// prediction is a prediction that was created.
 type prediction struct {
 	api        *API
 	id, user   string
@@ -47,7 +47,7 @@ func terminal(status string) bool {
 	return status == "succeeded" || status == "failed" || status == "canceled"
 }
 
-// now is the prediction's status.
+// now returns the prediction's status.
 func (p *prediction) now() string {
 	age := time.Since(p.created)
 	switch {
@@ -69,8 +69,8 @@ func stamp(t time.Time, digits string) string {
 	return t.UTC().Format("2006-01-02T15:04:05." + digits + "Z")
 }
 
-// json is the prediction with a status. Like the real API's it ends in a newline
-// and escapes what HTML would mind.
+// json returns the prediction with a status. Like the real API's, it ends in a
+// newline and has the HTML characters escaped.
 func (p *prediction) json(status string) []byte {
 	b := make([]byte, 0, 512+len(p.input)+len(p.api.opts.Output))
 	text := func(name, value string) {
@@ -116,8 +116,8 @@ func (p *prediction) json(status string) []byte {
 	return append(b, "},\"webhook_completed\":null}\n"...)
 }
 
-// Set gives a prediction a status, and an output in JSON unless that is empty.
-// It reports whether there is such a prediction.
+// Set sets the status of a prediction, and its output in JSON unless that is
+// empty. It reports whether there is such a prediction.
 func (a *API) Set(id, status, output string) bool {
 	a.mu.Lock()
 	p := a.all[id]

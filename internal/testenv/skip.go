@@ -1,4 +1,4 @@
-// Package testenv skips tests that need what a machine may lack, and tells at
+// Package testenv skips tests that need what a machine may lack, and lists at
 // the end of a run of go test ./... which were skipped and why. In that mode
 // the go command drops what a passing package prints, so that a skip would
 // otherwise be invisible.

@@ -85,7 +85,7 @@ func (g *generator) object(depth int) {
 }
 
 // special keys: those an engine may treat in a way of its own, and array
-// indices with their neighbours.
+// indices with their neighbors.
 var special = []string{
 	"__proto__", "constructor", "toJSON", "toString", "valueOf", "length", "prototype", "hasOwnProperty", "",
 	"0", "1", "9", "10", "00", "01", "-0", "-1", "1.0", "1e3", "+1", " 1", "1 ", "4294967293", "4294967294",
@@ -130,7 +130,7 @@ func (g *generator) str() {
 	g.quoted(rs)
 }
 
-// unit is a code point or a lone surrogate.
+// unit returns a code point or a lone surrogate.
 func (g *generator) unit() rune {
 	switch g.r.IntN(10) {
 	case 0:
@@ -258,7 +258,7 @@ func (g *generator) number() {
 	}
 }
 
-// double is any finite double, all exponents alike.
+// double returns a finite double; all exponents are equally likely.
 func (g *generator) double() float64 {
 	for {
 		if f := math.Float64frombits(g.r.Uint64()); !math.IsNaN(f) && !math.IsInf(f, 0) {

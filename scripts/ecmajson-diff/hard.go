@@ -59,7 +59,7 @@ func (g *generator) long() {
 	g.put("e" + strconv.Itoa(g.r.IntN(700)-350-before))
 }
 
-// deep makes a text of many levels.
+// deep writes a text of many levels.
 func (g *generator) deep() {
 	n := 1 + g.r.IntN(400)
 	var open []byte
@@ -96,7 +96,7 @@ func (g *generator) deep() {
 	}
 }
 
-// crowd makes an object of many members, for the lookup of large ones.
+// crowd writes an object of many members, for the lookup of large ones.
 func (g *generator) crowd() {
 	n, span := 10+g.r.IntN(400), 1+g.r.IntN(800)
 	g.put("{")

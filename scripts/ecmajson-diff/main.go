@@ -126,7 +126,7 @@ func send(in io.WriteCloser, n int, seed uint64) error {
 	return in.Close()
 }
 
-// decode gives node's answer in the form in which ours is written.
+// decode returns node's output in the form of ours.
 func decode(answer string) (string, error) {
 	switch {
 	case answer == "!":
@@ -138,12 +138,12 @@ func decode(answer string) (string, error) {
 	return "", fmt.Errorf("node answered %q", answer)
 }
 
-// newGenerator makes the same texts for the same seed.
+// newGenerator returns a generator of the same texts for the same seed.
 func newGenerator(seed uint64) *generator {
 	return &generator{r: rand.New(rand.NewPCG(seed, 0x6563616d61))}
 }
 
-// text makes the next text: a valid one, or one with a few bytes changed.
+// text returns the next text: a valid one, or one with a few bytes changed.
 func (g *generator) text() []byte {
 	g.b = g.b[:0]
 	g.budget = 1 + g.r.IntN(60)

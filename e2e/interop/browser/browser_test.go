@@ -110,7 +110,7 @@ func (b *browser) check() {
 	}
 }
 
-// patient is a context for what is done next.
+// patient returns a context for the next step.
 func (b *browser) patient() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(b.ctx, browserPatience)
 }
@@ -125,7 +125,7 @@ func (b *browser) run(actions ...chromedp.Action[chromedp.Void]) {
 	}
 }
 
-// eval is the value of an expression in the page.
+// eval returns the value of an expression in the page.
 func eval[T any](b *browser, expression string) T {
 	b.T.Helper()
 	ctx, cancel := b.patient()
@@ -174,7 +174,7 @@ func (b *browser) number(expression string) int {
 	return eval[int](b, expression)
 }
 
-// address is the page's below the prefix.
+// address returns the page's path below the prefix.
 func (b *browser) address() string {
 	b.T.Helper()
 	_, path, _ := strings.Cut(eval[string](b, "location.href"), "/_webhooks/")
@@ -222,7 +222,7 @@ func TestBrowser(t *testing.T) {
 	b.click("tr[id^=row-] a")
 	b.run(chromedp.WaitReady(chromedp.CSS("#timeline")))
 	text := b.text("main")
-	for _, want := range []string{"Attempt 1", "Attempt 2", "Attempt 3", "500 Internal Server Error", "<b>boom</b>", "Given up", `"prompt": "a serene landscape`} {
+	for _, want := range []string{"Attempt 1", "Attempt 2", "Attempt 3", "500 Internal Server Error", "<b>boom</b>", "no attempts left", `"prompt": "a serene landscape`} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the delivery's page has no %q:\n%s", want, text)
 		}

@@ -53,7 +53,7 @@ func anHour(t *testing.T) func(string) {
 	}
 }
 
-// fillHistory gives the charts an hour of work, until the test ends.
+// fillHistory fills the charts with an hour of work, until the test ends.
 func fillHistory(t *testing.T) {
 	s := &history.Source{Pending: func(context.Context) (int, error) { return 0, nil }}
 	h, err := history.Attach(s)
@@ -149,7 +149,7 @@ func TestBrowserScreens(t *testing.T) {
 	}
 }
 
-// contrast lists the texts whose colour is too near their ground's.
+// contrast lists the texts whose color is too near their ground's.
 const contrast = `(() => {
 	const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
 	const rgba = (color) => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1); return [...canvas.getImageData(0, 0, 1, 1).data]; };

@@ -18,7 +18,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/e2e/rig/siterun"
 )
 
-// scrape gives a site's metrics, by name and labels as they are written.
+// scrape returns a site's metrics, by name and labels as they are written.
 func scrape(t testing.TB, s *siterun.Site) map[string]float64 {
 	t.Helper()
 	resp, err := s.Client.Get("http://" + s.AdminAddr + "/metrics")
@@ -45,7 +45,7 @@ func scrape(t testing.TB, s *siterun.Site) map[string]float64 {
 	return samples
 }
 
-// busy is a site at which everything has happened that is counted.
+// busy returns a site that has counted something in each metric.
 func busy(t testing.TB) *siterun.Site {
 	s := siterun.Start(t, siterun.Options{})
 	s.Create("/hook")
@@ -63,7 +63,8 @@ func busy(t testing.TB) *siterun.Site {
 
 var metricName = regexp.MustCompile(`\bcaddy_replicate_webhook_[a-z_]+\b`)
 
-// referenced are the metrics in an expression.
+// referenced returns the number of metrics in an expression. It fails the test
+// for those that are not exported.
 func referenced(t *testing.T, exported map[string]float64, where, expr string) int {
 	t.Helper()
 	names := metricName.FindAllString(expr, -1)

@@ -32,7 +32,7 @@ type Request struct {
 	N int
 }
 
-// NewApp starts an app that answers 200. Its connections are closed when the
+// NewApp starts an app that responds with 200. Its connections are closed when the
 // test ends, after those of a Server that was started later.
 func NewApp(t testing.TB) *App {
 	a := &App{t: t, changed: make(chan struct{})}
@@ -65,17 +65,17 @@ func closeIdle(t testing.TB) {
 	}
 }
 
-// Addr is the app's host and port.
+// Addr returns the app's host and port.
 func (a *App) Addr() string { return strings.TrimPrefix(a.URL, "http://") }
 
-// Answer sets how requests are answered from now on, after they were recorded.
+// Answer sets the handler of requests from now on, which runs after they were recorded.
 func (a *App) Answer(f func(http.ResponseWriter, *Request)) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.answer = f
 }
 
-// AnswerStatus answers with a status and nothing else from now on.
+// AnswerStatus has the app respond with a status and an empty body from now on.
 func (a *App) AnswerStatus(status int) {
 	a.Answer(func(w http.ResponseWriter, _ *Request) { w.WriteHeader(status) })
 }
@@ -104,24 +104,24 @@ func (a *App) signal() {
 	a.changed = make(chan struct{})
 }
 
-// Seen are the requests so far.
+// Seen returns the requests so far.
 func (a *App) Seen() []*Request {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return append([]*Request(nil), a.seen...)
 }
 
-// Count is the number of requests so far.
+// Count returns the number of requests so far.
 func (a *App) Count() int { return len(a.Seen()) }
 
-// Forget drops the requests so far. Counting begins anew.
+// Forget drops the requests so far. Counting starts again at 0.
 func (a *App) Forget() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.seen = nil
 }
 
-// Last is the newest request.
+// Last returns the newest request.
 func (a *App) Last() *Request {
 	a.t.Helper()
 	seen := a.Seen()
@@ -132,14 +132,14 @@ func (a *App) Last() *Request {
 }
 
 // Wait waits until n requests have reached the app, whether or not they are
-// answered, and gives the nth.
+// handled, and returns the nth.
 func (a *App) Wait(n int) *Request {
 	a.t.Helper()
 	a.until("requests to reach the app", func() bool { return len(a.seen) >= n })
 	return a.Seen()[n-1]
 }
 
-// WaitIdle waits until every request is answered.
+// WaitIdle waits until every request is handled.
 func (a *App) WaitIdle() {
 	a.t.Helper()
 	a.until("the app to be idle", func() bool { return a.active == 0 })

@@ -25,7 +25,7 @@ const (
 	program = module + "/cmd/caddy"
 )
 
-// Binary builds Caddy with this plugin, once a process, and gives its path.
+// Binary builds Caddy with this plugin, once a process, and returns its path.
 // The file stays between runs, so that building an unchanged checkout again
 // costs no link.
 func Binary(t testing.TB) string {
@@ -42,7 +42,7 @@ var build = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("finding the module: %w", err)
 	}
-	// One folder per checkout and user.
+	// One directory per checkout and user.
 	id := sha256.Sum256(fmt.Appendf(nil, "%s %d", root, os.Getuid()))
 	dir := filepath.Join(os.TempDir(), fmt.Sprintf("caddyrun-%x", id[:6]))
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -80,7 +80,7 @@ type Child struct {
 }
 
 // NewChild prepares a child with the Caddyfile text. Its data and
-// configuration folders are inside the test's folder.
+// configuration directories are inside the test's directory.
 func NewChild(t testing.TB, caddyfile string, globals ...string) *Child {
 	t.Helper()
 	c := &Child{Env: newEnv(t, "stderr", withAdmin(globals)...), Logs: NewLogs(), Client: NewClient(t)}
@@ -103,7 +103,7 @@ func (c *Child) Configure(caddyfile string) {
 	}
 }
 
-// Command is a caddy command with the child's environment.
+// Command returns a caddy command with the child's environment.
 func (c *Child) Command(args ...string) *exec.Cmd {
 	c.t.Helper()
 	program := c.Program
@@ -135,7 +135,7 @@ func (c *Child) Run(command string, args ...string) (output string, err error) {
 	return buf.String(), err
 }
 
-// Start runs the child and waits until the port answers.
+// Start runs the child and waits until it listens on the port.
 func (c *Child) Start(port string) {
 	c.t.Helper()
 	c.Launch()
@@ -157,13 +157,13 @@ func (c *Child) Launch() {
 	}(c.cmd, c.exited)
 }
 
-// PID is the process of the child that runs.
+// PID returns the process of the child that runs.
 func (c *Child) PID() int { return c.cmd.Process.Pid }
 
-// Exited is closed when the child that runs has ended.
+// Exited returns a channel that is closed when the running child has ended.
 func (c *Child) Exited() <-chan struct{} { return c.exited }
 
-// Await waits until the port answers.
+// Await waits until the child listens on the port.
 func (c *Child) Await(port string) {
 	c.t.Helper()
 	c.t.Helper()
@@ -202,7 +202,7 @@ func (c *Child) end(signal os.Signal) {
 	c.Client.CloseIdleConnections()
 }
 
-// Files are the contents of all files below the child's folder, by path.
+// Files returns the contents of all files below the child's directory, by path.
 func (e *Env) Files() map[string]string {
 	e.t.Helper()
 	files := make(map[string]string)

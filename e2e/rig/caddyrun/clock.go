@@ -28,7 +28,7 @@ type Clock struct {
 
 var clocks sync.Map
 
-// NewClock is the clock of the store that is, or will be, at a path.
+// NewClock returns the clock of the store that is, or will be, at a path.
 func NewClock(t testing.TB, path string) *Clock {
 	v, _ := clocks.LoadOrStore(path, new(Clock))
 	t.Cleanup(func() { clocks.Delete(path) })
@@ -38,10 +38,10 @@ func NewClock(t testing.TB, path string) *Clock {
 // Ahead sets the clock to so long after now, or before it.
 func (c *Clock) Ahead(d time.Duration) { c.ahead.Store(int64(d)) }
 
-// Now is the time by the clock.
+// Now returns the time of the clock.
 func (c *Clock) Now() time.Time { return time.Now().Add(time.Duration(c.ahead.Load())) }
 
-// Purge has the store forget what its clock says is expired.
+// Purge has the store delete what its clock says has expired.
 func (c *Clock) Purge(t testing.TB) {
 	t.Helper()
 	c.mu.Lock()

@@ -1,5 +1,5 @@
 // Package caddyrun runs Caddy for tests: in this process, or as a child that
-// can be killed. Tests give it Caddyfile text and talk to it over loopback.
+// can be killed. Tests configure it with Caddyfile text and use it over loopback.
 package caddyrun
 
 import (
@@ -14,11 +14,11 @@ import (
 	"testing"
 )
 
-// Env is a test's folder and ports. In Caddyfile text these stand for them:
+// Env is a test's directory and ports. In Caddyfile text these placeholders stand for them:
 //
-//	{$DIR}     the test's folder
+//	{$DIR}     the test's directory
 //	{$PORT1}   a free loopback port; any name that begins with PORT
-//	{$GLOBALS} global options that keep Caddy inside the folder and on loopback
+//	{$GLOBALS} global options that keep Caddy inside the directory and on loopback
 type Env struct {
 	t     testing.TB
 	dir   string
@@ -32,15 +32,15 @@ func newEnv(t testing.TB, log string, extra ...string) *Env {
 	return &Env{t: t, dir: t.TempDir(), log: log, extra: strings.Join(extra, "\n"), ports: make(map[string]int)}
 }
 
-// Dir is the test's folder.
+// Dir returns the test's directory.
 func (e *Env) Dir() string { return e.dir }
 
-// Path is a path in the test's folder.
+// Path returns a path in the test's directory.
 func (e *Env) Path(elem ...string) string {
 	return filepath.Join(append([]string{e.dir}, elem...)...)
 }
 
-// Port is the free port that a placeholder such as PORT1 stands for.
+// Port returns the free port that a placeholder such as PORT1 stands for.
 func (e *Env) Port(name string) int {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -52,10 +52,10 @@ func (e *Env) Port(name string) int {
 	return port
 }
 
-// Addr is the loopback address of a port.
+// Addr returns the loopback address of a port.
 func (e *Env) Addr(name string) string { return fmt.Sprintf("127.0.0.1:%d", e.Port(name)) }
 
-// URL is the base URL of a port, with a path appended.
+// URL returns the base URL of a port, with a path appended.
 func (e *Env) URL(name, path string) string { return "http://" + e.Addr(name) + path }
 
 var placeholder = regexp.MustCompile(`\{\$(DIR|GLOBALS|PORT[A-Z0-9_]*)\}`)

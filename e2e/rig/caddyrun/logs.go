@@ -15,7 +15,7 @@ import (
 
 func init() { caddy.RegisterModule(logWriter{}) }
 
-// Patience is how long the waiting methods wait for what should happen at
+// Patience is the time that methods wait for what should happen at
 // once.
 const Patience = time.Minute
 
@@ -36,7 +36,7 @@ type Logs struct {
 	changed chan struct{}
 }
 
-// NewLogs are empty logs, for the output of another program.
+// NewLogs returns empty logs, for the output of another program.
 func NewLogs() *Logs { return &Logs{changed: make(chan struct{})} }
 
 // Write implements io.Writer.
@@ -51,7 +51,7 @@ func (l *Logs) Write(p []byte) (int, error) {
 // Close implements io.Closer. What was logged stays.
 func (l *Logs) Close() error { return nil }
 
-// String is all that was logged so far.
+// String returns everything logged so far.
 func (l *Logs) String() string {
 	text, _ := l.snapshot()
 	return text
@@ -63,7 +63,7 @@ func (l *Logs) snapshot() (string, <-chan struct{}) {
 	return l.buf.String(), l.changed
 }
 
-// Lines are the lines so far that hold all of the given texts.
+// Lines returns the lines so far that hold all of the given texts.
 func (l *Logs) Lines(texts ...string) []string { return matching(l.String(), texts) }
 
 func matching(log string, texts []string) []string {
@@ -80,7 +80,7 @@ next:
 	return found
 }
 
-// Wait waits for a line that holds all of the given texts, and gives it.
+// Wait waits for a line that holds all of the given texts, and returns it.
 func (l *Logs) Wait(t testing.TB, texts ...string) string {
 	t.Helper()
 	deadline := time.NewTimer(Patience)
@@ -140,8 +140,8 @@ func (w *logWriter) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 func (w *logWriter) String() string    { return "caddyrun " + w.ID }
 func (w *logWriter) WriterKey() string { return w.String() }
 
-// OpenWriter gives the logs. After their test they are gone and nobody reads
-// what is still logged.
+// OpenWriter returns the logs. After their test ends, the logs are gone and
+// what is still logged is dropped.
 func (w *logWriter) OpenWriter() (io.WriteCloser, error) {
 	logsMu.Lock()
 	defer logsMu.Unlock()

@@ -69,8 +69,8 @@ func Start(t testing.TB, caddyfile string, globals ...string) *Server {
 	return s
 }
 
-// NewClient is a client that follows no redirects and asks for no compression,
-// with connections of its own that end with the test.
+// NewClient returns a client that follows no redirects and does not ask for
+// compression. Its connections are closed when the test ends.
 func NewClient(t testing.TB) *http.Client {
 	transport := &http.Transport{DialContext: dial, DisableCompression: true, MaxIdleConnsPerHost: 100, ExpectContinueTimeout: Patience}
 	t.Cleanup(transport.CloseIdleConnections)
@@ -99,7 +99,7 @@ func (s *Server) Adapt(caddyfile string) ([]byte, []caddyconfig.Warning, error) 
 	return caddyconfig.GetAdapter("caddyfile").Adapt([]byte(s.Expand(caddyfile)), map[string]any{"filename": "Caddyfile"})
 }
 
-// Reload gives the running Caddy new Caddyfile text, or starts it.
+// Reload loads new Caddyfile text into the running Caddy, or starts it.
 func (s *Server) Reload(caddyfile string) {
 	s.t.Helper()
 	if err := s.TryReload(caddyfile); err != nil {
@@ -107,7 +107,7 @@ func (s *Server) Reload(caddyfile string) {
 	}
 }
 
-// TryReload is Reload for text that may be refused.
+// TryReload is like Reload, for text that may be refused.
 func (s *Server) TryReload(caddyfile string) error {
 	config, _, err := s.Adapt(caddyfile)
 	if err != nil {
@@ -121,13 +121,13 @@ func (s *Server) LoadJSON(config []byte) error {
 	if err := caddy.Load(config, true); err != nil {
 		return fmt.Errorf("loading: %w", err)
 	}
-	// What is idle belongs to the old configuration, which may still answer
+	// What is idle belongs to the old configuration, which may still serve requests
 	// on it.
 	s.Client.CloseIdleConnections()
 	return nil
 }
 
-// Stop stops Caddy. It is called by itself when the test ends.
+// Stop stops Caddy. The end of the test calls it.
 func (s *Server) Stop() {
 	s.stop.Do(func() {
 		if !strings.Contains(s.extra, "admin off") {

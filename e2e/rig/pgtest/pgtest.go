@@ -1,5 +1,5 @@
 // Package pgtest runs a PostgreSQL for tests: a cluster of its own in a
-// temporary folder, on a loopback port of its own, made by the installed
+// temporary directory, on a loopback port of its own, made by the installed
 // server programs. fsync stays on, so that it loses and keeps what a real one
 // would.
 package pgtest
@@ -26,10 +26,10 @@ import (
 // where no secret may be.
 const Password = "pgtest-secret-7f3a"
 
-// patience is how long the server may take to start or stop.
+// patience is the time that the server may take to start or stop.
 const patience = time.Minute
 
-// TB is what is needed of a testing.TB.
+// TB is the part of testing.TB that is needed.
 type TB interface {
 	testenv.TB
 	Cleanup(func())
@@ -58,8 +58,8 @@ func Start(t TB, options ...string) *Server {
 	return StartIn(t, "", options...)
 }
 
-// StartIn is Start for a cluster in a new folder below dir, which every user may
-// enter.
+// StartIn is like Start, for a cluster in a new directory below dir, which
+// every user may enter.
 func StartIn(t TB, dir string, options ...string) *Server {
 	t.Helper()
 	bin := programs()
@@ -100,7 +100,7 @@ func (s *Server) beside(t TB, dir string) *Server {
 
 func (s *Server) data() string { return filepath.Join(s.dir, "data") }
 
-// programs is the folder of the newest installed server.
+// programs returns the directory of the newest installed server.
 func programs() string {
 	if path, err := exec.LookPath("initdb"); err == nil {
 		// A link leads to where all of them are.
@@ -225,7 +225,7 @@ func (s *Server) Replica(t TB) *Server {
 // DSN names the database and the schema in it that a store is to use.
 func (s *Server) DSN(schema string) string { return s.DSNAs("postgres", Password, schema) }
 
-// DSNAs is DSN for another user.
+// DSNAs is like DSN, for another user.
 func (s *Server) DSNAs(user, password, schema string) string {
 	u := url.URL{
 		Scheme: "postgres", User: url.UserPassword(user, password),
@@ -235,10 +235,10 @@ func (s *Server) DSNAs(user, password, schema string) string {
 	return u.String()
 }
 
-// Port is where the server listens.
+// Port returns the port that the server listens on.
 func (s *Server) Port() int { return s.port }
 
-// Fresh makes an empty schema and gives the DSN for it.
+// Fresh creates an empty schema and returns the DSN for it.
 func (s *Server) Fresh(t TB) string {
 	t.Helper()
 	schema := fmt.Sprintf("fresh_%d", s.fresh.Add(1))
@@ -259,7 +259,7 @@ func (s *Server) Exec(t TB, sql string) {
 	}
 }
 
-// Value runs a query that gives one value.
+// Value runs a query and returns its one value.
 func Value[T any](t TB, dsn, query string, args ...any) T {
 	t.Helper()
 	conn, err := pgx.Connect(context.Background(), dsn)
@@ -280,7 +280,7 @@ func (s *Server) connect() (*pgx.Conn, error) {
 	return pgx.Connect(ctx, s.DSN("public"))
 }
 
-// freePort finds a port that systems do not give to outgoing connections.
+// freePort returns a port outside the range of outgoing connections.
 func freePort(t TB) int {
 	t.Helper()
 	for port := 5500 + rand.IntN(4000); port < 10000; port++ {

@@ -4,7 +4,7 @@ package pgtest
 
 import "os/exec"
 
-// give and demote have nothing to do: the server runs as this user.
+// give and demote do nothing: the server runs as this user.
 func give(string) error { return nil }
 
 func demote(*exec.Cmd) {}

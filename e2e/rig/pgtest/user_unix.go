@@ -10,8 +10,8 @@ import (
 	"syscall"
 )
 
-// credential is who the server runs as: nil for this user, unless that is
-// root.
+// credential returns the user that the server runs as: nil for this user,
+// unless that is root.
 func credential() *syscall.Credential {
 	if os.Getuid() != 0 {
 		return nil
@@ -30,7 +30,7 @@ func credential() *syscall.Credential {
 	return nil
 }
 
-// give makes a file the server's.
+// give changes the owner of a file to the server's user.
 func give(path string) error {
 	id := credential()
 	if id == nil {
@@ -39,7 +39,7 @@ func give(path string) error {
 	return os.Chown(path, int(id.Uid), int(id.Gid))
 }
 
-// demote makes a command run as the server's user.
+// demote has a command run as the server's user.
 func demote(cmd *exec.Cmd) {
 	if id := credential(); id != nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: id}

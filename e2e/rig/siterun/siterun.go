@@ -17,7 +17,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/admin/client"
 	"github.com/caddy-replicate/replicate-webhook/e2e/rig/caddyrun"
 	"github.com/caddy-replicate/replicate-webhook/internal/fakeapi"
-	"github.com/caddy-replicate/replicate-webhook/internal/operate"
+	"github.com/caddy-replicate/replicate-webhook/internal/operator"
 )
 
 const (
@@ -25,7 +25,7 @@ const (
 	EdgeSecret = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
 	// Token is the clients'.
 	Token = "r8_the_token_of_a_client"
-	// Client is who has the token, as the tracker names him, behind the
+	// Client is the owner of the token, as the tracker names it, behind the
 	// API's URL.
 	Client = " user/tester"
 )
@@ -73,8 +73,7 @@ func Start(t testing.TB, o Options) *Site {
 	return s
 }
 
-// Config is the site's Caddyfile. The retries are few and quick, and nothing is
-// waited for.
+// Config returns the site's Caddyfile. Retries are few and quick.
 func (s *Site) Config(o Options) string {
 	return s.Expand(strings.ReplaceAll(fmt.Sprintf(`{
 	{$GLOBALS}
@@ -115,12 +114,12 @@ http://127.0.0.1:{$PORT2} {
 		"HOOK_PORT", s.Hook.Addr()[strings.LastIndexByte(s.Hook.Addr(), ':')+1:]))
 }
 
-// APIURL is the prediction API's base URL, with which the tracker names
-// clients.
+// APIURL returns the prediction API's base URL, which the tracker puts before
+// the names of clients.
 func (s *Site) APIURL() string { return s.upstream.URL + "/v1" }
 
 // Create creates a prediction whose webhook goes to a path of the receiver, and
-// gives its id. The header is added to the request.
+// returns its id. The header is added to the request.
 func (s *Site) Create(path string, header ...string) string {
 	s.t.Helper()
 	body := fmt.Sprintf(`{"version":"v1","input":{"prompt":"hello"},"webhook_url":%q}`, s.Hook.URL+path)
@@ -149,7 +148,7 @@ func (s *Site) Create(path string, header ...string) string {
 }
 
 // Status asks for the status.
-func (s *Site) Status() operate.Status {
+func (s *Site) Status() operator.Status {
 	s.t.Helper()
 	st, err := s.Admin.Status(s.t.Context())
 	if err != nil {
@@ -158,11 +157,11 @@ func (s *Site) Status() operate.Status {
 	return st
 }
 
-// patience is how long Until waits. Machines are slow at times.
+// patience is the time that Until waits, long enough for a busy machine.
 const patience = 4 * caddyrun.Patience
 
-// Until asks for the status until it is as it should be, and gives it.
-func (s *Site) Until(what string, ok func(*operate.Status) bool) operate.Status {
+// Until requests the status until ok accepts it, and returns it.
+func (s *Site) Until(what string, ok func(*operator.Status) bool) operator.Status {
 	s.t.Helper()
 	deadline := time.Now().Add(patience)
 	for {
@@ -178,9 +177,9 @@ func (s *Site) Until(what string, ok func(*operate.Status) bool) operate.Status 
 }
 
 // Settled waits until nothing is pending, with n deliveries that ended.
-func (s *Site) Settled(n int) operate.Status {
+func (s *Site) Settled(n int) operator.Status {
 	s.t.Helper()
-	return s.Until(fmt.Sprintf("%d deliveries to end", n), func(st *operate.Status) bool {
+	return s.Until(fmt.Sprintf("%d deliveries to end", n), func(st *operator.Status) bool {
 		d := st.Deliveries
 		return d.Pending == 0 && st.TrackedPredictions == 0 && d.Delivered+d.Failed+d.Superseded+d.Canceled >= n
 	})

@@ -1,4 +1,4 @@
-package operate
+package operator
 
 import (
 	"context"
@@ -67,13 +67,13 @@ func ParseDeliveryQuery(v url.Values) (q DeliveryQuery, err error) {
 	return q, err
 }
 
-// ParsePredictionQuery is ParseDeliveryQuery for predictions.
+// ParsePredictionQuery is like ParseDeliveryQuery, for predictions.
 func ParsePredictionQuery(v url.Values) (q PredictionQuery, err error) {
 	err = parse(v, q.fields())
 	return q, err
 }
 
-// QueryDeliveries is Deliveries for a query as it stands in a URL.
+// QueryDeliveries is like Deliveries, for the query of a URL.
 func (s *Service) QueryDeliveries(ctx context.Context, v url.Values) (DeliveryPage, error) {
 	q, err := ParseDeliveryQuery(v)
 	if err != nil {
@@ -82,7 +82,7 @@ func (s *Service) QueryDeliveries(ctx context.Context, v url.Values) (DeliveryPa
 	return s.Deliveries(ctx, q)
 }
 
-// QueryPredictions is Predictions for a query as it stands in a URL.
+// QueryPredictions is like Predictions, for the query of a URL.
 func (s *Service) QueryPredictions(ctx context.Context, v url.Values) (PredictionPage, error) {
 	q, err := ParsePredictionQuery(v)
 	if err != nil {
@@ -144,7 +144,7 @@ func values(fields []field) url.Values {
 	return v
 }
 
-// filter checks the query and gives what the store is asked.
+// filter checks the query and returns the filter for the store.
 func (q *DeliveryQuery) filter(now time.Time) (f store.DeliveryFilter, err error) {
 	if q.State != "" {
 		state, ok := store.ParseDeliveryState(q.State)

@@ -1,4 +1,4 @@
-package operate
+package operator
 
 import (
 	"context"
@@ -57,10 +57,10 @@ func (b *Bulk) Add(o Bulk) {
 }
 
 const (
-	// bulkTime bounds one call, so that its answer comes while somebody is
+	// bulkTime bounds one call, so that its response comes while somebody is
 	// waiting for it.
 	bulkTime = 2 * time.Second
-	// bulkCommits is how many redeliveries are committed at a time: stores
+	// bulkCommits is the number of redeliveries committed at a time: stores
 	// commit what comes together as one.
 	bulkCommits = 32
 )
@@ -149,7 +149,7 @@ func (s *Service) redeliverRow(ctx context.Context, o store.Store, r *store.Deli
 		if l.Prediction != r.Prediction || l.N <= r.N {
 			continue
 		}
-		// Of several in the same state the newest stands for all.
+		// Of several in the same state the newest represents all.
 		if l.State == store.DeliveryPending || l.State == store.DeliveryDelivered || l.State == r.State {
 			return false, nil
 		}

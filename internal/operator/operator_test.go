@@ -1,4 +1,4 @@
-package operate_test
+package operator_test
 
 import (
 	"context"
@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
-	"github.com/caddy-replicate/replicate-webhook/internal/operate"
+	"github.com/caddy-replicate/replicate-webhook/internal/operator"
 	"github.com/caddy-replicate/replicate-webhook/internal/poller"
 	"github.com/caddy-replicate/replicate-webhook/internal/sealing"
 	"github.com/caddy-replicate/replicate-webhook/store"
@@ -42,7 +42,7 @@ func (fakeKeys) SigningSecret(_ context.Context, client string) (string, error) 
 }
 
 type desk struct {
-	*operate.Service
+	*operator.Service
 	t     *testing.T
 	store *shared.Ref
 }
@@ -59,9 +59,9 @@ func newDesk(t *testing.T) *desk {
 			t.Error(err)
 		}
 	})
-	return &desk{t: t, store: ref, Service: operate.New(operate.Config{
+	return &desk{t: t, store: ref, Service: operator.New(operator.Config{
 		Version: "v1", Store: "sqlite", Acquire: func() (*shared.Ref, error) { return shared.Acquire(o) },
-		Engine: func() operate.Engine { return nil }, Poller: noPolls{}, Keys: fakeKeys{perClient: true}, Sealing: unsealed{},
+		Engine: func() operator.Engine { return nil }, Poller: noPolls{}, Keys: fakeKeys{perClient: true}, Sealing: unsealed{},
 	})}
 }
 
@@ -93,9 +93,9 @@ func (d *desk) attempt(v store.Disposition) {
 }
 
 // bulk calls until all is done.
-func (d *desk) bulk(q operate.DeliveryQuery, dry bool, want operate.Bulk) {
+func (d *desk) bulk(q operator.DeliveryQuery, dry bool, want operator.Bulk) {
 	d.t.Helper()
-	got := operate.Bulk{DryRun: dry}
+	got := operator.Bulk{DryRun: dry}
 	for {
 		page, err := d.RedeliverAll(d.t.Context(), q, dry)
 		if err != nil {
@@ -125,25 +125,25 @@ func TestBulkRedeliversEachEventOnce(t *testing.T) {
 	if err := d.store.SetWebhook(t.Context(), gone.Ref, "", event.All); err != nil {
 		t.Fatal(err)
 	}
-	d.bulk(operate.DeliveryQuery{Limit: 20}, true, operate.Bulk{Matched: 71, Redelivered: 70, Disabled: 1, DryRun: true})
-	d.bulk(operate.DeliveryQuery{Limit: 500}, true, operate.Bulk{Matched: 71, Redelivered: 70, Disabled: 1, DryRun: true})
-	d.bulk(operate.DeliveryQuery{Limit: 500}, false, operate.Bulk{Matched: 71, Redelivered: 70, Disabled: 1})
+	d.bulk(operator.DeliveryQuery{Limit: 20}, true, operator.Bulk{Matched: 71, Redelivered: 70, Disabled: 1, DryRun: true})
+	d.bulk(operator.DeliveryQuery{Limit: 500}, true, operator.Bulk{Matched: 71, Redelivered: 70, Disabled: 1, DryRun: true})
+	d.bulk(operator.DeliveryQuery{Limit: 500}, false, operator.Bulk{Matched: 71, Redelivered: 70, Disabled: 1})
 	// What is on its way is not sent once more.
-	d.bulk(operate.DeliveryQuery{Limit: 500}, false, operate.Bulk{Matched: 71, Overtaken: 70, Disabled: 1})
+	d.bulk(operator.DeliveryQuery{Limit: 500}, false, operator.Bulk{Matched: 71, Overtaken: 70, Disabled: 1})
 	d.attempt(store.Delivered)
-	d.bulk(operate.DeliveryQuery{Limit: 500}, false, operate.Bulk{Matched: 71, Overtaken: 70, Disabled: 1})
+	d.bulk(operator.DeliveryQuery{Limit: 500}, false, operator.Bulk{Matched: 71, Overtaken: 70, Disabled: 1})
 	// Asked for what has arrived, of the two deliveries the later one stands.
-	d.bulk(operate.DeliveryQuery{Limit: 500, State: "delivered"}, false, operate.Bulk{Matched: 70, Redelivered: 70})
+	d.bulk(operator.DeliveryQuery{Limit: 500, State: "delivered"}, false, operator.Bulk{Matched: 70, Redelivered: 70})
 	d.attempt(store.Exhausted)
 	// Two failed ones of one event are redelivered as one.
-	d.bulk(operate.DeliveryQuery{Prediction: "p1"}, false, operate.Bulk{Matched: 2, Redelivered: 1, Overtaken: 1})
+	d.bulk(operator.DeliveryQuery{Prediction: "p1"}, false, operator.Bulk{Matched: 2, Redelivered: 1, Overtaken: 1})
 }
 
 func TestRedeliverySharesThePayload(t *testing.T) {
 	d := newDesk(t)
 	d.track("https://api.example.com", "p", event.Completed)
 	d.attempt(store.Exhausted)
-	page, err := d.Deliveries(t.Context(), operate.DeliveryQuery{})
+	page, err := d.Deliveries(t.Context(), operator.DeliveryQuery{})
 	if err != nil || len(page.Results) != 1 || page.Next != "" {
 		t.Fatalf("listed %+v, %v", page, err)
 	}
@@ -162,7 +162,7 @@ func TestRedeliverySharesThePayload(t *testing.T) {
 	if err != nil || len(old.Log) != 1 || old.Log[0].Status != 500 || old.Log[0].OK() || old.Ended.IsZero() {
 		t.Fatalf("old one is %+v, %v", old, err)
 	}
-	if _, err := d.Redeliver(t.Context(), "dlv_none"); !errors.Is(err, operate.ErrNotFound) {
+	if _, err := d.Redeliver(t.Context(), "dlv_none"); !errors.Is(err, operator.ErrNotFound) {
 		t.Fatalf("redelivering what is not there: %v", err)
 	}
 }
@@ -174,7 +174,7 @@ func TestPredictionOfSeveralAPIs(t *testing.T) {
 		t.Fatalf("found %+v, %v", got, err)
 	}
 	d.track("https://two.example.com", "p", event.Failed)
-	var refused *operate.InvalidError
+	var refused *operator.InvalidError
 	if _, err := d.Prediction(t.Context(), "p", ""); !errors.As(err, &refused) || refused.Option != "api" {
 		t.Fatalf("without the API: %v", err)
 	}
@@ -182,22 +182,22 @@ func TestPredictionOfSeveralAPIs(t *testing.T) {
 	if err != nil || got.API != "https://two.example.com" || len(got.Deliveries) != 1 || got.Deliveries[0].Event != "prediction.failed" {
 		t.Fatalf("found %+v, %v", got, err)
 	}
-	if _, err := d.Prediction(t.Context(), "p", "https://three.example.com"); !errors.Is(err, operate.ErrNotFound) {
+	if _, err := d.Prediction(t.Context(), "p", "https://three.example.com"); !errors.Is(err, operator.ErrNotFound) {
 		t.Fatalf("of another API: %v", err)
 	}
 }
 
 func TestStatusWithoutStore(t *testing.T) {
 	broken := errors.New("disk is gone")
-	s := operate.New(operate.Config{
+	s := operator.New(operator.Config{
 		Acquire: func() (*shared.Ref, error) { return nil, fmt.Errorf("%w: %w", store.ErrUnavailable, broken) },
-		Engine:  func() operate.Engine { return nil }, Poller: noPolls{}, Keys: fakeKeys{}, Sealing: unsealed{},
+		Engine:  func() operator.Engine { return nil }, Poller: noPolls{}, Keys: fakeKeys{}, Sealing: unsealed{},
 	})
 	got, err := s.Status(t.Context())
-	if err != nil || got.Store.Ready || got.Store.Error == "" || got.API != operate.APIVersion {
+	if err != nil || got.Store.Ready || got.Store.Error == "" || got.API != operator.APIVersion {
 		t.Fatalf("status %+v, %v", got, err)
 	}
-	if _, err := s.Deliveries(t.Context(), operate.DeliveryQuery{}); !errors.Is(err, operate.ErrUnavailable) {
+	if _, err := s.Deliveries(t.Context(), operator.DeliveryQuery{}); !errors.Is(err, operator.ErrUnavailable) {
 		t.Fatalf("listing: %v", err)
 	}
 }
@@ -213,48 +213,48 @@ func TestQueriesAreRefusedWithAReason(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		q, err := operate.ParseDeliveryQuery(v)
+		q, err := operator.ParseDeliveryQuery(v)
 		if err == nil {
 			_, err = d.Deliveries(t.Context(), q)
 		}
-		var refused *operate.InvalidError
+		var refused *operator.InvalidError
 		if !errors.As(err, &refused) || refused.Option != option {
 			t.Errorf("%s: %v, want what is wrong with %s", query, err, option)
 		}
 	}
-	if _, err := d.RedeliverAll(t.Context(), operate.DeliveryQuery{State: "pending"}, false); err == nil {
+	if _, err := d.RedeliverAll(t.Context(), operator.DeliveryQuery{State: "pending"}, false); err == nil {
 		t.Error("pending deliveries were redelivered")
 	}
 }
 
 func TestQueriesAreWrittenAsTheyAreRead(t *testing.T) {
-	q := operate.DeliveryQuery{State: "failed", Event: "started", Endpoint: "a.example.com", Prediction: "p&=?", Since: "24h", Limit: 7, Cursor: "1z"}
-	if got, err := operate.ParseDeliveryQuery(q.Values()); err != nil || got != q {
+	q := operator.DeliveryQuery{State: "failed", Event: "started", Endpoint: "a.example.com", Prediction: "p&=?", Since: "24h", Limit: 7, Cursor: "1z"}
+	if got, err := operator.ParseDeliveryQuery(q.Values()); err != nil || got != q {
 		t.Errorf("got %+v, %v; want %+v", got, err, q)
 	}
-	p := operate.PredictionQuery{Status: "failed", ID: "x", Limit: 7, Cursor: "1z"}
-	if got, err := operate.ParsePredictionQuery(p.Values()); err != nil || got != p {
+	p := operator.PredictionQuery{Status: "failed", ID: "x", Limit: 7, Cursor: "1z"}
+	if got, err := operator.ParsePredictionQuery(p.Values()); err != nil || got != p {
 		t.Errorf("got %+v, %v; want %+v", got, err, p)
 	}
-	if v := (operate.DeliveryQuery{}).Values(); !reflect.DeepEqual(v, url.Values{}) {
+	if v := (operator.DeliveryQuery{}).Values(); !reflect.DeepEqual(v, url.Values{}) {
 		t.Errorf("empty query is %v", v)
 	}
 }
 
 func TestSecretOfWhom(t *testing.T) {
-	shared := operate.New(operate.Config{Keys: fakeKeys{}})
+	shared := operator.New(operator.Config{Keys: fakeKeys{}})
 	own := newDesk(t)
 	own.track("https://api.example.com/v1", "p1", event.Completed)
 	if got, err := shared.Secret(t.Context(), ""); err != nil || got.Signing != "shared" || got.Secret != "secret of " {
 		t.Errorf("shared: %+v, %v", got, err)
 	}
-	if got, err := own.Secret(t.Context(), "someone"); err != nil || got != (operate.Secret{Signing: "per_client", Client: "someone", Secret: "secret of someone"}) {
+	if got, err := own.Secret(t.Context(), "someone"); err != nil || got != (operator.Secret{Signing: "per_client", Client: "someone", Secret: "secret of someone"}) {
 		t.Errorf("own: %+v, %v", got, err)
 	}
-	if got, err := own.Secret(t.Context(), "nobody"); !errors.Is(err, operate.ErrNotFound) {
+	if got, err := own.Secret(t.Context(), "nobody"); !errors.Is(err, operator.ErrNotFound) {
 		t.Errorf("own, of a client that has no prediction: %+v, %v", got, err)
 	}
-	var refused *operate.InvalidError
+	var refused *operator.InvalidError
 	if _, err := shared.Secret(t.Context(), "me"); !errors.As(err, &refused) {
 		t.Errorf("shared, of a client: %v", err)
 	}

@@ -1,4 +1,4 @@
-package operate
+package operator
 
 import (
 	"context"
@@ -70,9 +70,10 @@ type Secret struct {
 	Secret string `json:"secret"`
 }
 
-// Secret gives the secret of a client, as predictions name it, or the shared
-// one, for which no client is named. The error is an *InvalidError,
-// ErrNotFound for a client without predictions, ErrUnavailable, or that of a sealing key that does not fit.
+// Secret returns the secret of a client, as predictions name it, or the shared
+// one, for which no client is named. The error is an *InvalidError, ErrNotFound
+// for a client without predictions, ErrUnavailable, or that of a sealing key
+// that does not fit.
 func (s *Service) Secret(ctx context.Context, client string) (Secret, error) {
 	out := Secret{Signing: "shared", Client: client}
 	if s.conf.Keys.PerClient() {

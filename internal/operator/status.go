@@ -1,4 +1,4 @@
-package operate
+package operator
 
 import (
 	"context"
@@ -9,7 +9,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
-// Status is how things are.
+// Status is the state of the plugin.
 type Status struct {
 	// API is the version of these documents.
 	API int `json:"api"`
@@ -22,9 +22,9 @@ type Status struct {
 	Deliveries DeliveryCounts `json:"deliveries"`
 	// OldestPending is when the oldest pending delivery was committed.
 	OldestPending time.Time `json:"oldest_pending,omitzero"`
-	// TrackedPredictions are those whose terminal event is to come.
+	// TrackedPredictions counts the predictions without a terminal event.
 	TrackedPredictions int `json:"tracked_predictions"`
-	// DedupEntries are the events that the edge remembers.
+	// DedupEntries counts the accepted events that the edge has not forgotten.
 	DedupEntries int `json:"dedup_entries"`
 	// Attempts is the load of this process.
 	Attempts delivery.Status `json:"attempts"`
@@ -35,11 +35,11 @@ type Status struct {
 	// Unreadable counts the sealed values that this configuration could not
 	// open.
 	Unreadable uint64 `json:"unreadable"`
-	// Sealing is how sealed values are.
+	// Sealing is the state of sealed values.
 	Sealing sealing.Status `json:"sealing"`
 }
 
-// StoreStatus is how the store is.
+// StoreStatus is the state of the store.
 type StoreStatus struct {
 	// Kind is sqlite or postgres.
 	Kind string `json:"kind"`
@@ -47,7 +47,7 @@ type StoreStatus struct {
 	Ready bool `json:"ready"`
 	// Error says why not.
 	Error string `json:"error,omitempty"`
-	// ClockAhead is how far the clock of this process is ahead of the
+	// ClockAhead is the time by which the clock of this process is ahead of the
 	// database's, in milliseconds, with store postgres.
 	ClockAhead int64 `json:"clock_ahead_ms,omitempty"`
 	// ClockWrong: that is more than half the tolerance of a handler, and this
@@ -64,12 +64,12 @@ type DeliveryCounts struct {
 	Canceled   int `json:"canceled"`
 }
 
-// Of gives the count of a state.
+// Of returns the count of a state.
 func (c *DeliveryCounts) Of(s store.DeliveryState) int {
 	return [...]int{c.Pending, c.Delivered, c.Failed, c.Superseded, c.Canceled}[s]
 }
 
-// Status tells how things are, also while the store can't be asked.
+// Status returns the status, also while the store is unavailable.
 func (s *Service) Status(ctx context.Context) (Status, error) {
 	polls := s.conf.Poller.Stats()
 	out := Status{
@@ -118,7 +118,7 @@ func (s *Service) Status(ctx context.Context) (Status, error) {
 	return out, nil
 }
 
-// Counts gives what the store holds now.
+// Counts returns the row counts of the store.
 func (s *Service) Counts(ctx context.Context) (c store.Counts, err error) {
 	err = s.use(func(o store.Store) error {
 		c, err = o.Counts(ctx)

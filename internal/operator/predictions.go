@@ -1,4 +1,4 @@
-package operate
+package operator
 
 import (
 	"context"
@@ -17,7 +17,7 @@ type Prediction struct {
 	Client string `json:"client"`
 	// URL gets the events, empty when the webhook is disabled.
 	URL string `json:"url"`
-	// Events are those the client wants.
+	// Events are the events that the client selected.
 	Events []string `json:"events"`
 	// Happened are the events there have been.
 	Happened []string `json:"happened"`

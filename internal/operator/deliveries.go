@@ -1,4 +1,4 @@
-package operate
+package operator
 
 import (
 	"context"
@@ -14,7 +14,7 @@ type Delivery struct {
 	Event      string `json:"event"`
 	Prediction string `json:"prediction"` // id, empty as long as it is not known
 	Client     string `json:"client"`
-	// URL is where its prediction's events go now, empty when the webhook
+	// URL is the current webhook_url of its prediction, empty when the webhook
 	// is disabled, and Endpoint the scheme, host and port of it.
 	URL      string `json:"url"`
 	Endpoint string `json:"endpoint"`
@@ -55,9 +55,9 @@ type Attempt struct {
 	At     time.Time `json:"at"`
 	// Seconds it took.
 	Seconds float64 `json:"seconds"`
-	// Status is the HTTP status, 0 when there was no answer.
+	// Status is the HTTP status, 0 when there was no response.
 	Status int `json:"status"`
-	// Response is the beginning of the answer's body.
+	// Response is the beginning of the response's body.
 	Response string `json:"response,omitempty"`
 	// Error says why it failed.
 	Error string `json:"error,omitempty"`

@@ -1,7 +1,7 @@
-// Package operate is what operators can see and do, in typed documents that
+// Package operator implements what operators can see and do, in typed documents that
 // are the same in the admin API, on the command line and on the dashboard. Of
 // HTTP it knows no more than which status fits an error.
-package operate
+package operator
 
 import (
 	"context"
@@ -21,13 +21,13 @@ import (
 // way that a reader of the version before would misread.
 const APIVersion = 1
 
-// What the methods of Service answer, beside an *InvalidError.
+// Errors of the methods of Service, beside *InvalidError.
 var (
 	// ErrNotFound: there is no such prediction, delivery or endpoint.
 	ErrNotFound = store.ErrNotFound
 	// ErrDisabled: the prediction's webhook is disabled.
 	ErrDisabled = store.ErrDisabled
-	// ErrUnavailable: the store can't be asked now.
+	// ErrUnavailable: the store is unavailable.
 	ErrUnavailable = store.ErrUnavailable
 )
 
@@ -39,8 +39,8 @@ type InvalidError struct {
 
 func (e *InvalidError) Error() string { return e.Option + " " + e.Problem }
 
-// HTTPStatus is the status that fits an error of Service: 500 for one that is
-// none of those it is known to answer.
+// HTTPStatus returns the status for an error of Service, 500 for an error that
+// Service does not document.
 func HTTPStatus(err error) int {
 	var refused *InvalidError
 	switch {
@@ -60,31 +60,31 @@ func invalid(option, format string, args ...any) error {
 	return &InvalidError{Option: option, Problem: fmt.Sprintf(format, args...)}
 }
 
-// Engine is what the service asks of a delivery engine.
+// Engine is the part of a delivery engine that the service needs.
 type Engine interface {
 	Status() delivery.Status
 	Endpoints() []delivery.EndpointStatus
 	Reset(endpoint string) bool
 }
 
-// Poller is what the service asks of a poller.
+// Poller is the part of a poller that the service needs.
 type Poller interface {
 	Stats() poller.Stats
 }
 
-// Keys is what the service asks of the signing keys.
+// Keys is the part of the signing keys that the service needs.
 type Keys interface {
 	PerClient() bool
 	SigningSecret(ctx context.Context, client string) (string, error)
 	Unreadable() uint64
 }
 
-// Sealing is what the service asks of a keeper of sealed values.
+// Sealing is the part of a keeper of sealed values that the service needs.
 type Sealing interface {
 	Status(ctx context.Context, s store.Secrets) (sealing.Status, error)
 }
 
-// Config is what a Service works on. All of it is required, but for Now.
+// Config holds the parts that a Service works on. All are required but Now.
 type Config struct {
 	// Version is the plugin's.
 	Version string
@@ -92,26 +92,26 @@ type Config struct {
 	Store string
 	// Acquire takes a reference to the store.
 	Acquire func() (*shared.Ref, error)
-	// Engine gives the running engine, nil where none runs.
+	// Engine returns the running engine, nil if there is none.
 	Engine func() Engine
 	// Poller polls predictions.
 	Poller Poller
 	// Keys are the secrets that sign deliveries.
 	Keys Keys
-	// Sealing gives the state of sealed values.
+	// Sealing returns the state of sealed values.
 	Sealing Sealing
 	// Now is the clock. Default: time.Now.
 	Now func() time.Time
 }
 
-// Service answers operators. Its methods are safe for concurrent use, and none
+// Service serves operators. Its methods are safe for concurrent use, and none
 // is on a request's path.
 type Service struct {
 	conf  Config
 	since time.Time
 }
 
-// New makes a service.
+// New returns a service.
 func New(conf Config) *Service {
 	if conf.Now == nil {
 		conf.Now = time.Now
