@@ -11,6 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/delivery"
 	"github.com/caddy-replicate/replicate-webhook/internal/directive"
 )
 
@@ -90,27 +91,22 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		case "callback":
 			o.Text(&a.Callback, "a public URL")
 		case "poll":
-			setIfNil(&a.Poll)
 			o.Duration(&a.Poll.Initial)
 			o.Duration(&a.Poll.Max)
 			if o.Remaining() > 0 {
 				o.Duration(&a.Poll.GiveUp)
 			}
 		case "retry":
-			setIfNil(&a.Retry)
-			a.Retry.parse(o.Block())
+			parseRetry(o.Block(), &a.Retry)
 		case "timeout":
-			o.Duration(&a.Timeout)
+			o.Duration((*caddy.Duration)(&a.Timeout))
 		case "workers":
 			o.Count(&a.Workers, 1)
 		case "endpoint":
-			setIfNil(&a.Endpoint)
-			a.Endpoint.parse(o.Block())
+			parseEndpoint(o.Block(), &a.Endpoint)
 		case "egress":
-			setIfNil(&a.Egress)
 			a.Egress.parse(o.Block())
 		case "retention":
-			setIfNil(&a.Retention)
 			a.Retention.parse(o.Block())
 		default:
 			o.Unknown("store, body_budget, signing, signing_secret, seal_key, callback, poll, retry, timeout, workers, endpoint, egress or retention")
@@ -124,7 +120,7 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return o.Err()
 }
 
-func (r *Retry) parse(o *directive.Walker) {
+func parseRetry(o *directive.Walker, r *delivery.Retry) {
 	for o.Next() {
 		switch o.Name() {
 		case "max_attempts":
@@ -133,9 +129,9 @@ func (r *Retry) parse(o *directive.Walker) {
 				r.MaxAttempts = -1 // in JSON 0 is the default
 			}
 		case "initial_delay":
-			o.Duration(&r.InitialDelay)
+			o.Duration((*caddy.Duration)(&r.InitialDelay))
 		case "max_delay":
-			o.Duration(&r.MaxDelay)
+			o.Duration((*caddy.Duration)(&r.MaxDelay))
 		case "backoff_factor":
 			o.Number(&r.BackoffFactor, 1, 100)
 		case "jitter":
@@ -147,13 +143,12 @@ func (r *Retry) parse(o *directive.Walker) {
 	o.End()
 }
 
-func (e *Endpoint) parse(o *directive.Walker) {
+func parseEndpoint(o *directive.Walker, e *delivery.Endpoint) {
 	for o.Next() {
 		switch o.Name() {
 		case "concurrency":
 			o.Count(&e.Concurrency, 1)
 		case "rate":
-			setIfNil(&e.Rate)
 			text, _ := o.Arg("a rate such as 100/1s")
 			count, per, _ := strings.Cut(text, "/")
 			n, err := strconv.Atoi(count)
@@ -161,9 +156,8 @@ func (e *Endpoint) parse(o *directive.Walker) {
 			if err != nil || perErr != nil || n < 1 || d <= 0 {
 				o.Failf("rate is %q: write it like 100/1s", text)
 			}
-			*e.Rate = Rate{Count: n, Per: caddy.Duration(d)}
+			e.Rate = delivery.Rate{Count: n, Per: delivery.Duration(d)}
 		case "breaker":
-			setIfNil(&e.Breaker)
 			if o.Remaining() == 1 {
 				var word string
 				o.Choice(&word, "off")
@@ -171,9 +165,9 @@ func (e *Endpoint) parse(o *directive.Walker) {
 				continue
 			}
 			o.Count(&e.Breaker.Failures, 1)
-			o.Duration(&e.Breaker.Cooldown)
+			o.Duration((*caddy.Duration)(&e.Breaker.Cooldown))
 			if o.Remaining() > 0 {
-				o.Duration(&e.Breaker.Hold)
+				o.Duration((*caddy.Duration)(&e.Breaker.Hold))
 			}
 		default:
 			o.Unknown("concurrency, rate or breaker")
@@ -193,7 +187,7 @@ func (e *Egress) parse(o *directive.Walker) {
 			for _, p := range ports {
 				n, err := strconv.Atoi(p)
 				if err != nil {
-					o.Failf("%q is no port", p)
+					o.Failf("%q is not a valid port", p)
 				}
 				e.Ports = append(e.Ports, n)
 			}

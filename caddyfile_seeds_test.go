@@ -20,7 +20,7 @@ func TestFuzzSeedsParseAsFarAsTheyClaim(t *testing.T) {
 		err  string // empty: all of it is taken
 		line int
 	}{
-		"app-egress-text-forms":           {"is no port", 5},
+		"app-egress-text-forms":           {"is not a valid port", 5},
 		"app-every-block":                 {},
 		"app-number-out-of-range":         {"max_attempts is", 4},
 		"app-number-that-is-none":         {"backoff_factor is", 4},

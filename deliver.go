@@ -58,27 +58,15 @@ type Delivery struct {
 	Callback string `json:"callback,omitempty"`
 
 	// Poll is how often predictions are asked for.
-	Poll *Poll `json:"poll,omitempty"`
+	Poll Poll `json:"poll,omitzero"`
 
-	// Retry is the schedule after a failed attempt.
-	Retry *Retry `json:"retry,omitempty"`
-
-	// Timeout bounds one attempt, from connecting to the last byte of the
-	// answer. Default: 15s.
-	Timeout caddy.Duration `json:"timeout,omitempty"`
-
-	// Workers is how many attempts may be in flight, all endpoints
-	// together. Default: 256.
-	Workers int `json:"workers,omitempty"`
-
-	// Endpoint is what one endpoint (scheme://host:port) is given.
-	Endpoint *Endpoint `json:"endpoint,omitempty"`
+	delivery.Options
 
 	// Egress is where webhooks may go.
-	Egress *Egress `json:"egress,omitempty"`
+	Egress Egress `json:"egress,omitzero"`
 
 	// Retention is how long finished things are kept.
-	Retention *Retention `json:"retention,omitempty"`
+	Retention Retention `json:"retention,omitzero"`
 }
 
 // Poll is how often a tracked prediction is asked for.
@@ -91,57 +79,6 @@ type Poll struct {
 	// GiveUp is the age at which prediction.failed is sent for a prediction
 	// that has not ended. Default: 24h.
 	GiveUp caddy.Duration `json:"give_up,omitempty"`
-}
-
-// Retry is the schedule after a failed attempt: the first wait is
-// InitialDelay, each further one BackoffFactor times as long.
-type Retry struct {
-	// MaxAttempts is the number of retries after the first try. Default: 5.
-	// -1 is none.
-	MaxAttempts int `json:"max_attempts,omitempty"`
-	// InitialDelay is the first wait. Default: 1s.
-	InitialDelay caddy.Duration `json:"initial_delay,omitempty"`
-	// MaxDelay is the longest wait. Default: 60s.
-	MaxDelay caddy.Duration `json:"max_delay,omitempty"`
-	// BackoffFactor is at least 1. Default: 2.
-	BackoffFactor float64 `json:"backoff_factor,omitempty"`
-	// Jitter, 0 to 1, spreads each wait by up to this part of it. Default:
-	// 0.
-	Jitter float64 `json:"jitter,omitempty"`
-}
-
-// Endpoint is what one endpoint is given.
-type Endpoint struct {
-	// Concurrency is the number of attempts in flight. Default: 16.
-	Concurrency int `json:"concurrency,omitempty"`
-	// Rate bounds how often attempts begin. Default: no bound.
-	Rate *Rate `json:"rate,omitempty"`
-	// Breaker stops deliveries to an endpoint, or to a client's URL on it,
-	// that keeps failing.
-	Breaker *Breaker `json:"breaker,omitempty"`
-}
-
-// Rate is a number of attempts per time.
-type Rate struct {
-	// Count is the number of attempts, 1 or more.
-	Count int `json:"count,omitempty"`
-	// Per is the time in which so many may begin.
-	Per caddy.Duration `json:"per,omitempty"`
-}
-
-// Breaker opens after consecutive failures. Attempts without a complete response
-// count for the endpoint, and responses other than 2xx for the client's URL
-// alone.
-type Breaker struct {
-	// Failures in a row that open it. Default: 10. -1 is never.
-	Failures int `json:"failures,omitempty"`
-	// Cooldown is how long deliveries wait then, before one goes first.
-	// Default: 30s.
-	Cooldown caddy.Duration `json:"cooldown,omitempty"`
-	// Hold is the longest that a delivery waits behind an open breaker for
-	// one try. Then the try has failed, and the next wait of the schedule
-	// begins. Default: 1h.
-	Hold caddy.Duration `json:"hold,omitempty"`
 }
 
 // Egress is where webhooks may go. Addresses of private and special networks
@@ -186,33 +123,6 @@ type sender struct {
 	transport *http.Transport
 }
 
-// fill puts defaults where the engine and the tracker need a value to be there.
-func (d *Delivery) fill() {
-	for _, fill := range []func(){
-		func() { setIfNil(&d.Poll) }, func() { setIfNil(&d.Retry) }, func() { setIfNil(&d.Endpoint) },
-		func() { setIfNil(&d.Egress) }, func() { setIfNil(&d.Retention) },
-	} {
-		fill()
-	}
-	setIfNil(&d.Endpoint.Rate)
-	setIfNil(&d.Endpoint.Breaker)
-	if d.Signing == "" {
-		d.Signing = "per_client"
-	}
-	if d.Timeout == 0 {
-		d.Timeout = caddy.Duration(DefaultTimeout)
-	}
-}
-
-// DefaultTimeout bounds one attempt.
-const DefaultTimeout = 15 * time.Second
-
-func setIfNil[T any](p **T) {
-	if *p == nil {
-		*p = new(T)
-	}
-}
-
 // check finds what the options alone show to be wrong.
 func (d *Delivery) check() error {
 	if err := oneOf("signing", d.Signing, "", "shared", "per_client"); err != nil {
@@ -224,18 +134,16 @@ func (d *Delivery) check() error {
 	if err := tracker.CheckCallback(d.Callback); err != nil {
 		return err
 	}
-	if e := d.Egress; e != nil {
-		for _, list := range [][]string{e.Allow, e.Deny} {
-			for _, cidr := range list {
-				if _, err := netip.ParsePrefix(cidr); err != nil {
-					return fmt.Errorf("egress: %q is no network: write it like 10.1.0.0/16", cidr)
-				}
+	for _, list := range [][]string{d.Egress.Allow, d.Egress.Deny} {
+		for _, cidr := range list {
+			if _, err := netip.ParsePrefix(cidr); err != nil {
+				return fmt.Errorf("egress: %q is not a CIDR prefix: write it like 10.1.0.0/16", cidr)
 			}
 		}
-		for _, port := range e.Ports {
-			if port < 1 || port > 65535 {
-				return fmt.Errorf("egress: %d is no port", port)
-			}
+	}
+	for _, port := range d.Egress.Ports {
+		if port < 1 || port > 65535 {
+			return fmt.Errorf("egress: %d is not a valid port", port)
 		}
 	}
 	return nil
@@ -246,7 +154,9 @@ func (a *App) provisionSender(ctx caddy.Context) error {
 	if err := a.check(); err != nil {
 		return err
 	}
-	a.fill()
+	if err := a.Options.SetDefaults(); err != nil {
+		return err
+	}
 	secrets, err := a.signingSecrets()
 	if err != nil {
 		return err
@@ -270,19 +180,9 @@ func (a *App) provisionSender(ctx caddy.Context) error {
 		Acquire: a.acquire, Logger: a.logger.Named("sealing"),
 	})
 	a.sender.config = delivery.Config{
-		Secrets: a.sender.keys.Secrets,
-		Guard:   guard,
-		Retry: delivery.Retry{
-			MaxAttempts: a.Retry.MaxAttempts, InitialDelay: time.Duration(a.Retry.InitialDelay), MaxDelay: time.Duration(a.Retry.MaxDelay),
-			BackoffFactor: a.Retry.BackoffFactor, Jitter: a.Retry.Jitter,
-		},
-		Endpoint: delivery.Endpoint{
-			Concurrency: a.Endpoint.Concurrency,
-			Rate:        delivery.Rate{Count: a.Endpoint.Rate.Count, Per: time.Duration(a.Endpoint.Rate.Per)},
-			Breaker:     delivery.Breaker{Failures: a.Endpoint.Breaker.Failures, Cooldown: time.Duration(a.Endpoint.Breaker.Cooldown), Hold: time.Duration(a.Endpoint.Breaker.Hold)},
-		},
-		Timeout:   time.Duration(a.Timeout),
-		Workers:   a.Workers,
+		Options:   a.Options,
+		Secrets:   a.sender.keys.Secrets,
+		Guard:     guard,
 		UserAgent: agent,
 		Metrics:   metrics.Delivery{},
 		Logger:    a.logger.Named("delivery"),
@@ -302,7 +202,7 @@ func (a *App) provisionTracker(secrets []string, agent string, guard *egress.Gua
 	s, passing := &a.sender, clock.New(nil)
 	s.upstream = upstream.New(&http.Client{Transport: s.transport})
 	s.keys, err = signingkey.New(signingkey.Config{
-		PerClient: a.Signing == "per_client", Secrets: secrets,
+		PerClient: a.Signing != "shared", Secrets: secrets,
 		Acquire: a.acquireSealed, Seal: s.ring, Logger: a.logger.Named("tracker"),
 	})
 	if err != nil {

@@ -15,6 +15,8 @@ import (
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/duration"
 )
 
 const (
@@ -85,7 +87,7 @@ func kindOf(t *testing.T, f reflect.StructField) string {
 			}
 		}
 	}
-	if f.Type == reflect.TypeFor[caddy.Duration]() {
+	if f.Type == reflect.TypeFor[caddy.Duration]() || f.Type == reflect.TypeFor[duration.Duration]() {
 		return "duration"
 	}
 	switch f.Type.Kind() {

@@ -54,12 +54,14 @@ func TestClockStepsMoveNoDelivery(t *testing.T) {
 		t.Fatal(err)
 	}
 	engine, err := delivery.New(delivery.Config{
-		Store:    s,
-		Secrets:  func(context.Context, string) ([]signature.Secret, error) { return []signature.Secret{key}, nil },
-		Client:   receiver.Client(),
-		Retry:    delivery.Retry{MaxAttempts: 5, InitialDelay: 5 * time.Minute, MaxDelay: time.Hour, BackoffFactor: 2},
-		Endpoint: delivery.Endpoint{Breaker: delivery.Breaker{Failures: -1}},
-		Now:      now,
+		Store:   s,
+		Secrets: func(context.Context, string) ([]signature.Secret, error) { return []signature.Secret{key}, nil },
+		Client:  receiver.Client(),
+		Options: delivery.Options{
+			Retry:    delivery.Retry{MaxAttempts: 5, InitialDelay: delivery.Duration(5 * time.Minute), MaxDelay: delivery.Duration(time.Hour), BackoffFactor: 2},
+			Endpoint: delivery.Endpoint{Breaker: delivery.Breaker{Failures: -1}},
+		},
+		Now: now,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -157,7 +157,7 @@ func (a *admission) endpoint(name string, now time.Time) *endpoint {
 	p := &endpoint{name: name, used: now}
 	p.timer = timer{at: now.Add(idleAfter), endpoint: p}
 	if r := a.conf.Endpoint.Rate; r.Count > 0 {
-		p.limiter = rate.NewLimiter(rate.Limit(float64(r.Count)/r.Per.Seconds()), r.Count)
+		p.limiter = rate.NewLimiter(rate.Limit(float64(r.Count)/time.Duration(r.Per).Seconds()), r.Count)
 	}
 	a.endpoints[name] = p
 	a.timers.Push(&p.timer)

@@ -76,7 +76,7 @@ func (c *client) attempt(d *store.Delivery, number int, at time.Time) (r result)
 				zap.Any("panic", v), zap.ByteString("stack", debug.Stack()))
 		}
 	}()
-	ctx, cancel := context.WithTimeout(c.life, c.conf.Timeout)
+	ctx, cancel := context.WithTimeout(c.life, time.Duration(c.conf.Timeout))
 	defer cancel()
 
 	secrets, err := c.conf.Secrets(ctx, d.Client)
@@ -89,7 +89,7 @@ func (c *client) attempt(d *store.Delivery, number int, at time.Time) (r result)
 	}
 	target, err := c.target(d.URL)
 	if err != nil {
-		r.failed(ctx, err, connecting, c.conf.Timeout)
+		r.failed(ctx, err, connecting, time.Duration(c.conf.Timeout))
 		return r
 	}
 
@@ -192,10 +192,10 @@ func (c *client) exchange(ctx context.Context, r *result, target *url.URL, h htt
 		if w.connected() {
 			at = awaiting
 		}
-		r.failed(ctx, err, at, c.conf.Timeout)
+		r.failed(ctx, err, at, time.Duration(c.conf.Timeout))
 		return
 	}
-	r.read(ctx, resp, c.conf.Now(), c.conf.Timeout)
+	r.read(ctx, resp, c.conf.Now(), time.Duration(c.conf.Timeout))
 }
 
 // watcher knows whether an attempt got a connection, and to where.

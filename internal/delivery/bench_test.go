@@ -72,7 +72,7 @@ func BenchmarkDrain(b *testing.B) {
 			}
 			e, err := New(Config{
 				Store: st, Secrets: secrets(b, testSecret), Guard: guard(b, nil, port),
-				Endpoint: Endpoint{Concurrency: c.concurrency},
+				Options: Options{Endpoint: Endpoint{Concurrency: c.concurrency}},
 			})
 			if err != nil {
 				b.Fatal(err)
@@ -119,7 +119,7 @@ func (g *grouped) Complete(ctx context.Context, o store.Outcome) error {
 
 // BenchmarkDelay steps the schedule to its last wait.
 func BenchmarkDelay(b *testing.B) {
-	r := Retry{InitialDelay: time.Second, MaxDelay: time.Minute, BackoffFactor: 2}
+	r := Retry{InitialDelay: Duration(time.Second), MaxDelay: Duration(time.Minute), BackoffFactor: 2}
 	b.ReportAllocs()
 	for b.Loop() {
 		r.delay(5)

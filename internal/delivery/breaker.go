@@ -42,7 +42,7 @@ func (b *breaker) tripped(limit *Breaker) bool {
 func (b *breaker) failed(limit *Breaker, probe bool, wait time.Duration, reason string, now time.Time) transition {
 	b.failures++
 	if b.tripped(limit) && (probe || !b.open) {
-		wait = max(wait, limit.Cooldown)
+		wait = max(wait, time.Duration(limit.Cooldown))
 	}
 	until := now.Add(wait)
 	switch {

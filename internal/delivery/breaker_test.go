@@ -7,7 +7,7 @@ import (
 
 func TestBreaker(t *testing.T) {
 	const s = time.Second
-	limit := &Breaker{Failures: 3, Cooldown: 30 * s}
+	limit := &Breaker{Failures: 3, Cooldown: Duration(30 * s)}
 	type step struct {
 		after  time.Duration
 		failed bool
@@ -63,7 +63,7 @@ func TestBreaker(t *testing.T) {
 }
 
 func TestABreakerKnowsSinceWhenItIsOpen(t *testing.T) {
-	limit := &Breaker{Failures: 1, Cooldown: time.Second}
+	limit := &Breaker{Failures: 1, Cooldown: Duration(time.Second)}
 	var b breaker
 	begun := time.Unix(0, 0)
 	for i := range 5 {

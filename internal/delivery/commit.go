@@ -66,7 +66,7 @@ func (c *committer) commit(o *store.Outcome) bool {
 // delivery is due after the longest delay, which is long enough to be sure that
 // the outcome was not committed after all.
 func (c *committer) postpone(o *store.Outcome, log *zap.Logger) {
-	due := c.conf.Now().Add(c.conf.Retry.MaxDelay)
+	due := c.conf.Now().Add(time.Duration(c.conf.Retry.MaxDelay))
 	if err := c.conf.Store.Postpone(c.life, o.Delivery, due); err != nil {
 		log.Error("claim of a delivery could not be released", zap.Error(err))
 	}

@@ -110,7 +110,7 @@ func TestWorkersAreSharedInHalves(t *testing.T) {
 func TestRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, net := newMemStore(), record(always(200))
-		engine(t, s, net.trip, func(c *Config) { c.Endpoint.Rate = Rate{Count: 4, Per: 2 * time.Second} })
+		engine(t, s, net.trip, func(c *Config) { c.Endpoint.Rate = Rate{Count: 4, Per: Duration(2 * time.Second)} })
 		for i := range 12 {
 			s.add(strconv.Itoa(i), hostURL(1))
 		}
@@ -137,7 +137,7 @@ func TestRateHoldsWhileAttemptsHang(t *testing.T) {
 			}
 			return after(800 * time.Millisecond)(r)
 		})
-		engine(t, s, net.trip, func(c *Config) { c.Endpoint.Rate = Rate{Count: 1, Per: 100 * time.Millisecond} })
+		engine(t, s, net.trip, func(c *Config) { c.Endpoint.Rate = Rate{Count: 1, Per: Duration(100 * time.Millisecond)} })
 		for i := range 5 {
 			s.add(strconv.Itoa(i), hostURL(1))
 		}
@@ -178,8 +178,8 @@ func TestBreakerWaitsThenOneProbeGoesFirst(t *testing.T) {
 			return net.trip(r)
 		}
 		e := engine(t, s, g.around(slow), func(c *Config) {
-			c.Endpoint.Breaker = Breaker{Failures: 5, Cooldown: 30 * time.Second}
-			c.Retry.InitialDelay, c.Retry.BackoffFactor = 10*time.Second, 1
+			c.Endpoint.Breaker = Breaker{Failures: 5, Cooldown: Duration(30 * time.Second)}
+			c.Retry.InitialDelay, c.Retry.BackoffFactor = Duration(10*time.Second), 1
 			c.OnEndpointOpen = func(r EndpointReport) { event("open %s %d %s", r.Endpoint, r.Failures, r.Error) }
 			c.OnEndpointClosed = func(r EndpointReport) { event("closed %s", r.Endpoint) }
 		})
@@ -266,7 +266,7 @@ func TestResetOfAnEndpoint(t *testing.T) {
 		closed := 0
 		e := engine(t, s, record(o.answer).trip, func(c *Config) {
 			c.Retry.MaxAttempts = -1
-			c.Endpoint.Breaker.Cooldown = time.Hour
+			c.Endpoint.Breaker.Cooldown = Duration(time.Hour)
 			c.OnEndpointClosed = func(EndpointReport) { closed++ }
 		})
 		for i := range 20 {
@@ -517,10 +517,10 @@ func TestNothingIsLostInChaos(t *testing.T) {
 				return status(200), nil
 			}, func(c *Config) {
 				c.Workers, c.Endpoint.Concurrency = 1+roll(6), 1+roll(4)
-				c.Endpoint.Breaker = Breaker{Failures: 3, Cooldown: time.Second}
+				c.Endpoint.Breaker = Breaker{Failures: 3, Cooldown: Duration(time.Second)}
 				c.Retry.MaxAttempts = 1000
 				if roll(2) == 0 {
-					c.Endpoint.Rate = Rate{Count: 1 + roll(20), Per: time.Second}
+					c.Endpoint.Rate = Rate{Count: 1 + roll(20), Per: Duration(time.Second)}
 				}
 			})
 			for i := range 300 {

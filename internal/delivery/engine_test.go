@@ -107,7 +107,7 @@ func TestMaxDelayAndMaxAttempts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, net := newMemStore(), record(always(500))
 		engine(t, s, net.trip, func(c *Config) {
-			c.Retry = Retry{MaxAttempts: 4, InitialDelay: 10 * time.Second, MaxDelay: 25 * time.Second, BackoffFactor: 3}
+			c.Retry = Retry{MaxAttempts: 4, InitialDelay: Duration(10 * time.Second), MaxDelay: Duration(25 * time.Second), BackoffFactor: 3}
 		})
 		s.add("d", hostURL(1))
 		time.Sleep(time.Hour)
@@ -202,7 +202,7 @@ func TestTimeoutIsForTheWholeAttempt(t *testing.T) {
 			resp := status(200)
 			resp.ContentLength, resp.Body = -1, out
 			return resp, nil
-		}, func(c *Config) { c.Timeout = 9500 * time.Millisecond })
+		}, func(c *Config) { c.Timeout = Duration(9500 * time.Millisecond) })
 		s.add("d", hostURL(1))
 		time.Sleep(11 * time.Second)
 		synctest.Wait()

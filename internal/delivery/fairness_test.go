@@ -146,7 +146,7 @@ func TestAProbeIsNeverTwiceInARowTheSameClients(t *testing.T) {
 			defer mu.Unlock()
 			clients = append(clients, r.URL.Path)
 			return nil, syscall.ECONNREFUSED
-		}, func(c *Config) { c.Endpoint.Breaker = Breaker{Failures: 1, Cooldown: time.Second} })
+		}, func(c *Config) { c.Endpoint.Breaker = Breaker{Failures: 1, Cooldown: Duration(time.Second)} })
 		for i := range 100 {
 			s.addFor("one", "one"+strconv.Itoa(i), shared+"one")
 		}

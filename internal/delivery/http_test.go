@@ -92,7 +92,7 @@ func deliver(t *testing.T, url string, configure func(*Config)) store.Outcome {
 	ended := make(chan store.Outcome, 1)
 	s.ended = func(o *store.Outcome) { ended <- *o }
 	engine(t, s, nil, func(c *Config) {
-		c.Client, c.Timeout = nil, 10*time.Second
+		c.Client, c.Timeout = nil, Duration(10*time.Second)
 		c.Retry.MaxAttempts = -1
 		configure(c)
 	})
@@ -161,7 +161,7 @@ func TestAttemptOverHTTP(t *testing.T) {
 			o := deliver(t, "http://receiver.example.com:"+strconv.Itoa(port)+"/hook?a=b", func(conf *Config) {
 				conf.Guard = guard(t, nil, port)
 				if c.timeout != 0 {
-					conf.Timeout = c.timeout
+					conf.Timeout = Duration(c.timeout)
 				}
 			})
 			a := o.Attempt
@@ -320,7 +320,7 @@ func TestAttemptIsOneRequest(t *testing.T) {
 	s.ended = func(o *store.Outcome) { ended <- *o }
 	engine(t, s, nil, func(c *Config) {
 		c.Client, c.Guard = nil, guard(t, nil, port)
-		c.Retry.InitialDelay = time.Millisecond
+		c.Retry.InitialDelay = Duration(time.Millisecond)
 	})
 	url := fmt.Sprintf("http://127.0.0.1:%d/", port)
 	s.add("a", url)

@@ -60,7 +60,7 @@ func newOutages(conf *Config) outages {
 // interval returns the time between two searches for deliveries that have waited
 // for too long.
 func (o *outages) interval() time.Duration {
-	return min(max(o.conf.Endpoint.Breaker.Hold/holdSweeps, minSweep), maxSweep)
+	return min(max(time.Duration(o.conf.Endpoint.Breaker.Hold)/holdSweeps, minSweep), maxSweep)
 }
 
 // grace returns how far apart two times may be at which a process was running
@@ -79,7 +79,7 @@ func (o *outages) changed(lane store.Lane) {
 // what has waited since then has waited for too long. It is zero if no process
 // was running for so long.
 func (o *outages) threshold(now time.Time) time.Time {
-	left := o.conf.Endpoint.Breaker.Hold
+	left := time.Duration(o.conf.Endpoint.Breaker.Hold)
 	if o.witnessed.IsZero() {
 		if t := now.Add(-left); t.After(o.began) {
 			return t

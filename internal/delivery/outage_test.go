@@ -20,7 +20,7 @@ func refuse(*http.Request) (*http.Response, error) { return nil, syscall.ECONNRE
 // hold is a breaker that opens at once.
 func hold(d time.Duration) func(*Config) {
 	return func(c *Config) {
-		c.Endpoint.Breaker = Breaker{Failures: 1, Cooldown: 30 * time.Second, Hold: d}
+		c.Endpoint.Breaker = Breaker{Failures: 1, Cooldown: Duration(30 * time.Second), Hold: Duration(d)}
 		c.Retry.MaxAttempts = 2
 	}
 }
@@ -207,7 +207,7 @@ func TestAnOutageIsKnownAfterARestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newMemStore()
 		net := record(func(int, *http.Request) (*http.Response, error) { return nil, syscall.ECONNREFUSED })
-		e := engine(t, s, net.trip, func(c *Config) { c.Endpoint.Breaker = Breaker{Failures: 5, Cooldown: 30 * time.Second} })
+		e := engine(t, s, net.trip, func(c *Config) { c.Endpoint.Breaker = Breaker{Failures: 5, Cooldown: Duration(30 * time.Second)} })
 		for n := range 50 {
 			s.addFor("client", strconv.Itoa(n), shared)
 		}
@@ -220,7 +220,7 @@ func TestAnOutageIsKnownAfterARestart(t *testing.T) {
 		var o outage
 		o.up.Store(true)
 		again := record(o.answer)
-		engine(t, s, again.trip, func(c *Config) { c.Endpoint.Breaker = Breaker{Failures: 5, Cooldown: 30 * time.Second} })
+		engine(t, s, again.trip, func(c *Config) { c.Endpoint.Breaker = Breaker{Failures: 5, Cooldown: Duration(30 * time.Second)} })
 		time.Sleep(5 * time.Minute)
 		synctest.Wait()
 		if n := count(s.outcomes(t), store.Delivered); n != 50 || len(s.outages) != 0 {

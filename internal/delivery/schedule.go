@@ -13,10 +13,10 @@ import (
 // that waits holds nothing in memory.
 func (r *Retry) delay(attempt int) time.Duration {
 	b := backoff.ExponentialBackOff{
-		InitialInterval:     r.InitialDelay,
+		InitialInterval:     time.Duration(r.InitialDelay),
 		RandomizationFactor: r.Jitter,
 		Multiplier:          r.BackoffFactor,
-		MaxInterval:         r.MaxDelay,
+		MaxInterval:         time.Duration(r.MaxDelay),
 		MaxElapsedTime:      0, // attempts are counted, time is not
 		Stop:                backoff.Stop,
 		Clock:               backoff.SystemClock,
@@ -27,7 +27,7 @@ func (r *Retry) delay(attempt int) time.Duration {
 		d = b.NextBackOff()
 	}
 	// The library caps the interval before it is spread, and never the first.
-	return min(d, r.MaxDelay)
+	return min(d, time.Duration(r.MaxDelay))
 }
 
 // exhausted reports whether the attempt with the number was the last.

@@ -11,10 +11,10 @@ func TestDelays(t *testing.T) {
 		retry Retry
 		want  []time.Duration
 	}{
-		"default":        {Retry{InitialDelay: s, MaxDelay: time.Minute, BackoffFactor: 2}, []time.Duration{s, 2 * s, 4 * s, 8 * s, 16 * s, 32 * s, 60 * s, 60 * s}},
-		"factor 1":       {Retry{InitialDelay: s, MaxDelay: time.Minute, BackoffFactor: 1}, []time.Duration{s, s, s}},
-		"fraction":       {Retry{InitialDelay: s, MaxDelay: time.Minute, BackoffFactor: 1.5}, []time.Duration{s, 1500 * time.Millisecond, 2250 * time.Millisecond}},
-		"initial capped": {Retry{InitialDelay: 90 * s, MaxDelay: time.Minute, BackoffFactor: 2}, []time.Duration{60 * s, 60 * s}},
+		"default":        {Retry{InitialDelay: Duration(s), MaxDelay: Duration(time.Minute), BackoffFactor: 2}, []time.Duration{s, 2 * s, 4 * s, 8 * s, 16 * s, 32 * s, 60 * s, 60 * s}},
+		"factor 1":       {Retry{InitialDelay: Duration(s), MaxDelay: Duration(time.Minute), BackoffFactor: 1}, []time.Duration{s, s, s}},
+		"fraction":       {Retry{InitialDelay: Duration(s), MaxDelay: Duration(time.Minute), BackoffFactor: 1.5}, []time.Duration{s, 1500 * time.Millisecond, 2250 * time.Millisecond}},
+		"initial capped": {Retry{InitialDelay: Duration(90 * s), MaxDelay: Duration(time.Minute), BackoffFactor: 2}, []time.Duration{60 * s, 60 * s}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for i, want := range c.want {
@@ -27,7 +27,7 @@ func TestDelays(t *testing.T) {
 }
 
 func TestJitterStaysInRange(t *testing.T) {
-	r := Retry{InitialDelay: time.Second, MaxDelay: time.Minute, BackoffFactor: 2, Jitter: 0.5}
+	r := Retry{InitialDelay: Duration(time.Second), MaxDelay: Duration(time.Minute), BackoffFactor: 2, Jitter: 0.5}
 	seen := map[time.Duration]bool{}
 	for range 1000 {
 		d := r.delay(3)

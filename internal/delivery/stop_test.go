@@ -82,7 +82,7 @@ func TestHandoverOfParkedEndpoints(t *testing.T) {
 		fresh.Stop() // subscribed no more
 		<-fresh.Done()
 		old := engine(t, s, failing.trip, func(c *Config) {
-			c.Retry.MaxAttempts, c.Endpoint.Breaker.Cooldown = -1, time.Hour
+			c.Retry.MaxAttempts, c.Endpoint.Breaker.Cooldown = -1, Duration(time.Hour)
 		})
 		for i := range 60 { // far more than can be in flight when it opens
 			s.add(strconv.Itoa(i), hostURL(1))

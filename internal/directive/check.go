@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/duration"
 )
 
 // leastSize is the least a size may be in bytes. No webhook fits into less, and a
@@ -25,9 +27,10 @@ func Check(config any) error {
 }
 
 var (
-	durationType = reflect.TypeFor[caddy.Duration]()
-	sizeType     = reflect.TypeFor[int64]()
-	countType    = reflect.TypeFor[int]()
+	caddyDuration = reflect.TypeFor[caddy.Duration]()
+	plainDuration = reflect.TypeFor[duration.Duration]()
+	sizeType      = reflect.TypeFor[int64]()
+	countType     = reflect.TypeFor[int]()
 )
 
 func check(v reflect.Value, within string) error {
@@ -45,7 +48,7 @@ func check(v reflect.Value, within string) error {
 		}
 		var err error
 		switch {
-		case field.Type == durationType:
+		case field.Type == caddyDuration, field.Type == plainDuration:
 			err = checkDuration(name, time.Duration(value.Int()))
 		case field.Type == sizeType:
 			err = checkSize(name, value.Int())
