@@ -13,6 +13,7 @@ import (
 
 	"github.com/caddy-replicate/replicate-webhook/internal/delivery"
 	"github.com/caddy-replicate/replicate-webhook/internal/directive"
+	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
 )
 
 func init() {
@@ -91,10 +92,10 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		case "callback":
 			o.Text(&a.Callback, "a public URL")
 		case "poll":
-			o.Duration(&a.Poll.Initial)
-			o.Duration(&a.Poll.Max)
+			o.Duration((*caddy.Duration)(&a.Poll.Initial))
+			o.Duration((*caddy.Duration)(&a.Poll.Max))
 			if o.Remaining() > 0 {
-				o.Duration(&a.Poll.GiveUp)
+				o.Duration((*caddy.Duration)(&a.Poll.GiveUp))
 			}
 		case "retry":
 			parseRetry(o.Block(), &a.Retry)
@@ -107,7 +108,7 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		case "egress":
 			a.Egress.parse(o.Block())
 		case "retention":
-			a.Retention.parse(o.Block())
+			parseRetention(o.Block(), &a.Retention)
 		default:
 			o.Unknown("store, body_budget, signing, signing_secret, seal_key, callback, poll, retry, timeout, workers, endpoint, egress or retention")
 		}
@@ -204,13 +205,13 @@ func (e *Egress) parse(o *directive.Walker) {
 	o.End()
 }
 
-func (r *Retention) parse(o *directive.Walker) {
+func parseRetention(o *directive.Walker, r *tracker.Retention) {
 	for o.Next() {
 		switch o.Name() {
 		case "deliveries":
-			o.Duration(&r.Deliveries)
+			o.Duration((*caddy.Duration)(&r.Deliveries))
 		case "predictions":
-			o.Duration(&r.Predictions)
+			o.Duration((*caddy.Duration)(&r.Predictions))
 		default:
 			o.Unknown("deliveries or predictions")
 		}

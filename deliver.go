@@ -58,7 +58,7 @@ type Delivery struct {
 	Callback string `json:"callback,omitempty"`
 
 	// Poll is how often predictions are asked for.
-	Poll Poll `json:"poll,omitzero"`
+	Poll poller.Schedule `json:"poll,omitzero"`
 
 	delivery.Options
 
@@ -66,19 +66,7 @@ type Delivery struct {
 	Egress Egress `json:"egress,omitzero"`
 
 	// Retention is how long finished things are kept.
-	Retention Retention `json:"retention,omitzero"`
-}
-
-// Poll is how often a tracked prediction is asked for.
-type Poll struct {
-	// Initial is the time from the create to the first poll. Default:
-	// 500ms.
-	Initial caddy.Duration `json:"initial,omitempty"`
-	// Max is the longest time between polls. Default: 10s.
-	Max caddy.Duration `json:"max,omitempty"`
-	// GiveUp is the age at which prediction.failed is sent for a prediction
-	// that has not ended. Default: 24h.
-	GiveUp caddy.Duration `json:"give_up,omitempty"`
+	Retention tracker.Retention `json:"retention,omitzero"`
 }
 
 // Egress is where webhooks may go. Addresses of private and special networks
@@ -95,14 +83,6 @@ type Egress struct {
 	AllowHost []string `json:"allow_host,omitempty"`
 	// Deny are networks refused whatever Allow says.
 	Deny []string `json:"deny,omitempty"`
-}
-
-// Retention is how long finished things are kept.
-type Retention struct {
-	// Deliveries and their log. Default: 72h.
-	Deliveries caddy.Duration `json:"deliveries,omitempty"`
-	// Predictions, for status and redelivery. Default: 720h.
-	Predictions caddy.Duration `json:"predictions,omitempty"`
 }
 
 // sender is the app's outbound half: the tracker that finds out what is owed,
@@ -209,10 +189,7 @@ func (a *App) provisionTracker(secrets []string, agent string, guard *egress.Gua
 		return err
 	}
 	s.poller, err = poller.New(poller.Config{
-		Schedule: poller.Schedule{
-			Initial: time.Duration(a.Poll.Initial), Max: time.Duration(a.Poll.Max), GiveUp: time.Duration(a.Poll.GiveUp),
-		},
-		Client: s.upstream, Seal: s.ring, UserAgent: agent, Logger: a.logger.Named("tracker"), Clock: passing,
+		Schedule: a.Poll, Client: s.upstream, Seal: s.ring, UserAgent: agent, Logger: a.logger.Named("tracker"), Clock: passing,
 	})
 	if err != nil {
 		return err
@@ -223,11 +200,9 @@ func (a *App) provisionTracker(secrets []string, agent string, guard *egress.Gua
 		Seal:      s.ring,
 		SealReady: func() error { return s.keeper.Ready() },
 		CheckURL:  func(raw string) error { _, err := guard.CheckURL(raw); return err },
-		Retention: tracker.Retention{
-			Deliveries: time.Duration(a.Retention.Deliveries), Predictions: time.Duration(a.Retention.Predictions),
-		},
-		Traced: a.spans.Seen,
-		Logger: a.logger.Named("tracker"), Clock: passing,
+		Retention: a.Retention,
+		Traced:    a.spans.Seen,
+		Logger:    a.logger.Named("tracker"), Clock: passing,
 	})
 	return err
 }

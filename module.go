@@ -22,6 +22,7 @@ import (
 	_ "github.com/caddy-replicate/replicate-webhook/admin"     // registers its module
 	_ "github.com/caddy-replicate/replicate-webhook/command"   // registers the command
 	_ "github.com/caddy-replicate/replicate-webhook/dashboard" // registers its handler
+	"github.com/caddy-replicate/replicate-webhook/internal/app"
 	"github.com/caddy-replicate/replicate-webhook/internal/body"
 	"github.com/caddy-replicate/replicate-webhook/internal/directive"
 	"github.com/caddy-replicate/replicate-webhook/internal/edge"
@@ -41,7 +42,7 @@ func init() {
 	caddy.RegisterModule(Edge{})
 }
 
-const appName = "replicate_webhook"
+const appName = app.Name
 
 // DefaultBodyBudget is the number of bytes that may be buffered at once.
 const DefaultBodyBudget = 256 << 20
@@ -136,12 +137,11 @@ func (a *App) provisionObservers(ctx caddy.Context) error {
 
 // activeApp returns the app of the active configuration, nil if it has none.
 func activeApp() *App {
-	mod, err := caddy.ActiveContext().AppIfConfigured(appName)
+	a, err := app.Running[*App]()
 	if err != nil {
 		return nil
 	}
-	app, _ := mod.(*App)
-	return app
+	return a
 }
 
 // emit emits an event of Caddy's. It must not be called while a request waits:
@@ -280,20 +280,6 @@ func version() string {
 		}
 	}
 	return "unknown"
-}
-
-// sharedApp returns the app of the configuration that ctx belongs to. An app that
-// is not configured has its defaults.
-func sharedApp(ctx caddy.Context) (*App, error) {
-	mod, err := ctx.App(appName)
-	if err != nil {
-		return nil, err
-	}
-	app, ok := mod.(*App)
-	if !ok {
-		return nil, fmt.Errorf("app %s has unexpected type %T", appName, mod)
-	}
-	return app, nil
 }
 
 // Interface guards.

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/app"
 	"github.com/caddy-replicate/replicate-webhook/internal/clientip"
 	"github.com/caddy-replicate/replicate-webhook/internal/directive"
 	"github.com/caddy-replicate/replicate-webhook/internal/edge"
@@ -135,7 +136,7 @@ func (e *Edge) Provision(ctx caddy.Context) error {
 		return err
 	}
 	var err error
-	if e.app, err = sharedApp(ctx); err != nil {
+	if e.app, err = app.Get[*App](ctx); err != nil {
 		return err
 	}
 	if e.secrets, err = secret.NewList(e.app.secrets, "secret", e.Secret, e.parseSecret); err != nil {

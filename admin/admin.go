@@ -15,6 +15,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/app"
 	"github.com/caddy-replicate/replicate-webhook/internal/operator"
 )
 
@@ -25,8 +26,6 @@ const (
 	Base = "/replicate_webhook/"
 	// VersionHeader is in every response, with operator.APIVersion.
 	VersionHeader = "Replicate-Webhook-Api"
-
-	appName = "replicate_webhook"
 )
 
 // App is the part of the app module replicate_webhook that the API needs.
@@ -192,18 +191,14 @@ func known(query url.Values, params []string) error {
 
 // running returns the app of the running configuration.
 func running() (App, error) {
-	mod, err := caddy.ActiveContext().AppIfConfigured(appName)
+	a, err := app.Running[App]()
 	switch {
 	case errors.Is(err, caddy.ErrNotConfigured):
-		return nil, caddy.APIError{HTTPStatus: http.StatusNotFound, Err: errors.New("nothing in the running configuration uses app " + appName)}
+		return nil, caddy.APIError{HTTPStatus: http.StatusNotFound, Err: errors.New("nothing in the running configuration uses app " + app.Name)}
 	case err != nil:
 		return nil, caddy.APIError{HTTPStatus: http.StatusServiceUnavailable, Err: err}
 	}
-	app, ok := mod.(App)
-	if !ok {
-		return nil, caddy.APIError{HTTPStatus: http.StatusInternalServerError, Err: errors.New("app " + appName + " is of another plugin")}
-	}
-	return app, nil
+	return a, nil
 }
 
 // Interface guards.

@@ -15,6 +15,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/app"
 	"github.com/caddy-replicate/replicate-webhook/internal/history"
 )
 
@@ -57,9 +58,6 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "http.handlers.replicate_dashboard", New: func() caddy.Module { return new(Handler) }}
 }
 
-// appName is the app module that the handler belongs to.
-const appName = "replicate_webhook"
-
 // Provision prepares the handler.
 func (h *Handler) Provision(ctx caddy.Context) error {
 	h.logger = ctx.Logger()
@@ -74,15 +72,10 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if h.Public {
 		h.logger.Warn("the dashboard is public: everybody who reaches it sees all deliveries and can repeat them")
 	}
-	mod, err := ctx.App(appName)
-	if err != nil {
+	var err error
+	if h.app, err = app.Get[App](ctx); err != nil {
 		return err
 	}
-	app, ok := mod.(App)
-	if !ok {
-		return fmt.Errorf("app %s is of another plugin", appName)
-	}
-	h.app = app
 	source := &history.Source{Pending: h.pending}
 	if h.history, err = history.Attach(source); err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/app"
 	"github.com/caddy-replicate/replicate-webhook/internal/body"
 	"github.com/caddy-replicate/replicate-webhook/internal/clientip"
 	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
@@ -70,7 +71,7 @@ func (Callback) CaddyModule() caddy.ModuleInfo {
 // Provision finds the app.
 func (c *Callback) Provision(ctx caddy.Context) error {
 	c.logger = ctx.Logger()
-	app, err := sharedApp(ctx)
+	app, err := app.Get[App](ctx)
 	if err != nil {
 		return err
 	}

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/app"
 	"github.com/caddy-replicate/replicate-webhook/internal/body"
 	"github.com/caddy-replicate/replicate-webhook/internal/directive"
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
@@ -33,9 +34,6 @@ func init() {
 	caddy.RegisterModule(Handler{})
 	caddy.RegisterModule(Callback{})
 }
-
-// appName is the app module that the handlers belong to.
-const appName = "replicate_webhook"
 
 // App is what the handlers use of the app module replicate_webhook.
 type App interface {
@@ -169,7 +167,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if h.upstream.URL, err = parseAPI(api); err != nil {
 		return err
 	}
-	app, err := sharedApp(ctx)
+	app, err := app.Get[App](ctx)
 	if err != nil {
 		return err
 	}
@@ -207,20 +205,6 @@ func (h *Handler) join(c client, k signingKeys, t tracking, b *body.Budget) erro
 		return err
 	}
 	return c.Join(h.upstream)
-}
-
-// sharedApp returns the configuration's app, provisioned with its defaults where it
-// is not configured.
-func sharedApp(ctx caddy.Context) (App, error) {
-	mod, err := ctx.App(appName)
-	if err != nil {
-		return nil, err
-	}
-	app, ok := mod.(App)
-	if !ok {
-		return nil, fmt.Errorf("app %s has unexpected type %T", appName, mod)
-	}
-	return app, nil
 }
 
 // check sets the defaults and returns an error if the options are wrong, as far as

@@ -136,11 +136,12 @@ func TestTestModeByTheOfficialClient(t *testing.T) {
 	}
 }
 
-// TestClientsHaveKeysOfTheirOwn: under signing per_client the official look-up
-// gives a key that verifies the caller's webhooks, and nobody else's.
+// TestClientsHaveKeysOfTheirOwn: under signing per_client, the default, the
+// official look-up gives a key that verifies the caller's webhooks, and nobody
+// else's.
 func TestClientsHaveKeysOfTheirOwn(t *testing.T) {
 	s := start(t, fakeapi.Options{Accounts: twoClients}, config{
-		options: []string{"signing per_client", "signing_secret"},
+		options: []string{"signing", "signing_secret"},
 		handler: []string{"serve_signing_secret"},
 	})
 	c := s.newOfficial()

@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/propagation"
 	"go.uber.org/zap"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/egress"
@@ -100,9 +101,7 @@ func (c *client) attempt(d *store.Delivery, number int, at time.Time) (r result)
 	h["X-Replicate-Delivery"] = []string{d.ID}
 	h["X-Replicate-Attempt"] = []string{strconv.Itoa(number)}
 	signature.Sign(h, secrets, d.ID, at, d.Payload)
-	if isTraceparent(d.Traceparent) {
-		h["Traceparent"] = []string{d.Traceparent}
-	}
+	setTraceparent(h, d.Traceparent)
 	if c.conf.Trace != nil {
 		var end func(int, error)
 		ctx, end = c.conf.Trace(ctx, d, number, h)
@@ -227,27 +226,13 @@ func (w *watcher) connected() bool {
 
 func (w *watcher) exception() bool { return w.trace != nil && w.trace.ByException() }
 
-// isTraceparent reports whether a stored trace context is one (W3C Trace
-// Context, section 3.2): 00-<32 hex>-<16 hex>-<2 hex>, or a later version's
-// longer form. It came with a client's request.
-func isTraceparent(s string) bool {
-	if len(s) < 55 || len(s) > 255 {
-		return false
+// setTraceparent adds the trace context that is stored with a delivery. It came
+// with a client's request, and is sent only if it is valid.
+func setTraceparent(h http.Header, traceparent string) {
+	if traceparent == "" {
+		return
 	}
-	for i := range len(s) {
-		c := s[i]
-		switch {
-		case i == 2 || i == 35 || i == 52 || i == 55:
-			if c != '-' {
-				return false
-			}
-		case i < 55:
-			if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
-				return false
-			}
-		case c <= ' ' || c > '~':
-			return false
-		}
-	}
-	return true
+	format := propagation.TraceContext{}
+	ctx := format.Extract(context.Background(), propagation.MapCarrier{"traceparent": traceparent})
+	format.Inject(ctx, propagation.HeaderCarrier(h))
 }

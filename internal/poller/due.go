@@ -24,9 +24,9 @@ func (p *Poller) FirstPoll(pred *store.Prediction) time.Time {
 // zero means that the clock was set back.
 func (p *Poller) interval(pred *store.Prediction, now time.Time) time.Duration {
 	s := &p.conf.Schedule
-	d := s.Max
+	d := time.Duration(s.Max)
 	if age := now.Sub(pred.CreatedAt); age >= 0 {
-		d = min(max(age, s.Initial), s.Max)
+		d = min(max(age, time.Duration(s.Initial)), d)
 	}
 	if pred.Token != nil {
 		d = max(d, p.slowInterval)
@@ -39,7 +39,7 @@ func (p *Poller) interval(pred *store.Prediction, now time.Time) time.Duration {
 // keeps none from its end. Its age when this process began is told by its stamp
 // alone, which is not believed before Settling has passed.
 func (p *Poller) untilGiveUp(pred *store.Prediction) time.Duration {
-	giveUp, passing := p.conf.Schedule.GiveUp, p.conf.Clock
+	giveUp, passing := time.Duration(p.conf.Schedule.GiveUp), p.conf.Clock
 	byStamp := pred.CreatedAt.Sub(passing.Before(giveUp))
 	byStamp = max(byStamp, min(Settling, giveUp)-passing.Passed())
 	return min(byStamp, giveUp-pred.Watched)

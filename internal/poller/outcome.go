@@ -78,7 +78,7 @@ func (p *Poller) commit(st store.Store, pred *store.Prediction, r *result, now t
 		s := p.givenUp(pred, r)
 		err = st.Observe(ctx, pred.Ref, pred.ID, lifecycle.Events(pred, s, now))
 		p.conf.Logger.Warn("giving up a prediction", zap.String("prediction", pred.ID), zap.String("api", pred.API),
-			zap.Duration("after", p.conf.Schedule.GiveUp), zap.String("reason", r.reason()))
+			zap.Duration("after", time.Duration(p.conf.Schedule.GiveUp)), zap.String("reason", r.reason()))
 	}
 	return final, err
 }
@@ -101,7 +101,7 @@ func (p *Poller) nextPoll(pred *store.Prediction, r *result, now time.Time) time
 	n := min(pred.PollFailures, 16)
 	switch r.finding {
 	case unavailable, unexpectedResponse, rateLimited:
-		d = max(d, min(p.conf.Schedule.Initial<<n, p.conf.Schedule.Max), r.wait)
+		d = max(d, time.Duration(min(p.conf.Schedule.Initial<<n, p.conf.Schedule.Max)), r.wait)
 	case missing:
 		if pred.PollFailures > maxNotFound {
 			d = max(d, p.slowInterval)

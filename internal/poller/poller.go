@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/clock"
+	"github.com/caddy-replicate/replicate-webhook/internal/duration"
 	"github.com/caddy-replicate/replicate-webhook/internal/seal"
 	"github.com/caddy-replicate/replicate-webhook/internal/sealing"
 	"github.com/caddy-replicate/replicate-webhook/internal/upstream"
@@ -36,29 +37,29 @@ const (
 	storeRetryInterval = time.Second
 )
 
-// Schedule says how often a prediction is polled. Fields that are 0 take their
-// defaults.
+// Schedule says how often a prediction is polled. It is an option of the
+// configuration, and fields that are 0 take their defaults.
 type Schedule struct {
-	// Initial is the time from the creation to the first poll. Default:
-	// 500 ms.
-	Initial time.Duration
+	// Initial is the time from the create to the first poll. Default:
+	// 500ms.
+	Initial duration.Duration `json:"initial,omitempty"`
 	// Max is the longest time between polls, to which they back off by a
-	// factor of 2. Default: 10 s, or Initial if that is longer.
-	Max time.Duration
-	// GiveUp is the age at which a prediction without a final status is
-	// declared failed, see untilGiveUp. Default: 24 h.
-	GiveUp time.Duration
+	// factor of 2. Default: 10s, or initial if that is longer.
+	Max duration.Duration `json:"max,omitempty"`
+	// GiveUp is the age at which prediction.failed is sent for a prediction
+	// that has not ended. Default: 24h.
+	GiveUp duration.Duration `json:"give_up,omitempty"`
 }
 
 func (s *Schedule) setDefaults() {
 	if s.Initial <= 0 {
-		s.Initial = 500 * time.Millisecond
+		s.Initial = duration.Duration(500 * time.Millisecond)
 	}
 	if s.Max <= 0 {
-		s.Max = max(10*time.Second, s.Initial)
+		s.Max = max(duration.Duration(10*time.Second), s.Initial)
 	}
 	if s.GiveUp <= 0 {
-		s.GiveUp = 24 * time.Hour
+		s.GiveUp = duration.Duration(24 * time.Hour)
 	}
 }
 
@@ -114,7 +115,7 @@ func New(conf Config) (*Poller, error) {
 	}
 	return &Poller{
 		conf:         conf,
-		slowInterval: max(s.Max, callbackInterval),
+		slowInterval: max(time.Duration(s.Max), callbackInterval),
 		large:        make(chan struct{}, maxLarge),
 	}, nil
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/clock/clocktest"
+	"github.com/caddy-replicate/replicate-webhook/internal/duration"
 )
 
 // TestClockStepsEndNoPrediction: a clock that is set for seconds, or for good,
@@ -89,7 +90,7 @@ func TestClockThatIsWrongAtTheStart(t *testing.T) {
 func TestClockStepsForgetNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		wall := new(clocktest.Wall)
-		w := newWorld(t, func(c *options) { c.Now, c.Retention.Deliveries = wall.Now, time.Hour })
+		w := newWorld(t, func(c *options) { c.Now, c.Retention.Deliveries = wall.Now, duration.Duration(time.Hour) })
 		w.start()
 		defer w.end()
 		time.Sleep(10 * time.Minute)

@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/duration"
 	"github.com/caddy-replicate/replicate-webhook/internal/poller"
 	"github.com/caddy-replicate/replicate-webhook/internal/seal"
 	"github.com/caddy-replicate/replicate-webhook/internal/upstream"
@@ -133,13 +134,15 @@ func TestCallbackMakesPollingASafetyNet(t *testing.T) {
 
 func TestGiveUpIsNotPutOffByTheFirstPoll(t *testing.T) {
 	for name, change := range map[string]func(*options){
-		"callback":         func(c *options) { c.Callback = "https://hooks.test/callback/" },
-		"initial interval": func(c *options) { c.Schedule.Initial, c.Schedule.Max = time.Hour, time.Hour },
+		"callback": func(c *options) { c.Callback = "https://hooks.test/callback/" },
+		"initial interval": func(c *options) {
+			c.Schedule.Initial, c.Schedule.Max = duration.Duration(time.Hour), duration.Duration(time.Hour)
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, func(c *options) {
-					c.Schedule.GiveUp = 5 * time.Second
+					c.Schedule.GiveUp = duration.Duration(5 * time.Second)
 					change(c)
 				})
 				w.start()
@@ -385,7 +388,7 @@ func (s spaces) Read(p []byte) (int, error) {
 
 func TestRetentionRunsEveryMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, func(c *options) { c.Retention.Deliveries = time.Hour })
+		w := newWorld(t, func(c *options) { c.Retention.Deliveries = duration.Duration(time.Hour) })
 		w.start()
 		defer w.end()
 		time.Sleep(poller.Settling + 2*time.Minute + time.Second)

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/duration"
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/internal/poller"
 	"github.com/caddy-replicate/replicate-webhook/internal/signingkey"
@@ -49,7 +50,7 @@ func TestRestartWithTheDefaultStore(t *testing.T) {
 	open := func() *Tracker {
 		asking := upstream.New(nil)
 		p, err := poller.New(poller.Config{
-			Schedule: poller.Schedule{Initial: 5 * time.Millisecond, Max: 10 * time.Millisecond}, Client: asking, Seal: sealing,
+			Schedule: poller.Schedule{Initial: duration.Duration(5 * time.Millisecond), Max: duration.Duration(10 * time.Millisecond)}, Client: asking, Seal: sealing,
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/clock"
+	"github.com/caddy-replicate/replicate-webhook/internal/duration"
 	"github.com/caddy-replicate/replicate-webhook/internal/poller"
 	"github.com/caddy-replicate/replicate-webhook/internal/seal"
 	"github.com/caddy-replicate/replicate-webhook/internal/upstream"
@@ -26,11 +27,14 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store/shared"
 )
 
-// Retention says how long finished things are kept. Fields that are 0 take their
-// defaults.
+// Retention says how long finished things are kept. It is an option of the
+// configuration, and fields that are 0 take their defaults.
 type Retention struct {
-	Deliveries  time.Duration // default 72 h
-	Predictions time.Duration // default 720 h
+	// Deliveries is for deliveries and their log. Default: 72h.
+	Deliveries duration.Duration `json:"deliveries,omitempty"`
+	// Predictions is for predictions, which status and redelivery need.
+	// Default: 720h.
+	Predictions duration.Duration `json:"predictions,omitempty"`
 }
 
 // Config configures a Tracker. Acquire, Client, Poller and Seal are required.
@@ -98,10 +102,10 @@ func (c *Config) setDefaults() {
 		c.CheckURL = func(string) error { return nil }
 	}
 	if c.Retention.Deliveries <= 0 {
-		c.Retention.Deliveries = 72 * time.Hour
+		c.Retention.Deliveries = duration.Duration(72 * time.Hour)
 	}
 	if c.Retention.Predictions <= 0 {
-		c.Retention.Predictions = 720 * time.Hour
+		c.Retention.Predictions = duration.Duration(720 * time.Hour)
 	}
 	if c.Traced == nil {
 		c.Traced = func(context.Context) {}
@@ -222,7 +226,7 @@ func (t *Tracker) forget(ctx context.Context, st store.Store) {
 		if passing.Passed() < poller.Settling {
 			continue
 		}
-		err := st.Forget(ctx, passing.Before(keep.Deliveries), passing.Before(keep.Predictions))
+		err := st.Forget(ctx, passing.Before(time.Duration(keep.Deliveries)), passing.Before(time.Duration(keep.Predictions)))
 		if err != nil && ctx.Err() == nil {
 			t.conf.Logger.Error("deleting what is past retention", zap.Error(err))
 		}

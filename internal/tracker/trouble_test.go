@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/duration"
 	"github.com/caddy-replicate/replicate-webhook/internal/upstream"
 )
 
@@ -171,7 +172,7 @@ func TestGiveUp(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(t, func(c *options) { c.Schedule.GiveUp = 2 * time.Hour })
+				w := newWorld(t, func(c *options) { c.Schedule.GiveUp = duration.Duration(2 * time.Hour) })
 				w.start()
 				defer w.end()
 				w.api.answers(c.answer)

@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/fsync"
 )
 
 // Backup writes a copy of the database at from into a new file, which nobody but
@@ -73,7 +75,7 @@ func writeBackup(ctx context.Context, db *sql.DB, to string) (size int64, err er
 	if err := publish(partial, to); err != nil {
 		return 0, err
 	}
-	if err := syncDir(filepath.Dir(to)); err != nil {
+	if err := fsync.Dir(filepath.Dir(to)); err != nil {
 		return 0, errors.Join(err, os.Remove(to))
 	}
 	return info.Size(), nil

@@ -12,12 +12,13 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"runtime"
 	"time"
 
 	"github.com/gofrs/flock"
 	driver "modernc.org/sqlite"
 	lib "modernc.org/sqlite/lib"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/fsync"
 )
 
 const (
@@ -157,7 +158,7 @@ func createFile(path string) error {
 	if err := os.Rename(fresh, path); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(path))
+	return fsync.Dir(filepath.Dir(path))
 }
 
 // writeSchema writes the tables into an empty file.
@@ -171,20 +172,6 @@ func writeSchema(path string) error {
 		return err
 	}
 	return db.Close()
-}
-
-// syncDir makes a new name in the directory durable. Windows has no such call and
-// needs none.
-func syncDir(dir string) error {
-	if runtime.GOOS == "windows" {
-		return nil
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
 
 // openDB opens the file under its name and checks that it is a store of this

@@ -1,13 +1,13 @@
 package sqlite
 
 import (
-	"container/heap"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/clock"
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
+	"github.com/caddy-replicate/replicate-webhook/internal/heap"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -20,7 +20,7 @@ type item struct {
 	n, due     int64 // due on the clock's scale
 	prediction int64
 	attempts   int32
-	pos        int32 // in its lane
+	heap.Node  // in its lane
 	event      event.Set
 	// redelivery reports that it is apart from the order of events.
 	redelivery bool
@@ -78,10 +78,10 @@ func (i *item) fresh() *store.Delivery {
 
 // lane holds the deliveries of one lane of the store, earliest due time first.
 type lane struct {
-	key   store.Lane
-	items []*item
-	where laneState
-	pos   int // in queue.waiting
+	key       store.Lane
+	heap.Node // in queue.waiting
+	items     heap.Heap[*item]
+	where     laneState
 	// resumed counts the calls of resume, so that one during the call of
 	// slots is not lost.
 	resumed int
@@ -127,7 +127,7 @@ type queue struct {
 	known   map[int64]*known
 	lanes   map[store.Lane]*lane
 	ready   []*lane
-	waiting laneHeap
+	waiting heap.Heap[*lane]
 	fresh   int
 	claimed atomic.Int64 // items with an attempt under way
 
@@ -207,7 +207,7 @@ func (q *queue) push(i *item, key store.Lane) {
 		i.extra.lane = store.Lane{}
 	}
 	q.unpin(i)
-	heap.Push((*itemHeap)(l), i)
+	l.items.Push(i)
 	if l.where != laneWaiting || l.items[0] == i {
 		q.settle(l)
 	}
@@ -216,7 +216,7 @@ func (q *queue) push(i *item, key store.Lane) {
 // settle puts a lane where its first item belongs.
 func (q *queue) settle(l *lane) {
 	if l.where == laneWaiting {
-		heap.Remove(&q.waiting, l.pos)
+		q.waiting.Remove(l)
 		l.where = laneEmpty
 	}
 	if l.where != laneEmpty {
@@ -227,7 +227,7 @@ func (q *queue) settle(l *lane) {
 		return
 	}
 	l.where = laneWaiting
-	heap.Push(&q.waiting, l)
+	q.waiting.Push(l)
 }
 
 // remove removes an item. The one that it held goes into its lane.
@@ -251,7 +251,7 @@ func (q *queue) unlane(i *item) {
 	if l == nil || i.claimed {
 		return
 	}
-	heap.Remove((*itemHeap)(l), int(i.pos))
+	l.items.Remove(i)
 	i.lane = nil
 	q.settle(l)
 }
@@ -300,7 +300,7 @@ func (q *queue) take(clock *clock.Clock, limit int, slots func(store.Lane) store
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for len(q.waiting) > 0 && q.waiting[0].items[0].due <= now {
-		l := heap.Pop(&q.waiting).(*lane)
+		l := q.waiting.Pop()
 		l.where = laneReady
 		q.ready = append(q.ready, l)
 	}
@@ -318,7 +318,7 @@ func (q *queue) take(clock *clock.Clock, limit int, slots func(store.Lane) store
 			continue // another claim came in between
 		}
 		for ; free > 0 && len(taken) < limit && l.due(by); free-- {
-			i := heap.Pop((*itemHeap)(l)).(*item)
+			i := l.items.Pop()
 			i.claimed = true
 			q.pin(i)
 			q.claimed.Add(1)
@@ -403,52 +403,13 @@ func (s *Store) Resume(lanes ...store.Lane) {
 	q.signal()
 }
 
-// itemHeap orders a lane's items by their due time.
-type itemHeap lane
-
-func (h *itemHeap) Len() int { return len(h.items) }
-func (h *itemHeap) Less(a, b int) bool {
-	x, y := h.items[a], h.items[b]
-	return x.due < y.due || x.due == y.due && x.n < y.n
-}
-func (h *itemHeap) Swap(a, b int) {
-	h.items[a], h.items[b] = h.items[b], h.items[a]
-	h.items[a].pos, h.items[b].pos = int32(a), int32(b)
-}
-func (h *itemHeap) Push(x any) {
-	i := x.(*item)
-	i.pos = int32(len(h.items))
-	h.items = append(h.items, i)
-}
-func (h *itemHeap) Pop() any {
-	last := len(h.items) - 1
-	i := h.items[last]
-	h.items[last] = nil
-	h.items = h.items[:last]
-	return i
+// Before orders the items of a lane.
+func (i *item) Before(other *item) bool {
+	return i.due < other.due || i.due == other.due && i.n < other.n
 }
 
-// laneHeap orders waiting lanes by their first item.
-type laneHeap []*lane
-
-func (h laneHeap) Len() int           { return len(h) }
-func (h laneHeap) Less(a, b int) bool { return h[a].items[0].due < h[b].items[0].due }
-func (h laneHeap) Swap(a, b int) {
-	h[a], h[b] = h[b], h[a]
-	h[a].pos, h[b].pos = a, b
-}
-func (h *laneHeap) Push(x any) {
-	l := x.(*lane)
-	l.pos = len(*h)
-	*h = append(*h, l)
-}
-func (h *laneHeap) Pop() any {
-	old := *h
-	l := old[len(old)-1]
-	old[len(old)-1] = nil
-	*h = old[:len(old)-1]
-	return l
-}
+// Before orders waiting lanes by their first item.
+func (l *lane) Before(other *lane) bool { return l.items[0].due < other.items[0].due }
 
 func timeOf(ms int64) time.Time {
 	if ms == 0 {

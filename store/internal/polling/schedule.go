@@ -3,17 +3,18 @@
 package polling
 
 import (
-	"container/heap"
 	"sync"
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/clock"
+	"github.com/caddy-replicate/replicate-webhook/internal/heap"
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/internal/ledger"
 )
 
 // Poll is a prediction that is polled.
 type Poll struct {
+	heap.Node
 	Ref int64
 	// Failures counts the polls without a response since the last one with a
 	// response.
@@ -24,7 +25,6 @@ type Poll struct {
 	due     int64 // on the clock's scale
 	since   time.Duration
 	claimed bool
-	pos     int
 }
 
 // Schedule orders predictions by when their next poll is due. It does not depend
@@ -34,7 +34,7 @@ type Schedule struct {
 
 	mu    sync.Mutex
 	byRef map[int64]*Poll
-	due   byDue
+	due   heap.Heap[*Poll]
 }
 
 // Init makes an empty schedule that uses a clock.
@@ -57,7 +57,7 @@ func (s *Schedule) add(ref, due int64) bool {
 	}
 	p := &Poll{Ref: ref, due: max(due, 1), since: s.clock.Passed()}
 	s.byRef[ref] = p
-	heap.Push(&s.due, p)
+	s.due.Push(p)
 	return true
 }
 
@@ -87,7 +87,7 @@ func (s *Schedule) remove(ref int64) {
 	}
 	delete(s.byRef, ref)
 	if !p.claimed {
-		heap.Remove(&s.due, p.pos)
+		s.due.Remove(p)
 	}
 }
 
@@ -105,7 +105,7 @@ func (s *Schedule) Take(limit int) (taken []Poll, next time.Time) {
 	defer s.mu.Unlock()
 	now, passed := s.clock.Now(), s.clock.Passed()
 	for len(s.due) > 0 && len(taken) < limit && s.due[0].due <= now {
-		p := heap.Pop(&s.due).(*Poll)
+		p := s.due.Pop()
 		p.claimed = true
 		p.Watched = passed - p.since
 		taken = append(taken, *p)
@@ -126,28 +126,9 @@ func (s *Schedule) Again(ref int64, due time.Time, failures int32) bool {
 		return false
 	}
 	p.due, p.Failures, p.claimed = at, failures, false
-	heap.Push(&s.due, p)
+	s.due.Push(p)
 	return s.due[0] == p
 }
 
-// byDue is a heap.
-type byDue []*Poll
-
-func (h byDue) Len() int           { return len(h) }
-func (h byDue) Less(a, b int) bool { return h[a].due < h[b].due }
-func (h byDue) Swap(a, b int) {
-	h[a], h[b] = h[b], h[a]
-	h[a].pos, h[b].pos = a, b
-}
-func (h *byDue) Push(x any) {
-	p := x.(*Poll)
-	p.pos = len(*h)
-	*h = append(*h, p)
-}
-func (h *byDue) Pop() any {
-	old := *h
-	p := old[len(old)-1]
-	old[len(old)-1] = nil
-	*h = old[:len(old)-1]
-	return p
-}
+// Before orders predictions by when they are to be polled.
+func (p *Poll) Before(other *Poll) bool { return p.due < other.due }
