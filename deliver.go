@@ -30,8 +30,8 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store/shared"
 )
 
-// Delivery is how outbound webhooks are signed and delivered. Its fields are
-// the app's own in JSON. Durations and numbers left out or 0 take their
+// Delivery says how outbound webhooks are signed and delivered. Its fields are
+// the app's own in JSON. Durations and numbers that are left out or 0 take their
 // defaults.
 type Delivery struct {
 	// Signing is per_client, where each client's webhooks are signed with a
@@ -93,17 +93,17 @@ type sender struct {
 	poller   *poller.Poller
 	tracker  *tracker.Tracker
 	engine   *delivery.Engine
-	// running is engine for those who look from outside.
+	// running is the engine while it runs, for other goroutines.
 	running *atomic.Pointer[delivery.Engine]
 	config  delivery.Config
 	ring    *seal.Ring
 	keeper  *sealing.Keeper
 	ref     *shared.Ref
-	// transport is what the operator's APIs are asked through.
+	// transport makes the requests to the operator's APIs.
 	transport *http.Transport
 }
 
-// check finds what the options alone show to be wrong.
+// check returns an error if the options alone are not valid.
 func (d *Delivery) check() error {
 	if err := oneOf("signing", d.Signing, "", "shared", "per_client"); err != nil {
 		return err
@@ -207,8 +207,8 @@ func (a *App) provisionTracker(secrets []string, agent string, guard *egress.Gua
 	return err
 }
 
-// The engine calls these behind a queue of its own. What they tell has no
-// payload, and of a URL the endpoint alone: its path may be a secret.
+// The engine calls these behind a queue of its own. The data of the events holds
+// no payload, and of a URL the endpoint alone, because its path may be a secret.
 
 func (a *App) delivered(r delivery.Report) { a.emit("replicate_webhook_delivered", deliveryData(r)) }
 
@@ -265,7 +265,7 @@ func (a *App) signingSecrets() ([]string, error) {
 	return values, nil
 }
 
-// guard makes the outbound rules.
+// guard returns the rules for outbound requests.
 func (e *Egress) guard() (*egress.Guard, error) {
 	parse := func(list []string) (out []netip.Prefix) {
 		for _, cidr := range list {
@@ -276,8 +276,8 @@ func (e *Egress) guard() (*egress.Guard, error) {
 	return egress.New(egress.Config{AllowHTTP: e.AllowHTTP, Ports: e.Ports, Allow: parse(e.Allow), AllowHosts: e.AllowHost, Deny: parse(e.Deny)})
 }
 
-// provisionRing makes the key ring, of the configured keys or of the key file,
-// whose path it returns. The file is read when the store is there.
+// provisionRing makes the key ring from the configured keys or from the key file,
+// whose path it returns. The file is read when the store is opened.
 func (a *App) provisionRing() (file string, err error) {
 	a.sender.ring = new(seal.Ring)
 	var keys []seal.Key
@@ -310,15 +310,15 @@ func (a *App) provisionRing() (file string, err error) {
 // unlockTimeout bounds how long reading all that is sealed may take.
 const unlockTimeout = 30 * time.Second
 
-// unlock makes sure that the sealed values of a store can be read.
+// unlock returns an error if the sealed values of a store can't be read.
 func (a *App) unlock(ref *shared.Ref) error {
 	ctx, cancel := context.WithTimeout(context.Background(), unlockTimeout)
 	defer cancel()
 	return a.sender.keeper.Unlock(ctx, ref)
 }
 
-// acquireSealed is acquire for those who seal: the key must be at hand before
-// anything is captured that can't be kept without it.
+// acquireSealed is acquire for those who seal: the key must be available before
+// anything is captured that can't be stored without it.
 func (a *App) acquireSealed() (*shared.Ref, error) {
 	ref, err := a.acquire()
 	if err != nil {
@@ -344,7 +344,7 @@ func (s signingStore) Ready() error {
 	return s.Store.Ready()
 }
 
-// startSender begins to poll and to deliver.
+// startSender starts polling and delivery.
 func (a *App) startSender() error {
 	s := &a.sender
 	var err error
@@ -370,9 +370,9 @@ func (a *App) startSender() error {
 	return nil
 }
 
-// stopSender ends polling and claiming. Attempts that are under way end by
-// themselves, with a reference to the store of their own; only when the process
-// exits is there a reason to wait for them.
+// stopSender ends polling and claiming. Attempts in flight end by themselves, with
+// a reference to the store of their own. Only when the process exits are they
+// waited for.
 func (a *App) stopSender() {
 	s := &a.sender
 	if s.keeper != nil {
@@ -412,8 +412,8 @@ func (a *App) stopSender() {
 	<-s.keeper.Done()
 }
 
-// exitWait is what committing the last outcomes may take beyond their attempts'
-// timeout.
+// exitWait is how long committing the last outcomes may take after their
+// attempts' timeout.
 const exitWait = 2 * time.Second
 
 // Upstream returns the client that asks the operator's APIs.
@@ -425,8 +425,8 @@ func (a *App) SigningKeys() *signingkey.Keys { return a.sender.keys }
 // Tracker returns the tracker of predictions.
 func (a *App) Tracker() *tracker.Tracker { return a.sender.tracker }
 
-// Secrets reads the configuration's secrets.
+// Secrets returns the reader of the configuration's secrets.
 func (a *App) Secrets() *secret.Watcher { return a.secrets }
 
-// Budget bounds the request bytes that handlers buffer.
+// Budget returns the bound on the request bytes that handlers buffer.
 func (a *App) Budget() *body.Budget { return a.budget }

@@ -1,4 +1,4 @@
-// Package clock tells the time that has passed from the time of day.
+// Package clock separates the time that has passed from the time of day.
 //
 // The wall clock may be set: by NTP soon after a start, by hand, or for seconds
 // by mistake. What waits in a process, and how old things become while it runs,

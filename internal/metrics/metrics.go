@@ -49,10 +49,10 @@ var (
 	})
 )
 
-// Register adds the collectors to a configuration's registry. count is asked at
-// each scrape for what the configuration's store holds.
+// Register adds the collectors to a configuration's registry. count is called at
+// each scrape and returns the row counts of the configuration's store.
 func Register(r *prometheus.Registry, count func(context.Context) (store.Counts, error)) error {
-	edge := []prometheus.Collector{requests, verifySeconds, dedupEntries, commitSeconds, commitBatch, unreadable, sealingReady, clockOffset, held{count}}
+	edge := []prometheus.Collector{requests, verifySeconds, dedupEntries, commitSeconds, commitBatch, unreadable, sealingReady, clockOffset, storeCounts{count}}
 	for _, c := range append(edge, deliveryCollectors()...) {
 		var already prometheus.AlreadyRegisteredError
 		if err := r.Register(c); err != nil && !errors.As(err, &already) {
@@ -68,7 +68,7 @@ func CountRequest(outcome string) { requests.WithLabelValues(outcome).Inc() }
 // ObserveVerify records how long verification took.
 func ObserveVerify(d time.Duration) { verifySeconds.Observe(d.Seconds()) }
 
-// SetDedupEntries records how many events are remembered.
+// SetDedupEntries records the number of deduplication entries.
 func SetDedupEntries(n int) { dedupEntries.Set(float64(n)) }
 
 // ObserveCommit records one transaction of n operations.

@@ -9,7 +9,7 @@ import (
 var secretFileAge = prometheus.NewDesc(prometheus.BuildFQName(namespace, subsystem, "secret_file_age_seconds"),
 	"Time since the secret in use was last found in its file, by option; of several secrets the longest.", []string{"option"}, nil)
 
-// secretAges collects how old secrets read from files are when it is scraped.
+// secretAges collects the ages of secrets read from files when it is scraped.
 type secretAges func() map[string]time.Duration
 
 // RegisterSecrets adds the ages of a configuration's secrets by option, each of

@@ -5,13 +5,13 @@ import (
 	dto "github.com/prometheus/client_model/go"
 )
 
-// Totals are the counters of this process by their outcome.
+// Totals are the counters of this process by outcome.
 type Totals struct {
 	Requests map[string]uint64 // requests_total
 	Attempts map[string]uint64 // attempts_total
 }
 
-// ReadTotals reads them.
+// ReadTotals returns the totals.
 func ReadTotals() Totals {
 	return Totals{Requests: byOutcome(requests), Attempts: byOutcome(attempts)}
 }

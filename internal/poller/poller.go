@@ -44,7 +44,8 @@ type Schedule struct {
 	// 500ms.
 	Initial duration.Duration `json:"initial,omitempty"`
 	// Max is the longest time between polls, to which they back off by a
-	// factor of 2. Default: 10s, or initial if that is longer.
+	// factor of 2. If it is left out it is never below initial. Default:
+	// 10s.
 	Max duration.Duration `json:"max,omitempty"`
 	// GiveUp is the age at which prediction.failed is sent for a prediction
 	// that has not ended. Default: 24h.

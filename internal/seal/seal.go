@@ -48,7 +48,7 @@ var (
 	ErrShort = fmt.Errorf("seal key is shorter than %d bytes", MinSecretBytes)
 )
 
-// KeyID names a key without telling anything of it.
+// KeyID names a key and reveals nothing of it.
 type KeyID [8]byte
 
 // String returns the id in hexadecimal digits.
@@ -144,7 +144,7 @@ func NewRing(key Key, older ...Key) (*Ring, error) {
 	return r, r.Set(key, older...)
 }
 
-// Set gives the ring the key in use and the older ones.
+// Set sets the key in use and the older ones.
 func (r *Ring) Set(key Key, older ...Key) error {
 	var keys []ringKey
 	for _, k := range append([]Key{key}, older...) {
@@ -191,7 +191,7 @@ func (r *Ring) Prefix() []byte {
 	return append([]byte{named}, id[:]...)
 }
 
-// Seal makes plain unreadable and binds it to context. The result is 37 bytes
+// Seal encrypts plain and binds it to context. The result is 37 bytes
 // longer. The ring must have keys.
 func (r *Ring) Seal(plain []byte, context string) []byte {
 	k := r.all()[0]

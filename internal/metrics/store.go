@@ -9,7 +9,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
-// countTimeout bounds how long a scrape waits for a store that does not answer.
+// countTimeout bounds how long a scrape waits for the store.
 const countTimeout = 2 * time.Second
 
 var (
@@ -34,7 +34,7 @@ var (
 // CountUnreadable counts a sealed value that no key opens.
 func CountUnreadable() { unreadable.Inc() }
 
-// SetSealingReady records whether the sealing key can be relied on.
+// SetSealingReady records whether the sealing key is available.
 func SetSealingReady(ready bool) {
 	v := 0.0
 	if ready {
@@ -43,24 +43,24 @@ func SetSealingReady(ready bool) {
 	sealingReady.Set(v)
 }
 
-// held collects what the store holds when it is scraped.
-type held struct {
+// storeCounts collects the store's row counts when it is scraped.
+type storeCounts struct {
 	count func(context.Context) (store.Counts, error)
 }
 
 // Describe implements prometheus.Collector.
-func (held) Describe(ch chan<- *prometheus.Desc) {
+func (storeCounts) Describe(ch chan<- *prometheus.Desc) {
 	ch <- queueDeliveries
 	ch <- oldestPending
 	ch <- trackedPredictions
 }
 
-// Collect implements prometheus.Collector. A store that can't be asked has no
-// samples, which is not the same as none.
-func (h held) Collect(ch chan<- prometheus.Metric) {
+// Collect implements prometheus.Collector. A store that is not available has no
+// samples, in place of samples that are 0.
+func (s storeCounts) Collect(ch chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), countTimeout)
 	defer cancel()
-	c, err := h.count(ctx)
+	c, err := s.count(ctx)
 	if err != nil {
 		return
 	}
@@ -78,7 +78,7 @@ func (h held) Collect(ch chan<- prometheus.Metric) {
 	gauge(trackedPredictions, float64(c.Tracked))
 }
 
-// clockOffset has no sample unless the store is one that several nodes share.
+// clockOffset has no sample unless several nodes share the store.
 var clockOffset = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 	Namespace: namespace, Subsystem: subsystem, Name: "clock_offset_seconds",
 	Help: "How far this node's clock is ahead of the database's, with store postgres.",
