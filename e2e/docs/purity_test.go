@@ -11,8 +11,8 @@ import (
 // Every other one is pure logic, which is tested without Caddy.
 var withCaddy = []string{
 	// They adapt Caddy's modules, requests or syntax.
-	"internal/app", "internal/clientip", "internal/demo", "internal/directive", "internal/exchange", "internal/history",
-	"internal/secret", "internal/webhook",
+	"internal/app", "internal/clientip", "internal/demo", "internal/directive", "internal/history",
+	"internal/secret",
 	"store/copy", "store/postgres", "store/shared", "store/sqlite",
 	// They acquire the store, which store/shared keeps in Caddy's usage pool.
 	"internal/operate", "internal/poller", "internal/sealing", "internal/signingkey", "internal/tracker",
