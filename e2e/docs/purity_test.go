@@ -15,7 +15,7 @@ var withCaddy = []string{
 	"internal/secret",
 	"store/copy", "store/postgres", "store/shared", "store/sqlite",
 	// They acquire the store, which store/shared keeps in Caddy's usage pool.
-	"internal/operate", "internal/poller", "internal/sealing", "internal/signingkey", "internal/tracker",
+	"internal/operator", "internal/poller", "internal/sealing", "internal/signingkey", "internal/tracker",
 }
 
 // TestPureLogicDoesNotDependOnCaddy: what decides something can be tested, and
