@@ -107,7 +107,7 @@ func TestSlowSenders(t *testing.T) {
 	before := memory()
 	open("PORT1", each)
 	open("PORT2", each)
-	caddyrun.Until(t, "the senders to be served", func() bool { return goroutines("ReadBody", "readBodyIn") >= 2*each })
+	caddyrun.Until(t, "the senders to be served", func() bool { return goroutines("(*Limits).read") >= 2*each })
 	cost := (memory() - before) / (2 * each)
 	t.Logf("%d slow senders cost %d bytes each", 2*each, cost)
 	if cost > perSender {
