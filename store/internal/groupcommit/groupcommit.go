@@ -220,7 +220,7 @@ func (b *Batcher[J]) commit(group []pending[J]) {
 }
 
 // delayCommit waits until the next group, after one of n jobs that began at the given
-// time, should begin.
+// time, should begin, or until the batcher is closed.
 func (b *Batcher[J]) delayCommit(began time.Time, n int) {
 	b.last.Store(int64(n))
 	delay := b.opts.CommitDelay - time.Since(began)
@@ -239,6 +239,8 @@ func (b *Batcher[J]) delayCommit(began time.Time, n int) {
 		select {
 		case <-b.wake:
 		case <-timer.C:
+			return
+		case <-b.closed:
 			return
 		}
 	}

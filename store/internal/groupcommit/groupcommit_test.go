@@ -207,6 +207,25 @@ func TestCheck(t *testing.T) {
 	})
 }
 
+// TestCloseEndsDelay: closing does not wait for jobs that can't come any more.
+func TestCloseEndsDelay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &gate{hold: make(chan struct{})}
+		b := New(Options[int]{Commit: g.commit, CommitDelay: time.Minute, CommitSiblings: 1, Siblings: func() int64 { return 9 }})
+		done := do(b, 1, 2, 3)
+		close(g.hold)
+		for _, d := range done {
+			<-d
+		}
+		last := do(b, 4)[0]
+		began := time.Now()
+		b.Close()
+		if err := <-last; err != nil || time.Since(began) != 0 {
+			t.Errorf("got %v after %s", err, time.Since(began))
+		}
+	})
+}
+
 // TestCommitDelay is the time that a group is given to fill, by the size of the
 // last one and by what is still to come.
 func TestCommitDelay(t *testing.T) {
