@@ -30,6 +30,8 @@ type Claim struct {
 	// database, or that its commit failed.
 	ended     bool
 	committed bool
+	// failed is why the commit failed, nil if it was only late.
+	failed error
 	// acquired means that the database has granted the claim, and abandoned
 	// that nobody waits for that any more.
 	acquired, abandoned bool
@@ -44,10 +46,10 @@ func (c *Claim) Forwarded() bool { return c.forwarded }
 func (c *Claim) Commit(ctx context.Context) error {
 	t := c.table
 	t.mu.Lock()
-	ended := c.ended
+	ended, failed := c.ended, c.failed
 	t.mu.Unlock()
 	if ended {
-		return nil
+		return failed
 	}
 	err := t.opts.Commit(ctx, c)
 	if err == nil {
@@ -64,6 +66,7 @@ func (c *Claim) Commit(ctx context.Context) error {
 	if !errors.Is(err, store.ErrUnavailable) {
 		err = fmt.Errorf("%w: %w", store.ErrUnavailable, err)
 	}
+	c.failed = err
 	return err
 }
 
@@ -71,7 +74,7 @@ func (c *Claim) Commit(ctx context.Context) error {
 func (c *Claim) Committed() {
 	c.table.mu.Lock()
 	defer c.table.mu.Unlock()
-	c.committed = true
+	c.committed, c.failed = true, nil
 	c.end()
 	c.remove()
 }

@@ -216,6 +216,16 @@ func TestTable(t *testing.T) {
 				r.refused(store.ErrDuplicate, k)
 			}
 		},
+		"a commit that failed is not reported as done later": func(r *rig) {
+			r.commit = func(context.Context, *Claim) error { return errDisk }
+			c := r.claim("a")
+			r.wants(c.Commit(r.t.Context()), errDisk)
+			r.commit = nil
+			r.wants(c.Commit(r.t.Context()), errDisk)
+			r.wants(c.Commit(r.t.Context()), store.ErrUnavailable)
+			r.durable(c) // a commit that was only late
+			r.wants(c.Commit(r.t.Context()), nil)
+		},
 		"forwarded events meet in one claim": func(r *rig) {
 			r.commit = func(context.Context, *Claim) error { return errDisk }
 			r.wants(r.claim("a", "b").Commit(r.t.Context()), errDisk)
