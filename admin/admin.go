@@ -181,7 +181,7 @@ func known(query url.Values, params []string) error {
 	for name, values := range query {
 		switch {
 		case !slices.Contains(params, name):
-			return &operator.InvalidError{Option: name, Problem: "is no parameter of this route"}
+			return &operator.InvalidError{Option: name, Problem: "is not a parameter of this route"}
 		case len(values) > 1:
 			return &operator.InvalidError{Option: name, Problem: "is there more than once"}
 		}

@@ -31,7 +31,7 @@ Exit codes:
   0  it is done, and as it should be
   1  the command was used wrongly, or something unexpected happened
   2  there is no such prediction, delivery or endpoint
-  3  the admin endpoint can't be reached, or is none of this version
+  3  the admin endpoint can't be reached, or is of another version
   4  the answer is no: the signature is wrong, the receiver refused, the
      webhook is disabled, the store takes no commits
 `,

@@ -218,7 +218,7 @@ func TestSecretSignsWhatIsDelivered(t *testing.T) {
 		t.Fatalf("got %+v, want the secret of the prediction's client", doc)
 	}
 	sh.ask("secret").fails(1, "client is missing")
-	if r := sh.ask("secret", "--client", "nobody").fails(1, `no prediction is of the client "nobody"`); strings.Contains(r.out, "whsec_") {
+	if r := sh.ask("secret", "--client", "nobody").fails(1, `client "nobody" has no predictions`); strings.Contains(r.out, "whsec_") {
 		t.Errorf("a secret is printed for nobody: %s", r.out)
 	}
 	// What arrived verifies with it.
@@ -243,7 +243,7 @@ func TestBadInput(t *testing.T) {
 		sh.run(command, "--address", "127.0.0.1:1").fails(3, "can't be reached at 127.0.0.1:1", "is Caddy running?")
 	}
 	sh.run("status", "--address", "unix//nowhere.sock").fails(3, "can't be reached")
-	sh.run("status", "--address", "not an address:x:y").fails(1, "is no address of an admin endpoint")
+	sh.run("status", "--address", "not an address:x:y").fails(1, "is not a valid admin endpoint")
 	sh.run("status", "--config", "nowhere.json").fails(1, "finding the admin endpoint")
 	sh.ask("status", "--nonsense").fails(1, "unknown flag: --nonsense")
 	sh.ask("status", "more").fails(1, "takes no arguments")
@@ -253,12 +253,12 @@ func TestBadInput(t *testing.T) {
 	sh.ask("deliveries", "show", "../../config").fails(2, "there is no delivery ../../config")
 	sh.ask("predictions", "nobody").fails(2, "there is no prediction nobody")
 	sh.ask("endpoints", "reset", "https://nobody.example.com").fails(2, "there is no endpoint https://nobody.example.com")
-	sh.ask("endpoints", "reset", "::").fails(1, "endpoint is none")
+	sh.ask("endpoints", "reset", "::").fails(1, "endpoint is not a valid endpoint")
 	sh.ask("deliveries", "--state", "open").fails(1, `state is "open"`)
 	sh.ask("deliveries", "--since", "yesterday").fails(1, `since is "yesterday"`)
 	sh.ask("deliveries", "--limit", "0").fails(1, "--limit is 0")
 	sh.ask("deliveries", "--limit", "many").fails(1, "invalid argument")
-	sh.ask("deliveries", "--cursor", "!").fails(1, "cursor is none")
+	sh.ask("deliveries", "--cursor", "!").fails(1, "cursor is not a valid cursor")
 	sh.ask("predictions", "--status", "gone").fails(1, `status is "gone"`)
 }
 
@@ -269,7 +269,7 @@ func TestOtherAdminEndpoints(t *testing.T) {
 	sh := newShell(t, nil)
 	address := app.Addr()
 	app.Answer(func(w http.ResponseWriter, _ *caddyrun.Request) { _, _ = io.WriteString(w, `{"api":1}`) })
-	sh.run("status", "--address", address).fails(3, "no Caddy with this plugin")
+	sh.run("status", "--address", address).fails(3, "not a Caddy with this plugin")
 	app.Answer(func(w http.ResponseWriter, _ *caddyrun.Request) {
 		w.Header().Set("Replicate-Webhook-Api", "2")
 		_, _ = io.WriteString(w, `{"api":2}`)
@@ -279,7 +279,7 @@ func TestOtherAdminEndpoints(t *testing.T) {
 		w.Header().Set("Replicate-Webhook-Api", "1")
 		_, _ = io.WriteString(w, "\x00 no json")
 	})
-	sh.run("status", "--address", address).fails(1, "reading the answer")
+	sh.run("status", "--address", address).fails(1, "reading the response")
 	app.AnswerStatus(http.StatusForbidden)
 	sh.run("status", "--address", address).fails(3, "refuses")
 }

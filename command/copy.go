@@ -85,7 +85,7 @@ func (t *terminal) dsn(from string) (string, error) {
 		text = string(b)
 	case !envName.MatchString(from):
 		// It may be a dsn, which is not to be repeated.
-		return "", errors.New("--to is no source: name an environment variable, @file or -, never the dsn itself")
+		return "", errors.New("--to is not a source: name an environment variable, @file or -, never the dsn itself")
 	default:
 		text = os.Getenv(from)
 	}

@@ -89,7 +89,7 @@ func TestVerifyExplains(t *testing.T) {
 		{"prefix", hmacHeader(strings.TrimPrefix(right, "whsec_"), body), "", []string{"the secret without its prefix whsec_"}},
 		{"decoded", hmacHeader(string(raw), body), "", []string{"the bytes that the secret's base64 stands for"}},
 		{"no time", hmacHeader(right, `{"id":"p1"}`), `{"id":"p1"}`, []string{"timestamp_missing", "nothing signed says when"}},
-		{"no prediction", hmacHeader(right, `{"timestamp":"`+time.Now().UTC().Format(time.RFC3339)+`"}`), `{"timestamp":"` + time.Now().UTC().Format(time.RFC3339) + `"}`, []string{"prediction_id", "no webhook"}},
+		{"no prediction", hmacHeader(right, `{"timestamp":"`+time.Now().UTC().Format(time.RFC3339)+`"}`), `{"timestamp":"` + time.Now().UTC().Format(time.RFC3339) + `"}`, []string{"prediction_id", "not a webhook"}},
 		{"no zone", hmacHeader(right, `{"id":"p1","timestamp":"2026-11-25T12:00:00.123456"}`), `{"id":"p1","timestamp":"2026-11-25T12:00:00.123456"}`, []string{"timestamp_zone", "has no time zone", "isoformat()"}},
 		{"seconds", hmacHeader(right, `{"id":"p1","timestamp":1764072000}`), `{"id":"p1","timestamp":1764072000}`, []string{"timestamp_number", "is a number", "RFC 3339"}},
 		{"milliseconds", hmacHeader(right, `{"id":"p1","timestamp":1764072000000}`), `{"id":"p1","timestamp":1764072000000}`, []string{"timestamp_milliseconds"}},
@@ -148,7 +148,7 @@ func TestSecretsAreNoArguments(t *testing.T) {
 	sh.pipe(body, "sign", "--scheme", "both").fails(1, "use replicate or standard")
 	sh.pipe(body, "sign", "--timestamp", "noon").fails(1, "--timestamp")
 	sh.pipe(body, "verify").fails(1, "there are no headers")
-	sh.pipe(body, "verify", "-H", "nonsense").fails(1, "a header is no header")
+	sh.pipe(body, "verify", "-H", "nonsense").fails(1, "a header is not valid")
 	sh.env = []string{"WEBHOOK_SECRET="}
 	sh.pipe(body, "sign").fails(1, "there is no secret: set WEBHOOK_SECRET")
 	sh.env = []string{"WEBHOOK_SECRET=short"}
@@ -188,7 +188,7 @@ func TestSendToTheEdge(t *testing.T) {
 	sh.run("send", "http://127.0.0.1:1/").fails(4, "sending to http://127.0.0.1:1/", "refused")
 	sh.run("send", "localhost:8080").fails(1, "must be absolute")
 	sh.run("send", "--event", "paused", edge).fails(1, "use started, completed or failed")
-	sh.run("send", "--output", "{", edge).fails(1, "--output is no JSON")
+	sh.run("send", "--output", "{", edge).fails(1, "--output is not valid JSON")
 }
 
 // TestSendShowsHostileAnswers without doing what they say.

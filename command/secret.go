@@ -38,7 +38,7 @@ The secret goes to standard output alone.`,
 			}
 			s, err := c.Secret(ctx, identity)
 			if exitCode(err) == exitNotFound {
-				return fmt.Errorf("no prediction is of the client %q, so that there is no secret of it: 'caddy replicate-webhook predictions' shows clients as they are named", identity)
+				return fmt.Errorf("client %q has no predictions and so no secret: 'caddy replicate-webhook predictions' lists the clients by name", identity)
 			}
 			if err != nil {
 				return err
@@ -86,7 +86,7 @@ func (t *terminal) secretText(from string) (string, error) {
 		text = string(b)
 	case !envName.MatchString(from) || strings.HasPrefix(from, "whsec_"):
 		// It may be a secret, which is not to be repeated.
-		return "", errors.New("--secret is no source: name an environment variable, @file or -, never the secret itself")
+		return "", errors.New("--secret is not a source: name an environment variable, @file or -, never the secret itself")
 	default:
 		var ok bool
 		if text, ok = os.LookupEnv(from); !ok && from != defaultSecret {

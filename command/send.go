@@ -66,7 +66,7 @@ answer is 2xx.`,
 	f.StringVar(&s.body, "body", "", "Send this file (- for standard input) in place of an event of the guide")
 	files(cmd, "body")
 	f.BoolVarP(&s.insecure, "insecure", "k", false, "Accept any certificate")
-	f.DurationVar(&s.timeout, "timeout", 15*time.Second, "How long to wait for the answer")
+	f.DurationVar(&s.timeout, "timeout", 15*time.Second, "How long to wait for the response")
 	s.add(cmd)
 	addJSON(cmd)
 	return cmd
@@ -102,7 +102,7 @@ func (s *sending) run(ctx context.Context, t *terminal, target string) error {
 		if done.Duplicate {
 			text += ", a duplicate"
 		}
-		facts := []fact{{"sent", cell{text: string(body)}}, {"answer", cell{text, c}}, {"took", cell{text: fmt.Sprintf("%.3fs", done.Seconds)}}}
+		facts := []fact{{"sent", cell{text: string(body)}}, {"response", cell{text, c}}, {"took", cell{text: fmt.Sprintf("%.3fs", done.Seconds)}}}
 		if done.Response != "" {
 			facts = append(facts, fact{"body", cell{done.Response, dim}})
 		}
@@ -147,7 +147,7 @@ func (s *sending) payload(t *terminal) ([]byte, string, error) {
 func canonical(flag, text string) ([]byte, error) {
 	doc, err := ecmajson.Parse([]byte(text), ecmajson.Limits{}, nil)
 	if err != nil {
-		return nil, fmt.Errorf("--%s is no JSON: %w", flag, err)
+		return nil, fmt.Errorf("--%s is not valid JSON: %w", flag, err)
 	}
 	return doc.Bytes(), nil
 }

@@ -131,7 +131,7 @@ func (v *verifying) header() (http.Header, error) {
 	for _, line := range lines {
 		name, value, ok := strings.Cut(line, ":")
 		if !ok || strings.TrimSpace(name) == "" {
-			return nil, errors.New("a header is no header: write it like \"X-Replicate-Signature: 5d41…\"")
+			return nil, errors.New("a header is not valid: write it like \"X-Replicate-Signature: 5d41…\"")
 		}
 		name = textproto.CanonicalMIMEHeaderKey(strings.TrimSpace(name))
 		h[name] = append(h[name], strings.TrimSpace(value))
@@ -173,7 +173,7 @@ func judge(h http.Header, body []byte, texts []string, secrets []signature.Secre
 		out.Advice = "Write payload.timestamp like 2026-11-25T12:00:00Z (RFC 3339, with a time zone), as JavaScript's toISOString() and Python's datetime.now(timezone.utc).isoformat() do, or sign by Standard Webhooks."
 	default:
 		out.Why = "the signature is right, but " + refused.Error()
-		out.Advice = "The edge answers 400: what was signed is no webhook."
+		out.Advice = "The edge responds with 400: what was signed is not a webhook."
 	}
 	return out
 }

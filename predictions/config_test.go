@@ -55,7 +55,7 @@ func TestCaddyfileErrors(t *testing.T) {
 		{"api with a user", "replicate_predictions {\napi https://u:p@x\n}", "without user name"},
 		{"token without api", "replicate_predictions {\napi off\napi_token {env.X}\n}", "but api is off"},
 		{"test_mode", "replicate_predictions {\napi off\ntest_mode yes\n}", `test_mode is "yes"`},
-		{"max_body", "replicate_predictions {\napi off\nmax_body much\n}", "no size"},
+		{"max_body", "replicate_predictions {\napi off\nmax_body much\n}", "not a valid size"},
 		{"prefix", "replicate_predictions {\napi off\nprefix v1\n}", "begins with a slash"},
 		{"prefix with dots", "replicate_predictions {\napi off\nprefix /a/../b\n}", "begins with a slash"},
 		{"prefix with an escape", "replicate_predictions {\napi off\nprefix /a%2fb\n}", "begins with a slash"},

@@ -119,7 +119,7 @@ func advice(body []byte, err error) string {
 	case c < 0x20:
 		return where + fmt.Sprintf(": write it as \\u%04x", c)
 	case c == 'N', c == 'I', c == '-', c == 'u':
-		return where + ": write null for a value that is no number"
+		return where + ": write null for a value that is not a number"
 	case c == 'T', c == 'F':
 		return where + ": write true and false"
 	case c == '\'':

@@ -75,7 +75,7 @@ type Client struct {
 func New(address string) (*Client, error) {
 	parsed, err := caddy.ParseNetworkAddress(address)
 	if err != nil || parsed.PortRangeSize() > 1 {
-		return nil, fmt.Errorf("%q is no address of an admin endpoint: write it like localhost:2019 or unix//run/caddy.sock", address)
+		return nil, fmt.Errorf("%q is not a valid admin endpoint: write it like localhost:2019 or unix//run/caddy.sock", address)
 	}
 	c := &Client{address: address, origin: "http://" + parsed.JoinHostPort(0)}
 	if c.socket = parsed.IsUnixNetwork(); c.socket {
@@ -84,7 +84,7 @@ func New(address string) (*Client, error) {
 		c.origin = "http://127.0.0.1"
 	}
 	if _, err := url.Parse(c.origin); err != nil {
-		return nil, fmt.Errorf("%q is no address of an admin endpoint: %w", address, cause(err))
+		return nil, fmt.Errorf("%q is not a valid admin endpoint: %w", address, cause(err))
 	}
 	dialer := net.Dialer{Timeout: dialTimeout}
 	c.http = &http.Client{
@@ -171,7 +171,7 @@ func call[T any](ctx context.Context, c *Client, method, path string, query url.
 	}
 	defer body.Close()
 	if err := json.NewDecoder(io.LimitReader(body, maxAnswer)).Decode(&out); err != nil {
-		return out, fmt.Errorf("reading the answer of %s: %w", c.address, err)
+		return out, fmt.Errorf("reading the response of %s: %w", c.address, err)
 	}
 	return out, nil
 }
@@ -225,7 +225,7 @@ func (c *Client) checkVersion(resp *http.Response) error {
 	case resp.StatusCode == http.StatusForbidden:
 		return fmt.Errorf("%w: the admin endpoint at %s refuses this address as its host or origin", ErrOther, c.address)
 	}
-	return fmt.Errorf("%w: what answers at %s is no Caddy with this plugin", ErrOther, c.address)
+	return fmt.Errorf("%w: the server at %s is not a Caddy with this plugin", ErrOther, c.address)
 }
 
 // cause leaves out of an error what the caller says himself.

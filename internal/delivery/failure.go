@@ -98,7 +98,7 @@ func explainTLS(err error) string {
 	case errors.As(err, &verify), errors.As(err, &invalid):
 		return "tls: certificate is not valid"
 	case errors.As(err, &record), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
-		return "tls: the answer is not TLS"
+		return "tls: the response is not TLS"
 	// The form in which crypto/tls reports alerts. Their texts are from a table.
 	case errors.As(err, &alert) && (alert.Op == "remote error" || alert.Op == "local error"):
 		return alert.Err.Error()

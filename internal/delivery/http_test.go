@@ -281,7 +281,7 @@ func TestAttemptOverTLS(t *testing.T) {
 		"trusted":   {"127.0.0.1", port, roots, ""},
 		"untrusted": {"127.0.0.1", port, x509.NewCertPool(), "tls: certificate signed by unknown authority"},
 		"name":      {"receiver.example.org", port, roots, "tls: certificate is not valid for this host"},
-		"no TLS":    {"127.0.0.1", plain, roots, "tls: the answer is not TLS"},
+		"no TLS":    {"127.0.0.1", plain, roots, "tls: the response is not TLS"},
 		"closed":    {"127.0.0.1", closing, roots, "connection closed"},
 		"old":       {"127.0.0.1", old.Listener.Addr().(*net.TCPAddr).Port, roots, "tls: protocol version not supported"},
 	} {

@@ -90,13 +90,13 @@ func (d *demonstration) genuine(ctx context.Context) error {
 		return err
 	}
 	if a.Status != http.StatusOK || string(a.Body) != "thanks" {
-		return fmt.Errorf("the answer is %s %q: it should be the app's own", a, a.Body)
+		return fmt.Errorf("the response is %s %q: it should be the app's own", a, a.Body)
 	}
 	seen := d.app.Of(webhookID)
 	if len(seen) != 1 || seen[0].Verified != "replicate" || !seen[0].Signed {
 		return fmt.Errorf("the app saw %+v: it should have seen one verified webhook", seen)
 	}
-	d.print.fact("the answer is the app's own: %q", a.Body)
+	d.print.fact("the response is the app's own: %q", a.Body)
 	d.print.fact("the app got %s of %s with X-Replicate-Verified: %s", seen[0].Event, seen[0].Prediction, seen[0].Verified)
 	return nil
 }
@@ -108,7 +108,7 @@ func (d *demonstration) duplicate(ctx context.Context) error {
 		return err
 	}
 	if a.Status != http.StatusOK || a.Header.Get("X-Replicate-Duplicate") != "true" {
-		return fmt.Errorf("the answer is %s: it should be 200 with X-Replicate-Duplicate", a)
+		return fmt.Errorf("the response is %s: it should be 200 with X-Replicate-Duplicate", a)
 	}
 	return d.unseen("the app did not see it again")
 }
@@ -120,7 +120,7 @@ func (d *demonstration) forgery(ctx context.Context) error {
 		return err
 	}
 	if a.Status != http.StatusUnauthorized {
-		return fmt.Errorf("the answer is %s: it should be 401", a)
+		return fmt.Errorf("the response is %s: it should be 401", a)
 	}
 	return d.unseen("the app did not see it")
 }
@@ -157,7 +157,7 @@ func (d *demonstration) create(ctx context.Context, receiver, prompt string) (pr
 	}
 	var p prediction
 	if a.Status != http.StatusCreated {
-		return p, a, fmt.Errorf("the API answered %s: %s", a, a.Body)
+		return p, a, fmt.Errorf("the API responded with %s: %s", a, a.Body)
 	}
 	return p, a, json.Unmarshal(a.Body, &p)
 }
@@ -189,9 +189,9 @@ func (d *demonstration) outbound(ctx context.Context) error {
 			return fmt.Errorf("waiting for %s: %w", want.Event, err)
 		}
 		if got.Event != want.Event || got.Status != want.Status || !got.Signed || got.Verified == "" {
-			return fmt.Errorf("the app got %+v: it should have been a signed %s, answered %d", got, want.Event, want.Status)
+			return fmt.Errorf("the app got %+v: it should have been a signed %s, with the response %d", got, want.Event, want.Status)
 		}
-		d.print.fact("the app got %s, signed, and answered %d%s", got.Event, got.Status, map[bool]string{true: ": it is retried after 1 s"}[got.Status != http.StatusOK])
+		d.print.fact("the app got %s, signed, and responded with %d%s", got.Event, got.Status, map[bool]string{true: ": it is retried after 1 s"}[got.Status != http.StatusOK])
 	}
 	if err := d.settled(ctx, p.ID); err != nil {
 		return err
@@ -262,7 +262,7 @@ func (d *demonstration) dashboard(ctx context.Context) error {
 		return err
 	}
 	if n := strings.Count(string(a.Body), `id="row-`); a.Status != http.StatusOK || n != 2 {
-		return fmt.Errorf("the dashboard answers %s and shows %d deliveries of the prediction: it should be 2", a, n)
+		return fmt.Errorf("the dashboard responds with %s and shows %d deliveries of the prediction: it should be 2", a, n)
 	}
 	d.print.fact("it shows the two deliveries of %s", d.prediction)
 	if !d.once {

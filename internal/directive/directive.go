@@ -158,7 +158,7 @@ func (w *Walker) duration(dst *caddy.Duration, s string) {
 	d, err := caddy.ParseDuration(s)
 	switch {
 	case err != nil:
-		w.Failf("%s is %q, which is no duration: write it like 10s, 5m or 1d", w.name, s)
+		w.Failf("%s is %q, which is not a valid duration: write it like 10s, 5m or 1d", w.name, s)
 	case d <= 0:
 		w.Failf("%s is %s: it must be positive", w.name, s)
 	case d < time.Millisecond:
@@ -176,7 +176,7 @@ func (w *Walker) Size(dst *int64) {
 	n, err := humanize.ParseBytes(s)
 	switch {
 	case err != nil:
-		w.Failf("%s is %q, which is no size: write it like 512KiB or 8MiB", w.name, s)
+		w.Failf("%s is %q, which is not a valid size: write it like 512KiB or 8MiB", w.name, s)
 	case n == 0 || n > maxSize:
 		w.Failf("%s is %s: it must be more than 0 and at most 1TiB", w.name, s)
 	case n < leastSize:

@@ -78,11 +78,11 @@ func TestErrorsNameOptionFileAndLine(t *testing.T) {
 		{"flag with argument", "flag on", "flag takes no more"},
 		{"not a choice", "choice maybe", `choice is "maybe": use on or off`},
 		{"empty list", "list", "list takes one value or more"},
-		{"not a duration", "wait soon", "no duration"},
+		{"not a duration", "wait soon", "not a valid duration"},
 		{"negative", "wait -1s", "must be positive"},
 		{"tiny", "wait 1us", "the least is 1ms"},
 		{"no limit", "limit", "or off"},
-		{"not a size", "size big", "no size"},
+		{"not a size", "size big", "not a valid size"},
 		{"no bytes", "size 0", "more than 0"},
 		{"huge", "size 2TiB", "at most 1TiB"},
 	} {

@@ -74,7 +74,7 @@ func (e *ForbiddenError) Unwrap() error { return ErrForbidden }
 const (
 	textNotPublic = "webhook_url does not lead to a public destination"
 	textTLS       = "the TLS handshake with the webhook host failed"
-	textTimeout   = "the webhook host did not answer in time"
+	textTimeout   = "the webhook host did not respond in time"
 	textBroken    = "the connection to the webhook host failed"
 )
 

@@ -104,7 +104,7 @@ func parse(v url.Values, fields []field) error {
 		}
 		i := slices.IndexFunc(fields, func(f field) bool { return f.name == name })
 		if i < 0 {
-			return invalid(name, "is no parameter of this list: it has %s", names(fields))
+			return invalid(name, "is not a parameter of this list: it has %s", names(fields))
 		}
 		if len(given) == 0 || given[0] == "" {
 			continue
@@ -194,7 +194,7 @@ func endpoint(text string) (string, error) {
 	}
 	u, err := url.Parse(text)
 	if err != nil || u.Host == "" || u.User != nil || u.Scheme != "https" && u.Scheme != "http" {
-		return "", invalid("endpoint", "is none: write it like https://hooks.example.com:8443")
+		return "", invalid("endpoint", "is not a valid endpoint: write it like https://hooks.example.com:8443")
 	}
 	return store.EndpointOf(text), nil
 }
@@ -223,7 +223,7 @@ func page(limit int, cursor string) (n int, before int64, err error) {
 	}
 	if cursor != "" {
 		if before, err = strconv.ParseInt(cursor, 36, 64); err != nil || before <= 0 {
-			return 0, 0, invalid("cursor", "is none: take it from next of the page before")
+			return 0, 0, invalid("cursor", "is not a valid cursor: take it from next of the previous page")
 		}
 	}
 	return limit, before, nil

@@ -71,7 +71,7 @@ func (c *connector) validate(ctx context.Context, conn *pgconn.PgConn) error {
 		return err
 	}
 	if len(results) != 1 || len(results[0].Rows) != 1 {
-		return errors.New("does not answer like PostgreSQL")
+		return errors.New("does not respond like PostgreSQL")
 	}
 	row := results[0].Rows[0]
 	if string(row[1]) == "t" {

@@ -54,7 +54,7 @@ func (s *Store) available() error {
 		return *err
 	}
 	if !s.nodes.held() {
-		return fmt.Errorf("%w: %s has not answered for too long", store.ErrUnavailable, s.name)
+		return fmt.Errorf("%w: %s has not responded for too long", store.ErrUnavailable, s.name)
 	}
 	return nil
 }
