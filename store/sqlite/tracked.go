@@ -133,8 +133,11 @@ func (g *group) addItem(e *tracked, i *item) *delivery {
 	return d
 }
 
-// addPending adds all deliveries that are pending.
-func (g *group) addPending(e *tracked) error { return g.addStored(e, "state = 0") }
+// addPending adds all deliveries that are pending, and the started event's also when
+// it has ended: with another filter the webhook status may follow from it.
+func (g *group) addPending(e *tracked) error {
+	return g.addStored(e, "(state = 0 OR event = 1 AND redelivery = 0)")
+}
 
 // addStored adds the deliveries that match a condition.
 func (g *group) addStored(e *tracked, condition string) error {

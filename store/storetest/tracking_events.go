@@ -23,6 +23,7 @@ var eventCases = []trackingCase{
 	{"tracking again replaces the webhook alone", trackAgain},
 	{"pending deliveries follow tracking again", trackAgainPending},
 	{"tracking again keeps what happened", trackAgainHappened},
+	{"tracking again without the terminal event", trackAgainNarrowed},
 	{"reserved is found by its token", reservedByToken},
 	{"reserved survives reopening", reservedSurvives},
 	{"reserved hears of events before it is tracked", reservedObserved},
@@ -183,6 +184,17 @@ func trackAgainHappened(t *testing.T, b *tracking) {
 	b.track("a", event.Started, event.Failed)
 	b.due()
 	b.status("a", store.WebhookDelivered)
+}
+
+// trackAgainNarrowed: the terminal event comes with a filter that leaves it out.
+// The webhook status is that of the started event, which was given up before.
+func trackAgainNarrowed(t *testing.T, b *tracking) {
+	b.track("a", event.Started)
+	b.complete(b.one("a started"), store.Exhausted)
+	b.status("a", store.WebhookPending)
+	b.wanting("a", event.Started, event.Completed)
+	b.due()
+	b.status("a", store.WebhookFailed)
 }
 
 func token(name string) []byte {
