@@ -235,9 +235,14 @@ func (g *group) insertPrediction(p *store.Prediction) (bool, error) {
 	return n == 1, err
 }
 
-// deleteReserved deletes a prediction unless its ID is known.
+// deleteReserved deletes a prediction unless its ID is known. The ops that follow
+// do not find it.
 func (g *group) deleteReserved(ref int64) error {
-	return g.exec("DELETE FROM predictions WHERE ref = ? AND key IS NULL", ref)
+	n, err := g.changed("DELETE FROM predictions WHERE ref = ? AND key IS NULL", ref)
+	if n == 1 {
+		delete(g.byRef, ref)
+	}
+	return err
 }
 
 // write writes what an operation has changed.
@@ -252,11 +257,13 @@ func (g *group) write(e *tracked) error {
 				return err
 			}
 		case d.Changed.Has(ledger.Outcome):
-			if err := g.exec("UPDATE deliveries SET state = ?, attempts = ?, due = ? WHERE n = ?", d.State, d.Attempts, d.Due, d.N); err != nil {
+			n, err := g.changed("UPDATE deliveries SET state = ?, attempts = ?, due = ? WHERE n = ?", d.State, d.Attempts, d.Due, d.N)
+			if err != nil {
 				return err
 			}
-			g.totals.deliveries[d.Row.state]--
-			g.totals.deliveries[d.State]++
+			// None, if it was deleted: a canceled one during its last attempt.
+			g.totals.deliveries[d.Row.state] -= n
+			g.totals.deliveries[d.State] += n
 		}
 		d.Row.changed |= d.Changed
 		d.Row.state, d.Changed = d.State, 0
@@ -327,6 +334,7 @@ func (g *group) undo() {
 	for _, i := range g.withdrawn {
 		q.push(i, i.goesTo())
 	}
+	q.signal() // ClaimDeliveries may have been called in between
 }
 
 // apply updates the memory after the commit.
