@@ -135,11 +135,15 @@ func (q *queue) unread(taken []*item) (stored []*item) {
 
 // handOut returns a claimed delivery. If it was canceled meanwhile, or moved to
 // another lane, handOut ends the claim and returns nil: the slot that it used is
-// one of the lane that it was claimed from.
+// one of the lane that it was claimed from. It also returns nil if the outcome of
+// an attempt before has ended the claim.
 func (s *Store) handOut(i *item, read *stored) (*store.Delivery, error) {
 	q := s.queue
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if !i.claimed || q.items[i.n] != i {
+		return nil, nil
+	}
 	d, k := i.fresh(), q.known[i.prediction]
 	if d == nil {
 		if read == nil {

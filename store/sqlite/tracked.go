@@ -366,6 +366,32 @@ func (g *group) apply() {
 	}
 }
 
+// end ends the claim on a delivery with its outcome, also where the delivery was
+// postponed while that was committed. It reports whether the delivery may be due.
+// The caller holds the queue's mutex.
+func (g *group) end(i *item, d *delivery) bool {
+	q := g.w.queue
+	if d.Lane != (store.Lane{}) {
+		i.sendTo(d.Lane)
+	}
+	key := i.goesTo()
+	if i.claimed {
+		q.unclaim(i)
+	} else {
+		q.unlane(i)
+	}
+	if d.State != store.DeliveryPending || i.canceled {
+		q.remove(i)
+		return false
+	}
+	i.attempts, i.due = int32(d.Attempts), g.at
+	if d.Due == d.Row.due {
+		i.due = d.Row.at
+	}
+	q.push(i, key)
+	return true
+}
+
 // applyDelivery updates the queue. It reports whether the delivery may be due. The caller holds the queue's mutex.
 func (g *group) applyDelivery(e *tracked, d *delivery) bool {
 	q := g.w.queue
@@ -379,19 +405,8 @@ func (g *group) applyDelivery(e *tracked, d *delivery) bool {
 		q.add(i, d.Lane)
 		return true
 	case i == nil:
-	case d.Row.ended && !i.claimed: // ended by a caller that did not wait
-	case d.Row.ended && d.State == store.DeliveryPending:
-		i.attempts, i.due = int32(d.Attempts), g.at
-		if d.Due == d.Row.due {
-			i.due = d.Row.at
-		}
-		if d.Lane != (store.Lane{}) {
-			i.sendTo(d.Lane)
-		}
-		q.requeue(i)
 	case d.Row.ended:
-		q.unclaim(i)
-		q.remove(i)
+		return g.end(i, d)
 	case d.State != store.DeliveryPending && d.Row.changed.Has(ledger.Outcome):
 		q.cancel(i)
 	case d.Row.changed.Has(ledger.Place):

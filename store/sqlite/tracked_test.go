@@ -30,6 +30,51 @@ func attempted(d store.Delivery, v store.Disposition, due time.Time) store.Outco
 	}
 }
 
+// TestPostponedWhileItsOutcomeIsCommitted: the outcome counts, whoever postpones the
+// delivery in the meantime.
+func TestPostponedWhileItsOutcomeIsCommitted(t *testing.T) {
+	for _, v := range []store.Disposition{store.Delivered, store.Retry} {
+		s, _ := living(t)
+		_, d := started(t, s)
+		o := attempted(d, v, time.Now().Add(time.Hour))
+		i := s.claimed(d.N)
+		must(t, s.commit(t.Context(), func(g *group) error {
+			return errors.Join(g.complete(i, &o), s.Postpone(t.Context(), d, time.Now().Add(-time.Second)))
+		}))
+		claimed, next, err := s.ClaimDeliveries(t.Context(), 10, all)
+		if err != nil || len(claimed) != 0 || next.IsZero() != (v == store.Delivered) {
+			t.Errorf("after %v: claimed %d, %v, next is due at %v", v, len(claimed), err, next)
+		}
+		counts, err := s.Counts(t.Context())
+		delivered := counts.Deliveries[store.DeliveryDelivered] == 1
+		if n := s.queue.claimed.Load(); err != nil || n != 0 || delivered != (v == store.Delivered) {
+			t.Errorf("after %v: %d claims, counts %+v, %v", v, n, counts, err)
+		}
+	}
+}
+
+// TestClaimedWhileItsOutcomeIsCommitted: a claim that the outcome of an attempt
+// before ends is not handed out.
+func TestClaimedWhileItsOutcomeIsCommitted(t *testing.T) {
+	s, _ := living(t)
+	_, d := started(t, s)
+	o := attempted(d, store.Delivered, time.Time{})
+	i := s.claimed(d.N)
+	must(t, s.commit(t.Context(), func(g *group) error {
+		err := errors.Join(g.complete(i, &o), s.Postpone(t.Context(), d, time.Now().Add(-time.Second)))
+		if taken, _ := s.queue.take(s.opts.clock, 10, all); len(taken) != 1 || taken[0] != i {
+			t.Errorf("took %d", len(taken))
+		}
+		return err
+	}))
+	if d, err := s.handOut(i, nil); d != nil || err != nil {
+		t.Errorf("handed out %+v, %v", d, err)
+	}
+	if n := s.queue.claimed.Load(); n != 0 || len(s.queue.known) != 0 {
+		t.Errorf("%d claims, %d predictions are known", n, len(s.queue.known))
+	}
+}
+
 // TestDeletedDuringItsLastAttempt: a canceled delivery may be deleted before its last
 // attempt is over. It is not counted after that.
 func TestDeletedDuringItsLastAttempt(t *testing.T) {
