@@ -152,8 +152,15 @@ func (s *Store) runUnit(ctx context.Context, conn *pgx.Conn, jobs []*job) (err e
 
 // undo returns to the lanes what was withdrawn from them.
 func (u *unit) undo() {
-	u.s.queue.put(u.withdrawn)
+	if len(u.withdrawn) == 0 {
+		return
+	}
+	q := &u.s.queue
+	q.put(u.withdrawn)
 	u.withdrawn = nil
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.signal() // ClaimDeliveries may have been called in between
 }
 
 // apply updates this node's memory after the commit.
