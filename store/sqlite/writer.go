@@ -23,8 +23,9 @@ const (
 	// reopenInterval is how often a writer that failed tries whether the disk
 	// takes writes again.
 	reopenInterval = time.Second
-	// commitDelay and commitSiblings are described at groupcommit.Options.
-	commitDelay    = 5 * time.Millisecond
+	// The delay and the siblings are described at groupcommit.Options.
+	commitDelay    = 250 * time.Microsecond
+	maxCommitDelay = 5 * time.Millisecond
 	commitSiblings = 1
 )
 
@@ -87,7 +88,7 @@ func newWriter(opts Options, p *presence, q *queue, polls *polling.Schedule, t t
 		Commit:      w.commit,
 		Finish:      w.finish,
 		Check:       w.look,
-		CommitDelay: commitDelay, CommitSiblings: commitSiblings, Siblings: w.siblings,
+		CommitDelay: commitDelay, MaxCommitDelay: maxCommitDelay, CommitSiblings: commitSiblings, Siblings: w.siblings,
 		CheckInterval: reopenInterval,
 	})
 	return w, nil

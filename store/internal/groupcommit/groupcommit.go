@@ -40,12 +40,14 @@ type Options[J any] struct {
 	Check         func()
 	CheckInterval time.Duration
 
-	// CommitDelay is the least time between the beginnings of two groups if the
-	// first had more than one job. It ends early when as many jobs wait as the
-	// first group had, and there are fewer than CommitSiblings siblings.
+	// CommitDelay is the least time between the beginnings of two groups, for
+	// each job of the first if that had more than one, and MaxCommitDelay the
+	// most that this is. A store with few callers, which gains little from
+	// larger groups, hardly waits. The delay ends early when as many jobs wait
+	// as the first group had, and there are fewer than CommitSiblings siblings.
 	// Default: no delay.
-	CommitDelay    time.Duration
-	CommitSiblings int64
+	CommitDelay, MaxCommitDelay time.Duration
+	CommitSiblings              int64
 	// Siblings returns the number of jobs that are known to be likely to come.
 	// It is called from several goroutines. Required with CommitDelay.
 	Siblings func() int64
@@ -223,7 +225,7 @@ func (b *Batcher[J]) commit(group []pending[J]) {
 // time, should begin, or until the batcher is closed.
 func (b *Batcher[J]) delayCommit(began time.Time, n int) {
 	b.last.Store(int64(n))
-	delay := b.opts.CommitDelay - time.Since(began)
+	delay := min(time.Duration(n)*b.opts.CommitDelay, b.opts.MaxCommitDelay) - time.Since(began)
 	if n < 2 || delay <= 0 || b.shouldFlush() {
 		return
 	}

@@ -211,7 +211,7 @@ func TestCheck(t *testing.T) {
 func TestCloseEndsDelay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &gate{hold: make(chan struct{})}
-		b := New(Options[int]{Commit: g.commit, CommitDelay: time.Minute, CommitSiblings: 1, Siblings: func() int64 { return 9 }})
+		b := New(Options[int]{Commit: g.commit, CommitDelay: time.Minute, MaxCommitDelay: time.Minute, CommitSiblings: 1, Siblings: func() int64 { return 9 }})
 		done := do(b, 1, 2, 3)
 		close(g.hold)
 		for _, d := range done {
@@ -229,7 +229,7 @@ func TestCloseEndsDelay(t *testing.T) {
 // TestCommitDelay is the time that a group is given to fill, by the size of the
 // last one and by what is still to come.
 func TestCommitDelay(t *testing.T) {
-	const delay = 5 * time.Millisecond
+	const delay, most = time.Millisecond, 5 * time.Millisecond
 	for name, c := range map[string]struct {
 		n        int             // jobs of the last group
 		took     time.Duration   // to commit them
@@ -239,13 +239,14 @@ func TestCommitDelay(t *testing.T) {
 		want     time.Duration
 	}{
 		"after one job":                     {n: 1, siblings: 9},
-		"with siblings":                     {n: 2, siblings: 9, want: delay},
-		"the time of the last group counts": {n: 2, siblings: 9, took: 2 * time.Millisecond, want: 3 * time.Millisecond},
+		"after two jobs":                    {n: 2, siblings: 9, want: 2 * delay},
+		"after many jobs":                   {n: 99, siblings: 9, want: most},
+		"the time of the last group counts": {n: 4, siblings: 9, took: delay, want: 3 * delay},
 		"the last group took longer":        {n: 2, siblings: 9, took: time.Second},
 		"as many wait as before":            {n: 2, siblings: 1, waiting: 2},
 		"as many come as before":            {n: 2, siblings: 3, come: []time.Duration{1, time.Millisecond}, want: time.Millisecond},
-		"siblings are still to come":        {n: 2, siblings: 4, come: []time.Duration{1, time.Millisecond}, want: delay},
-		"fewer come than before":            {n: 3, siblings: 3, come: []time.Duration{1, time.Millisecond}, want: delay},
+		"siblings are still to come":        {n: 2, siblings: 4, come: []time.Duration{1, time.Millisecond}, want: 2 * delay},
+		"fewer come than before":            {n: 3, siblings: 3, come: []time.Duration{1, time.Millisecond}, want: 3 * delay},
 		"nobody is known to come":           {n: 2, siblings: -9, come: []time.Duration{1, time.Millisecond}, want: time.Millisecond},
 		"enough wait":                       {n: 999, siblings: MaxSize, waiting: MaxSize / 4},
 		"enough come":                       {n: 999, siblings: MaxSize, waiting: MaxSize/4 - 1, come: []time.Duration{2}, want: 2},
@@ -255,7 +256,7 @@ func TestCommitDelay(t *testing.T) {
 				var siblings atomic.Int64
 				siblings.Store(c.siblings)
 				b := &Batcher[int]{
-					opts:  Options[int]{CommitDelay: delay, CommitSiblings: 2, Siblings: siblings.Load},
+					opts:  Options[int]{CommitDelay: delay, MaxCommitDelay: most, CommitSiblings: 2, Siblings: siblings.Load},
 					queue: make(chan pending[int], MaxSize), wake: make(chan struct{}, 1), closed: make(chan struct{}),
 				}
 				for range c.waiting {
