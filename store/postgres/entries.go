@@ -139,8 +139,9 @@ func (s *Store) acquireAll(ctx context.Context, conn *pgx.Conn, requests []*clai
 		return err
 	}
 	var free claimKeys
+	me := s.nodes.id.Load()
 	for _, q := range requests {
-		if q.refused = judge(q.claim, had, known, scopes); q.refused != nil {
+		if q.refused = judge(q.claim, me, had, known, scopes); q.refused != nil {
 			free.add(q.claim)
 		}
 	}
@@ -157,16 +158,21 @@ func (s *Store) acquireAll(ctx context.Context, conn *pgx.Conn, requests []*clai
 	return nil
 }
 
-// judge returns why a claim is not granted, or nil. had are the rows that the
-// claims of the group have, known the keys that are committed, and purged the
-// newest signed time purged from each scope.
-func judge(c *claims.Claim, had map[claimRow]bool, known map[[16]byte]bool, purged map[string]int64) error {
+// judge returns why a claim is not granted, or nil. me is the node's ID, had are the
+// rows that the claims of the group have, known the keys that are committed, and
+// purged the newest signed time purged from each scope.
+func judge(c *claims.Claim, me int64, had map[claimRow]bool, known map[[16]byte]bool, purged map[string]int64) error {
 	e := &c.Entry
 	if slices.ContainsFunc(e.Keys, func(k store.Key) bool { return known[k] }) {
 		return store.ErrDuplicate
 	}
 	if mark, ok := purged[e.Scope]; ok && mark != 0 && !e.SignedAt.IsZero() && e.SignedAt.UnixMilli() <= mark {
 		return store.ErrReplayed
+	}
+	if c.ID.Owner != me {
+		// Others took the node for gone meanwhile, and may take its rows. It
+		// tries again with the ID that it has now.
+		return store.ErrInFlight
 	}
 	for _, k := range e.Keys {
 		if !had[claimRow{k, c.ID}] {

@@ -431,6 +431,47 @@ func TestLook(t *testing.T) {
 	look(120, 120, map[int64]int64{1: 1, 2: 9, 4: 2}, 2)
 }
 
+// TestClaimWhileTakenForGone: a claim that the database grants to a node that others
+// took for gone meanwhile would protect nothing. The node claims again as what it is
+// now.
+func TestClaimWhileTakenForGone(t *testing.T) {
+	dsn := pgtest.Start(t).Fresh(t)
+	a, b := node(t, dsn), node(t, dsn)
+	conn, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	tx, err := conn.Begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(ctx, "LOCK TABLE webhook_claims"); err != nil {
+		t.Fatal(err)
+	}
+	granted := make(chan error, 1)
+	go func() { granted <- second(a.Claim(ctx, entryOf("x"), time.Minute)) }()
+	eventually(t, "the claim to wait", func() bool {
+		var n int
+		_ = tx.QueryRow(ctx, "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'webhook_claims'::regclass").Scan(&n)
+		return n > 0
+	})
+	before := a.nodes.id.Load()
+	if _, err := b.pool.Exec(ctx, "DELETE FROM webhook_nodes WHERE id = $1", before); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the node to register again", func() bool { return a.nodes.id.Load() != before })
+	if err := tx.Commit(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-granted; err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Claim(ctx, entryOf("x"), 0); !errors.Is(err, store.ErrInFlight) {
+		t.Errorf("the other node got %v, want in flight", err)
+	}
+}
+
 // TestOutage: while the database is away everything is refused quickly, and
 // what the app was given is remembered and committed when it is back.
 func TestOutage(t *testing.T) {
