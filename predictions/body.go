@@ -79,7 +79,7 @@ func readBodyIn(w http.ResponseWriter, r *http.Request, limit int64, timeout tim
 	case errors.Is(err, body.ErrBudget):
 		b.Close()
 		return nil, tooBusy()
-	case errors.Is(err, body.ErrTooLarge):
+	case err == body.ErrTooLarge: // alone: there is a rest
 		b.rest = r.Body
 	default:
 		b.Close()

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/body"
@@ -90,4 +91,25 @@ func (s sizeReader) Read(p []byte) (int, error) {
 	default:
 	}
 	return s.Reader.Read(p)
+}
+
+// TestBodyThatBreaksOffBeyondTheLimit is refused like one that breaks off before it:
+// there is no rest of it for the API.
+func TestBodyThatBreaksOffBeyondTheLimit(t *testing.T) {
+	for want, r := range map[int]io.Reader{
+		http.StatusBadRequest:            iotest.DataErrReader(io.MultiReader(strings.NewReader("abcdef"), iotest.ErrReader(io.ErrUnexpectedEOF))),
+		http.StatusRequestEntityTooLarge: http.MaxBytesReader(nil, io.NopCloser(strings.NewReader("abcdefg")), 6),
+	} {
+		req := httptest.NewRequest(http.MethodPost, "/", r)
+		req.ContentLength = -1
+		all := body.NewBudget(8 << 10)
+		_, err := readBody(httptest.NewRecorder(), req, 5, all.For(""))
+		var p *problem
+		if !errors.As(err, &p) || p.status != want || !p.closing {
+			t.Errorf("got %v, want %d", err, want)
+		}
+		if !all.For("").Take(1 << 10) {
+			t.Error("the share was not given back")
+		}
+	}
 }

@@ -42,9 +42,10 @@ type Limits struct {
 // that had been read.
 //
 // After ErrTooLarge the rest can be read from r.Body, without a time limit. If
-// the budget has no room for what was read of such a body, the error is
-// ErrBudget, too. After any other error the time limit stays on the connection,
-// whose unread rest net/http would otherwise wait for.
+// the budget has no room for what was read of such a body, or the body breaks off
+// there, the error is ErrTooLarge and ErrBudget or the error of the body. After any
+// other error the time limit stays on the connection, whose unread rest net/http
+// would otherwise wait for.
 func Read(w http.ResponseWriter, r *http.Request, l Limits) ([]byte, error) {
 	deadline := SetReadTimeout(w, l.Timeout)
 	buf, err := l.read(r, deadline)
@@ -72,10 +73,12 @@ func (l *Limits) read(r *http.Request, deadline time.Time) ([]byte, error) {
 		buf = buf[:len(buf)+n]
 		charged := l.Charge.Take(n)
 		switch {
-		case int64(len(buf)) > l.Size && charged:
-			return buf, ErrTooLarge
-		case int64(len(buf)) > l.Size:
+		case int64(len(buf)) > l.Size && !charged:
 			return buf, errors.Join(ErrTooLarge, ErrBudget)
+		case int64(len(buf)) > l.Size && err != nil && err != io.EOF:
+			return buf, errors.Join(ErrTooLarge, err)
+		case int64(len(buf)) > l.Size:
+			return buf, ErrTooLarge
 		case !charged:
 			return buf, ErrBudget
 		case err == io.EOF:

@@ -34,6 +34,7 @@ func TestReadStopsAtItsLimits(t *testing.T) {
 		"late, by the connection":  {body: iotest.ErrReader(os.ErrDeadlineExceeded), size: 6, budget: 6, timeout: -1, want: []error{ErrTimeout}},
 		"another deadline":         {body: iotest.ErrReader(os.ErrDeadlineExceeded), size: 6, budget: 6, want: []error{os.ErrDeadlineExceeded}},
 		"the body's own error":     {body: io.MultiReader(strings.NewReader("abc"), iotest.ErrReader(broken)), size: 6, budget: 6, want: []error{broken}, got: 3},
+		"too large and broken":     {body: iotest.DataErrReader(io.MultiReader(strings.NewReader("abcdefg"), iotest.ErrReader(broken))), size: 6, budget: 8, want: []error{ErrTooLarge, broken}, got: 7},
 		"in pieces":                {body: iotest.OneByteReader(strings.NewReader("abcdef")), size: 6, budget: 6, got: 6},
 		"in pieces, and too large": {body: iotest.OneByteReader(strings.NewReader("abcdefgh")), size: 6, budget: 7, want: []error{ErrTooLarge}, got: 7},
 	} {
