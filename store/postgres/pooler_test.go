@@ -86,8 +86,8 @@ func TestPooler(t *testing.T) {
 				t.Fatal(err)
 			}
 			c.Release()
-			if deaf := logs.FilterMessageSnippet("hears nothing").Len() > 0; deaf == listening {
-				t.Errorf("logged that it hears nothing: %v", deaf)
+			if deaf := logs.FilterMessageSnippet("receives no notifications").Len() > 0; deaf == listening {
+				t.Errorf("logged that it receives no notifications: %v", deaf)
 			}
 		})
 	}
