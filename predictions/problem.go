@@ -121,7 +121,7 @@ func unanswered(err error) string {
 // are.
 func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) error {
 	if errors.Is(err, context.Canceled) && r.Context().Err() != nil {
-		w.WriteHeader(statusClientGone)
+		w.WriteHeader(body.StatusClientClosedRequest)
 		return nil
 	}
 	var refused *upstream.Refusal
@@ -173,6 +173,3 @@ func (h *Handler) logRefusal(r *http.Request, what string, status int, member st
 			zap.String("method", r.Method), zap.String("path", r.URL.Path), zap.Int("skipped", skipped), zap.Error(err))
 	}
 }
-
-// statusClientGone is what Caddy logs for a request whose client went away.
-const statusClientGone = 499

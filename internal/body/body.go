@@ -11,6 +11,10 @@ import (
 	"time"
 )
 
+// StatusClientClosedRequest is the status that logs have for a request whose
+// client no longer waits for a response, as in nginx and Caddy.
+const StatusClientClosedRequest = 499
+
 // Errors of Read. Any other error is one of the request's own body.
 var (
 	// ErrTooLarge means that the body is longer than Limits.Size.

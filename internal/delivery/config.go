@@ -77,8 +77,8 @@ type Config struct {
 	// Trace starts a span for an attempt and puts its context into the
 	// request's headers. end is called after the attempt with the HTTP
 	// status, 0 without a response, and an error unless the attempt
-	// succeeded. Without Trace, the traceparent stored with the delivery is
-	// sent as it is.
+	// succeeded. Without Trace, the trace context stored with the delivery is
+	// sent, as traceparent of version 00.
 	Trace func(ctx context.Context, d *store.Delivery, attempt int, h http.Header) (_ context.Context, end func(status int, err error))
 
 	// The hooks are called one at a time by a goroutine of their own, behind

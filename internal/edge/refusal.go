@@ -2,11 +2,9 @@ package edge
 
 import (
 	"net/http"
-)
 
-// StatusClientClosedRequest is the status that logs have for a request whose
-// client no longer waits for a response, as in nginx and Caddy.
-const StatusClientClosedRequest = 499
+	"github.com/caddy-replicate/replicate-webhook/internal/body"
+)
 
 // Refusal is the error of a request that was not forwarded, or whose response was
 // withheld. The caller of Serve responds with it.
@@ -45,5 +43,5 @@ func storeUnavailable(cause error) *Refusal { return retryLater(OutcomeStore, ca
 
 // clientGone returns the refusal of a sender that no longer waits for a response.
 func clientGone(cause error) *Refusal {
-	return &Refusal{Status: StatusClientClosedRequest, Outcome: OutcomeClientGone, Cause: cause}
+	return &Refusal{Status: body.StatusClientClosedRequest, Outcome: OutcomeClientGone, Cause: cause}
 }
