@@ -2,7 +2,6 @@ package admin_test
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -11,11 +10,11 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/admin"
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/caddyrun"
 	"github.com/caddy-replicate/replicate-webhook/e2e/rig/siterun"
 )
 
@@ -203,11 +202,7 @@ func TestAnswersAreAsDescribed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		resp, err := s.Client.Do(req)
-		for try := 0; try < 3 && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)); try++ {
-			// After a reload, the previous admin endpoint ends its connections.
-			resp, err = s.Client.Do(req)
-		}
+		resp, err := caddyrun.ThroughReloads(s.Client).Do(req)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -48,6 +48,7 @@ func TestSealingKeyIsRotatedUnderLoad(t *testing.T) {
 		n := caddyrun.NewChild(t, config(keyOld), "admin {$ADMIN}")
 		n.Environ = append(n.Environ, "DATABASE_URL="+dsn, "LISTEN_URL="+dsn, "MAX_CONNS=6", "SECRET="+secret, "ADMIN="+n.Addr("PORT_ADMIN"),
 			"SEAL_OLD=the sealing key of last year", "SEAL_NEW=the sealing key of this year")
+		n.Client = caddyrun.ThroughReloads(n.Client)
 		n.Start("PORT1")
 		n.Logs.Wait(t, "serving initial configuration")
 		c.nodes = append(c.nodes, n)

@@ -1,9 +1,7 @@
 package security_test
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"math/rand/v2"
 	"net/http"
@@ -11,7 +9,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -88,11 +85,7 @@ func TestReplays(t *testing.T) {
 			w = w.with("X-Forwarded-For", fmt.Sprint(r.Uint32()))
 			url += "?" + fmt.Sprint(r.Uint32())
 		}
-		a, err := post(e.Client, url, w)
-		for try := 0; try < 3 && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)); try++ {
-			// The listener of the previous configuration took the connection.
-			a, err = post(e.Client, url, w)
-		}
+		a, err := post(caddyrun.ThroughReloads(e.Client), url, w)
 		switch {
 		case err != nil:
 			t.Error(err)

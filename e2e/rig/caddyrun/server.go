@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -92,6 +93,41 @@ func dial(ctx context.Context, network, addr string) (net.Conn, error) {
 			return conn, err
 		}
 	}
+}
+
+// ThroughReloads returns a client like c for requests that are sent while a
+// configuration is replaced. The old configuration's listeners reset the
+// connections that they have not accepted, and its servers close the idle ones: a
+// request that meets one of them is sent again.
+func ThroughReloads(c *http.Client) *http.Client {
+	again := *c
+	again.Transport = resender{c.Transport}
+	return &again
+}
+
+type resender struct{ http.RoundTripper }
+
+// RoundTrip implements http.RoundTripper.
+func (t resender) RoundTrip(r *http.Request) (*http.Response, error) {
+	const tries = 4
+	for try := 1; ; try++ {
+		resp, err := t.RoundTripper.RoundTrip(r)
+		if try == tries || r.Body != nil && r.GetBody == nil || !lostConnection(err) {
+			return resp, err
+		}
+		r = r.Clone(r.Context())
+		if r.GetBody != nil {
+			body, err := r.GetBody()
+			if err != nil {
+				return nil, err
+			}
+			r.Body = body
+		}
+	}
+}
+
+func lostConnection(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
 // Adapt turns Caddyfile text into JSON, as `caddy adapt` does.
