@@ -16,8 +16,26 @@ const (
 	DeliveryDelivered                       // an attempt had a 2xx
 	DeliveryFailed                          // given up
 	DeliverySuperseded                      // a started event overtaken by the terminal one
-	DeliveryCanceled                        // the webhook was disabled before it was sent
+	DeliveryCanceled                        // the webhook was disabled before it was sent, or an operator discarded the event
+	DeliveryRefused                         // an inbound event that the app refused for good
 )
+
+// eventStates are the names of the states of inbound events, in the order of the
+// states.
+var eventStates = [...]string{"waiting", "accepted", "failed", "", "discarded", "refused"}
+
+// EventState returns the state of an inbound event as the admin API shows it.
+func (s DeliveryState) EventState() string { return eventStates[s] }
+
+// ParseEventState returns the state of a name, and whether there is one.
+func ParseEventState(name string) (DeliveryState, bool) {
+	for i, n := range eventStates {
+		if n == name && n != "" {
+			return DeliveryState(i), true
+		}
+	}
+	return 0, false
+}
 
 // deliveryStates are the names of the states, in their order.
 var deliveryStates = [...]string{"pending", "delivered", "failed", "superseded", "canceled"}
@@ -49,6 +67,12 @@ type DeliveryRow struct {
 
 // DeliveryFilter selects deliveries. A zero field excludes none.
 type DeliveryFilter struct {
+	// Inbound selects the events that the edge accepted, in place of the
+	// webhooks to clients, and Scope and Name those of a scope and of an event's
+	// name. Event and Endpoint select none of them.
+	Inbound     bool
+	Scope, Name string
+
 	State      *DeliveryState
 	Event      event.Set
 	Endpoint   string // as EndpointOf returns it

@@ -86,6 +86,13 @@ type Claim interface {
 	// claim for which Forwarded is true.
 	Commit(ctx context.Context) error
 
+	// CommitEvent is Commit with the event itself, and sets ev.ID. After an
+	// error nothing is acknowledged; where it is not known whether the event is
+	// on disk, the next claim for which Forwarded is true commits it, once.
+	// Errors: ErrInboxFull, after which the claim is released, and those of
+	// Commit.
+	CommitEvent(ctx context.Context, ev *Inbound) error
+
 	// Release gives the claim up: the next one forwards the event.
 	Release()
 }

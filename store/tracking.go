@@ -105,6 +105,21 @@ type Delivery struct {
 	DueAt time.Time
 	// CreatedAt is when the event was committed.
 	CreatedAt time.Time
+
+	// Inbound is the event of a delivery to the app behind the edge, whose
+	// Payload is its body. It is nil for a webhook to a client. Such a delivery
+	// has no Client, URL and Event, and Prediction is a number that the events
+	// of one order share.
+	Inbound *Inbound
+	// Refusals is how many attempts the app has refused, with those that timed
+	// out after the request was sent.
+	Refusals int
+	// Overtaken reports that a later event of its prediction went first.
+	Overtaken bool
+	// Replay reports that an operator has the event passed on again, and
+	// WaitingSince is when it began to wait: CreatedAt, or when it was replayed.
+	Replay       bool
+	WaitingSince time.Time
 }
 
 // Attempt is one row of the delivery log.
@@ -138,7 +153,7 @@ const (
 	Retry     Disposition = iota // again at Due
 	Delivered                    // done
 	Exhausted                    // given up
-	Gone                         // 410: given up, and the prediction's webhook is disabled; Retry at once if its URL was changed meanwhile
+	Gone                         // 410: given up, and the prediction's webhook is disabled; Retry at once if its URL was changed meanwhile. An inbound event ends as refused
 )
 
 // Outcome is an attempt and what follows from it.
@@ -149,6 +164,8 @@ type Outcome struct {
 	Due         time.Time // for Retry
 	// Apart makes a retry wait in the lane of its URL.
 	Apart bool
+	// Refused counts the attempt among the delivery's Refusals.
+	Refused bool
 }
 
 // Predictions keeps predictions and their events.

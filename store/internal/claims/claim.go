@@ -19,6 +19,10 @@ type Claim struct {
 	// keeps the ID of that.
 	ID ID
 
+	// Event is committed with the entry, nil for none. Claims that take over
+	// from each other share it.
+	Event *store.Inbound
+
 	table *Table
 	done  chan struct{} // closed at the end
 
@@ -70,6 +74,18 @@ func (c *Claim) Commit(ctx context.Context) error {
 	return err
 }
 
+// CommitEvent implements [store.Claim].
+func (c *Claim) CommitEvent(ctx context.Context, ev *store.Inbound) error {
+	if c.Event == nil {
+		c.Event = ev
+	}
+	if err := c.Commit(ctx); err != nil {
+		return err
+	}
+	ev.ID = c.Event.ID
+	return nil
+}
+
 // Committed is called by the store when the entry is durable.
 func (c *Claim) Committed() {
 	c.table.mu.Lock()
@@ -117,7 +133,7 @@ func (c *Claim) abandon() {
 // takeOver makes c responsible for an event that was forwarded and not committed.
 // Its other keys still have to be committed, too. table.mu must be held.
 func (c *Claim) takeOver(other *Claim) {
-	c.forwarded, c.ID = true, other.ID
+	c.forwarded, c.ID, c.Event = true, other.ID, other.Event
 	for _, k := range other.Entry.Keys {
 		if !slices.Contains(c.Entry.Keys, k) {
 			c.Entry.Keys = append(slices.Clip(c.Entry.Keys), k)
