@@ -24,9 +24,10 @@ func (idleStore) Release() error { return nil }
 
 type idleClaim struct{}
 
-func (idleClaim) Forwarded() bool              { return false }
-func (idleClaim) Commit(context.Context) error { return nil }
-func (idleClaim) Release()                     {}
+func (idleClaim) Forwarded() bool                                   { return false }
+func (idleClaim) Commit(context.Context) error                      { return nil }
+func (idleClaim) CommitEvent(context.Context, *store.Inbound) error { return nil }
+func (idleClaim) Release()                                          {}
 
 // okApp responds 200.
 type okApp struct{}

@@ -48,6 +48,21 @@ type Secret struct {
 type keys struct {
 	replicate *keyed // keyed with the secret as written
 	standard  *keyed // keyed with the decoded base64; nil unless whsec_
+
+	fingerprint Fingerprint
+}
+
+// Fingerprint tells secrets apart, and reveals no more of them than a signature
+// does. The zero value is that of no secret.
+type Fingerprint [8]byte
+
+// fingerprinted is what a fingerprint signs. It is no JSON, so that no body of a
+// webhook has the signature that a fingerprint begins.
+const fingerprinted = "fingerprint of a signing secret"
+
+func newKeys(replicate, standard *keyed) *keys {
+	sum := replicate.body([]byte(fingerprinted))
+	return &keys{replicate: replicate, standard: standard, fingerprint: Fingerprint(sum[:len(Fingerprint{})])}
 }
 
 // ParseSecret reads a secret as an operator writes it.
@@ -64,7 +79,7 @@ func ParseSecret(s string) (Secret, error) {
 		if len(s) < MinSecretBytes {
 			return Secret{}, ErrShort
 		}
-		return Secret{k: &keys{replicate: newKeyed([]byte(s))}}, nil
+		return Secret{k: newKeys(newKeyed([]byte(s)), nil)}, nil
 	}
 	key, err := decodeKey(rest)
 	if err != nil {
@@ -73,7 +88,7 @@ func ParseSecret(s string) (Secret, error) {
 	if len(key) < MinSecretBytes {
 		return Secret{}, ErrShort
 	}
-	return Secret{k: &keys{replicate: newKeyed([]byte(s)), standard: newKeyed(key)}}, nil
+	return Secret{k: newKeys(newKeyed([]byte(s)), newKeyed(key))}, nil
 }
 
 // decodeKey decodes the text after "whsec_". The decoder's own error is
@@ -108,6 +123,15 @@ func NewSecret(random io.Reader) (string, error) {
 // Standard reports whether the secret can sign and verify the standard scheme,
 // which takes a whsec_ secret.
 func (s Secret) Standard() bool { return s.k != nil && s.k.standard != nil }
+
+// Fingerprint returns the fingerprint of the secret as it was written. It is the
+// same in each process.
+func (s Secret) Fingerprint() Fingerprint {
+	if s.k == nil {
+		return Fingerprint{}
+	}
+	return s.k.fingerprint
+}
 
 // Verifiable returns the schemes that at least one of the secrets can verify.
 func Verifiable(secrets []Secret) Scheme {

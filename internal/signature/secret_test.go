@@ -206,3 +206,16 @@ func TestNewSecret(t *testing.T) {
 		t.Errorf("short reader gives %q, %v", text, err)
 	}
 }
+
+func TestFingerprints(t *testing.T) {
+	a, b := secret(t, whsec(32, 1)), secret(t, whsec(32, 2))
+	if a.Fingerprint() != secret(t, whsec(32, 1)).Fingerprint() {
+		t.Error("the fingerprint of one secret differs")
+	}
+	if a.Fingerprint() == b.Fingerprint() || a.Fingerprint() == (signature.Fingerprint{}) {
+		t.Error("fingerprints do not tell secrets apart")
+	}
+	if (signature.Secret{}).Fingerprint() != (signature.Fingerprint{}) {
+		t.Error("the zero secret has a fingerprint")
+	}
+}

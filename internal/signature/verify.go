@@ -21,6 +21,9 @@ type Result struct {
 	// SignedAt is the webhook-timestamp in UTC when the standard scheme
 	// verified, else the zero time. It is authentic, not recent: see [Fresh].
 	SignedAt time.Time
+	// Signer is the fingerprint of the secret that made the standard
+	// signature, zero if that scheme did not verify.
+	Signer Fingerprint
 	// Body is the bytes that were signed, the only ones to pass on. It is
 	// the raw body or what the canonical function gave, not a copy.
 	Body []byte
@@ -66,10 +69,11 @@ func (c *Claim) Verify(secrets []Secret, raw []byte, canonical func() []byte) (R
 	}
 	r := Result{Schemes: c.schemes, Body: raw}
 	if c.schemes.Has(Standard) {
-		if !c.matchStandard(secrets, raw) {
+		signer := c.matchStandard(secrets, raw)
+		if signer < 0 {
 			return Result{}, ErrSignature
 		}
-		r.ID, r.SignedAt = c.id, c.signedAt
+		r.ID, r.SignedAt, r.Signer = c.id, c.signedAt, secrets[signer].Fingerprint()
 	}
 	if c.schemes.Has(Replicate) {
 		r.ReplicateBody = c.replicateBody(secrets, raw, canonical)
@@ -114,21 +118,21 @@ func (c *Claim) matchReplicate(secrets []Secret, body []byte) bool {
 	return found == 1
 }
 
-// matchStandard reports whether a secret made an entry of webhook-signature
-// over body. It never stops early; which secrets take part depends on their
-// kind alone.
-func (c *Claim) matchStandard(secrets []Secret, body []byte) bool {
-	found := 0
-	for _, s := range secrets {
+// matchStandard returns the index of a secret that made an entry of
+// webhook-signature over body, the last one if several did, and -1 if none did. It
+// never stops early; which secrets take part depends on their kind alone.
+func (c *Claim) matchStandard(secrets []Secret, body []byte) int {
+	found := -1
+	for i, s := range secrets {
 		if !s.Standard() {
 			continue
 		}
 		sum := s.k.standard.message(c.id, c.timestamp, body)
-		for i := range c.standard {
-			found |= subtle.ConstantTimeCompare(sum[:], c.standard[i][:])
+		for j := range c.standard {
+			found = subtle.ConstantTimeSelect(subtle.ConstantTimeCompare(sum[:], c.standard[j][:]), i, found)
 		}
 	}
-	return found == 1
+	return found
 }
 
 // Fresh reports whether signedAt is at most tolerance away from now, in either

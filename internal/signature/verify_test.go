@@ -266,6 +266,32 @@ func TestVerifyCanonical(t *testing.T) {
 	})
 }
 
+// TestVerifySigner: the result names the secret that made the standard signature,
+// which is the one to sign with again.
+func TestVerifySigner(t *testing.T) {
+	a, b := secret(t, officialSecret), secret(t, whsec(32, 0x55))
+	secrets := []signature.Secret{secret(t, plainSecret), a, b}
+	for name, test := range map[string]struct {
+		signers []signature.Secret
+		scheme  signature.Scheme
+		want    signature.Fingerprint
+	}{
+		"the second":         {[]signature.Secret{a}, both, a.Fingerprint()},
+		"the third":          {[]signature.Secret{b}, both, b.Fingerprint()},
+		"both":               {[]signature.Secret{a, b}, both, b.Fingerprint()},
+		"not standard alone": {[]signature.Secret{a}, signature.Replicate, signature.Fingerprint{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := make(http.Header)
+			signature.Sign(h, test.signers, officialID, time.Unix(1614265330, 0), []byte(officialBody))
+			r, err := verify(t, h, test.scheme, secrets, officialBody, nil)
+			if err != nil || r.Signer != test.want {
+				t.Errorf("signer is %x, %v; want %x", r.Signer, err, test.want)
+			}
+		})
+	}
+}
+
 func TestVerifyConcurrently(t *testing.T) {
 	secrets := []signature.Secret{secret(t, plainSecret), secret(t, officialSecret)}
 	var wg sync.WaitGroup
