@@ -22,13 +22,16 @@ type Inbound struct {
 	Ordered bool
 	// Head is the request without its body, as internal/inbox encodes it.
 	Head []byte
-	// Body is what was signed. It is nil where it was deleted to make room.
+	// Body is what was signed. Head and Body are nil where they were deleted to
+	// make room. They must not be changed after they were given to
+	// Claim.CommitEvent, whatever it returned.
 	Body []byte
 
 	// MaxEvents bounds the waiting events of the scope, and MaxBytes the heads
-	// and bodies of all stored ones. 0 is no bound. Where the bodies of ended
-	// events would exceed MaxBytes they are deleted, oldest first; what waits is
-	// never deleted, so that Commit may return ErrInboxFull.
+	// and bodies of all stored ones. 0 is no bound. To make room, the heads and
+	// bodies of ended events are deleted, those that ended first before the
+	// others; what waits is never deleted, so that CommitEvent may return
+	// ErrInboxFull. A recorded event is stored in any case.
 	MaxEvents, MaxBytes int64
 
 	// Recorded is the app's response to an event that was passed on before it was
@@ -74,8 +77,8 @@ type InboxState struct {
 //
 // Of the ordered events of a prediction in a scope one is handed out at a time, in
 // the order in which they were committed. A later one waits until the earlier has
-// ended, or was refused MaxRefusals times: the earlier one is overtaken then, and
-// keeps its schedule.
+// ended, or was refused MaxRefusals times: the earlier one keeps its schedule then,
+// and is overtaken once the app has had the later one.
 type Inbox interface {
 	// SetPaused commits whether the events of a scope wait untried. All
 	// processes follow within a second: Paused says so.
@@ -83,6 +86,10 @@ type Inbox interface {
 	// Paused reports, from memory, whether a scope is paused. Queue.Changed is
 	// signaled when that changes.
 	Paused(scope string) bool
+	// Pauses returns, from memory, the times in which a scope was paused,
+	// oldest first. The last one has no end while the scope is paused. Those
+	// that ended long ago are left out.
+	Pauses(scope string) []Span
 	// Inboxes lists the scopes that have events or are paused, by name.
 	Inboxes(ctx context.Context) ([]InboxState, error)
 	// RetryEvent makes a waiting event due now. ErrNotFound, ErrEnded.
@@ -92,8 +99,9 @@ type Inbox interface {
 	DiscardEvent(ctx context.Context, id string) error
 	// ReplayEvent makes an ended event wait again, behind the waiting ones of
 	// its prediction. Its attempts go on counting, and its time to be retried
-	// begins anew. ErrNotFound, ErrWaiting, and ErrNoBody where the body was
-	// deleted or the event was only recorded.
+	// begins anew; the refusals of before count no more. ErrNotFound,
+	// ErrWaiting, also during the last attempt of a discarded event, and
+	// ErrNoBody where the body was deleted or the event was only recorded.
 	ReplayEvent(ctx context.Context, id string) error
 }
 

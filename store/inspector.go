@@ -40,8 +40,14 @@ func ParseEventState(name string) (DeliveryState, bool) {
 // deliveryStates are the names of the states, in their order.
 var deliveryStates = [...]string{"pending", "delivered", "failed", "superseded", "canceled"}
 
-// String returns the state as the admin API shows it.
-func (s DeliveryState) String() string { return deliveryStates[s] }
+// String returns the state as the admin API shows it. That of an inbound event
+// has another name there, see EventState.
+func (s DeliveryState) String() string {
+	if int(s) < len(deliveryStates) {
+		return deliveryStates[s]
+	}
+	return s.EventState()
+}
 
 // ParseDeliveryState returns the state of a name, and whether there is one.
 func ParseDeliveryState(name string) (DeliveryState, bool) {
@@ -99,10 +105,11 @@ type Counts struct {
 	// Entries is the number of deduplication entries, including expired ones
 	// that are not purged yet.
 	Entries int
-	// Deliveries are the numbers of deliveries by state.
+	// Deliveries are the numbers of webhooks to clients by state. Those of
+	// inbound events are in InboxState.
 	Deliveries [len(deliveryStates)]int
-	// OldestPending is when the oldest pending delivery was committed, zero
-	// when there is none.
+	// OldestPending is when the oldest pending one was committed, zero when
+	// there is none.
 	OldestPending time.Time
 	// Tracked is the number of predictions whose terminal event is to come.
 	// Those whose ID is not known yet are not counted, and not listed.

@@ -89,8 +89,9 @@ type Claim interface {
 	// CommitEvent is Commit with the event itself, and sets ev.ID. After an
 	// error nothing is acknowledged; where it is not known whether the event is
 	// on disk, the next claim for which Forwarded is true commits it, once.
-	// Errors: ErrInboxFull, after which the claim is released, and those of
-	// Commit.
+	// Such a claim commits the event of the claim before it in place of ev, and
+	// sets ev.ID to the ID of that. Errors: ErrInboxFull, after which the claim
+	// is released, and those of Commit.
 	CommitEvent(ctx context.Context, ev *Inbound) error
 
 	// Release gives the claim up: the next one forwards the event.
@@ -101,8 +102,9 @@ type Claim interface {
 type Entry struct {
 	// Scope separates handlers that must not see each other's events.
 	Scope string
-	// Keys identify the event: one to three, see KeyOf. Events that share a key
-	// are duplicates.
+	// Keys identify the event: up to three, see KeyOf. Events that share a key
+	// are duplicates. Without a key, Claim grants the entry at once, and Commit
+	// stores nothing of it: for an event that is not deduplicated.
 	Keys []Key
 	// SignedAt is the signed time of the event, zero if the handler does not
 	// check it. Times at or before the newest one ever purged from the scope

@@ -270,11 +270,21 @@ type Log interface {
 
 // Retention deletes what is old.
 type Retention interface {
-	// Forget deletes deliveries finished before the one time, and of the
-	// predictions captured before the other those that are finished and
-	// have no deliveries left, or were reserved and never named. It does so
-	// in small batches.
-	Forget(ctx context.Context, deliveries, predictions time.Time) error
+	// Forget deletes, in small batches, what is older than it says.
+	Forget(ctx context.Context, before Before) error
+}
+
+// Before says what Forget deletes. A zero time deletes nothing of its kind.
+type Before struct {
+	// Deliveries is before when the deliveries to clients were finished.
+	Deliveries time.Time
+	// Predictions is before when the predictions were captured. Those are
+	// spared that are not finished or have deliveries left, but for those that
+	// were reserved and never named.
+	Predictions time.Time
+	// Events is before when the inbound events ended. Recorded events that
+	// have a time of their own, see Inbound.KeepFor, are deleted by that.
+	Events time.Time
 }
 
 // Errors of Predictions and Log.

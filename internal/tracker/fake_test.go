@@ -262,10 +262,10 @@ func (f *fakeStore) Secret(_ context.Context, name string, make func() ([]byte, 
 	return s, err
 }
 
-func (f *fakeStore) Forget(_ context.Context, deliveries, predictions time.Time) error {
+func (f *fakeStore) Forget(_ context.Context, before store.Before) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.forgot = append(f.forgot, f.now().Sub(deliveries), f.now().Sub(predictions))
+	f.forgot = append(f.forgot, f.now().Sub(before.Deliveries), f.now().Sub(before.Predictions))
 	return nil
 }
 

@@ -226,7 +226,7 @@ func (t *Tracker) forget(ctx context.Context, st store.Store) {
 		if passing.Passed() < poller.Settling {
 			continue
 		}
-		err := st.Forget(ctx, passing.Before(time.Duration(keep.Deliveries)), passing.Before(time.Duration(keep.Predictions)))
+		err := st.Forget(ctx, store.Before{Deliveries: passing.Before(time.Duration(keep.Deliveries)), Predictions: passing.Before(time.Duration(keep.Predictions))})
 		if err != nil && ctx.Err() == nil {
 			t.conf.Logger.Error("deleting what is past retention", zap.Error(err))
 		}

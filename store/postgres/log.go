@@ -90,11 +90,11 @@ func (u *unit) committed(d *delivery) (done bool, err error) {
 }
 
 // Forget implements store.Retention. All nodes may do so at once.
-func (s *Store) Forget(ctx context.Context, deliveries, predictions time.Time) error {
+func (s *Store) Forget(ctx context.Context, before store.Before) error {
 	if err := s.closed(); err != nil || s.clock.wrong.Load() {
 		return err // the log and the status report a wrong clock
 	}
-	deliveries, predictions = s.toDatabase(deliveries), s.toDatabase(predictions)
+	deliveries, predictions := s.toDatabase(before.Deliveries), s.toDatabase(before.Predictions)
 	return errors.Join(
 		s.forgetRows(ctx, deliveries, "deliveries", "n", "r.state <> 0 AND r.owner = 0 AND r.due < $2",
 			"DELETE FROM webhook_attempts a USING webhook_deliveries d WHERE d.n = ANY($1) AND a.prediction = d.prediction AND a.delivery = d.n",

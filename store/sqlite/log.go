@@ -82,10 +82,10 @@ func (s *Store) redeliver(ctx context.Context, where string, args ...any) (strin
 }
 
 // Forget implements store.Retention.
-func (s *Store) Forget(ctx context.Context, deliveries, predictions time.Time) error {
+func (s *Store) Forget(ctx context.Context, before store.Before) error {
 	return errors.Join(
-		s.forgetRows(ctx, deliveries, "deliveries", "n", "state <> 0 AND due < ?2", (*group).forgetDelivery),
-		s.forgetRows(ctx, predictions, "predictions", "ref", "(key IS NULL OR webhook <> 0 AND happened >= 2) AND "+undelivered, (*group).forgetPrediction),
+		s.forgetRows(ctx, before.Deliveries, "deliveries", "n", "state <> 0 AND due < ?2", (*group).forgetDelivery),
+		s.forgetRows(ctx, before.Predictions, "predictions", "ref", "(key IS NULL OR webhook <> 0 AND happened >= 2) AND "+undelivered, (*group).forgetPrediction),
 	)
 }
 

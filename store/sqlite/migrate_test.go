@@ -168,7 +168,7 @@ func TestRedeliveriesAddNoPayload(t *testing.T) {
 		t.Errorf("%d payloads are stored for 41 deliveries", n)
 	}
 	now = now.Add(time.Hour)
-	if err := s.Forget(ctx, now, now.Add(-24*time.Hour)); err != nil {
+	if err := s.Forget(ctx, store.Before{Deliveries: now, Predictions: now.Add(-24 * time.Hour)}); err != nil {
 		t.Fatal(err)
 	}
 	if n := payloads(); n != 0 {

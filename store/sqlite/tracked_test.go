@@ -84,7 +84,7 @@ func TestDeletedDuringItsLastAttempt(t *testing.T) {
 	s, _ := living(t)
 	p, d := started(t, s)
 	must(t, s.SetWebhook(t.Context(), p.Ref, "", event.All))
-	must(t, s.Forget(t.Context(), time.Now().Add(time.Hour), time.Time{}))
+	must(t, s.Forget(t.Context(), store.Before{Deliveries: time.Now().Add(time.Hour)}))
 	must(t, s.Complete(t.Context(), attempted(d, store.Delivered, time.Time{})))
 	counts, err := s.Counts(t.Context())
 	if err != nil || counts.Deliveries != (store.Counts{}).Deliveries {

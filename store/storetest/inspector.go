@@ -111,7 +111,7 @@ func countsSurvive(t *testing.T, b *tracking) {
 func countForgotten(t *testing.T, b *tracking) {
 	everyState(b)
 	b.advance(time.Hour)
-	b.must(b.s.Forget(ctx, b.now(), time.Time{}))
+	b.must(b.s.Forget(ctx, store.Before{Deliveries: b.now()}))
 	b.counted(1, 0, 0, 0, 0)
 }
 

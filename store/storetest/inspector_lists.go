@@ -217,7 +217,7 @@ func listDeliveryGaps(t *testing.T, b *tracking) {
 		}
 	}
 	b.advance(time.Hour)
-	b.must(b.s.Forget(ctx, b.now(), time.Time{}))
+	b.must(b.s.Forget(ctx, store.Before{Deliveries: b.now()}))
 	b.track("b", event.Started)
 	b.listed(store.DeliveryFilter{}, "b started", "a started")
 	b.listed(store.DeliveryFilter{State: of(store.DeliveryPending), Limit: 1}, "b started", "a started")

@@ -82,7 +82,7 @@ func secretError(t *testing.T, b *tracking) {
 // forget forgets deliveries finished and predictions captured before the age.
 func (b *tracking) forget(deliveries, predictions time.Duration) {
 	b.t.Helper()
-	b.must(b.s.Forget(ctx, b.now().Add(-deliveries), b.now().Add(-predictions)))
+	b.must(b.s.Forget(ctx, store.Before{Deliveries: b.now().Add(-deliveries), Predictions: b.now().Add(-predictions)}))
 }
 
 func (b *tracking) forgotten(id string) {
@@ -292,7 +292,7 @@ func trackingClosed(t *testing.T, b *tracking) {
 		"complete":         b.s.Complete(ctx, b.outcome(d, store.Delivered)),
 		"claim polls":      polling,
 		"secret":           second(b.s.Secret(ctx, "x", func() ([]byte, error) { return []byte("x"), nil })),
-		"forget":           b.s.Forget(ctx, b.now(), b.now()),
+		"forget":           b.s.Forget(ctx, store.Before{Deliveries: b.now(), Predictions: b.now()}),
 	} {
 		if !errors.Is(err, store.ErrUnavailable) {
 			t.Errorf("%s: got %v, want unavailable", name, err)

@@ -19,9 +19,10 @@ type Claim struct {
 	// keeps the ID of that.
 	ID ID
 
-	// Event is committed with the entry, nil for none. Claims that take over
-	// from each other share it.
-	Event *store.Inbound
+	// Events are committed with the entry, mostly one or none. A claim shares
+	// them with those that it takes over. The store sets the ID of each when it
+	// is durable, and stores none that has one.
+	Events []*store.Inbound
 
 	table *Table
 	done  chan struct{} // closed at the end
@@ -63,6 +64,11 @@ func (c *Claim) Commit(ctx context.Context) error {
 	// finds that the claim has ended, and takes it out of the table.
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if errors.Is(err, store.ErrInboxFull) {
+		c.failed = err
+		c.release()
+		return err
+	}
 	if !c.ended {
 		c.forwarded = true
 		c.end()
@@ -76,13 +82,14 @@ func (c *Claim) Commit(ctx context.Context) error {
 
 // CommitEvent implements [store.Claim].
 func (c *Claim) CommitEvent(ctx context.Context, ev *store.Inbound) error {
-	if c.Event == nil {
-		c.Event = ev
+	if len(c.Events) == 0 {
+		own := *ev // it may become durable when the caller is gone
+		c.Events = []*store.Inbound{&own}
 	}
 	if err := c.Commit(ctx); err != nil {
 		return err
 	}
-	ev.ID = c.Event.ID
+	ev.ID = c.Events[0].ID
 	return nil
 }
 
@@ -133,7 +140,12 @@ func (c *Claim) abandon() {
 // takeOver makes c responsible for an event that was forwarded and not committed.
 // Its other keys still have to be committed, too. table.mu must be held.
 func (c *Claim) takeOver(other *Claim) {
-	c.forwarded, c.ID, c.Event = true, other.ID, other.Event
+	c.forwarded, c.ID = true, other.ID
+	for _, ev := range other.Events {
+		if !slices.Contains(c.Events, ev) {
+			c.Events = append(slices.Clip(c.Events), ev)
+		}
+	}
 	for _, k := range other.Entry.Keys {
 		if !slices.Contains(c.Entry.Keys, k) {
 			c.Entry.Keys = append(slices.Clip(c.Entry.Keys), k)

@@ -192,7 +192,7 @@ func (t *Table) reserve(e store.Entry, previous *Claim) (mine, other *Claim, err
 // acquire acquires a reserved claim in the database. On an error the claim has
 // ended.
 func (t *Table) acquire(ctx context.Context, c *Claim) error {
-	if t.opts.Database == nil || c.forwarded {
+	if t.opts.Database == nil || c.forwarded || len(c.Entry.Keys) == 0 {
 		return nil
 	}
 	err := t.opts.Database.Acquire(ctx, c)
@@ -249,7 +249,7 @@ func (t *Table) Expire(now int64) {
 
 // free deletes the rows of an ended claim. t.mu must be held.
 func (t *Table) free(c *Claim) {
-	if t.opts.Database != nil && !t.opts.Database.Free(c) {
+	if t.opts.Database != nil && len(c.Entry.Keys) > 0 && !t.opts.Database.Free(c) {
 		t.lost = append(t.lost, c)
 	}
 }

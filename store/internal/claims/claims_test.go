@@ -23,6 +23,12 @@ type rig struct {
 	commit func(ctx context.Context, c *Claim) error
 }
 
+func newRig(t *testing.T) *rig {
+	r := &rig{t: t, known: make(map[store.Key]error)}
+	r.Init(r.options())
+	return r
+}
+
 func (r *rig) options() Options {
 	return Options{
 		Check: func(e *store.Entry) error {
@@ -298,11 +304,88 @@ func TestTable(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				r := &rig{t: t, known: make(map[store.Key]error)}
-				r.Init(r.options())
+				r := newRig(t)
 				test(r)
 				r.empty()
 			})
 		})
+	}
+}
+
+// committing returns the events that claims have committed.
+func (r *rig) committing(fails error) (stored *[]string) {
+	stored = new([]string)
+	r.commit = func(_ context.Context, c *Claim) error {
+		if fails != nil {
+			return fails
+		}
+		for _, ev := range c.Events {
+			if ev.ID == "" {
+				ev.ID = "evt_" + ev.Name
+				*stored = append(*stored, ev.Name)
+			}
+		}
+		r.durable(c)
+		return nil
+	}
+	return stored
+}
+
+func TestEventsOfFailedCommitsAreCommittedByTheNextClaim(t *testing.T) {
+	r := newRig(t)
+	r.committing(errors.New("disk is full"))
+	for _, name := range []string{"a", "b"} {
+		ev := &store.Inbound{Name: name}
+		if err := r.claim(name).CommitEvent(t.Context(), ev); !errors.Is(err, store.ErrUnavailable) || ev.ID != "" {
+			t.Fatalf("committing %s: %v, ID %q", name, err, ev.ID)
+		}
+	}
+	stored := r.committing(nil)
+	c, err := r.Claim(t.Context(), entry("a", "b"), 0)
+	if err != nil || !c.Forwarded() {
+		t.Fatalf("claiming both: %v", err)
+	}
+	again := &store.Inbound{Name: "again"}
+	if err := c.CommitEvent(t.Context(), again); err != nil || again.ID != "evt_a" {
+		t.Fatalf("committing: %v, ID %q", err, again.ID)
+	}
+	if len(*stored) != 2 || (*stored)[0] != "a" || (*stored)[1] != "b" {
+		t.Errorf("stored %q, want each event once", *stored)
+	}
+}
+
+func TestClaimOfAFullInboxIsReleased(t *testing.T) {
+	r := newRig(t)
+	r.committing(store.ErrInboxFull)
+	c := r.claim("a")
+	for range 2 {
+		if err := c.CommitEvent(t.Context(), &store.Inbound{Name: "a"}); !errors.Is(err, store.ErrInboxFull) || errors.Is(err, store.ErrUnavailable) {
+			t.Fatalf("committing: %v", err)
+		}
+	}
+	stored := r.committing(nil)
+	c, err := r.Claim(t.Context(), entry("a"), 0)
+	if err != nil || c.Forwarded() {
+		t.Fatalf("claiming again: %v", err)
+	}
+	if err := c.CommitEvent(t.Context(), &store.Inbound{Name: "later"}); err != nil || len(*stored) != 1 || (*stored)[0] != "later" {
+		t.Errorf("committing: %v, stored %q", err, *stored)
+	}
+}
+
+func TestClaimWithoutKeysIsGrantedAtOnce(t *testing.T) {
+	r := newRig(t)
+	stored := r.committing(nil)
+	for range 2 {
+		c, err := r.Claim(t.Context(), store.Entry{Scope: "default"}, 0)
+		if err != nil || c.Forwarded() {
+			t.Fatal(err)
+		}
+		if err := c.CommitEvent(t.Context(), &store.Inbound{Name: "a"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(*stored) != 2 || r.Open() != 0 || len(r.held) != 0 {
+		t.Errorf("stored %q, %d claims are open", *stored, r.Open())
 	}
 }

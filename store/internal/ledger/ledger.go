@@ -15,7 +15,7 @@ import (
 )
 
 // Change says which parts of a row are to be written.
-type Change uint8
+type Change uint16
 
 // The parts of a prediction's row, and then those of a delivery's.
 const (
@@ -31,12 +31,18 @@ const (
 	// Token is the callback token.
 	Token
 
-	// Outcome is the state, the number of attempts and the due time.
+	// Outcome is the state, the numbers of attempts and refusals, and the due
+	// time.
 	Outcome
 	// Place is the lane, and who has claimed the delivery.
 	Place
 	// Order is whether the delivery is held.
 	Order
+	// Mark is whether an inbound event was overtaken.
+	Mark
+	// Replayed is that an inbound event waits again, since when, and behind all
+	// others of its line.
+	Replayed
 )
 
 // Has reports whether the changes share a part.
@@ -73,7 +79,8 @@ type Delivery[R any] struct {
 	// Lane is where it waits from now on. It is zero for a stored delivery
 	// that waits where it did.
 	Lane store.Lane
-	// Held reports that it waits for the started event's delivery.
+	// Held reports that it waits for the started event's delivery, or for
+	// other events of its line.
 	Held bool
 	// Claimed reports that an attempt may be under way.
 	Claimed bool
@@ -85,6 +92,11 @@ type Delivery[R any] struct {
 	Fresh bool
 	// Changed is what of a stored delivery is to be written.
 	Changed Change
+	// Refusals, Overtaken and Since are of inbound events alone, as
+	// [store.Delivery] describes them. Redelivery is that one is replayed.
+	Refusals  int
+	Overtaken bool
+	Since     int64
 	// Row is the store's own.
 	Row R
 }
