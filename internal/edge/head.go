@@ -3,6 +3,7 @@ package edge
 import (
 	"cmp"
 	"maps"
+	"net"
 	"net/http"
 	"slices"
 
@@ -12,7 +13,8 @@ import (
 
 // Head returns what an inbox keeps of the request that brought the webhook, and
 // whether headers were left out because they are over MaxKeptHeader. The request
-// must not be prepared yet. originalURI is its URI before any handler changed it.
+// must not be prepared yet. originalURI is its URI before any handler changed it. The
+// addresses of from are those of the connection where they are empty.
 //
 // The head shares the values of the request's headers.
 func (h *Webhook) Head(r *http.Request, originalURI string, from inbox.Origin) (head inbox.Head, truncated bool) {
@@ -22,10 +24,16 @@ func (h *Webhook) Head(r *http.Request, originalURI string, from inbox.Origin) (
 		Origin: from,
 		Verified: inbox.Verified{
 			Schemes: h.Schemes, MessageID: h.Result.ID, SignedAt: h.Result.SignedAt, JudgedAt: h.JudgedAt,
-			Signer:        h.Result.Signer,
+			Signers:       h.Signers(),
 			Canonicalised: h.Canonicalised, Duplicate: h.Duplicate,
 			Name: h.Name, PredictionID: h.Envelope.ID, Status: h.Status,
 		},
+	}
+	if head.RemoteAddr == "" {
+		head.RemoteAddr = r.RemoteAddr
+	}
+	if addr, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok && head.LocalAddr == "" {
+		head.LocalAddr = addr.String()
 	}
 	if r.TLS != nil {
 		head.TLS = r.TLS.Version
@@ -40,7 +48,7 @@ func Restore(head *inbox.Head, body []byte) *Webhook {
 	return &Webhook{
 		Envelope: Envelope{Name: head.Name, ID: head.PredictionID, Status: head.Status},
 		Result: signature.Result{
-			Schemes: head.Schemes, ID: head.MessageID, SignedAt: head.SignedAt, Signer: head.Signer,
+			Schemes: head.Schemes, ID: head.MessageID, SignedAt: head.SignedAt,
 			Body: body, Canonicalised: head.Canonicalised,
 		},
 		JudgedAt:  head.JudgedAt,

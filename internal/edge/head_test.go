@@ -16,14 +16,14 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
 )
 
-var keptFrom = inbox.Origin{RemoteAddr: "192.0.2.7:1234", ClientIP: "192.0.2.8", Trusted: true}
+var keptFrom = inbox.Origin{RemoteAddr: "192.0.2.7:1234", LocalAddr: "192.0.2.1:443", ClientIP: "192.0.2.8", Trusted: true}
 
 func keptHook() *Webhook {
 	return &Webhook{
 		Envelope: Envelope{Name: "prediction.completed", ID: "p1", Status: "succeeded"},
 		Result: signature.Result{
 			Schemes: signature.Replicate | signature.Standard, ID: "msg_1", SignedAt: time.Unix(1614265330, 0).UTC(),
-			Signer: signature.Fingerprint{1}, Body: []byte(`{"id":"p1"}`), Canonicalised: true,
+			Body: []byte(`{"id":"p1"}`), Canonicalised: true,
 		},
 		JudgedAt:  time.Unix(1614265331, 0).UTC(),
 		Duplicate: true,

@@ -34,8 +34,9 @@ type Head struct {
 
 // Origin is where a request came from.
 type Origin struct {
-	// RemoteAddr is the address and port of the connection.
-	RemoteAddr string
+	// RemoteAddr is the sender's end of the connection, with its port, and
+	// LocalAddr the server's.
+	RemoteAddr, LocalAddr string
 	// ClientIP is the address of the client, as the server's trusted proxies
 	// report it. Empty: that of RemoteAddr.
 	ClientIP string
@@ -54,9 +55,9 @@ type Verified struct {
 	// JudgedAt is the signed time that the tolerance was applied to, in
 	// nanoseconds, zero if it was not applied.
 	JudgedAt time.Time
-	// Signer is the fingerprint of the secret that the standard signature was
-	// made with, zero unless that scheme verified.
-	Signer signature.Fingerprint
+	// Signers are the fingerprints of the secrets that made the standard
+	// signatures. There are none unless that scheme verified.
+	Signers []signature.Fingerprint
 	// Canonicalised means that the body is not what was received but its
 	// ECMAScript form, so that no digest of the former is of use.
 	Canonicalised bool
@@ -88,7 +89,7 @@ func (h *Head) Encode() []byte {
 	names := slices.AppendSeq(make([]string, 0, len(h.Header)), maps.Keys(h.Header))
 	slices.Sort(names)
 	// Room for what is not text, and for the lengths.
-	size := 96 + len(h.Method) + len(h.OriginalURI) + len(h.URI) + len(h.Host) + len(h.RemoteAddr) + len(h.ClientIP) +
+	size := 96 + len(h.Method) + len(h.OriginalURI) + len(h.URI) + len(h.Host) + len(h.RemoteAddr) + len(h.LocalAddr) + len(h.ClientIP) +
 		len(h.MessageID) + len(h.Name) + len(h.PredictionID) + len(h.Status)
 	for _, name := range names {
 		size += len(name) + 4
@@ -107,12 +108,16 @@ func (h *Head) Encode() []byte {
 	}
 	b = appendText(b, h.Host)
 	b = appendText(b, h.RemoteAddr)
+	b = appendText(b, h.LocalAddr)
 	b = appendText(b, h.ClientIP)
 	b = append(b, byte(h.Schemes))
 	if h.Schemes.Has(signature.Standard) {
 		b = appendText(b, h.MessageID)
 		b = binary.AppendVarint(b, h.SignedAt.Unix())
-		b = append(b, h.Signer[:]...)
+		b = binary.AppendUvarint(b, uint64(len(h.Signers)))
+		for _, f := range h.Signers {
+			b = append(b, f[:]...)
+		}
 	}
 	if flags&flagJudged != 0 {
 		b = binary.AppendVarint(b, h.JudgedAt.Unix())
@@ -197,7 +202,8 @@ func (d *decoder) head() (h Head) {
 	if is(flagRewritten) {
 		h.URI = d.text()
 	}
-	h.Host, h.RemoteAddr, h.ClientIP, h.Trusted = d.text(), d.text(), d.text(), is(flagTrusted)
+	h.Host = d.text()
+	h.RemoteAddr, h.LocalAddr, h.ClientIP, h.Trusted = d.text(), d.text(), d.text(), is(flagTrusted)
 	h.Schemes = signature.Scheme(d.byte())
 	if d.err == nil && h.Schemes&^(signature.Replicate|signature.Standard) != 0 {
 		d.err = errVersion
@@ -206,7 +212,14 @@ func (d *decoder) head() (h Head) {
 	if h.Schemes.Has(signature.Standard) {
 		h.MessageID = d.text()
 		h.SignedAt = time.Unix(d.varint(), 0).UTC()
-		copy(h.Signer[:], d.bytes(len(h.Signer)))
+		for range d.count() {
+			var f signature.Fingerprint
+			copy(f[:], d.bytes(len(f)))
+			if d.err != nil {
+				break
+			}
+			h.Signers = append(h.Signers, f)
+		}
 	}
 	if is(flagJudged) {
 		seconds, nanos := d.varint(), d.uvarint()

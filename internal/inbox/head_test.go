@@ -16,7 +16,7 @@ func full() Head {
 	return Head{
 		Method: "POST", OriginalURI: "/webhooks/replicate?a=b", URI: "/replicate?a=b", Host: "hooks.example.com:8443",
 		TLS: tls.VersionTLS13, ProtoMajor: 2, ProtoMinor: 0,
-		Origin: Origin{RemoteAddr: "192.0.2.7:50123", ClientIP: "2001:db8::1", Trusted: true},
+		Origin: Origin{RemoteAddr: "192.0.2.7:50123", LocalAddr: "192.0.2.1:443", ClientIP: "2001:db8::1", Trusted: true},
 		Header: http.Header{
 			"Content-Type":          {"application/json"},
 			"User-Agent":            {"replicate/1"},
@@ -30,7 +30,7 @@ func full() Head {
 		Verified: Verified{
 			Schemes: signature.Replicate | signature.Standard, MessageID: "msg_1",
 			SignedAt: time.Unix(1614265330, 0).UTC(), JudgedAt: time.Unix(1614265331, 5).UTC(),
-			Signer: signature.Fingerprint{1, 2, 3, 4, 5, 6, 7, 8}, Canonicalised: true, Duplicate: true,
+			Signers: []signature.Fingerprint{{1, 2, 3, 4, 5, 6, 7, 8}, {8, 7, 6, 5, 4, 3, 2, 1}}, Canonicalised: true, Duplicate: true,
 			Name: "prediction.completed", PredictionID: "p1", Status: "succeeded",
 		},
 	}

@@ -21,9 +21,6 @@ type Result struct {
 	// SignedAt is the webhook-timestamp in UTC when the standard scheme
 	// verified, else the zero time. It is authentic, not recent: see [Fresh].
 	SignedAt time.Time
-	// Signer is the fingerprint of the secret that made the standard
-	// signature, zero if that scheme did not verify.
-	Signer Fingerprint
 	// Body is the bytes that were signed, the only ones to pass on. It is
 	// the raw body or what the canonical function gave, not a copy.
 	Body []byte
@@ -33,6 +30,31 @@ type Result struct {
 	// Canonicalised says that Body is the ECMAScript form and differs from
 	// the raw body, so that Content-Length has to follow.
 	Canonicalised bool
+
+	// secrets are those that were tried, and signers has the bits of those that
+	// made a standard signature: see signerBit.
+	secrets []Secret
+	signers uint64
+}
+
+// signerBit returns the bit of the secret with an index. All from the 64th on, of
+// which a configuration has none in practice, share one.
+func signerBit(index int) uint { return uint(min(index, 63)) }
+
+// Signers returns the fingerprints of the secrets that made the standard
+// signatures, in the order of the secrets. During a rotation a sender signs with
+// several. There are none if that scheme did not verify.
+func (r *Result) Signers() []Fingerprint {
+	if r.signers == 0 {
+		return nil
+	}
+	var all []Fingerprint
+	for i, s := range r.secrets {
+		if s.Standard() && r.signers>>signerBit(i)&1 == 1 {
+			all = append(all, s.Fingerprint())
+		}
+	}
+	return all
 }
 
 // Verify checks every claimed signature against the secrets.
@@ -69,11 +91,11 @@ func (c *Claim) Verify(secrets []Secret, raw []byte, canonical func() []byte) (R
 	}
 	r := Result{Schemes: c.schemes, Body: raw}
 	if c.schemes.Has(Standard) {
-		signer := c.matchStandard(secrets, raw)
-		if signer < 0 {
+		r.secrets, r.signers = secrets, c.matchStandard(secrets, raw)
+		if r.signers == 0 {
 			return Result{}, ErrSignature
 		}
-		r.ID, r.SignedAt, r.Signer = c.id, c.signedAt, secrets[signer].Fingerprint()
+		r.ID, r.SignedAt = c.id, c.signedAt
 	}
 	if c.schemes.Has(Replicate) {
 		r.ReplicateBody = c.replicateBody(secrets, raw, canonical)
@@ -118,21 +140,20 @@ func (c *Claim) matchReplicate(secrets []Secret, body []byte) bool {
 	return found == 1
 }
 
-// matchStandard returns the index of a secret that made an entry of
-// webhook-signature over body, the last one if several did, and -1 if none did. It
-// never stops early; which secrets take part depends on their kind alone.
-func (c *Claim) matchStandard(secrets []Secret, body []byte) int {
-	found := -1
+// matchStandard returns the bits of the secrets that made an entry of
+// webhook-signature over body. It never stops early; which secrets take part
+// depends on their kind alone.
+func (c *Claim) matchStandard(secrets []Secret, body []byte) (signers uint64) {
 	for i, s := range secrets {
 		if !s.Standard() {
 			continue
 		}
 		sum := s.k.standard.message(c.id, c.timestamp, body)
 		for j := range c.standard {
-			found = subtle.ConstantTimeSelect(subtle.ConstantTimeCompare(sum[:], c.standard[j][:]), i, found)
+			signers |= uint64(subtle.ConstantTimeCompare(sum[:], c.standard[j][:])) << signerBit(i)
 		}
 	}
-	return found
+	return signers
 }
 
 // Fresh reports whether signedAt is at most tolerance away from now, in either

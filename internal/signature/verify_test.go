@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -266,29 +267,37 @@ func TestVerifyCanonical(t *testing.T) {
 	})
 }
 
-// TestVerifySigner: the result names the secret that made the standard signature,
-// which is the one to sign with again.
-func TestVerifySigner(t *testing.T) {
+// TestVerifySigners: the result names the secrets that made the standard
+// signatures, which are those to sign with again.
+func TestVerifySigners(t *testing.T) {
 	a, b := secret(t, officialSecret), secret(t, whsec(32, 0x55))
 	secrets := []signature.Secret{secret(t, plainSecret), a, b}
+	last := secret(t, whsec(32, 0x66))
+	many := append(slices.Repeat([]signature.Secret{a}, 70), last)
 	for name, test := range map[string]struct {
 		signers []signature.Secret
 		scheme  signature.Scheme
-		want    signature.Fingerprint
+		secrets []signature.Secret
+		want    []signature.Fingerprint
 	}{
-		"the second":         {[]signature.Secret{a}, both, a.Fingerprint()},
-		"the third":          {[]signature.Secret{b}, both, b.Fingerprint()},
-		"both":               {[]signature.Secret{a, b}, both, b.Fingerprint()},
-		"not standard alone": {[]signature.Secret{a}, signature.Replicate, signature.Fingerprint{}},
+		"the second":         {[]signature.Secret{a}, both, secrets, []signature.Fingerprint{a.Fingerprint()}},
+		"the third":          {[]signature.Secret{b}, both, secrets, []signature.Fingerprint{b.Fingerprint()}},
+		"two":                {[]signature.Secret{b, a}, both, secrets, []signature.Fingerprint{a.Fingerprint(), b.Fingerprint()}},
+		"not standard alone": {[]signature.Secret{a}, signature.Replicate, secrets, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := make(http.Header)
 			signature.Sign(h, test.signers, officialID, time.Unix(1614265330, 0), []byte(officialBody))
-			r, err := verify(t, h, test.scheme, secrets, officialBody, nil)
-			if err != nil || r.Signer != test.want {
-				t.Errorf("signer is %x, %v; want %x", r.Signer, err, test.want)
+			r, err := verify(t, h, test.scheme, test.secrets, officialBody, nil)
+			if got := r.Signers(); err != nil || !slices.Equal(got, test.want) {
+				t.Errorf("signers are %x, %v; want %x", got, err, test.want)
 			}
 		})
+	}
+	h := make(http.Header)
+	signature.Sign(h, []signature.Secret{last}, officialID, time.Unix(1614265330, 0), []byte(officialBody))
+	if r, err := verify(t, h, both, many, officialBody, nil); err != nil || !slices.Contains(r.Signers(), last.Fingerprint()) {
+		t.Errorf("the last of %d secrets is not among the signers: %v", len(many), err)
 	}
 }
 
