@@ -14,7 +14,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/clientip"
-	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
 	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
 	"github.com/caddy-replicate/replicate-webhook/store"
@@ -57,7 +56,7 @@ func (h *Handler) create(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	case !hook.asked:
 		return next.ServeHTTP(w, withBody(r.Context(), r, body, cutRequest(hook.doc, "")))
 	case hook.test != testOff:
-		return h.createTest(w, r, hook)
+		return h.respond(w, r)(h.manager.createTest(r, hook))
 	}
 	return h.capture(w, r, next, rt, hook, body)
 }
@@ -164,21 +163,16 @@ func withBody(ctx context.Context, r *http.Request, body *buffered, data []byte)
 	return r
 }
 
-// newCapture returns a capture of the webhook for the sender of the request.
-func (h *Handler) newCapture(r *http.Request, url string, events event.Set, collection string) (*tracker.Capture, error) {
-	caller, err := h.client.Identify(r.Context(), h.upstream, r.Header)
-	if err != nil {
-		return nil, err
-	}
-	c := &tracker.Capture{API: h.upstream, Caller: caller, URL: url, Events: events, Collection: collection}
-	if t := r.Header.Get("Traceparent"); len(t) <= maxTraceparent {
-		c.Traceparent = t
-	}
-	return c, nil
-}
-
 // maxTraceparent leaves room for versions to come (W3C Trace Context).
 const maxTraceparent = 256
+
+// traceparent returns the trace context of a request, or empty.
+func traceparent(h http.Header) string {
+	if t := h.Get("Traceparent"); len(t) <= maxTraceparent {
+		return t
+	}
+	return ""
+}
 
 // capture passes a create on and stores the prediction before the response is sent.
 // All that can fail on our side is tried before the API is charged.
@@ -189,10 +183,11 @@ func (h *Handler) capture(w http.ResponseWriter, r *http.Request, next caddyhttp
 	if err := h.tracker.Ready(r.Context()); err != nil {
 		return h.fail(w, r, err)
 	}
-	c, err := h.newCapture(r, hook.url, hook.events, rt.collection)
+	caller, err := h.client.Identify(r.Context(), h.upstream, r.Header)
 	if err != nil {
 		return h.fail(w, r, err)
 	}
+	c := &tracker.Capture{API: h.upstream, Caller: caller, URL: hook.url, Events: hook.events, Collection: rt.collection, Traceparent: traceparent(r.Header)}
 	x := &captured{h: h, c: c, ctx: r.Context()}
 	if !hook.native {
 		if x.callback, err = h.tracker.Reserve(r.Context(), c); err != nil {

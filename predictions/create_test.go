@@ -113,7 +113,7 @@ func TestErrorsBeforeTheUpstreamIsCharged(t *testing.T) {
 		{"reservation", func(f *fixture) { f.fake.reserve = errFakeStore }, ourBody, 503, "can't be stored"},
 		{"API", func(f *fixture) { f.fake.caller = fmt.Errorf("%w: refused", upstream.ErrFailed) }, ourBody, 502, "could not be asked"},
 		{"budget", func(f *fixture) { f.h.budget = body.NewBudget(100) }, ourBody, 503, "too many request bytes"},
-		{"test mode off", func(f *fixture) { f.h.TestMode = "off" }, `{"webhook_url":"https://x","test_mode":true}`, 422, "switched off"},
+		{"test mode off", func(f *fixture) { f.h.TestMode = "off"; f.configure() }, `{"webhook_url":"https://x","test_mode":true}`, 422, "switched off"},
 		{"too large", func(f *fixture) { f.h.MaxBody = 50 }, ourBody, 413, "at most 50 bytes"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -58,19 +58,19 @@ func rowOf(a *store.Attempt) logRow {
 	return row
 }
 
-// deliveries responds with a prediction's delivery log.
-func (h *Handler) deliveries(w http.ResponseWriter, r *http.Request, rt route) error {
+// deliveries handles a request for a page of a prediction's delivery log.
+func (m *manager) deliveries(r *http.Request, rt route) (reply, error) {
 	at, err := parseCursor(r.URL.Query().Get("cursor"))
 	if err != nil {
-		return h.fail(w, r, unprocessable("cursor is not one that was given out"))
+		return reply{}, unprocessable("cursor is not one that was given out")
 	}
-	p, err := h.find(r, rt.id)
+	p, err := m.find(r, rt.id)
 	if err != nil {
-		return h.fail(w, r, err)
+		return reply{}, err
 	}
-	rows, err := h.tracker.Log(r.Context(), p, at.before(), pageSize+1)
+	rows, err := m.tracker.Log(r.Context(), p, at.before(), pageSize+1)
 	if err != nil {
-		return h.fail(w, r, err)
+		return reply{}, err
 	}
 	page := logPage{Results: make([]logRow, 0, len(rows))}
 	if len(rows) > pageSize {
@@ -84,11 +84,7 @@ func (h *Handler) deliveries(w http.ResponseWriter, r *http.Request, rt route) e
 		page.Results = append(page.Results, rowOf(&rows[i]))
 	}
 	body, err := json.Marshal(page)
-	if err != nil {
-		return h.fail(w, r, err)
-	}
-	writeJSON(w, http.StatusOK, append(body, '\n'))
-	return nil
+	return reply{http.StatusOK, append(body, '\n')}, err
 }
 
 // cursor is where a page begins: the rows before which this page and the ones

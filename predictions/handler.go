@@ -14,14 +14,12 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
-	"golang.org/x/time/rate"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/app"
 	"github.com/caddy-replicate/replicate-webhook/internal/body"
 	"github.com/caddy-replicate/replicate-webhook/internal/directive"
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/internal/loglimit"
-	"github.com/caddy-replicate/replicate-webhook/internal/lru"
 	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
 	"github.com/caddy-replicate/replicate-webhook/internal/secret"
 	"github.com/caddy-replicate/replicate-webhook/internal/signingkey"
@@ -142,8 +140,8 @@ type Handler struct {
 	logger   *zap.Logger
 	// refusals bounds the lines of the log about requests that are refused.
 	refusals *loglimit.Limiter
-	// redeliveries bounds the redeliveries of each caller.
-	redeliveries *lru.Cache[string, *rate.Limiter]
+	// manager handles what is not passed to the API.
+	manager *manager
 }
 
 // CaddyModule returns the Caddy module information.
@@ -197,7 +195,7 @@ func (h *Handler) useToken(c client) func(string) error {
 func (h *Handler) join(c client, k signingKeys, t tracking, b *body.Budget) error {
 	h.client, h.keys, h.tracker, h.budget = c, k, t, b
 	h.refusals = new(loglimit.Limiter)
-	h.redeliveries = newRedeliveries()
+	h.manager = &manager{api: h.upstream, client: c, tracker: t, budget: b, testMode: h.TestMode != "off", redeliveries: newRedeliveries()}
 	if h.ServeSigningSecret && !k.PerClient() {
 		return errors.New("serve_signing_secret needs signing per_client: a shared secret given to one client would let it sign for all")
 	}
@@ -269,20 +267,20 @@ func parseAPI(s string) (string, error) {
 // ServeHTTP handles a request by its method and path.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	rt := h.routeOf(r)
-	if rt.id != "" && strings.HasPrefix(rt.id, tracker.TestPrefix) && rt.action == look {
-		return h.lookTest(w, r, rt)
-	}
 	switch rt.action {
 	case create:
 		return h.create(w, r, next, rt)
 	case look:
+		if isTest(rt.id) {
+			return h.respond(w, r)(h.manager.lookTest(r, rt))
+		}
 		return h.look(w, r, next, rt)
 	case update:
-		return h.update(w, r, rt)
+		return h.respond(w, r)(h.manager.update(w, r, rt))
 	case deliveries:
-		return h.deliveries(w, r, rt)
+		return h.respond(w, r)(h.manager.deliveries(r, rt))
 	case redeliver:
-		return h.redeliver(w, r, rt)
+		return h.respond(w, r)(h.manager.redeliver(r, rt))
 	case secretKey:
 		if h.ServeSigningSecret {
 			return h.secret(w, r, next)

@@ -124,25 +124,25 @@ func TestRedeliveriesAreLimitedPerCaller(t *testing.T) {
 }
 
 func TestLimiters(t *testing.T) {
-	h := &Handler{redeliveries: newRedeliveries()}
+	l := newRedeliveries()
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	for i := range redeliveriesPerMinute {
-		if wait := h.redeliveryWait("a", now); wait != 0 {
+		if wait := l.wait("a", now); wait != 0 {
 			t.Fatalf("turn %d waits %v", i, wait)
 		}
 	}
 	for range 10 { // asking costs nothing
-		if wait := h.redeliveryWait("a", now); wait != time.Second {
+		if wait := l.wait("a", now); wait != time.Second {
 			t.Fatalf("one too many waits %v", wait)
 		}
 	}
-	if wait := h.redeliveryWait("a", now.Add(time.Second)); wait != 0 {
+	if wait := l.wait("a", now.Add(time.Second)); wait != 0 {
 		t.Fatalf("a second later: %v", wait)
 	}
 	for i := range 2 * maxLimiters {
-		h.redeliveryWait(strconv.Itoa(i), now)
+		l.wait(strconv.Itoa(i), now)
 	}
-	if n := h.redeliveries.Len(); n > maxLimiters {
+	if n := l.byIdentity.Len(); n > maxLimiters {
 		t.Fatalf("%d callers are remembered", n)
 	}
 }

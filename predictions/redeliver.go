@@ -24,15 +24,19 @@ const (
 	maxLimiters = 10_000
 )
 
-// newRedeliveries returns the limiters of callers by their identities.
-func newRedeliveries() *lru.Cache[string, *rate.Limiter] {
-	return lru.New[string, *rate.Limiter](maxLimiters, 0)
+// limiters bound the redeliveries of each caller.
+type limiters struct {
+	byIdentity *lru.Cache[string, *rate.Limiter]
 }
 
-// redeliveryWait takes a caller's turn at the given time. It returns how long the
-// caller has to wait for it, 0 if it has it.
-func (h *Handler) redeliveryWait(caller string, now time.Time) time.Duration {
-	limiter := h.redeliveries.GetOrAdd(caller, func() *rate.Limiter {
+func newRedeliveries() *limiters {
+	return &limiters{lru.New[string, *rate.Limiter](maxLimiters, 0)}
+}
+
+// wait takes a caller's turn at the given time. It returns how long the caller has
+// to wait for it, 0 if it has it.
+func (l *limiters) wait(caller string, now time.Time) time.Duration {
+	limiter := l.byIdentity.GetOrAdd(caller, func() *rate.Limiter {
 		return rate.NewLimiter(rate.Every(redeliveryInterval), redeliveriesPerMinute)
 	})
 	if limiter.AllowN(now, 1) {
@@ -43,35 +47,31 @@ func (h *Handler) redeliveryWait(caller string, now time.Time) time.Duration {
 }
 
 // redeliver handles a request to deliver the event of a row of the log again.
-func (h *Handler) redeliver(w http.ResponseWriter, r *http.Request, rt route) error {
+func (m *manager) redeliver(r *http.Request, rt route) (reply, error) {
 	row, err := parseRow(rt.row)
 	if err != nil {
-		return h.fail(w, r, notFound("there is no such delivery"))
+		return reply{}, notFound("there is no such delivery")
 	}
-	p, err := h.find(r, rt.id)
+	p, err := m.find(r, rt.id)
 	if err != nil {
-		return h.fail(w, r, err)
+		return reply{}, err
 	}
-	caller, err := h.client.Identify(r.Context(), h.upstream, r.Header)
+	caller, err := m.client.Identify(r.Context(), m.api, r.Header)
 	if err != nil {
-		return h.fail(w, r, err)
+		return reply{}, err
 	}
-	if wait := h.redeliveryWait(caller.Identity, time.Now()); wait > 0 {
-		return h.fail(w, r, &problem{
+	if wait := m.redeliveries.wait(caller.Identity, time.Now()); wait > 0 {
+		return reply{}, &problem{
 			status: http.StatusTooManyRequests, retry: int(math.Ceil(wait.Seconds())),
 			detail: fmt.Sprintf("a caller may ask for %d redeliveries a minute", redeliveriesPerMinute),
-		})
+		}
 	}
-	id, err := h.tracker.Redeliver(context.WithoutCancel(r.Context()), p, row)
-	switch {
-	case errors.Is(err, store.ErrNotFound):
-		return h.fail(w, r, notFound("there is no such delivery"))
-	case err != nil:
-		return h.fail(w, r, err)
+	id, err := m.tracker.Redeliver(context.WithoutCancel(r.Context()), p, row)
+	if errors.Is(err, store.ErrNotFound) {
+		err = notFound("there is no such delivery")
 	}
 	body := ecmajson.AppendString([]byte(`{"id":`), id)
-	writeJSON(w, http.StatusAccepted, append(body, '}', '\n'))
-	return nil
+	return reply{http.StatusAccepted, append(body, '}', '\n')}, err
 }
 
 // parseRow reads the id of a row of the log, a positive number in its one

@@ -2,7 +2,6 @@ package predictions
 
 import (
 	"net/http"
-	"strconv"
 	"strings"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
@@ -11,52 +10,45 @@ import (
 
 // createTest handles a create in test mode. The API is asked who the caller is
 // and is not asked to predict.
-func (h *Handler) createTest(w http.ResponseWriter, r *http.Request, hook *hook) error {
-	if h.TestMode == "off" {
-		return h.fail(w, r, unprocessable("%s is switched off on this server", memberTest))
+func (m *manager) createTest(r *http.Request, hook *hook) (reply, error) {
+	if !m.testMode {
+		return reply{}, unprocessable("%s is switched off on this server", memberTest)
 	}
-	if err := h.tracker.Ready(r.Context()); err != nil {
-		return h.fail(w, r, err)
+	ctx := r.Context()
+	if err := m.tracker.Ready(ctx); err != nil {
+		return reply{}, err
 	}
-	if err := h.client.CheckAccount(r.Context(), h.upstream, r.Header); err != nil {
-		return h.fail(w, r, err)
+	if err := m.client.CheckAccount(ctx, m.api, r.Header); err != nil {
+		return reply{}, err
 	}
-	c, err := h.newCapture(r, hook.url, hook.events, tracker.Predictions)
+	caller, err := m.client.Identify(ctx, m.api, r.Header)
 	if err != nil {
-		return h.fail(w, r, err)
+		return reply{}, err
 	}
-	p, err := h.tracker.Test(r.Context(), c, hook.test == testFailure, hook.input, hook.version)
+	c := &tracker.Capture{API: m.api, Caller: caller, URL: hook.url, Events: hook.events, Collection: tracker.Predictions, Traceparent: traceparent(r.Header)}
+	p, err := m.tracker.Test(ctx, c, hook.test == testFailure, hook.input, hook.version)
 	if err != nil {
-		return h.fail(w, r, err)
+		return reply{}, err
 	}
-	writeJSON(w, http.StatusCreated, extend(p.Body, fieldsOf(&p)))
-	return nil
+	return reply{http.StatusCreated, extend(p.Body, fieldsOf(&p))}, nil
 }
 
-// lookTest responds with a prediction of test mode, to its creator. It is finished
-// from its beginning, so that there is nothing to cancel.
-func (h *Handler) lookTest(w http.ResponseWriter, r *http.Request, rt route) error {
-	p, err := h.findTest(r, rt.id)
+// lookTest handles a request for a prediction of test mode, which its creator may
+// see. It is finished from its beginning, so that there is nothing to cancel.
+func (m *manager) lookTest(r *http.Request, rt route) (reply, error) {
+	p, err := m.findTest(r, rt.id)
 	if err != nil {
-		return h.fail(w, r, err)
+		return reply{}, err
 	}
-	writeJSON(w, http.StatusOK, extend(p.Body, fieldsOf(&p)))
-	return nil
+	return reply{http.StatusOK, extend(p.Body, fieldsOf(&p))}, nil
 }
 
 func isTest(id string) bool { return strings.HasPrefix(id, tracker.TestPrefix) }
 
-func (h *Handler) findTest(r *http.Request, id string) (store.Prediction, error) {
-	caller, err := h.client.Identify(r.Context(), h.upstream, r.Header)
+func (m *manager) findTest(r *http.Request, id string) (store.Prediction, error) {
+	caller, err := m.client.Identify(r.Context(), m.api, r.Header)
 	if err != nil {
 		return store.Prediction{}, err
 	}
-	return h.tracker.TestPrediction(r.Context(), h.upstream, caller, id)
-}
-
-func writeJSON(w http.ResponseWriter, status int, body []byte) {
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-	w.WriteHeader(status)
-	_, _ = w.Write(body)
+	return m.tracker.TestPrediction(r.Context(), m.api, caller, id)
 }
