@@ -287,8 +287,8 @@ func (e *Edge) parseSecret(value string) (signature.Secret, error) {
 		return signature.Secret{}, err
 	}
 	s, err := signature.ParseSecret(value)
-	if err == nil && e.Scheme == "standard" && !s.Standard() {
-		err = errors.New("scheme standard takes secrets that begin with whsec_")
+	if scheme := signature.SchemeNamed(e.Scheme); err == nil && scheme != 0 && !s.Schemes().Has(scheme) {
+		err = fmt.Errorf("scheme %s takes %s", scheme, scheme.Secrets())
 	}
 	return s, err
 }

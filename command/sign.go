@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -25,8 +26,8 @@ type signing struct {
 func (s *signing) add(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringArrayVar(&s.secrets, "secret", []string{defaultSecret}, secretFlag+". Twice for a rotation, the newest first")
-	f.StringVar(&s.scheme, "scheme", "", "replicate or standard (default: both, as far as the secret can)")
-	enumerate(cmd, "scheme", "replicate", "standard")
+	f.StringVar(&s.scheme, "scheme", "", strings.Join(signature.Names(), " or ")+" (default: both, as far as the secret can)")
+	enumerate(cmd, "scheme", signature.Names()...)
 	f.StringVar(&s.id, "id", "", "The webhook-id (default: a random one)")
 	f.StringVar(&s.at, "timestamp", "", "The signed time, RFC 3339 or Unix seconds (default: now)")
 }
@@ -49,22 +50,19 @@ func (s *signing) headers(t *terminal, body []byte) (http.Header, error) {
 	if id == "" {
 		id = "msg_" + rand.Text()
 	}
-	h := make(http.Header)
-	signature.Sign(h, secrets, id, at, body)
-	switch s.scheme {
-	case "":
-	case "replicate":
-		for _, name := range []string{signature.HeaderID, signature.HeaderTimestamp, signature.HeaderSignature} {
-			h.Del(name)
+	schemes := signature.Verifiable(secrets)
+	if s.scheme != "" {
+		scheme := signature.SchemeNamed(s.scheme)
+		switch {
+		case scheme == 0:
+			return nil, fmt.Errorf("--scheme is %q: use %s", s.scheme, strings.Join(signature.Names(), " or "))
+		case !schemes.Has(scheme):
+			return nil, fmt.Errorf("--scheme %s takes %s", s.scheme, scheme.Secrets())
 		}
-	case "standard":
-		if h.Get(signature.HeaderSignature) == "" {
-			return nil, fmt.Errorf("--scheme standard needs a secret that begins with whsec_")
-		}
-		h.Del(signature.HeaderReplicateSignature)
-	default:
-		return nil, fmt.Errorf("--scheme is %q: use replicate or standard", s.scheme)
+		schemes = scheme
 	}
+	h := make(http.Header)
+	schemes.Sign(h, secrets, id, at, body)
 	return h, nil
 }
 

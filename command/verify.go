@@ -187,18 +187,18 @@ func headerVerdict(err error) verdict {
 	out.Reason += "_" + he.Reason()
 	switch he.Reason() {
 	case signature.ReasonMissing:
-		out.Advice = "A webhook has X-Replicate-Signature, or webhook-id, webhook-timestamp and webhook-signature. A proxy on the way may have dropped them."
+		out.Advice = "A proxy on the way may have dropped the headers of the signature. " + signature.Forms()
 	case signature.ReasonScheme:
 		// No option excludes a scheme here, so it is for want of a secret.
 		out.Reason = string(edge.OutcomeHeadersSecret)
-		out.Why = "there is a Standard Webhooks signature, but no secret that can check it"
-		out.Advice = "Standard Webhooks take a secret that begins with whsec_."
+		out.Why = "there is a signature of scheme " + he.Scheme.String() + ", but no secret that can check it"
+		out.Advice = "Scheme " + he.Scheme.String() + " takes " + he.Scheme.Secrets() + "."
 	case signature.ReasonTimestamp, signature.ReasonMilliseconds:
 		out.Advice = "webhook-timestamp is the Unix time in seconds, in decimal digits, such as 1764072000."
 	case signature.ReasonOversized:
 		out.Advice = "No sender's header is that long. Something on the way has joined several into one, or added to it."
 	case signature.ReasonMalformed:
-		out.Advice = "X-Replicate-Signature is 64 lower-case hexadecimal digits. The three webhook- headers come together: webhook-timestamp in Unix seconds, webhook-signature as v1,<base64>."
+		out.Advice = signature.Forms()
 	case signature.ReasonDuplicated:
 		out.Advice = "Something on the way added the header again. It must be there once."
 	case signature.ReasonConnection:

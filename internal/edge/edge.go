@@ -231,7 +231,7 @@ func (e *Edge) badHeaders(err error) *Refusal {
 	if he.Reason() == signature.ReasonScheme && e.Scheme == 0 {
 		// Without the option, a scheme is not accepted for want of a secret.
 		return unauthorized(OutcomeHeadersSecret,
-			fmt.Errorf("%s is present, but no secret can verify it: Standard Webhooks takes one that begins with whsec_", he.Header))
+			fmt.Errorf("%s is present, but no secret can verify it: scheme %s takes %s", he.Header, he.Scheme, he.Scheme.Secrets()))
 	}
 	return unauthorized(ofHeaders(he.Reason()), err)
 }

@@ -21,24 +21,18 @@ var digestHeaders = [...]string{"Content-Digest", "Repr-Digest", "Digest", "Cont
 func scrub(h http.Header) {
 	for name := range h {
 		switch name {
-		case signature.HeaderReplicateSignature, signature.HeaderID, signature.HeaderTimestamp, signature.HeaderSignature,
-			"Content-Type", "Content-Length", "Content-Encoding":
+		case "Content-Type", "Content-Length", "Content-Encoding":
 		default:
-			if signature.IsProtected(name) {
+			if signature.IsProtected(name) && !signature.CarriesSignature(name) {
 				delete(h, name)
 			}
 		}
 	}
 }
 
-// Scheme returns the name of the scheme that verified. If both did, it is the
-// standard one, which signs more.
-func (h *Webhook) Scheme() string {
-	if h.Schemes.Has(signature.Standard) {
-		return signature.Standard.String()
-	}
-	return signature.Replicate.String()
-}
+// Scheme returns the name of the scheme that verified, of several the one that signs
+// the most.
+func (h *Webhook) Scheme() string { return h.Schemes.Strongest().String() }
 
 // Placeholder returns the value of a placeholder, and whether it is one of the
 // edge's.

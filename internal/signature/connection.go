@@ -6,19 +6,16 @@ import (
 )
 
 // protected lists the headers of ProtectedHeaders, folded as foldByte folds.
-// It is an array, so that a range over it cannot be made to see other names.
-var protected = [...]string{
-	"x-replicate-signature",
-	"webhook-id",
-	"webhook-timestamp",
-	"webhook-signature",
-	"x-replicate-verified",
-	"x-replicate-event",
-	"x-replicate-prediction-id",
-	"content-type",
-	"content-length",
-	"content-encoding",
-}
+var protected = func() (names []string) {
+	for i := range schemes {
+		for _, name := range schemes[i].headers {
+			names = append(names, strings.ToLower(name))
+		}
+	}
+	return append(names,
+		"x-replicate-verified", "x-replicate-event", "x-replicate-prediction-id",
+		"content-type", "content-length", "content-encoding")
+}()
 
 // ProtectedHeaders returns the names, in canonical form, of the headers whose
 // presence and value an application behind the gateway relies on: those that

@@ -1,11 +1,7 @@
 package signature
 
 import (
-	"encoding/base64"
-	"encoding/hex"
 	"net/http"
-	"strconv"
-	"strings"
 	"time"
 )
 
@@ -19,15 +15,6 @@ const (
 	MaxSignatureBytes          = 4096
 	MaxSignatureEntries        = 32 // entries in one webhook-signature
 	MaxReplicateSignatureBytes = 128
-)
-
-const (
-	// versionPrefix starts an entry of webhook-signature made with HMAC-SHA256.
-	versionPrefix = "v1,"
-	// hashPrefix may stand before the digits of X-Replicate-Signature.
-	hashPrefix = "sha256="
-	// entryChars is the length of the base64 of a digest.
-	entryChars = 44
 )
 
 // The labels that [HeaderError.Reason] gives.
@@ -58,6 +45,8 @@ type HeaderError struct {
 	// reason is [ReasonMissing]. When it is [ReasonScheme], it is a header of
 	// the scheme that the request is signed by.
 	Header string
+	// Scheme is that scheme, 0 for all other reasons.
+	Scheme Scheme
 	reason string
 }
 
@@ -137,33 +126,39 @@ func ParseHeaders(h http.Header, accept Scheme) (*Claim, error) {
 		return nil, &HeaderError{Header: name, reason: ReasonConnection}
 	}
 	c := new(Claim)
-	if accept.Has(Replicate) && len(h[HeaderReplicateSignature]) > 0 {
-		c.schemes |= Replicate
-	}
-	if accept.Has(Standard) && len(h[HeaderID])+len(h[HeaderTimestamp])+len(h[HeaderSignature]) > 0 {
-		c.schemes |= Standard
+	for s, row := range accept.each {
+		if row.claimed(h) {
+			c.schemes |= s
+		}
 	}
 	if c.schemes == 0 {
 		return nil, unaccepted(h)
 	}
-	if c.schemes.Has(Replicate) {
-		if err := c.readReplicate(h); err != nil {
-			return nil, err
-		}
-	}
-	if c.schemes.Has(Standard) {
-		if err := c.readStandard(h); err != nil {
-			return nil, err
+	for i := range schemes {
+		if c.schemes.Has(1 << i) {
+			if err := schemes[i].read(c, h); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return c, nil
 }
 
+// claimed reports whether a request has a header of the scheme.
+func (s *scheme) claimed(h http.Header) bool {
+	for _, name := range s.headers {
+		if len(h[name]) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // unaccepted returns the error for a request without an accepted signature.
 func unaccepted(h http.Header) *HeaderError {
-	for _, name := range [...]string{HeaderReplicateSignature, HeaderSignature} {
-		if len(h[name]) > 0 {
-			return &HeaderError{Header: name, reason: ReasonScheme}
+	for i := range schemes {
+		if name := schemes[i].headers[len(schemes[i].headers)-1]; len(h[name]) > 0 {
+			return &HeaderError{Header: name, Scheme: 1 << i, reason: ReasonScheme}
 		}
 	}
 	return &HeaderError{reason: ReasonMissing}
@@ -181,119 +176,4 @@ func single(h http.Header, name string, limit int) (string, *HeaderError) {
 	default:
 		return values[0], nil
 	}
-}
-
-// readReplicate reads X-Replicate-Signature. Its result is a plain error: a
-// nil *HeaderError in an error would not be nil.
-func (c *Claim) readReplicate(h http.Header) error {
-	text, herr := single(h, HeaderReplicateSignature, MaxReplicateSignatureBytes)
-	if herr != nil {
-		return herr
-	}
-	text = strings.TrimPrefix(text, hashPrefix)
-	if !decodeHex(&c.replicate, text) {
-		return &HeaderError{Header: HeaderReplicateSignature, reason: ReasonMalformed}
-	}
-	return nil
-}
-
-// decodeHex decodes 64 lower-case digits. Upper case is refused because the
-// reference verifier compares texts: a request it would turn away must not
-// come through here.
-func decodeHex(dst *digest, text string) bool {
-	if len(text) != hex.EncodedLen(len(dst)) {
-		return false
-	}
-	var src [2 * len(dst)]byte
-	copy(src[:], text)
-	for _, b := range src {
-		if 'A' <= b && b <= 'F' {
-			return false
-		}
-	}
-	_, err := hex.Decode(dst[:], src[:])
-	return err == nil
-}
-
-// readStandard reads the three standard headers.
-func (c *Claim) readStandard(h http.Header) error {
-	var herr *HeaderError
-	if c.id, herr = single(h, HeaderID, MaxIDBytes); herr != nil {
-		return herr
-	}
-	if c.timestamp, herr = single(h, HeaderTimestamp, MaxTimestampBytes); herr != nil {
-		return herr
-	}
-	list, herr := single(h, HeaderSignature, MaxSignatureBytes)
-	if herr != nil {
-		return herr
-	}
-	if !isID(c.id) {
-		return &HeaderError{Header: HeaderID, reason: ReasonMalformed}
-	}
-	seconds, herr := parseSeconds(c.timestamp)
-	if herr != nil {
-		return herr
-	}
-	c.signedAt = time.Unix(seconds, 0).UTC()
-	if strings.Count(list, " ") >= MaxSignatureEntries {
-		return &HeaderError{Header: HeaderSignature, reason: ReasonOversized}
-	}
-	c.standard = appendEntries(c.first[:0], list)
-	if len(c.standard) == 0 {
-		return &HeaderError{Header: HeaderSignature, reason: ReasonMalformed}
-	}
-	return nil
-}
-
-// isID reports whether every byte is printable ASCII other than space.
-func isID(id string) bool {
-	for i := range len(id) {
-		if id[i] <= ' ' || id[i] > '~' {
-			return false
-		}
-	}
-	return true
-}
-
-// parseSeconds reads the digits of webhook-timestamp alone: strconv would let a
-// sign through.
-func parseSeconds(text string) (int64, *HeaderError) {
-	for i := range len(text) {
-		if text[i] < '0' || text[i] > '9' {
-			return 0, &HeaderError{Header: HeaderTimestamp, reason: ReasonTimestamp}
-		}
-	}
-	if len(text) > MaxTimestampDigits {
-		return 0, &HeaderError{Header: HeaderTimestamp, reason: ReasonMilliseconds}
-	}
-	n, err := strconv.ParseInt(text, 10, 64)
-	if err != nil {
-		return 0, &HeaderError{Header: HeaderTimestamp, reason: ReasonTimestamp}
-	}
-	return n, nil
-}
-
-// strictBase64 refuses what the published libraries refuse by comparing
-// texts: bits set in the last character that belong to no byte.
-var strictBase64 = base64.StdEncoding.Strict()
-
-// appendEntries appends the digests of the well-formed v1 entries of a
-// webhook-signature value to dst, in the order sent.
-func appendEntries(dst []digest, list string) []digest {
-	for entry := range strings.SplitSeq(list, " ") {
-		text, ok := strings.CutPrefix(entry, versionPrefix)
-		if !ok || len(text) != entryChars {
-			continue
-		}
-		var (
-			src [entryChars]byte
-			out [entryChars / 4 * 3]byte // one more than a digest: the decoder's bound
-		)
-		copy(src[:], text)
-		if n, err := strictBase64.Decode(out[:], src[:]); err == nil && n == len(digest{}) {
-			dst = append(dst, digest(out[:n]))
-		}
-	}
-	return dst
 }

@@ -1,5 +1,4 @@
-// Package signature signs and verifies the two ways a webhook request can be
-// signed.
+// Package signature signs and verifies webhook requests by two schemes.
 //
 // The replicate scheme carries the HMAC-SHA256 of the body in one header:
 //
@@ -30,38 +29,118 @@
 // calls [Sign].
 package signature
 
-import "slices"
+import (
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+)
 
 // Scheme is a set of signature schemes. The zero value is the empty set.
 type Scheme uint8
 
-// The schemes, each one bit of a [Scheme].
+// The schemes, each one bit of a [Scheme], in the order of the table schemes.
 const (
 	// Replicate is HMAC-SHA256 of the body in X-Replicate-Signature.
 	Replicate Scheme = 1 << iota
 	// Standard is the Standard Webhooks scheme: webhook-id,
 	// webhook-timestamp and webhook-signature.
 	Standard
+
+	all Scheme = 1<<len(schemes) - 1
 )
 
-// The header names of both schemes, in the form [net/http.Header] stores them.
-const (
-	HeaderReplicateSignature = "X-Replicate-Signature"
-	HeaderID                 = "Webhook-Id"
-	HeaderTimestamp          = "Webhook-Timestamp"
-	HeaderSignature          = "Webhook-Signature"
-)
+// scheme is what is particular to one scheme.
+type scheme struct {
+	name string
+	// headers carry the signature, the signature itself last. Any of them
+	// claims the scheme. They are in the form [net/http.Header] stores them.
+	headers []string
+	// form says in a sentence what is in the headers.
+	form string
+	// secrets says which secrets the scheme takes, and usable whether one is.
+	secrets string
+	usable  func(Secret) bool
+	// stringified says that senders may sign the ECMAScript form of the body
+	// in place of the bytes they send.
+	stringified bool
+	// read reads the headers into a claim.
+	read func(*Claim, http.Header) error
+	// signers returns the bits of the secrets that made the claimed signature
+	// over a body: see signerBit. It tries them all and compares in constant
+	// time.
+	signers func(c *Claim, secrets []Secret, body []byte) uint64
+	// sign puts the headers into h if a secret can make them.
+	sign func(h http.Header, secrets []Secret, id string, at time.Time, body []byte)
+}
+
+// schemes are all schemes in the order of their bits, from the one that signs the
+// least to the one that signs the most.
+var schemes = [...]scheme{replicateScheme, standardScheme}
+
+// each yields the schemes of the set with their rows, the one that signs the most
+// first.
+func (s Scheme) each(yield func(Scheme, *scheme) bool) {
+	for i := len(schemes) - 1; i >= 0; i-- {
+		if bit := Scheme(1) << i; s.Has(bit) && !yield(bit, &schemes[i]) {
+			return
+		}
+	}
+}
 
 // Has reports whether every scheme of t is in s. It is false for an empty t,
 // so that a forgotten argument never reads as "verified".
 func (s Scheme) Has(t Scheme) bool { return t != 0 && s&t == t }
 
-// names are the names of the schemes, in the order of their bits.
-var names = [...]string{"replicate", "standard"}
+// Strongest returns the scheme of the set that signs the most.
+func (s Scheme) Strongest() Scheme {
+	for t := range s.each {
+		return t
+	}
+	return 0
+}
+
+// Secrets says which secrets the strongest scheme of the set takes, such as
+// "secrets that begin with whsec_".
+func (s Scheme) Secrets() string {
+	for _, row := range s.each {
+		return row.secrets
+	}
+	return "no secrets"
+}
+
+// Names returns the names of all schemes.
+func Names() []string {
+	names := make([]string, len(schemes))
+	for i := range schemes {
+		names[i] = schemes[i].name
+	}
+	return names
+}
+
+// Forms says in sentences what the headers of the schemes hold.
+func Forms() string {
+	forms := make([]string, len(schemes))
+	for i := range schemes {
+		forms[i] = schemes[i].form
+	}
+	return strings.Join(forms, " ")
+}
+
+// CarriesSignature reports whether name, as [net/http.Header] stores it, is a header
+// of one of the schemes.
+func CarriesSignature(name string) bool {
+	for i := range schemes {
+		if slices.Contains(schemes[i].headers, name) {
+			return true
+		}
+	}
+	return false
+}
 
 // SchemeNamed returns the scheme of a name, the empty set for any other text.
 func SchemeNamed(name string) Scheme {
-	if i := slices.Index(names[:], name); i >= 0 {
+	if i := slices.Index(Names(), name); i >= 0 {
 		return 1 << i
 	}
 	return 0
@@ -72,13 +151,13 @@ func SchemeNamed(name string) Scheme {
 // labels: bits that name no scheme are left out.
 func (s Scheme) String() string {
 	text := ""
-	for i, name := range names {
+	for i := range schemes {
 		switch {
 		case !s.Has(1 << i):
 		case text == "":
-			text = name
+			text = schemes[i].name
 		default:
-			text += "+" + name
+			text += "+" + schemes[i].name
 		}
 	}
 	if text == "" {

@@ -120,9 +120,16 @@ func NewSecret(random io.Reader) (string, error) {
 	return secretPrefix + base64.StdEncoding.EncodeToString(key[:]), nil
 }
 
-// Standard reports whether the secret can sign and verify the standard scheme,
-// which takes a whsec_ secret.
-func (s Secret) Standard() bool { return s.k != nil && s.k.standard != nil }
+// Schemes returns the schemes that the secret can sign and verify.
+func (s Secret) Schemes() Scheme {
+	var set Scheme
+	for t, row := range all.each {
+		if row.usable(s) {
+			set |= t
+		}
+	}
+	return set
+}
 
 // Fingerprint returns the fingerprint of the secret as it was written. It is the
 // same in each process.
@@ -135,16 +142,11 @@ func (s Secret) Fingerprint() Fingerprint {
 
 // Verifiable returns the schemes that at least one of the secrets can verify.
 func Verifiable(secrets []Secret) Scheme {
-	var s Scheme
-	for _, secret := range secrets {
-		if secret.k != nil {
-			s |= Replicate
-		}
-		if secret.Standard() {
-			s |= Standard
-		}
+	var set Scheme
+	for _, s := range secrets {
+		set |= s.Schemes()
 	}
-	return s
+	return set
 }
 
 // Equal reports whether both secrets were written alike, in a time that tells

@@ -3,12 +3,8 @@ package signature
 import (
 	"crypto/hmac"
 	"crypto/sha256"
-	"encoding/base64"
-	"encoding/hex"
 	"hash"
 	"net/http"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 )
@@ -44,23 +40,6 @@ func newKeyed(key []byte) *keyed {
 	return k
 }
 
-// body signs what the replicate scheme signs.
-func (k *keyed) body(body []byte) digest {
-	m := k.pool.Get().(*mac)
-	return k.finish(m, body)
-}
-
-// message signs what the standard scheme signs: id.timestamp.body.
-func (k *keyed) message(id, timestamp string, body []byte) digest {
-	m := k.pool.Get().(*mac)
-	m.head = append(m.head[:0], id...)
-	m.head = append(m.head, '.')
-	m.head = append(m.head, timestamp...)
-	m.head = append(m.head, '.')
-	m.hash.Write(m.head)
-	return k.finish(m, body)
-}
-
 // finish hashes the body, takes the sum and hands the hash back to the pool.
 func (k *keyed) finish(m *mac, body []byte) digest {
 	m.hash.Write(body)
@@ -69,30 +48,6 @@ func (k *keyed) finish(m *mac, body []byte) digest {
 	m.hash.Reset()
 	k.pool.Put(m)
 	return sum
-}
-
-// SignReplicate returns the value of X-Replicate-Signature for body: 64
-// lower-case hexadecimal digits of HMAC-SHA256, keyed with the secret as
-// written. It is empty for the zero Secret.
-func (s Secret) SignReplicate(body []byte) string {
-	if s.k == nil {
-		return ""
-	}
-	sum := s.k.replicate.body(body)
-	return hex.EncodeToString(sum[:])
-}
-
-// SignStandard returns one entry of webhook-signature: "v1," and the base64 of
-// HMAC-SHA256 over id.timestamp.body, keyed with the bytes after "whsec_"
-// (Standard Webhooks 1.0.0, "Signature scheme"). The timestamp is the text of
-// the header: Unix seconds in decimal. It is empty for a secret whose
-// [Secret.Standard] is false.
-func (s Secret) SignStandard(id, timestamp string, body []byte) string {
-	if !s.Standard() {
-		return ""
-	}
-	sum := s.k.standard.message(id, timestamp, body)
-	return versionPrefix + base64.StdEncoding.EncodeToString(sum[:])
 }
 
 // Sign puts the signature headers of an outgoing request into h, in place of
@@ -109,22 +64,17 @@ func (s Secret) SignStandard(id, timestamp string, body []byte) string {
 // event, while at is the time of this attempt, sent in Unix seconds. The id
 // must not contain a full stop, which separates the signed parts.
 func Sign(h http.Header, secrets []Secret, id string, at time.Time, body []byte) {
-	for _, name := range [...]string{HeaderReplicateSignature, HeaderID, HeaderTimestamp, HeaderSignature} {
-		h.Del(name)
-	}
-	timestamp := strconv.FormatInt(at.Unix(), 10)
-	var entries []string
-	for _, s := range secrets {
-		if s.Standard() {
-			entries = append(entries, s.SignStandard(id, timestamp, body))
+	all.Sign(h, secrets, id, at, body)
+}
+
+// Sign is [Sign] with the schemes of the set alone.
+func (s Scheme) Sign(h http.Header, secrets []Secret, id string, at time.Time, body []byte) {
+	for t, row := range all.each {
+		for _, name := range row.headers {
+			h.Del(name)
 		}
-	}
-	if len(secrets) > 0 && secrets[0].k != nil {
-		h.Set(HeaderReplicateSignature, secrets[0].SignReplicate(body))
-	}
-	if len(entries) > 0 {
-		h.Set(HeaderID, id)
-		h.Set(HeaderTimestamp, timestamp)
-		h.Set(HeaderSignature, strings.Join(entries, " "))
+		if s.Has(t) {
+			row.sign(h, secrets, id, at, body)
+		}
 	}
 }

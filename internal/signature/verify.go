@@ -2,7 +2,6 @@ package signature
 
 import (
 	"bytes"
-	"crypto/subtle"
 	"errors"
 	"math"
 	"time"
@@ -89,71 +88,30 @@ func (c *Claim) Verify(secrets []Secret, raw []byte, canonical func() []byte) (R
 		// Result tells "did not verify" from "signed an empty body".
 		raw = []byte{}
 	}
-	r := Result{Schemes: c.schemes, Body: raw}
-	if c.schemes.Has(Standard) {
-		r.secrets, r.signers = secrets, c.matchStandard(secrets, raw)
-		if r.signers == 0 {
+	r := Result{Schemes: c.schemes}
+	for s, row := range c.schemes.each {
+		signed, signers := raw, row.signers(c, secrets, raw)
+		if signers == 0 && row.stringified && canonical != nil {
+			if signed = canonical(); len(signed) > 0 && !bytes.Equal(signed, raw) {
+				signers = row.signers(c, secrets, signed)
+				r.Canonicalised = r.Body == nil
+			}
+		}
+		if signers == 0 {
 			return Result{}, ErrSignature
 		}
-		r.ID, r.SignedAt = c.id, c.signedAt
-	}
-	if c.schemes.Has(Replicate) {
-		r.ReplicateBody = c.replicateBody(secrets, raw, canonical)
-		if r.ReplicateBody == nil {
-			return Result{}, ErrSignature
+		if r.Body == nil {
+			r.Body = signed
 		}
-		if !c.schemes.Has(Standard) {
-			r.Body = r.ReplicateBody
-			r.Canonicalised = !bytes.Equal(r.Body, raw)
+		switch s {
+		case Replicate:
+			r.ReplicateBody = signed
+		case Standard:
+			r.ID, r.SignedAt = c.id, c.signedAt
+			r.secrets, r.signers = secrets, signers
 		}
 	}
 	return r, nil
-}
-
-// replicateBody returns the form of the body that X-Replicate-Signature signed,
-// nil if it signed none.
-func (c *Claim) replicateBody(secrets []Secret, raw []byte, canonical func() []byte) []byte {
-	if c.matchReplicate(secrets, raw) {
-		return raw
-	}
-	if canonical == nil {
-		return nil
-	}
-	form := canonical()
-	if len(form) == 0 || bytes.Equal(form, raw) || !c.matchReplicate(secrets, form) {
-		return nil
-	}
-	return form
-}
-
-// matchReplicate reports whether a secret made X-Replicate-Signature over
-// body. It never stops early.
-func (c *Claim) matchReplicate(secrets []Secret, body []byte) bool {
-	found := 0
-	for _, s := range secrets {
-		if s.k == nil {
-			continue
-		}
-		sum := s.k.replicate.body(body)
-		found |= subtle.ConstantTimeCompare(sum[:], c.replicate[:])
-	}
-	return found == 1
-}
-
-// matchStandard returns the bits of the secrets that made an entry of
-// webhook-signature over body. It never stops early; which secrets take part
-// depends on their kind alone.
-func (c *Claim) matchStandard(secrets []Secret, body []byte) (signers uint64) {
-	for i, s := range secrets {
-		if !s.Standard() {
-			continue
-		}
-		sum := s.k.standard.message(c.id, c.timestamp, body)
-		for j := range c.standard {
-			signers |= uint64(subtle.ConstantTimeCompare(sum[:], c.standard[j][:])) << signerBit(i)
-		}
-	}
-	return signers
 }
 
 // Fresh reports whether signedAt is at most tolerance away from now, in either
