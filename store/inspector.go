@@ -69,6 +69,12 @@ type DeliveryRow struct {
 	// Due is when the next attempt of a pending delivery is due, and when
 	// any other ended.
 	Due time.Time
+
+	// Claimed reports that an inbound event is claimed, on any node: an attempt
+	// is under way. Replayable reports that ReplayEvent has what it needs: the
+	// head and body were not deleted, and the event was not only recorded.
+	// Lists have both, too.
+	Claimed, Replayable bool
 }
 
 // DeliveryFilter selects deliveries. A zero field excludes none.
