@@ -88,8 +88,13 @@ func (t *terminal) status(s *operator.Status) {
 	}
 	for _, k := range s.Sealing.Keys {
 		text := fmt.Sprintf("%d values sealed with this key", k.Values)
-		if k.Number > 1 && k.Values == 0 {
+		switch {
+		case k.Number == 1:
+			text = "in use, " + text
+		case k.Values == 0 && k.Used:
 			text = "no longer needed by this node"
+		case k.Values == 0:
+			text = "not in use yet: the first key seals"
 		}
 		facts = append(facts, fact{fmt.Sprintf("seal_key %d", k.Number), cell{text: text}})
 	}

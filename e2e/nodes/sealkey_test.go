@@ -120,19 +120,23 @@ func TestSealingKeyIsRotatedUnderLoad(t *testing.T) {
 		n.Configure(config(keys))
 		return n.Run("reload", "--address", n.Addr("PORT_ADMIN"))
 	}
+	status := func(node int) string {
+		n := c.nodes[node]
+		out, err := n.Command("replicate-webhook", "status", "--address", n.Addr("PORT_ADMIN")).CombinedOutput()
+		if err != nil {
+			t.Fatalf("status of node %d: %v %s", node, err, out)
+		}
+		return string(out)
+	}
 	arrive()
 	if out, err := reload(0, keyNew); err == nil || !strings.Contains(out, "seal_key lacks the key") {
 		t.Errorf("without the key that is needed: %v %s", err, out)
 	}
 	for _, keys := range []string{keyOld + " " + keyNew, keyNew + " " + keyOld, keyNew} {
 		if keys == keyNew {
-			for i, n := range c.nodes {
+			for i := range c.nodes {
 				c.until("the old key to be needed no longer", func() bool {
-					out, err := n.Command("replicate-webhook", "status", "--address", n.Addr("PORT_ADMIN")).CombinedOutput()
-					if err != nil {
-						t.Fatalf("status of node %d: %v %s", i, err, out)
-					}
-					return strings.Contains(string(out), "no longer needed by this node")
+					return strings.Contains(status(i), "no longer needed by this node")
 				})
 			}
 		}
@@ -141,6 +145,13 @@ func TestSealingKeyIsRotatedUnderLoad(t *testing.T) {
 				t.Fatalf("node %d, seal_key %s: %v %s", i, keys, err, out)
 			}
 			arrive()
+		}
+		if keys == keyOld+" "+keyNew {
+			for i := range c.nodes {
+				if got := status(i); !strings.Contains(got, "not in use yet") || strings.Contains(got, "no longer needed") {
+					t.Errorf("before node %d seals with the new key, its status is\n%s", i, got)
+				}
+			}
 		}
 	}
 	end()

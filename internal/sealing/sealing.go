@@ -235,8 +235,11 @@ type Key struct {
 	Number int `json:"number"`
 	// ID names it.
 	ID string `json:"id"`
-	// Values are those that are sealed with it. While an older key has none on
-	// any node, it is no longer needed.
+	// Used reports whether it is or was the first key of a node, which seals. A
+	// new key that is only to open what other nodes will seal with it is not.
+	Used bool `json:"used"`
+	// Values are those that are sealed with it. While an older key that was used
+	// has none on any node, it is no longer needed.
 	Values int `json:"values"`
 }
 
@@ -276,7 +279,7 @@ func (k *Keeper) Status(ctx context.Context, s store.Secrets) (Status, error) {
 		return out, err
 	}
 	for i, id := range ids {
-		key := Key{Number: i + 1, ID: id.String()}
+		key := Key{Number: i + 1, ID: id.String(), Used: i == 0 || hasMarker(ctx, s, id.String())}
 		for prefix, n := range counts {
 			if with, ok := seal.SealedWith([]byte(prefix)); ok && with == id {
 				key.Values += n

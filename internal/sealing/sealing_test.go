@@ -335,6 +335,34 @@ func TestAnotherNodesKeyIsTrouble(t *testing.T) {
 	}
 }
 
+// TestStatusOfANewKey: the key that a rotation adds behind the old one is told from
+// one that has served.
+func TestStatusOfANewKey(t *testing.T) {
+	r := newRig(t)
+	r.unlocked(1)
+	r.fill(3)
+	used := func(k *Keeper, want ...bool) {
+		t.Helper()
+		s, err := k.Status(t.Context(), r.ref)
+		if err != nil || len(s.Keys) != len(want) {
+			t.Fatalf("status %+v, %v", s, err)
+		}
+		for i, key := range s.Keys {
+			if key.Used != want[i] {
+				t.Errorf("keys %+v, want used %v", s.Keys, want)
+			}
+		}
+	}
+	used(r.unlocked(1, 2), true, false)
+	k := r.unlocked(2, 1)
+	used(k, true, true)
+	if err := k.reseal(t.Context(), r.ref); err != nil {
+		t.Fatal(err)
+	}
+	used(k, true, true)
+	used(r.unlocked(2, 1, 3), true, true, false)
+}
+
 // TestEverythingIsSealedAgain with the first key, in small transactions, and the
 // status says when the older keys can go. A crash in between loses nothing.
 func TestEverythingIsSealedAgain(t *testing.T) {
