@@ -199,14 +199,8 @@ func (h *Handler) capture(w http.ResponseWriter, r *http.Request, next caddyhttp
 	ctx, stop := outlive(r.Context(), afterClient)
 	defer stop()
 	r = withBody(ctx, r, body, cutRequest(hook.doc, x.callback))
-	readable(r)
-
-	// Also when the next handler panics, as a proxy does to abort a
-	// response that broke off.
-	defer x.settle()
-	x.err = x.a.from(next, r)
-	x.returned = true
-	return x.err
+	askReadable(r.Header)
+	return x.a.run(next, r, x.settle)
 }
 
 // afterClient is how long an exchange may go on once its client is gone. The
@@ -235,8 +229,6 @@ type captured struct {
 	ctx      context.Context
 	a        *response
 	callback string
-	err      error
-	returned bool // the next handler did, and did not panic
 	// status is the status of the webhook, empty until it is known.
 	status string
 	// trailer reports that the status follows the body.
@@ -252,11 +244,8 @@ func (h *Handler) callbackOf(url string) *hidden {
 	return &hidden{base: url[:at], token: url[at:]}
 }
 
-// settle stores what the response says, and sends what of it was held. It is
-// called once, when nothing more will come.
-func (x *captured) settle() {
-	succeeded := x.returned && x.err == nil
-	complete := x.a.end(succeeded)
+// settle stores what the response says, and sends what of it was held.
+func (x *captured) settle(complete bool) {
 	switch x.a.mode {
 	case holding:
 		if complete {
@@ -278,10 +267,6 @@ func (x *captured) settle() {
 		}
 		x.a.finish(complete)
 	}
-	if succeeded && !complete {
-		// What was decoded ends too soon: so must what the client reads.
-		panic(http.ErrAbortHandler)
-	}
 }
 
 // passing says in the header of a response that passes what becomes of the
@@ -289,7 +274,7 @@ func (x *captured) settle() {
 func (x *captured) passing(why reason) {
 	switch why {
 	case notObject:
-		x.lost("the response to a create is not a JSON object", "", nil)
+		x.lost("the response to a create is not a JSON object", "")
 	case tooLarge, noBudget:
 		if prediction.ValidID(x.a.scanner.ID()) {
 			x.store("the response to a create can't be held: "+string(why), true)
@@ -316,12 +301,11 @@ func (x *captured) augment() {
 	}
 	f := fields{url: x.c.URL, status: store.WebhookFailed, completed: true}
 	if !prediction.ValidID(s.ID) {
-		x.lost("the response to a create has no id that can be tracked", s.ID, nil)
+		x.lost("the response to a create has no id that can be tracked", s.ID)
 	} else if p, err := x.h.tracker.Created(x.ctx, x.c, s); err != nil {
 		// The API has accepted it: its client must not lose the response,
 		// but it may know that no event will come.
-		x.h.logger.Error("storing a created prediction: its webhook is not tracked",
-			zap.String("api", x.c.API.URL), zap.String("prediction", s.ID), zap.Error(err))
+		x.notStored(s.ID, err)
 	} else {
 		f = fieldsOf(&p)
 	}
@@ -349,35 +333,39 @@ func (x *captured) store(why string, complete bool) {
 	case !prediction.ValidID(id) && !complete && id == "" && x.callback != "":
 		// The API's webhook will have it.
 		x.status = store.WebhookPending.String()
-		x.log(why+" before its id came: it is tracked by its callback alone", "", nil)
+		x.log(why+" before its id came: it is tracked by its callback alone", "")
 		return
 	case !prediction.ValidID(id):
-		x.lost(why+", and it has no id that can be tracked", id, nil)
+		x.lost(why+", and it has no id that can be tracked", id)
 		return
 	}
 	p, err := x.h.tracker.CreatedWithoutBody(x.ctx, x.c, id, x.a.scanner.Status())
 	if err != nil {
 		x.status = store.WebhookFailed.String()
-		x.h.logger.Error("storing a created prediction: its webhook is not tracked",
-			zap.String("api", x.c.API.URL), zap.String("prediction", id), zap.Error(err))
+		x.notStored(id, err)
 		return
 	}
 	x.status = p.Webhook.String()
-	x.log(why+": it is tracked by its id, and passes without webhook_url", id, nil)
+	x.log(why+": it is tracked by its id, and passes without webhook_url", id)
+}
+
+func (x *captured) notStored(id string, err error) {
+	x.h.logger.Error("storing a created prediction: its webhook is not tracked",
+		zap.String("api", x.c.API.URL), zap.String("prediction", id), zap.Error(err))
 }
 
 // lost records that a webhook can't be tracked, and says so in the response.
-func (x *captured) lost(why, id string, err error) {
+func (x *captured) lost(why, id string) {
 	x.status = store.WebhookFailed.String()
-	x.log(why+": its webhook is not tracked", id, err)
+	x.log(why+": its webhook is not tracked", id)
 	x.h.tracker.Abandon(x.ctx, x.c)
 }
 
 // log logs a response that is of no use to a tracker.
-func (x *captured) log(message, id string, err error) {
+func (x *captured) log(message, id string) {
 	x.h.logger.Warn(message, zap.String("api", x.c.API.URL), zap.Int("status", x.a.status), zap.String("prediction", shorten(id)),
 		zap.String("content_type", x.a.Header().Get("Content-Type")),
-		zap.String("content_encoding", x.a.Header().Get("Content-Encoding")), zap.Error(err))
+		zap.String("content_encoding", x.a.Header().Get("Content-Encoding")))
 }
 
 // shorten cuts a text from outside for the log.

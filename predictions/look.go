@@ -25,12 +25,7 @@ func (h *Handler) look(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 		}
 		return h.passOn(w, r, next)
 	}
-	r = r.WithContext(r.Context())
-	r.Header = r.Header.Clone()
-	readable(r)
-	// The members may have changed while the API's prediction has not.
-	r.Header.Del("If-None-Match")
-	r.Header.Del("If-Modified-Since")
+	r = unconditional(r)
 	hide := h.anyCallback()
 	if p.Token != nil {
 		hide = &hidden{base: h.callbackBase(), sum: p.Token}
@@ -44,32 +39,6 @@ func (h *Handler) look(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 			a.letGo(true)
 		}
 	})
-}
-
-// serve has the next handler respond. whole is called for a response that was
-// held and is complete; one that broke off passes as far as it came.
-func (a *response) serve(next caddyhttp.Handler, r *http.Request, whole func()) error {
-	returned := false
-	var err error
-	defer func() {
-		succeeded := returned && err == nil
-		complete := a.end(succeeded)
-		switch {
-		case a.mode == holding && complete:
-			whole()
-		case a.mode == holding:
-			a.letGo(false)
-		default:
-			a.finish(complete)
-		}
-		if succeeded && !complete {
-			// What was decoded ends too soon: so must what the client reads.
-			panic(http.ErrAbortHandler)
-		}
-	}()
-	err = a.from(next, r)
-	returned = true
-	return err
 }
 
 // observed returns the response that was held with our members, or nil when it

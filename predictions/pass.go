@@ -15,9 +15,7 @@ func (h *Handler) passOn(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	if hide == nil || r.Method == http.MethodHead || !aboutPredictions(r.URL.Path) {
 		return next.ServeHTTP(w, r)
 	}
-	r = r.WithContext(r.Context())
-	r.Header = r.Header.Clone()
-	readable(r)
+	r = readable(r)
 	a := h.newResponse(w, r, hide)
 	a.holds = nil
 	return a.serve(next, r, nil)

@@ -99,13 +99,29 @@ func (h *Handler) newResponse(w http.ResponseWriter, r *http.Request, hidden *hi
 	}
 }
 
-// readable makes a request whose response can be read: it is not encoded, whole,
-// and stays HTTP.
-func readable(r *http.Request) {
-	r.Header.Set("Accept-Encoding", "identity")
+// readable returns the request with headers that make its response readable: not
+// encoded, whole, and HTTP.
+func readable(r *http.Request) *http.Request {
+	r = r.WithContext(r.Context())
+	r.Header = r.Header.Clone()
+	askReadable(r.Header)
+	return r
+}
+
+func askReadable(h http.Header) {
+	h.Set("Accept-Encoding", "identity")
 	for _, name := range []string{"Range", "If-Range", "Upgrade"} {
-		r.Header.Del(name)
+		h.Del(name)
 	}
+}
+
+// unconditional is readable for a response that may differ from what the client has
+// although the API's has not changed.
+func unconditional(r *http.Request) *http.Request {
+	r = readable(r)
+	r.Header.Del("If-None-Match")
+	r.Header.Del("If-Modified-Since")
+	return r
 }
 
 // errNoResponse says that next is not a proxy, or that there is none.
@@ -119,6 +135,43 @@ func (a *response) from(next caddyhttp.Handler, r *http.Request) error {
 		return a.h.fail(a, r, &problem{status: http.StatusBadGateway, detail: "the prediction API has not responded", cause: errNoResponse})
 	}
 	return err
+}
+
+// run has the next handler respond, and calls settle once nothing more will come,
+// also when the handler panics, as a proxy does to abort a response that broke off.
+// complete reports whether the response is whole.
+func (a *response) run(next caddyhttp.Handler, r *http.Request, settle func(complete bool)) (err error) {
+	returned := false
+	defer func() {
+		succeeded := returned && err == nil
+		complete := succeeded
+		if a.unpacker != nil {
+			complete = a.unpacker.Close(!succeeded) == nil && succeeded
+		}
+		settle(complete)
+		if succeeded && !complete {
+			// What was decoded ends too soon: so must what the client reads.
+			panic(http.ErrAbortHandler)
+		}
+	}()
+	err = a.from(next, r)
+	returned = true
+	return err
+}
+
+// serve is run for a response of which one that is held is sent by whole, if it is
+// complete. One that broke off passes as far as it came.
+func (a *response) serve(next caddyhttp.Handler, r *http.Request, whole func()) error {
+	return a.run(next, r, func(complete bool) {
+		switch {
+		case a.mode == holding && complete:
+			whole()
+		case a.mode == holding:
+			a.letGo(false)
+		default:
+			a.finish(complete)
+		}
+	})
 }
 
 // WriteHeader decides on the first final status. Informational ones pass.
@@ -308,15 +361,6 @@ func (a *response) FlushError() error {
 		return nil
 	}
 	return http.NewResponseController(a.ResponseWriter).Flush()
-}
-
-// end takes in the rest of a response that is complete, or broke off. It returns
-// whether it is whole, and has to be called once nothing more will come.
-func (a *response) end(complete bool) bool {
-	if a.unpacker != nil {
-		complete = a.unpacker.Close(!complete) == nil && complete
-	}
-	return complete
 }
 
 // finish sends the rest of a response that passes. One that broke off is

@@ -1,9 +1,6 @@
 package ecmajson
 
-import (
-	"bytes"
-	"math"
-)
+import "bytes"
 
 // longMark stands in the scanned form for the e of a number whose ECMAScript
 // form is longer than its literal, such as 1e20, which becomes
@@ -96,22 +93,4 @@ func plain(m []byte, point int, negative bool) bool {
 	}
 	// Below 1e-6 the form has an exponent.
 	return m[0] != '0' || len(m) <= len("0.000001") || string(m[:8]) != "0.000000"
-}
-
-// AppendNumber appends JSON.stringify(f): null for an infinity and for not a
-// number, 0 for both zeros, otherwise the shortest digits that read back as f,
-// with an exponent below 1e-6 and from 1e21 on.
-//
-// Source: ECMA-262 Number::toString, SerializeJSONProperty.
-func AppendNumber(dst []byte, f float64) []byte {
-	abs := math.Abs(f)
-	switch {
-	case !(abs <= math.MaxFloat64):
-		return append(dst, "null"...)
-	case abs == 0:
-		return append(dst, '0')
-	}
-	d := shortest(abs)
-	d.negative = f < 0
-	return d.append(dst)
 }

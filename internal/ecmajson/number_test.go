@@ -19,7 +19,7 @@ func TestAppendNumber(t *testing.T) {
 		{1 << 53, "9007199254740992"}, {0.30000000000000004, "0.30000000000000004"},
 	} {
 		t.Run(c.want, func(t *testing.T) {
-			if got := string(AppendNumber(nil, c.in)); got != c.want {
+			if got := string(appendNumber(nil, c.in)); got != c.want {
 				t.Errorf("got %s", got)
 			}
 		})
@@ -97,8 +97,26 @@ func TestScannedFormFits(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, want := string(mustParse(t, lit, Limits{}, nil).Bytes()), string(AppendNumber(nil, f)); got != want {
+		if got, want := string(mustParse(t, lit, Limits{}, nil).Bytes()), string(appendNumber(nil, f)); got != want {
 			t.Errorf("%s becomes %s, want %s", lit, got, want)
 		}
 	}
+}
+
+// appendNumber appends JSON.stringify(f): null for an infinity and for not a
+// number, 0 for both zeros, otherwise the shortest digits that read back as f,
+// with an exponent below 1e-6 and from 1e21 on.
+//
+// Source: ECMA-262 Number::toString, SerializeJSONProperty.
+func appendNumber(dst []byte, f float64) []byte {
+	abs := math.Abs(f)
+	switch {
+	case !(abs <= math.MaxFloat64):
+		return append(dst, "null"...)
+	case abs == 0:
+		return append(dst, '0')
+	}
+	d := shortest(abs)
+	d.negative = f < 0
+	return d.append(dst)
 }
