@@ -2,9 +2,7 @@ package command
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -69,25 +67,9 @@ is '` + seal.KeyPrefix + `' and the file's bytes in base64, which this writes:
 // dsn reads a dsn from where the flag says. It is never an argument, since it
 // holds a password.
 func (t *terminal) dsn(from string) (string, error) {
-	var text string
-	switch {
-	case from == "-":
-		b, err := io.ReadAll(io.LimitReader(t.in, 64<<10))
-		if err != nil {
-			return "", fmt.Errorf("reading the dsn from standard input: %w", err)
-		}
-		text = string(b)
-	case strings.HasPrefix(from, "@"):
-		b, err := os.ReadFile(from[1:])
-		if err != nil {
-			return "", fmt.Errorf("reading the dsn: %w", err)
-		}
-		text = string(b)
-	case !envName.MatchString(from):
-		// It may be a dsn, which is not to be repeated.
-		return "", errors.New("--to is not a source: name an environment variable, @file or -, never the dsn itself")
-	default:
-		text = os.Getenv(from)
+	text, err := t.source("--to", "dsn", from)
+	if err != nil {
+		return "", err
 	}
 	text = strings.TrimSpace(text)
 	if text == "" {

@@ -68,30 +68,38 @@ const defaultSecret = "WEBHOOK_SECRET"
 
 var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
-// secretText reads a secret from where the flag says.
-func (t *terminal) secretText(from string) (string, error) {
-	var text string
+// source reads what must not be an argument from where a flag says: the name of an
+// environment variable, @file, or - for standard input.
+func (t *terminal) source(flag, what, from string) (string, error) {
 	switch {
 	case from == "-":
 		b, err := io.ReadAll(io.LimitReader(t.in, 64<<10))
 		if err != nil {
-			return "", fmt.Errorf("reading the secret from standard input: %w", err)
+			return "", fmt.Errorf("reading the %s from standard input: %w", what, err)
 		}
-		text = string(b)
+		return string(b), nil
 	case strings.HasPrefix(from, "@"):
 		b, err := os.ReadFile(from[1:])
 		if err != nil {
-			return "", fmt.Errorf("reading the secret: %w", err)
+			return "", fmt.Errorf("reading the %s: %w", what, err)
 		}
-		text = string(b)
+		return string(b), nil
 	case !envName.MatchString(from) || strings.HasPrefix(from, "whsec_"):
 		// It may be a secret, which is not to be repeated.
-		return "", errors.New("--secret is not a source: name an environment variable, @file or -, never the secret itself")
-	default:
-		var ok bool
-		if text, ok = os.LookupEnv(from); !ok && from != defaultSecret {
-			return "", errors.New("--secret names an environment variable that is not set")
-		}
+		return "", fmt.Errorf("%s is not a source: name an environment variable, @file or -, never the %s itself", flag, what)
+	}
+	text, ok := os.LookupEnv(from)
+	if !ok && from != defaultSecret && from != defaultDSN {
+		return "", fmt.Errorf("%s names an environment variable that is not set", flag)
+	}
+	return text, nil
+}
+
+// secretText reads a secret from where the flag says.
+func (t *terminal) secretText(from string) (string, error) {
+	text, err := t.source("--secret", "secret", from)
+	if err != nil {
+		return "", err
 	}
 	text = strings.TrimRight(text, "\r\n")
 	if text == "" {

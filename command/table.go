@@ -41,15 +41,6 @@ func (t *table) add(cells ...cell) {
 	t.rows = append(t.rows, cells)
 }
 
-// plain returns cells without colors.
-func plain(texts ...string) []cell {
-	out := make([]cell, len(texts))
-	for i, s := range texts {
-		out[i].text = s
-	}
-	return out
-}
-
 func (t *table) write(to *terminal) {
 	if widths, ok := t.fit(to.width); ok {
 		t.wide(to, widths)

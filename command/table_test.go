@@ -100,3 +100,12 @@ func TestRoughTimes(t *testing.T) {
 		t.Errorf("no time: %s", got)
 	}
 }
+
+// plain returns cells without colors.
+func plain(texts ...string) []cell {
+	out := make([]cell, len(texts))
+	for i, s := range texts {
+		out[i].text = s
+	}
+	return out
+}
