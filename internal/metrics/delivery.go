@@ -9,38 +9,12 @@ import (
 )
 
 var (
-	deliveries = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Namespace: namespace, Subsystem: subsystem, Name: "deliveries_total",
-		Help: "Deliveries that ended, by event and outcome.",
-	}, []string{"event", "outcome"})
-
-	attempts = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Namespace: namespace, Subsystem: subsystem, Name: "attempts_total",
-		Help: "Attempts to deliver by outcome.",
-	}, []string{"outcome"})
-
-	attemptSeconds = prometheus.NewHistogram(prometheus.HistogramOpts{
-		Namespace: namespace, Subsystem: subsystem, Name: "attempt_seconds",
-		Help:    "Time of one attempt, from connecting to the last byte of the response.",
-		Buckets: prometheus.ExponentialBuckets(1e-3, 2.5, 12),
-	})
-
-	deliveryLag = prometheus.NewHistogram(prometheus.HistogramOpts{
-		Namespace: namespace, Subsystem: subsystem, Name: "delivery_lag_seconds",
-		Help:    "Time from an event's commit to its receipt, retries included.",
-		Buckets: prometheus.ExponentialBuckets(1e-3, 4, 12),
-	})
-
-	endpointsOpen = prometheus.NewGauge(prometheus.GaugeOpts{
-		Namespace: namespace, Subsystem: subsystem, Name: "endpoints_open",
-		Help: "Endpoints whose breaker is open.",
-	})
+	deliveries     = counters("deliveries_total", "Deliveries that ended, by event and outcome.", "event", "outcome")
+	attempts       = counters("attempts_total", "Attempts to deliver by outcome.", "outcome")
+	attemptSeconds = histogram("attempt_seconds", "Time of one attempt, from connecting to the last byte of the response.", prometheus.ExponentialBuckets(1e-3, 2.5, 12))
+	deliveryLag    = histogram("delivery_lag_seconds", "Time from an event's commit to its receipt, retries included.", prometheus.ExponentialBuckets(1e-3, 4, 12))
+	endpointsOpen  = gauge("endpoints_open", "Endpoints whose breaker is open.")
 )
-
-// deliveryCollectors are the collectors of outbound delivery.
-func deliveryCollectors() []prometheus.Collector {
-	return []prometheus.Collector{deliveries, attempts, attemptSeconds, deliveryLag, endpointsOpen}
-}
 
 // Delivery counts what delivery engines do. It implements delivery.Metrics.
 type Delivery struct{}

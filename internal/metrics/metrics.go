@@ -20,40 +20,20 @@ const (
 )
 
 var (
-	requests = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Namespace: namespace, Subsystem: subsystem, Name: "requests_total",
-		Help: "Requests to replicate_webhook by outcome.",
-	}, []string{"outcome"})
-
-	verifySeconds = prometheus.NewHistogram(prometheus.HistogramOpts{
-		Namespace: namespace, Subsystem: subsystem, Name: "verify_seconds",
-		Help:    "Time to verify and parse a body once it is read.",
-		Buckets: prometheus.ExponentialBuckets(5e-6, 4, 9),
-	})
-
-	dedupEntries = prometheus.NewGauge(prometheus.GaugeOpts{
-		Namespace: namespace, Subsystem: subsystem, Name: "dedup_entries",
-		Help: "Events remembered as accepted.",
-	})
-
-	commitSeconds = prometheus.NewHistogram(prometheus.HistogramOpts{
-		Namespace: namespace, Subsystem: subsystem, Name: "store_commit_seconds",
-		Help:    "Time of one transaction of the store, fsync included.",
-		Buckets: prometheus.ExponentialBuckets(1e-4, 2.5, 12),
-	})
-
-	commitBatch = prometheus.NewHistogram(prometheus.HistogramOpts{
-		Namespace: namespace, Subsystem: subsystem, Name: "store_commit_batch",
-		Help:    "Operations committed together in one transaction.",
-		Buckets: prometheus.ExponentialBuckets(1, 2, 11),
-	})
+	requests      = counters("requests_total", "Requests to replicate_webhook by outcome.", "outcome")
+	verifySeconds = histogram("verify_seconds", "Time to verify and parse a body once it is read.", prometheus.ExponentialBuckets(5e-6, 4, 9))
+	dedupEntries  = gauge("dedup_entries", "Events remembered as accepted.")
+	commitSeconds = histogram("store_commit_seconds", "Time of one transaction of the store, fsync included.", prometheus.ExponentialBuckets(1e-4, 2.5, 12))
+	commitBatch   = histogram("store_commit_batch", "Operations committed together in one transaction.", prometheus.ExponentialBuckets(1, 2, 11))
 )
 
 // Register adds the collectors to a configuration's registry. count is called at
 // each scrape and returns the row counts of the configuration's store.
 func Register(r *prometheus.Registry, count func(context.Context) (store.Counts, error)) error {
-	edge := []prometheus.Collector{requests, verifySeconds, dedupEntries, commitSeconds, commitBatch, unreadable, sealingReady, clockOffset, storeCounts{count}}
-	for _, c := range append(edge, deliveryCollectors()...) {
+	for _, c := range []prometheus.Collector{
+		requests, verifySeconds, dedupEntries, commitSeconds, commitBatch, unreadable, sealingReady, clockOffset, storeCounts{count},
+		deliveries, attempts, attemptSeconds, deliveryLag, endpointsOpen,
+	} {
 		var already prometheus.AlreadyRegisteredError
 		if err := r.Register(c); err != nil && !errors.As(err, &already) {
 			return err

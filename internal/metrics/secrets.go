@@ -6,8 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-var secretFileAge = prometheus.NewDesc(prometheus.BuildFQName(namespace, subsystem, "secret_file_age_seconds"),
-	"Time since the secret in use was last found in its file, by option; of several secrets the longest.", []string{"option"}, nil)
+var secretFileAge = desc("secret_file_age_seconds", "Time since the secret in use was last found in its file, by option; of several secrets the longest.", "option")
 
 // secretAges collects the ages of secrets read from files when it is scraped.
 type secretAges func() map[string]time.Duration

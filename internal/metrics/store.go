@@ -13,22 +13,11 @@ import (
 const countTimeout = 2 * time.Second
 
 var (
-	queueDeliveries = prometheus.NewDesc(prometheus.BuildFQName(namespace, subsystem, "queue_deliveries"),
-		"Deliveries held, by state; those that ended are kept for the retention time.", []string{"state"}, nil)
-	oldestPending = prometheus.NewDesc(prometheus.BuildFQName(namespace, subsystem, "oldest_pending_seconds"),
-		"Age of the oldest pending delivery, 0 when there is none.", nil, nil)
-	trackedPredictions = prometheus.NewDesc(prometheus.BuildFQName(namespace, subsystem, "tracked_predictions"),
-		"Predictions whose terminal event is to come.", nil, nil)
-
-	unreadable = prometheus.NewCounter(prometheus.CounterOpts{
-		Namespace: namespace, Subsystem: subsystem, Name: "unreadable_total",
-		Help: "Sealed values of the store that no sealing key opened.",
-	})
-
-	sealingReady = prometheus.NewGauge(prometheus.GaugeOpts{
-		Namespace: namespace, Subsystem: subsystem, Name: "sealing_ready",
-		Help: "1 while the sealing key is there and opens what signs, else 0.",
-	})
+	queueDeliveries    = desc("queue_deliveries", "Deliveries held, by state; those that ended are kept for the retention time.", "state")
+	oldestPending      = desc("oldest_pending_seconds", "Age of the oldest pending delivery, 0 when there is none.")
+	trackedPredictions = desc("tracked_predictions", "Predictions whose terminal event is to come.")
+	unreadable         = counter("unreadable_total", "Sealed values of the store that no sealing key opened.")
+	sealingReady       = gauge("sealing_ready", "1 while the sealing key is there and opens what signs, else 0.")
 )
 
 // CountUnreadable counts a sealed value that no key opens.
@@ -64,25 +53,22 @@ func (s storeCounts) Collect(ch chan<- prometheus.Metric) {
 	if err != nil {
 		return
 	}
-	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+	send := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
 	for state, n := range c.Deliveries {
-		gauge(queueDeliveries, float64(n), store.DeliveryState(state).String())
+		send(queueDeliveries, float64(n), store.DeliveryState(state).String())
 	}
 	age := 0.0
 	if !c.OldestPending.IsZero() {
 		age = max(time.Since(c.OldestPending).Seconds(), 0)
 	}
-	gauge(oldestPending, age)
-	gauge(trackedPredictions, float64(c.Tracked))
+	send(oldestPending, age)
+	send(trackedPredictions, float64(c.Tracked))
 }
 
 // clockOffset has no sample unless several nodes share the store.
-var clockOffset = prometheus.NewGaugeVec(prometheus.GaugeOpts{
-	Namespace: namespace, Subsystem: subsystem, Name: "clock_offset_seconds",
-	Help: "How far this node's clock is ahead of the database's, with store postgres.",
-}, nil)
+var clockOffset = gauges("clock_offset_seconds", "How far this node's clock is ahead of the database's, with store postgres.")
 
 // SetClockOffset records how far the clock of this process is ahead of the
 // database's.
