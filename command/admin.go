@@ -12,13 +12,14 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/admin/client"
 )
 
-// addAdmin adds the flags with which Caddy's own commands find the admin
-// endpoint.
+// addAdmin adds the flags of a command that asks a running Caddy: --json, and those
+// with which Caddy's own commands find the admin endpoint.
 func addAdmin(cmd *cobra.Command) {
 	cmd.Flags().String("address", "", "Admin endpoint, such as localhost:2019 or unix//run/caddy.sock")
 	cmd.Flags().StringP("config", "c", "", "Configuration file that names the admin endpoint")
 	files(cmd, "config")
 	cmd.Flags().StringP("adapter", "a", "", "Adapter for the configuration file")
+	addJSON(cmd)
 }
 
 // asking returns an action that calls f with a client of a running Caddy.

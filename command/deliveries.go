@@ -21,7 +21,6 @@ func deliveriesCommand() *cobra.Command {
 		addFilter(cmd, &q)
 		addPage(cmd, &q.Limit, &q.Cursor)
 		addAdmin(cmd)
-		addJSON(cmd)
 		return cmd
 	}
 	cmd := add(&cobra.Command{
@@ -107,7 +106,6 @@ func showCommand() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&payload, "payload", false, "Write the payload alone, byte for byte as receivers get it")
 	addAdmin(cmd)
-	addJSON(cmd)
 	return cmd
 }
 

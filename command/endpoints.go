@@ -20,7 +20,6 @@ to lately, those whose breaker is open first.`,
 		RunE: run(asking(listEndpoints)),
 	}
 	addAdmin(cmd)
-	addJSON(cmd)
 	reset := &cobra.Command{
 		Use:     "reset <endpoint>",
 		Short:   "Closes an endpoint's breaker, so that its deliveries go on at once",
@@ -38,7 +37,6 @@ to lately, those whose breaker is open first.`,
 		})),
 	}
 	addAdmin(reset)
-	addJSON(reset)
 	cmd.AddCommand(reset)
 	return cmd
 }

@@ -36,7 +36,6 @@ with its deliveries.`,
 	f.StringVar(&api, "api", "", "The API that the prediction is of, where several have the id")
 	addPage(cmd, &q.Limit, &q.Cursor)
 	addAdmin(cmd)
-	addJSON(cmd)
 	return cmd
 }
 

@@ -47,7 +47,6 @@ its way, is left alone then. The payload is the same.`,
 	cmd.Flags().BoolVar(&all, "all", false, "All that the filter selects")
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "With --all: say what would be sent, and send nothing")
 	addAdmin(cmd)
-	addJSON(cmd)
 	return cmd
 }
 

@@ -54,7 +54,6 @@ The secret goes to standard output alone.`,
 	cmd.Flags().StringVar(&api, "api", "", "The API that the prediction is of, where several have the id")
 	cmd.MarkFlagsMutuallyExclusive("client", "prediction")
 	addAdmin(cmd)
-	addJSON(cmd)
 	return cmd
 }
 

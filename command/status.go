@@ -23,7 +23,6 @@ it does not, the exit code is 4.`,
 		RunE:    run(asking(showStatus)),
 	}
 	addAdmin(cmd)
-	addJSON(cmd)
 	return cmd
 }
 

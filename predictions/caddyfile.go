@@ -55,22 +55,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}
 	o := directive.Options(d)
 	for o.Next() {
-		switch o.Name() {
-		case "api":
-			o.Text(&h.API, "the base URL of the prediction API, or off")
-		case "api_token":
-			o.Text(&h.APIToken, "a token, such as {env.REPLICATE_API_TOKEN}")
-		case "prefix":
-			o.Text(&h.Prefix, "a path such as /v1")
-		case "test_mode":
-			o.Choice(&h.TestMode, "on", "off")
-		case "max_body":
-			o.Size(&h.MaxBody)
-		case "serve_signing_secret":
-			o.Flag(&h.ServeSigningSecret)
-		default:
-			o.Unknown("api, api_token, prefix, test_mode, max_body or serve_signing_secret")
-		}
+		o.Field(h)
 	}
 	return o.Err()
 }

@@ -104,27 +104,27 @@ type Handler struct {
 	// is and what it may see; or off, when it can't be asked: then events
 	// come by callback alone. Required. Placeholders are expanded when the
 	// configuration is loaded.
-	API string `json:"api,omitempty"`
+	API string `json:"api,omitempty" arg:"the base URL of the prediction API, or off"`
 
 	// APIToken is what polls are authorized with. Default: the
 	// Authorization of the client that created the prediction, which is
 	// kept sealed until its end. Placeholders are expanded when the
 	// configuration is loaded.
-	APIToken string `json:"api_token,omitempty"`
+	APIToken string `json:"api_token,omitempty" arg:"a token, such as {env.REPLICATE_API_TOKEN}"`
 
 	// Prefix is where the API's paths begin on this server. Default: /v1.
 	// A single slash stands for none.
-	Prefix string `json:"prefix,omitempty"`
+	Prefix string `json:"prefix,omitempty" default:"/v1" arg:"a path such as /v1"`
 
 	// TestMode is on or off: whether clients may ask for test events.
 	// Default: on.
-	TestMode string `json:"test_mode,omitempty"`
+	TestMode string `json:"test_mode,omitempty" default:"on" choice:"on off"`
 
 	// MaxBody is the largest body in bytes that is read into memory, for
 	// request and response each. Larger requests are refused if they name a
 	// webhook, and pass otherwise; larger responses pass, without the three
 	// members. Default: 16 MiB.
-	MaxBody int64 `json:"max_body,omitempty"`
+	MaxBody int64 `json:"max_body,omitempty" default:"16MiB"`
 
 	// ServeSigningSecret puts the caller's signing secret into the API's
 	// response to GET /webhooks/default/secret, where official clients look
@@ -208,8 +208,10 @@ func (h *Handler) join(c client, k signingKeys, t tracking, b *body.Budget) erro
 // check sets the defaults and returns an error if the options are wrong, as far as
 // their text alone shows it.
 func (h *Handler) check() error {
-	h.setDefaults()
 	if err := directive.Check(h); err != nil {
+		return err
+	}
+	if err := directive.SetDefaults(h); err != nil {
 		return err
 	}
 	if h.API == "" {
@@ -223,9 +225,6 @@ func (h *Handler) check() error {
 	if h.API == apiOff && h.APIToken != "" {
 		return errors.New("api_token is set, but api is off")
 	}
-	if h.TestMode != "on" && h.TestMode != "off" {
-		return fmt.Errorf("test_mode is %q: use on or off", h.TestMode)
-	}
 	h.prefix = strings.TrimSuffix(h.Prefix, "/")
 	for i, segment := range strings.Split(h.prefix, "/") {
 		if (i == 0) != (segment == "") || i > 0 && !plain(segment) {
@@ -233,18 +232,6 @@ func (h *Handler) check() error {
 		}
 	}
 	return nil
-}
-
-func (h *Handler) setDefaults() {
-	if h.Prefix == "" {
-		h.Prefix = "/v1"
-	}
-	if h.TestMode == "" {
-		h.TestMode = "on"
-	}
-	if h.MaxBody == 0 {
-		h.MaxBody = 16 << 20
-	}
 }
 
 const apiOff = "off"
