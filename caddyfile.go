@@ -259,7 +259,7 @@ func parseEdge(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 		if strings.Contains(s, "{") {
 			continue // a placeholder, known when the configuration is loaded
 		}
-		if _, err := e.parseSecret(s); err != nil {
+		if _, err := checked.parseSecret(s); err != nil {
 			return fail(fmt.Errorf("secret %d: %w", i+1, err))
 		}
 	}

@@ -40,6 +40,8 @@ func (e *Edge) differsFrom(o *Edge) string {
 	switch {
 	case !sameSecrets(e, o):
 		return "secret"
+	case e.Payload != o.Payload:
+		return "payload"
 	case e.Scheme != o.Scheme:
 		return "scheme"
 	case e.Tolerance != o.Tolerance:

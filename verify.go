@@ -37,7 +37,7 @@ const off = caddy.Duration(-1)
 // -------|------
 // X-Replicate-Verified | replicate or standard, the scheme that verified; standard when both did
 // X-Replicate-Event | the event; left out when there is none
-// X-Replicate-Prediction-Id | the prediction's id
+// X-Replicate-Prediction-Id | the prediction's id; left out when the body is about none
 //
 // Bytes of an event or id that are not visible ASCII are percent-encoded in the
 // headers. A header whose value would be over 256 bytes is left out, and the log
@@ -62,9 +62,15 @@ type Edge struct {
 	// the configuration is loaded.
 	Secret []string `json:"secret,omitempty"`
 
+	// Payload is what a body may be: prediction, a webhook about a prediction,
+	// or any, any JSON object. Under any, the event is the member type, or else
+	// event, and dedup_key is message. Default: prediction.
+	Payload string `json:"payload,omitempty" default:"prediction" choice:"prediction any"`
+
 	// Scheme is the signature scheme accepted: replicate for
-	// X-Replicate-Signature, standard for Standard Webhooks. Default: both,
-	// as far as the secrets can sign them.
+	// X-Replicate-Signature, standard for Standard Webhooks. Under payload any
+	// the default is standard. Default: both, as far as the secrets can sign
+	// them.
 	Scheme string `json:"scheme,omitempty" choice:"replicate standard"`
 
 	// Tolerance is how far the signed time may be from now, either way.
@@ -77,7 +83,7 @@ type Edge struct {
 
 	// DedupKey is what makes two webhooks the same: event (prediction and
 	// event), prediction (the prediction alone) or message (webhook-id, or
-	// the signed bytes). Default: event.
+	// the signed bytes). Under payload any it is message. Default: event.
 	DedupKey string `json:"dedup_key,omitempty" default:"event" choice:"event prediction message"`
 
 	// Scope keeps handlers' events apart. Default: default. Handlers that
@@ -89,8 +95,8 @@ type Edge struct {
 	// request that holds a claim on its event. Default: 10s.
 	InFlightWait caddy.Duration `json:"in_flight_wait,omitempty" default:"10s"`
 
-	// Events are the events forwarded; others get a response of 200. Default:
-	// all.
+	// Events are the events forwarded; others get a response of 200. Under
+	// payload any they are compared as sent. Default: all.
 	Events []string `json:"events,omitempty"`
 
 	// MaxBody is the largest body in bytes. Default: 8 MiB.
@@ -155,6 +161,7 @@ func (e *Edge) config() edge.Config {
 		Tolerance:        max(0, time.Duration(e.Tolerance)),
 		Dedup:            max(0, time.Duration(e.Dedup)),
 		DedupKey:         e.DedupKey,
+		AnyPayload:       e.anyPayload(),
 		Scope:            e.Scope,
 		InFlightWait:     time.Duration(e.InFlightWait),
 		Events:           e.Events,
@@ -200,6 +207,7 @@ func statusOf(err error) int {
 //
 //	replicate_webhook [<matcher>] {
 //		secret           <secret...>
+//		payload          prediction|any
 //		scheme           replicate|standard
 //		tolerance        <duration>|off
 //		dedup            <ttl>|off
@@ -218,24 +226,26 @@ func (e *Edge) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		return d.Errf("unexpected %q: %s takes a matcher and a block", d.Val(), appName)
 	}
 	o := directive.Options(d)
+	var unknown error // of events, which payload any does not judge
 	for o.Next() {
-		switch o.Name() {
-		case "events":
-			for name, ok := o.Arg("one value or more"); ok; name, ok = o.Arg("") {
-				if _, err := event.Parse(name); err != nil {
-					o.Failf("events: %v", err)
-				}
-				e.Events = append(e.Events, name)
-				if o.Remaining() == 0 {
-					break
-				}
-			}
-		default:
-			o.Field(e)
+		o.Field(e)
+		if o.Name() != "events" {
+			continue
 		}
+		for _, name := range e.Events {
+			if _, err := event.Parse(name); err != nil {
+				unknown = d.Errf("events: %v", err)
+				break
+			}
+		}
+	}
+	if unknown != nil && !e.anyPayload() {
+		o.Fail(unknown)
 	}
 	return o.Err()
 }
+
+func (e *Edge) anyPayload() bool { return e.Payload == "any" }
 
 // setDefaults sets the defaults, and returns an error for options that are not valid
 // whatever the rest of the configuration is.
@@ -246,6 +256,11 @@ func (e *Edge) setDefaults() error {
 	if err := directive.Check(e); err != nil {
 		return err
 	}
+	if e.anyPayload() {
+		if err := e.setAnyPayload(); err != nil {
+			return err
+		}
+	}
 	if err := directive.SetDefaults(e); err != nil {
 		return err
 	}
@@ -253,12 +268,32 @@ func (e *Edge) setDefaults() error {
 		return fmt.Errorf("dedup is %s, less than twice the tolerance of %s: a webhook could be forgotten while its signed time is still good, and be replayed; use dedup %s or more",
 			time.Duration(e.Dedup), time.Duration(e.Tolerance), 2*time.Duration(e.Tolerance))
 	}
+	if e.anyPayload() {
+		return nil
+	}
 	for i, name := range e.Events {
 		known, err := event.Parse(name)
 		if err != nil {
 			return fmt.Errorf("events: %w", err)
 		}
 		e.Events[i] = known.Name()
+	}
+	return nil
+}
+
+// setAnyPayload sets the defaults that are others under payload any.
+func (e *Edge) setAnyPayload() error {
+	if e.Scheme == "" {
+		e.Scheme = signature.Standard.String()
+	}
+	if e.DedupKey == "" {
+		e.DedupKey = "message"
+	}
+	if e.DedupKey != "message" {
+		return fmt.Errorf("dedup_key is %q, but under payload any a body need not name a prediction: use dedup_key message, which is the default then, or payload prediction", e.DedupKey)
+	}
+	if slices.Contains(e.Events, "") {
+		return errors.New("events: an event's name is empty: name the events as the sender does in type or event, or leave events out")
 	}
 	return nil
 }
@@ -289,6 +324,9 @@ func (e *Edge) parseSecret(value string) (signature.Secret, error) {
 	s, err := signature.ParseSecret(value)
 	if scheme := signature.SchemeNamed(e.Scheme); err == nil && scheme != 0 && !s.Schemes().Has(scheme) {
 		err = fmt.Errorf("scheme %s takes %s", scheme, scheme.Secrets())
+		if e.anyPayload() {
+			err = fmt.Errorf("%w, and is the default under payload any: put whsec_ before a secret that is base64 alone", err)
+		}
 	}
 	return s, err
 }

@@ -48,6 +48,13 @@ func TestSignedVerifies(t *testing.T) {
 	headers := sh.file("headers", sh.pipe(body, "sign").ok("X-Replicate-Signature: ", "Webhook-Signature: v1,", "Webhook-Id: msg_").out)
 	sh.pipe(body, "verify", "--headers", headers).ok("valid", "replicate+standard", "p1")
 	sh.run("verify", "--headers", headers, sh.file("body", body)).ok("valid")
+	other := `{"type":"response.completed"}`
+	others := sh.file("others", sh.pipe(other, "sign", "--scheme", "standard").ok().out)
+	r := sh.pipe(other, "verify", "--headers", others)
+	r.says(r.out, "not valid", "prediction_id", "--payload any")
+	sh.pipe(other, "verify", "--headers", others, "--payload", "any").ok("valid", "response.completed")
+	r = sh.pipe(other, "verify", "--headers", others, "--payload", "json")
+	r.says(r.err, "use prediction or any")
 	sh.pipe(body, "verify", "--headers", headers, "--json").ok(`"valid": true`, `"scheme": "replicate+standard"`)
 	// What the edge takes for the same: another spelling of what was signed.
 	sh.pipe(strings.ReplaceAll(body, `,"`, `, "`), "verify", "-H", hmacHeader(siterun.EdgeSecret, body)).ok("valid", "JSON.stringify")

@@ -40,6 +40,7 @@ type verifying struct {
 	secrets, headers []string
 	headerFile       string
 	tolerance, at    string
+	payload          string
 }
 
 func verifyCommand() *cobra.Command {
@@ -62,6 +63,8 @@ secret, a body that was written anew on the way, a clock that is off.`,
 	f.StringVar(&v.headerFile, "headers", "", "A file with the request's headers, one a line")
 	files(cmd, "headers")
 	f.StringVar(&v.tolerance, "tolerance", "5m", "How far the signed time may be from now, or off")
+	f.StringVar(&v.payload, "payload", "prediction", "What the body may be, as in the edge's option payload: prediction or any")
+	enumerate(cmd, "payload", "prediction", "any")
 	f.StringVar(&v.at, "at", "", "The time to judge by, RFC 3339 or Unix seconds (default: now)")
 	addJSON(cmd)
 	return cmd
@@ -91,6 +94,16 @@ func (v *verifying) run(t *terminal, args []string) error {
 			return fmt.Errorf("--tolerance is %q: write a duration such as 5m, or off", v.tolerance)
 		}
 	}
+	verifier := edge.Verifier{Secrets: secrets, Accept: signature.Verifiable(secrets), Tolerance: tolerance}
+	switch v.payload {
+	case "prediction":
+	case "any":
+		// What the edge accepts by default then.
+		verifier.Any, verifier.Accept = true, signature.Standard
+		signature.AdoptSvix(h)
+	default:
+		return fmt.Errorf("--payload is %q: use prediction or any", v.payload)
+	}
 	now, err := (&signing{at: v.at}).time(t.now)
 	if err != nil {
 		return fmt.Errorf("--at is %q: write it like 2026-11-25T12:00:00Z, or as Unix seconds", v.at)
@@ -99,7 +112,7 @@ func (v *verifying) run(t *terminal, args []string) error {
 	if err != nil {
 		return err
 	}
-	out := judge(h, body, texts, secrets, tolerance, now)
+	out := judge(h, body, texts, verifier, now)
 	if !t.document(out) {
 		t.verdict(&out)
 	}
@@ -140,13 +153,11 @@ func (v *verifying) header() (http.Header, error) {
 }
 
 // judge verifies as the edge does, and explains a refusal.
-func judge(h http.Header, body []byte, texts []string, secrets []signature.Secret, tolerance time.Duration, now time.Time) verdict {
-	accept := signature.Verifiable(secrets)
-	claim, err := signature.ParseHeaders(h, accept)
+func judge(h http.Header, body []byte, texts []string, verifier edge.Verifier, now time.Time) verdict {
+	claim, err := signature.ParseHeaders(h, verifier.Accept)
 	if err != nil {
 		return headerVerdict(err)
 	}
-	verifier := edge.Verifier{Secrets: secrets, Accept: accept, Tolerance: tolerance}
 	hook, refused := verifier.Verify(claim, body, now)
 	if refused == nil {
 		return verdict{
@@ -157,7 +168,7 @@ func judge(h http.Header, body []byte, texts []string, secrets []signature.Secre
 	out := verdict{Reason: string(refused.Outcome), Why: refused.Error()}
 	switch refused.Outcome {
 	case edge.OutcomeSignature:
-		out.Why, out.Advice = explain(claim, h.Get(signature.HeaderReplicateSignature), body, secrets, texts)
+		out.Why, out.Advice = explain(claim, h.Get(signature.HeaderReplicateSignature), body, verifier.Secrets, texts)
 	case edge.OutcomeTimestamp:
 		out.Why = "the signature is right, but " + refused.Error()
 		out.Advice = "Compare the clocks of sender and receiver. If they agree, this is an old request that was sent again; a sender's retry is signed anew."
@@ -171,6 +182,9 @@ func judge(h http.Header, body []byte, texts []string, secrets []signature.Secre
 		edge.OutcomeTimestampCase, edge.OutcomeTimestampFormat:
 		out.Why = "the signature is right, but " + refused.Error()
 		out.Advice = "Write payload.timestamp like 2026-11-25T12:00:00Z (RFC 3339, with a time zone), as JavaScript's toISOString() and Python's datetime.now(timezone.utc).isoformat() do, or sign by Standard Webhooks."
+	case edge.OutcomePredictionID:
+		out.Why = "the signature is right, but " + refused.Error()
+		out.Advice = "The edge responds with 400: what was signed is not a webhook about a prediction. The option payload any accepts others: try --payload any."
 	default:
 		out.Why = "the signature is right, but " + refused.Error()
 		out.Advice = "The edge responds with 400: what was signed is not a webhook."
@@ -220,7 +234,9 @@ func (t *terminal) verdict(v *verdict) {
 	if v.Event != "" {
 		facts = append(facts, fact{"event", cell{text: v.Event}})
 	}
-	facts = append(facts, fact{"prediction", cell{text: v.Prediction}})
+	if v.Prediction != "" {
+		facts = append(facts, fact{"prediction", cell{text: v.Prediction}})
+	}
 	if !v.SignedAt.IsZero() {
 		facts = append(facts, fact{"signed", cell{text: exact(v.SignedAt) + ", " + t.ago(v.SignedAt)}})
 	}

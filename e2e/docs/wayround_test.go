@@ -2,20 +2,19 @@ package docs_test
 
 import (
 	"bufio"
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/e2e/rig/caddyrun"
+	"github.com/caddy-replicate/replicate-webhook/internal/signature"
 )
 
 // guarded is a place of a configuration where the edge stands.
@@ -67,9 +66,17 @@ func TestErrorRoutesAreNoWayRoundTheEdge(t *testing.T) {
 			body := `{"id":"p1","status":"succeeded"}`
 			for _, g := range places {
 				addr, before := s.Addr("PORT"+strings.ToUpper(g.server)), fallback.Count()
-				for _, signature := range []string{"", "x", strings.Repeat("0", 64)} {
+				for _, text := range []string{"", "x", strings.Repeat("0", 64)} {
+					h := make(http.Header)
+					if text != "" {
+						h.Set("X-Replicate-Signature", text)
+						for _, name := range []string{"Id", "Timestamp", "Signature"} {
+							h.Set("Webhook-"+name, text)
+							h.Set("Svix-"+name, text)
+						}
+					}
 					for _, method := range []string{"POST", "PUT"} {
-						send(t, addr, method, g.host, g.path, signature, body)
+						send(t, addr, method, g.host, g.path, h, body)
 					}
 				}
 				if fallback.Count() == before {
@@ -77,7 +84,8 @@ func TestErrorRoutesAreNoWayRoundTheEdge(t *testing.T) {
 				}
 			}
 			for _, r := range fallback.Seen() {
-				if len(r.Got) > 0 || r.ContentLength != 0 || r.Header.Get("X-Replicate-Signature") != "" || r.Header.Get("Content-Type") != "" {
+				if len(r.Got) > 0 || r.ContentLength != 0 || r.Header.Get("Content-Type") != "" ||
+					r.Header.Get("X-Replicate-Signature")+r.Header.Get("Webhook-Signature")+r.Header.Get("Svix-Signature") != "" {
 					t.Errorf("%s %s reached the app by an error route with %q and %v", r.Method, r.URL, r.Got, r.Header)
 				}
 			}
@@ -133,7 +141,7 @@ func waysRound(t *testing.T, c config, places []guarded) (wrong []string) {
 		seen := len(app.Seen())
 		for _, path := range variants(g.path) {
 			for _, method := range []string{"POST", "GET", "PUT"} {
-				status := send(t, addr, method, g.host, path, "", `{"id":"p1","status":"succeeded"}`)
+				status := send(t, addr, method, g.host, path, nil, `{"id":"p1","status":"succeeded"}`)
 				if n := len(app.Seen()); n > seen {
 					fail("%s %s unsigned reached the app", method, path)
 					seen = n
@@ -144,9 +152,13 @@ func waysRound(t *testing.T, c config, places []guarded) (wrong []string) {
 		}
 		body := fmt.Sprintf(`{"event":"prediction.completed","prediction":{"id":"p%d","status":"succeeded"},"timestamp":%q}`,
 			i, time.Now().UTC().Format(time.RFC3339))
-		mac := hmac.New(sha256.New, []byte(secret))
-		mac.Write([]byte(body))
-		status := send(t, addr, "POST", g.host, g.path, hex.EncodeToString(mac.Sum(nil)), body)
+		key, err := signature.ParseSecret(secret)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := make(http.Header)
+		signature.Sign(h, []signature.Secret{key}, "msg_"+strconv.Itoa(i), time.Now(), []byte(body))
+		status := send(t, addr, "POST", g.host, g.path, h, body)
 		if reached := len(app.Seen()) - seen; status == 401 || g.proxied && (status != 200 || reached != 1) {
 			fail("POST %s signed was answered %d and reached the app %d times", g.path, status, reached)
 		}
@@ -173,7 +185,7 @@ func variants(path string) []string {
 
 // send sends a request as it is written, and gives the answer's status. Paths
 // are not touched on their way, as a client library would.
-func send(t *testing.T, addr, method, host, path, signature, body string) int {
+func send(t *testing.T, addr, method, host, path string, header http.Header, body string) int {
 	t.Helper()
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
@@ -181,11 +193,12 @@ func send(t *testing.T, addr, method, host, path, signature, body string) int {
 	}
 	defer func() { _ = conn.Close() }()
 	_ = conn.SetDeadline(time.Now().Add(2 * caddyrun.Patience))
-	if signature != "" {
-		signature = "X-Replicate-Signature: " + signature + "\r\n"
+	var lines strings.Builder
+	if err := header.Write(&lines); err != nil {
+		t.Fatal(err)
 	}
 	_, err = fmt.Fprintf(conn, "%s %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\n%sContent-Length: %d\r\nConnection: close\r\n\r\n%s",
-		method, path, host, signature, len(body), body)
+		method, path, host, &lines, len(body), body)
 	if err != nil {
 		t.Fatal(err)
 	}

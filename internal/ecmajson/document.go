@@ -75,8 +75,7 @@ type Document struct {
 	dup       int // offset of the first repeated key in the scanned form, -1 for none
 	kind      Kind
 	canonical bool
-	folds     bool
-	folded    string
+	folded    []foldedKey
 }
 
 // Bytes returns the ECMAScript form of the whole text: JSON.stringify(JSON.parse(text)).
@@ -114,7 +113,23 @@ func (d *Document) DuplicateKey() (key string, offset int, found bool) {
 // alone, in the sense of [bytes.EqualFold], at the place where that one is looked
 // for. Parsers that ignore case, such as Go's encoding/json, take the one for
 // the other.
-func (d *Document) FoldedKey() (key string, found bool) { return d.folded, d.folds }
+func (d *Document) FoldedKey() (key string, found bool) {
+	if len(d.folded) == 0 {
+		return "", false
+	}
+	return d.folded[0].key, true
+}
+
+// FoldedTwin returns the first key of those that FoldedKey looks for that stands
+// beside the selector's own, so that parsers differ on which of the two counts.
+func (d *Document) FoldedTwin() (key string, found bool) {
+	for _, f := range d.folded {
+		if f.slot < 0 || d.vals[f.slot].kind != Missing {
+			return f.key, true
+		}
+	}
+	return "", false
+}
 
 // Value returns the value at path i of the selector given to [Parse]; the zero Value
 // when the text has no such member, the parent is not an object, or the

@@ -343,3 +343,28 @@ func TestFoldedKey(t *testing.T) {
 		}
 	}
 }
+
+// TestFoldedTwin: only what stands beside the wanted key itself is ambiguous.
+func TestFoldedTwin(t *testing.T) {
+	sel := NewSelector([]string{"id"}, []string{"type"}, []string{"prediction"}, []string{"prediction", "id"})
+	for src, want := range map[string]string{
+		`{"ID":1,"Type":2,"Prediction":{"Id":3}}`: "",
+		`{"id":1,"type":2}`:                       "",
+		`{"id":1,"ID":2}`:                         "ID",
+		`{"ID":2,"id":1}`:                         "ID",
+		`{"ID":1,"TYPE":2,"Type":3,"type":4}`:     "TYPE",
+		`{"prediction":{"ID":3}}`:                 "",
+		`{"prediction":{"ID":3,"id":3}}`:          "ID",
+		`{"id":null,"iD":1}`:                      "iD",
+		`{"x":{"id":1,"ID":2}}`:                   "",
+	} {
+		d, err := Parse([]byte(src), Limits{}, sel)
+		if err != nil {
+			t.Fatal(err)
+		}
+		key, found := d.FoldedTwin()
+		if key != want || found != (want != "") {
+			t.Errorf("%s: got %q, %v; want %q", src, key, found, want)
+		}
+	}
+}

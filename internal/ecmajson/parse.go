@@ -74,7 +74,7 @@ func Parse(src []byte, lim Limits, sel *Selector) (*Document, error) {
 	d.canonical = p.buf == nil && len(d.out) == len(src) && p.plans.n == 0
 	d.kind = kindOf(src[p.lead])
 	d.depth, d.dup, d.listed = p.depth, p.dup, p.listed
-	d.folds, d.folded = p.folds, p.folded
+	d.folded = p.folded
 	if p.plans.n > 0 || p.grow > 0 {
 		e := emitter{parser: &p, in: d.out}
 		d.out = e.emit()
@@ -116,10 +116,9 @@ type parser struct {
 
 	sel    *Selector
 	vals   []slot
-	want   [3]int  // slot of the value to come at depth 1 and 2, or -1
-	top    *selTop // the selected key of the top-level object we are in
-	folds  bool    // folded is set
-	folded string
+	want   [3]int      // slot of the value to come at depth 1 and 2, or -1
+	top    *selTop     // the selected key of the top-level object we are in
+	folded []foldedKey // the first of each wanted key
 	listed chunks[listedMember]
 }
 

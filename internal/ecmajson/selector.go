@@ -111,7 +111,7 @@ func (p *parser) match(depth int, key []byte) {
 			return
 		}
 		for i := range p.sel.tops {
-			p.fold(p.sel.tops[i].key, key)
+			p.fold(p.sel.tops[i].key, p.sel.tops[i].slot, key)
 		}
 		return
 	}
@@ -125,15 +125,28 @@ func (p *parser) match(depth int, key []byte) {
 		}
 	}
 	for _, u := range p.top.subs {
-		p.fold(u.key, key)
+		p.fold(u.key, u.slot, key)
 	}
 }
 
+// foldedKey is a key that differs by case alone from the wanted one of a slot,
+// which is -1 where only the members below it are wanted.
+type foldedKey struct {
+	slot int
+	key  string
+}
+
 // fold notes a key that is taken for a wanted one by those who ignore case.
-func (p *parser) fold(wanted, key []byte) {
-	if !p.folds && bytes.EqualFold(wanted, key) {
-		p.folds, p.folded = true, unquote(key)
+func (p *parser) fold(wanted []byte, slot int, key []byte) {
+	if !bytes.EqualFold(wanted, key) {
+		return
 	}
+	for _, f := range p.folded {
+		if f.slot == slot {
+			return
+		}
+	}
+	p.folded = append(p.folded, foldedKey{slot, unquote(key)})
 }
 
 // begin notes that a value of one of the two outermost levels starts at i.

@@ -45,7 +45,7 @@ func Discard(r *http.Request) {
 	}
 	stripConnection(r.Header)
 	for name := range r.Header {
-		if signature.IsProtected(name) || signature.IsReserved(name) {
+		if signature.IsProtected(name) || signature.IsReserved(name) || signature.IsSvix(name) {
 			delete(r.Header, name)
 		}
 	}

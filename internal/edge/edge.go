@@ -50,6 +50,9 @@ type Config struct {
 	// InFlightWait is how long a request waits for another one that holds a
 	// claim on its event.
 	InFlightWait time.Duration
+	// AnyPayload accepts every JSON object, also one that is not about a
+	// prediction. DedupKey must be message then.
+	AnyPayload bool
 	// Events are the names of the events that are forwarded. Empty is all.
 	Events []string
 	// MaxBody is the largest body in bytes.
@@ -184,6 +187,9 @@ func (q *request) serve(client string) (Outcome, error) {
 // admit refuses what can be judged without the body, cheapest first.
 func (q *request) admit() *Refusal {
 	scrub(q.r.Header)
+	if q.AnyPayload {
+		signature.AdoptSvix(q.r.Header)
+	}
 	refused := q.judgeHeaders()
 	if refused != nil {
 		refused.Unread = true
@@ -199,7 +205,7 @@ func (q *request) judgeHeaders() *Refusal {
 			Header: map[string]string{"Allow": http.MethodPost},
 		}
 	}
-	q.verifier = Verifier{Secrets: q.Secrets(), Accept: q.Scheme, Tolerance: q.Tolerance}
+	q.verifier = Verifier{Secrets: q.Secrets(), Accept: q.Scheme, Tolerance: q.Tolerance, Any: q.AnyPayload}
 	if q.Scheme == 0 {
 		q.verifier.Accept = signature.Verifiable(q.verifier.Secrets)
 	}

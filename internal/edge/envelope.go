@@ -34,20 +34,27 @@ const (
 	pathPredictionStatus
 	pathID
 	pathStatus
+	pathType // of anySelector alone
 )
 
 // NewSelector returns the selector of the values that an Envelope is made of.
-func NewSelector() *ecmajson.Selector {
-	return ecmajson.NewSelector(
-		[]string{"event"},
-		[]string{"timestamp"},
-		[]string{"prediction"},
-		[]string{"prediction", "id"},
-		[]string{"prediction", "status"},
-		[]string{"id"},
-		[]string{"status"},
-	)
+func NewSelector() *ecmajson.Selector { return ecmajson.NewSelector(paths[:]...) }
+
+var paths = [...][]string{
+	{"event"},
+	{"timestamp"},
+	{"prediction"},
+	{"prediction", "id"},
+	{"prediction", "status"},
+	{"id"},
+	{"status"},
 }
+
+var (
+	selector = NewSelector()
+	// anySelector selects what readAny needs.
+	anySelector = ecmajson.NewSelector(append(paths[:], []string{"type"})...)
+)
 
 // ReadEnvelope reads the envelope of a body that was parsed with NewSelector's
 // selector. Members of an unexpected type count as missing.
@@ -66,5 +73,23 @@ func ReadEnvelope(d *ecmajson.Document) Envelope {
 		e.Name = event.ForWebhookStatus(e.Status).Name()
 	}
 	e.Timestamp, e.TimestampFault = parseTimestamp(d.Value(pathTimestamp))
+	return e
+}
+
+// readAny reads the envelope of a body that need not be about a prediction, and was
+// parsed with anySelector. Its event is the text type, else the text event. Without
+// either, it is a bare prediction if it has the id and a status of one.
+func readAny(d *ecmajson.Document) Envelope {
+	e := ReadEnvelope(d)
+	name, _ := d.Value(pathType).Text()
+	if name == "" {
+		name, _ = d.Value(pathEvent).Text()
+	}
+	if e.ID == "" || e.Bare && (name != "" || e.Name == "") {
+		return Envelope{Name: name, Timestamp: e.Timestamp, TimestampFault: e.TimestampFault}
+	}
+	if name != "" {
+		e.Name = name
+	}
 	return e
 }

@@ -40,9 +40,9 @@ type Verifier struct {
 	Accept signature.Scheme
 	// Tolerance is how far the signed time may be from now. 0 is any.
 	Tolerance time.Duration
+	// Any accepts every JSON object, also one that is not about a prediction.
+	Any bool
 }
-
-var selector = NewSelector()
 
 // Verify checks the signatures, the signed time and the JSON, in this order. The
 // JSON is parsed once: for the form that may be signed, for what the event is, and
@@ -50,9 +50,13 @@ var selector = NewSelector()
 func (v *Verifier) Verify(claim *signature.Claim, raw []byte, now time.Time) (*Webhook, *Refusal) {
 	var doc *ecmajson.Document
 	var syntax error
+	selected, read := selector, ReadEnvelope
+	if v.Any {
+		selected, read = anySelector, readAny
+	}
 	parse := func() {
 		if doc == nil && syntax == nil {
-			doc, syntax = ecmajson.Parse(raw, ecmajson.Limits{}, selector)
+			doc, syntax = ecmajson.Parse(raw, ecmajson.Limits{}, selected)
 		}
 	}
 	result, err := claim.Verify(v.Secrets, raw, func() []byte {
@@ -73,7 +77,7 @@ func (v *Verifier) Verify(claim *signature.Claim, raw []byte, now time.Time) (*W
 		}
 		return nil, invalid(OutcomeJSON, syntax)
 	}
-	hook := &Webhook{Envelope: ReadEnvelope(doc), Result: result}
+	hook := &Webhook{Envelope: read(doc), Result: result}
 	if v.Tolerance > 0 {
 		if refused := v.judgeTime(hook, now); refused != nil {
 			return nil, refused
@@ -88,11 +92,22 @@ func (v *Verifier) Verify(claim *signature.Claim, raw []byte, now time.Time) (*W
 	if key, offset, found := doc.DuplicateKey(); found {
 		return nil, invalid(OutcomeDuplicateKey, fmt.Errorf("key %.64q occurs twice in one object, at byte %d: parsers differ on which counts", key, offset))
 	}
-	if key, found := doc.FoldedKey(); found {
+	folded := doc.FoldedKey
+	if v.Any {
+		// Another sender may write all its keys in another case.
+		folded = doc.FoldedTwin
+	}
+	if key, found := folded(); found {
 		return nil, invalid(OutcomeFoldedKey, fmt.Errorf("key %.64q differs by case alone from one that says what the event is: parsers differ on whether it counts", key))
 	}
 	if doc.Depth() > maxDepth {
 		return nil, invalid(OutcomeDepth, fmt.Errorf("the body is nested %d deep, the limit is %d", doc.Depth(), maxDepth))
+	}
+	if v.Any {
+		if doc.Kind() != ecmajson.Object {
+			return nil, invalid(OutcomeJSON, fmt.Errorf("the body is not a JSON object: its type is %s", doc.Kind()))
+		}
+		return hook, nil
 	}
 	if hook.Envelope.ID == "" {
 		return nil, invalid(OutcomePredictionID, errors.New("the body has neither prediction.id nor id as a string"))
@@ -135,7 +150,9 @@ func (v *Verifier) judgeTime(hook *Webhook, now time.Time) *Refusal {
 	if refused := v.judgeFreshness(hook.JudgedAt, now); refused != nil {
 		return refused
 	}
-	if !hook.Timestamp.After(hook.JudgedAt) {
+	if v.Any && v.Accept == signature.Standard || !hook.Timestamp.After(hook.JudgedAt) {
+		// Of another sender's body it is not known whose time its timestamp
+		// is. No signature is accepted that covers the body's time alone.
 		return nil
 	}
 	if !signature.Fresh(hook.Timestamp, now, v.Tolerance) {
