@@ -12,6 +12,7 @@ import (
 var withCaddy = []string{
 	// They adapt Caddy's modules, requests or syntax.
 	"internal/app", "internal/clientip", "internal/demo", "internal/directive", "internal/history",
+	"internal/inbox/route",
 	"internal/secret",
 	"store/copy", "store/postgres", "store/shared", "store/sqlite",
 	// They acquire the store, which store/shared keeps in Caddy's usage pool.

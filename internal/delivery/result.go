@@ -82,7 +82,7 @@ func (r *result) read(ctx context.Context, resp *http.Response, now time.Time, t
 		}
 		return
 	case r.outcome == OutcomeRedirect && location != "" && !r.exception:
-		r.text = "redirect to " + printable([]byte(location[:min(len(location), maxLocation)]), true) + " not followed"
+		r.text = "redirect to " + Printable([]byte(location[:min(len(location), maxLocation)]), true) + " not followed"
 	case r.outcome == OutcomeRedirect && location != "":
 		// The target of an internal receiver's redirect is for the operator
 		// alone.
@@ -109,13 +109,13 @@ func readBody(resp *http.Response) (string, error) {
 		m, err := resp.Body.Read(buf[n:])
 		n += m
 		if err == io.EOF {
-			return printable(buf[:n], false), nil
+			return Printable(buf[:n], false), nil
 		}
 		if err != nil {
-			return printable(buf[:n], true), err
+			return Printable(buf[:n], true), err
 		}
 	}
-	text := printable(buf[:n], true)
+	text := Printable(buf[:n], true)
 	if resp.ContentLength > maxRead {
 		return text, nil
 	}
@@ -125,11 +125,11 @@ func readBody(resp *http.Response) (string, error) {
 	return text, nil
 }
 
-// printable returns text that every store, terminal and web page accepts:
+// Printable returns text that every store, terminal and web page accepts:
 // invalid UTF-8 and control characters other than tab and line feed are replaced
 // by U+FFFD, carriage returns are removed, and the text is at most maxKept bytes
 // long. If the text was cut, half a character at its end is removed.
-func printable(b []byte, cut bool) string {
+func Printable(b []byte, cut bool) string {
 	if cut {
 		b = trimPartial(b)
 	}

@@ -28,12 +28,12 @@ func TestPrintable(t *testing.T) {
 		"continuations":   {"\x80\x80\x80\x80\x80", true, "\ufffd\ufffd\ufffd\ufffd\ufffd"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := printable([]byte(c.in), c.cut); got != c.want {
+			if got := Printable([]byte(c.in), c.cut); got != c.want {
 				t.Errorf("got %q, want %q", got, c.want)
 			}
 		})
 	}
-	if got := printable([]byte(strings.Repeat("\xff", maxKept)), true); len(got) > maxKept || !utf8.ValidString(got) {
+	if got := Printable([]byte(strings.Repeat("\xff", maxKept)), true); len(got) > maxKept || !utf8.ValidString(got) {
 		t.Errorf("replacing grew the text to %d bytes", len(got))
 	}
 }

@@ -1,5 +1,5 @@
 // Package spans adds the attempts of a delivery to the trace of the request that
-// created its prediction.
+// created its prediction, or that brought the event.
 //
 // Caddy's tracing does not export its provider, so it is taken from a traced
 // request. From then on attempts are spans; a provider that was shut down makes
@@ -9,6 +9,7 @@ package spans
 import (
 	"context"
 	"net/http"
+	"strings"
 	"sync/atomic"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -33,11 +34,12 @@ func (t *Tracer) Seen(ctx context.Context) {
 	}
 }
 
-// name is the instrumentation scope.
-const name = "github.com/caddy-replicate/replicate-webhook"
+// scope is the instrumentation scope.
+const scope = "github.com/caddy-replicate/replicate-webhook"
 
-// Attempt starts the span of an attempt, as a child of the stored trace context, and
-// sets the request's headers to its own context. The function that it returns ends
+// Attempt starts the span of an attempt, and sets the request's headers to its own
+// context. It is a child of the trace context that is stored with a delivery, or, of
+// an event for the app, of the one in the headers. The function that it returns ends
 // the span; it takes the HTTP status, 0 if there was no response, and why the
 // attempt failed. It is delivery.Config's Trace.
 func (t *Tracer) Attempt(ctx context.Context, d *store.Delivery, attempt int, h http.Header) (context.Context, func(status int, err error)) {
@@ -46,17 +48,29 @@ func (t *Tracer) Attempt(ctx context.Context, d *store.Delivery, attempt int, h 
 		return ctx, func(int, error) {}
 	}
 	format := propagation.TraceContext{}
-	ctx = format.Extract(ctx, propagation.MapCarrier{"traceparent": d.Traceparent})
-	ctx, span := (*provider).Tracer(name).Start(ctx, "deliver "+d.Event.Name(), trace.WithSpanKind(trace.SpanKindClient),
-		trace.WithAttributes(
-			attribute.String("http.request.method", http.MethodPost),
+	attributes := []attribute.KeyValue{
+		attribute.String("http.request.method", http.MethodPost),
+		attribute.String("replicate_webhook.delivery", d.ID),
+		attribute.Int("replicate_webhook.attempt", attempt),
+	}
+	var name string
+	if in := d.Inbound; in != nil {
+		ctx = format.Extract(ctx, propagation.HeaderCarrier(h))
+		name = strings.TrimSpace("forward " + in.Name)
+		attributes = append(attributes,
+			attribute.String("replicate_webhook.scope", in.Scope),
+			attribute.String("replicate_webhook.prediction", in.PredictionID),
+			attribute.String("replicate_webhook.event", in.Name))
+	} else {
+		ctx = format.Extract(ctx, propagation.MapCarrier{"traceparent": d.Traceparent})
+		name = "deliver " + d.Event.Name()
+		attributes = append(attributes,
 			// The path and query are a secret of the receiver's at times.
 			attribute.String("replicate_webhook.endpoint", store.EndpointOf(d.URL)),
-			attribute.String("replicate_webhook.delivery", d.ID),
 			attribute.String("replicate_webhook.prediction", d.PredictionID),
-			attribute.String("replicate_webhook.event", d.Event.Name()),
-			attribute.Int("replicate_webhook.attempt", attempt),
-		))
+			attribute.String("replicate_webhook.event", d.Event.Name()))
+	}
+	ctx, span := (*provider).Tracer(scope).Start(ctx, name, trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(attributes...))
 	format.Inject(ctx, propagation.HeaderCarrier(h))
 	return ctx, func(status int, err error) {
 		if status != 0 {
