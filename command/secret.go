@@ -57,8 +57,8 @@ The secret goes to standard output alone.`,
 	return cmd
 }
 
-// secretFlag says where secrets come from. They are never arguments, which
-// other users of the machine can see and shells remember.
+// secretFlag describes the sources of secrets. Secrets are never arguments, which
+// other users of the machine can see and shells keep in their history.
 const secretFlag = "Where the secret is: NAME of an environment variable, @file, or - for standard input"
 
 // defaultSecret is the environment variable that is read unless a flag says

@@ -30,7 +30,7 @@ type verdict struct {
 	Canonicalised bool `json:"canonicalised,omitempty"`
 	// Reason is the label under which the edge counts such a request.
 	Reason string `json:"reason,omitempty"`
-	// Why says in words what is wrong, and Advice what to do.
+	// Why describes what is wrong, and Advice what to do.
 	Why    string `json:"why,omitempty"`
 	Advice string `json:"advice,omitempty"`
 }

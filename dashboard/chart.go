@@ -38,7 +38,7 @@ type bar struct {
 	Slot     int // where its room begins
 	X, Width int
 	Parts    []part
-	// Title says in words what it shows.
+	// Title is a description of what it shows.
 	Title string
 	From  time.Time
 	// Values are the numbers, in the order of the series.

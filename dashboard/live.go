@@ -17,8 +17,8 @@ const (
 	maxStreams = 200
 	// refreshEvery is the least time between two refreshes of a page.
 	refreshEvery = 2 * time.Second
-	// refreshAnyway is when a page is refreshed without a sign of a change:
-	// other nodes may have worked, and times go by.
+	// refreshAnyway is the time after which a page is refreshed although no
+	// counter has changed: other nodes may have worked, and relative times age.
 	refreshAnyway = 15 * time.Second
 )
 

@@ -55,7 +55,7 @@ type Callback struct {
 	logger  *zap.Logger
 }
 
-// callbacks is what the handler uses of tracker.Tracker.
+// callbacks is the part of tracker.Tracker that the handler uses.
 type callbacks interface {
 	Callback(ctx context.Context, token string, body []byte) error
 }

@@ -22,8 +22,8 @@ type hidden struct {
 	sum []byte
 }
 
-// minToken is how much of a token at the end of a response that was cut off is
-// worth hiding.
+// minToken is the length from which on a part of a token at the end of a response
+// that broke off is hidden.
 const minToken = 8
 
 // verdict is the result of matching a place in a response.
@@ -304,7 +304,8 @@ func lower(c byte) byte {
 type concealer struct {
 	h    *hidden
 	emit func([]byte) error
-	// tail is what is not decided yet, and before the byte before it.
+	// tail has the bytes that are not decided yet, and before the byte before
+	// them.
 	tail   []byte
 	before byte
 	// found reports that something was hidden.

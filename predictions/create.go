@@ -203,7 +203,7 @@ func (h *Handler) capture(w http.ResponseWriter, r *http.Request, next caddyhttp
 	return x.a.run(next, r, x.settle)
 }
 
-// afterClient is how long an exchange may go on once its client is gone. The
+// afterClient is the time for which an exchange may go on once its client is gone. The
 // API's longest synchronous response takes a minute.
 const afterClient = 10 * time.Minute
 
@@ -269,8 +269,7 @@ func (x *captured) settle(complete bool) {
 	}
 }
 
-// passing says in the header of a response that passes what becomes of the
-// webhook.
+// passing sets the status of the webhook in the header of a response that passes.
 func (x *captured) passing(why reason) {
 	switch why {
 	case notObject:

@@ -125,7 +125,7 @@ func (u *unpacker) run(codings []string, sink func([]byte) error) error {
 	}
 }
 
-// chunkReader is what the decoders of an unpacker read.
+// chunkReader is the input of the decoders of an unpacker.
 type chunkReader struct {
 	u     *unpacker
 	rest  []byte // of the last chunk

@@ -87,9 +87,9 @@ func (m *manager) deliveries(r *http.Request, rt route) (reply, error) {
 	return reply{http.StatusOK, append(body, '\n')}, err
 }
 
-// cursor is where a page begins: the rows before which this page and the ones
-// between it and the newest begin. The store reads from newer to older only, so
-// that a cursor has to know the way back itself.
+// cursor is the position of a page: the rows before which this page and the ones
+// between it and the newest begin. The store reads from newer to older only, so the
+// cursor itself holds the positions of the newer pages.
 type cursor []int64
 
 // maxCursor bounds the way back. Beyond it the previous page of the oldest one

@@ -91,7 +91,7 @@ func cutRequest(doc *ecmajson.Document, callback string) []byte {
 	}, extra)
 }
 
-// fields are what a response says of a webhook.
+// fields are the members of a response that describe a webhook.
 type fields struct {
 	url       string // empty: null
 	status    store.WebhookStatus

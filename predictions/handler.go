@@ -33,7 +33,7 @@ func init() {
 	caddy.RegisterModule(Callback{})
 }
 
-// App is what the handlers use of the app module replicate_webhook.
+// App is the part of the app module replicate_webhook that the handlers use.
 type App interface {
 	Upstream() *upstream.Client
 	SigningKeys() *signingkey.Keys
@@ -42,7 +42,7 @@ type App interface {
 	Secrets() *secret.Watcher
 }
 
-// client is what the handler uses of upstream.Client.
+// client is the part of upstream.Client that the handler uses.
 type client interface {
 	Join(api upstream.API) error
 	Renew(api upstream.API)
@@ -50,13 +50,13 @@ type client interface {
 	CheckAccount(ctx context.Context, api upstream.API, h http.Header) error
 }
 
-// signingKeys is what the handler uses of signingkey.Keys.
+// signingKeys is the part of signingkey.Keys that the handler uses.
 type signingKeys interface {
 	PerClient() bool
 	SigningSecret(ctx context.Context, identity string) (string, error)
 }
 
-// tracking is what the handler uses of tracker.Tracker.
+// tracking is the part of tracker.Tracker that the handler uses.
 type tracking interface {
 	Ready(ctx context.Context) error
 	CheckURL(raw string) error
@@ -106,13 +106,13 @@ type Handler struct {
 	// configuration is loaded.
 	API string `json:"api,omitempty" arg:"the base URL of the prediction API, or off"`
 
-	// APIToken is what polls are authorized with. Default: the
+	// APIToken is the token that authorizes polls. Default: the
 	// Authorization of the client that created the prediction, which is
 	// kept sealed until its end. Placeholders are expanded when the
 	// configuration is loaded.
 	APIToken string `json:"api_token,omitempty" arg:"a token, such as {env.REPLICATE_API_TOKEN}"`
 
-	// Prefix is where the API's paths begin on this server. Default: /v1.
+	// Prefix begins the API's paths on this server. Default: /v1.
 	// A single slash stands for none.
 	Prefix string `json:"prefix,omitempty" default:"/v1" arg:"a path such as /v1"`
 

@@ -110,8 +110,8 @@ func (m *manager) readUpdate(w http.ResponseWriter, r *http.Request) (patch, err
 	return readPatch(body.data, m.tracker.CheckURL)
 }
 
-// updateUntracked gives a webhook to a prediction that was created without
-// one, which is tracked from here on. To take it away is to change nothing.
+// updateUntracked sets the webhook of a prediction that was created without one, and
+// tracks it from here on. Removing a webhook from such a prediction changes nothing.
 func (m *manager) updateUntracked(r *http.Request, change patch, s *prediction.Snapshot) (fields, error) {
 	switch {
 	case !change.hasURL:

@@ -93,7 +93,7 @@ func cannotAct(member string, body []byte, err error) *problem {
 	return p
 }
 
-// advice says where a body leaves JSON, and what to write in its place.
+// advice returns where a body stops being valid JSON, and what to write instead.
 func advice(body []byte, err error) string {
 	if bytes.HasPrefix(body, []byte("\ufeff")) {
 		return ": send it without a byte order mark"

@@ -26,7 +26,7 @@ import (
 type problem struct {
 	status int
 	detail string // for clients
-	// retry is how long to wait, in seconds, for a 429 or 503.
+	// retry is the Retry-After of a 429 or 503, in seconds.
 	retry int
 	// closing ends the connection: part of the request is unread, and
 	// net/http would otherwise read on before it responds.

@@ -17,10 +17,11 @@ import (
 )
 
 const (
-	// redeliveriesPerMinute is how many redeliveries a caller may ask for.
+	// redeliveriesPerMinute is the number of redeliveries that a caller may ask
+	// for.
 	redeliveriesPerMinute = 60
 	redeliveryInterval    = time.Minute / redeliveriesPerMinute
-	// maxLimiters is how many callers' limiters are kept.
+	// maxLimiters is the number of callers whose limiters are kept.
 	maxLimiters = 10_000
 )
 

@@ -15,11 +15,11 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
 )
 
-// statusHeader says of a webhook what webhook_status would, in a response whose
-// body can't be changed.
+// statusHeader has the value of webhook_status in a response whose body can't be
+// changed.
 const statusHeader = "X-Replicate-Webhook-Status"
 
-// responseMode is what is done with a response of the upstream.
+// responseMode is the way in which a response of the upstream is handled.
 type responseMode uint8
 
 const (
@@ -30,7 +30,7 @@ const (
 	dropped                // nothing of it leaves
 )
 
-// reason is why a response passes whose body is not changed.
+// reason is the reason why the body of a response is not changed.
 type reason string
 
 const (
@@ -53,7 +53,7 @@ type response struct {
 	holds func(status int) bool
 	// limit is the largest response held, in bytes. A larger one passes.
 	limit int64
-	// charge is what is held takes from the budget.
+	// charge is the share of the budget that the held bytes take.
 	charge *body.Charge
 	// scan makes one that can't be held pass in the mode trailing.
 	scan bool
@@ -124,7 +124,7 @@ func unconditional(r *http.Request) *http.Request {
 	return r
 }
 
-// errNoResponse says that next is not a proxy, or that there is none.
+// errNoResponse is the error where the next handler is not a proxy, or there is none.
 var errNoResponse = errors.New("no handler after replicate_predictions has responded: send its requests to the API, with reverse_proxy for example")
 
 // from has the next handler respond. Where none does, Caddy would respond 200

@@ -8,7 +8,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
 )
 
-// action is what is done with a request.
+// action is the way in which a request is handled.
 type action uint8
 
 const (

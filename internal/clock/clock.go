@@ -13,11 +13,11 @@ import (
 )
 
 const (
-	// maxDrift is how far the wall clock may move against the monotonic one
-	// before that counts as a step.
+	// maxDrift is the largest difference between the wall clock and the
+	// monotonic one that does not count as a step.
 	maxDrift = 2 * time.Second
-	// settling is how long a wall clock that was set forward has to stay there
-	// before things expire by it.
+	// settling is the time after which things expire by a wall clock that was
+	// set forward.
 	settling = 5 * time.Minute
 	// maxSpans bounds the steps that are remembered one by one.
 	maxSpans = 64

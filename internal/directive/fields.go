@@ -76,7 +76,7 @@ func (w *Walker) read(tag reflect.StructTag, dst any) {
 	}
 }
 
-// SetDefaults gives the fields of a configuration that are 0 or empty their
+// SetDefaults sets the fields of a configuration that are 0 or empty to their
 // defaults. It returns an error if a text is not one of its choices, or if a
 // duration is off that cannot be. config is a pointer to a struct.
 func SetDefaults(config any) error {

@@ -6,7 +6,7 @@ import (
 )
 
 const (
-	// maxDigits is how many digits the shortest form of a double has at most.
+	// maxDigits is the largest number of digits in the shortest form of a double.
 	maxDigits = 17
 	// formLen is the length of the longest form, -0.0000012345678901234567, and
 	// some.

@@ -57,7 +57,7 @@ func kindOf(c byte) Kind {
 	}
 }
 
-// inlineSlots is how many selected values fit into a Document without an
+// inlineSlots is the number of selected values that fit into a Document without an
 // allocation of their own.
 const inlineSlots = 8
 

@@ -16,8 +16,8 @@ type emitter struct {
 	stack []region
 	moved []slot   // the final extents of the selected values
 	ends  []uint32 // see index
-	// bounds are where selected values start and end in the scanned form, in
-	// ascending order.
+	// bounds are the offsets at which selected values start and end in the
+	// scanned form, in ascending order.
 	bounds []int
 
 	pieces, copied int // the work done

@@ -9,8 +9,8 @@ import "bytes"
 // within the size of the source. No other byte below 0x20 is ever in it.
 const longMark = 0x01
 
-// exactDigits is how many decimal digits a double always holds: a decimal of no
-// more digits, without trailing zeros, is its own shortest form.
+// exactDigits is the number of decimal digits that a double always holds: a decimal
+// of no more digits, without trailing zeros, is its own shortest form.
 const exactDigits = 15
 
 // number scans the number literal at i and returns the offset after it, or -1.

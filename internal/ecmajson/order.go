@@ -149,8 +149,8 @@ func (p *parser) repeatsLarge(text []byte, base int) (found bool) {
 	return found
 }
 
-// lookahead is how many keys are looked up in a table at once: what is not in a
-// cache is then fetched for all of them at the same time.
+// lookahead is the number of keys that are looked up in a table at once: cells that
+// are not in a cache are then fetched for all of them at the same time.
 const lookahead = 32
 
 // enter puts member k into the table, from cell c on, and reports whether its key

@@ -11,7 +11,7 @@ const maxSize = 1<<30 - 1
 
 // Limits bounds what [Parse] accepts. The zero value has the defaults.
 type Limits struct {
-	// MaxDepth is how deep arrays and objects may be nested; beyond it the error
+	// MaxDepth is the deepest nesting of arrays and objects; beyond it the error
 	// is ErrDepth. 0 or less: 10000. Each level costs four bytes for the time of
 	// the parse, and up to twice that again while the stack grows.
 	MaxDepth int

@@ -20,13 +20,13 @@ const (
 	// one with 10^maxDecimal or more an infinity, when the comparison is strict.
 	minDecimal = -324
 	maxDecimal = 308
-	// headDigits is how many decimal digits always fit into 64 bits.
+	// headDigits is the number of decimal digits that always fit into 64 bits.
 	headDigits = 19
-	// decisive is how many significant digits can matter: the decimals halfway
-	// between two doubles have 767 or fewer.
+	// decisive is the number of significant digits that can matter: the decimals
+	// halfway between two doubles have 767 or fewer.
 	decisive = 770
-	// exponentCap is beyond any exponent that the length of a literal could make
-	// up for.
+	// exponentCap is larger than any exponent that the digits of a literal could
+	// compensate for.
 	exponentCap = 1 << 40
 )
 

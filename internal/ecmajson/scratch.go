@@ -5,7 +5,7 @@ import "sync"
 const (
 	chunkBits = 10
 	chunkLen  = 1 << chunkBits
-	// firstLen is what a list begins with. Most stay within it.
+	// firstLen is the first capacity of a list. Most lists stay within it.
 	firstLen = 16
 )
 
@@ -101,7 +101,7 @@ func (x *extents) shrink() {
 	x.used = 0
 }
 
-// scratch is what one parse needs besides its result.
+// scratch holds the working memory of one parse.
 type scratch struct {
 	frames  []uint32
 	members chunks[member]

@@ -82,7 +82,7 @@ func (s *Selector) sub(t *selTop, key []byte) int {
 	return s.n - 1
 }
 
-// slot is where one wanted value was found: its kind, and its extent in the
+// slot holds the place of one selected value: its kind, and its extent in the
 // scanned form and in the source. The scanned extent is replaced by that in
 // the final form when the two differ.
 type slot struct {

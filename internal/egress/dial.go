@@ -18,11 +18,11 @@ const (
 	// a dial needs an end of its own.
 	dialTimeout = 15 * time.Second
 
-	// attemptDelay is how long one attempt to connect may take before the
-	// next address is tried beside it (RFC 8305, section 5).
+	// attemptDelay is the time after which the next address is tried beside an
+	// attempt to connect that is still running (RFC 8305, section 5).
 	attemptDelay = 250 * time.Millisecond
 
-	// maxAttempts is how many addresses of one host are tried. Whoever owns
+	// maxAttempts is the number of addresses of one host that are tried. Whoever owns
 	// a name can list any number of other people's addresses under it.
 	maxAttempts = 6
 )

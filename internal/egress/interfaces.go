@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// ownAddrsAge is how long a list of the host's own addresses is used before
-// it is read again. Addresses come and go with containers, VPNs and renewed
+// ownAddrsAge is the time for which a list of the host's own addresses is used
+// before it is read again. Addresses come and go with containers, VPNs and renewed
 // leases, while reading them is a system call that a burst of dials need not
 // repeat.
 const ownAddrsAge = 5 * time.Second

@@ -8,7 +8,7 @@ import (
 	"sync"
 )
 
-// Trace tells, during and after a request, which address it was sent to. It is
+// Trace records, during and after a request, the address that it was sent to. It is
 // safe for concurrent use.
 type Trace struct {
 	guard     *Guard

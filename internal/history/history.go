@@ -31,7 +31,7 @@ const (
 // Counts are the values of the counters.
 type Counts [counters]uint64
 
-// Sample is what happened within one step.
+// Sample counts the events of one step.
 type Sample struct {
 	End time.Time
 	// Counts are the increases of the counters within the step.

@@ -25,9 +25,9 @@ type Delivery struct {
 	// Attempts made so far.
 	Attempts int       `json:"attempts"`
 	Created  time.Time `json:"created"`
-	// Due is when the next attempt of a pending delivery is.
+	// Due is the time of the next attempt of a pending delivery.
 	Due time.Time `json:"due,omitzero"`
-	// Ended is when any other came to its end.
+	// Ended is the time at which any other delivery ended.
 	Ended time.Time `json:"ended,omitzero"`
 }
 

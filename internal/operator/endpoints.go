@@ -60,7 +60,7 @@ func (s *Service) ResetEndpoint(name string) (Reset, error) {
 	return Reset{Endpoint: name}, nil
 }
 
-// Secret is what signs a client's webhooks. It is for operators' eyes and for
+// Secret is the signing secret of a client's webhooks. It is for operators' eyes and for
 // no log or cache.
 type Secret struct {
 	// Signing is per_client or shared.

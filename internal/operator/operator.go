@@ -31,7 +31,7 @@ var (
 	ErrUnavailable = store.ErrUnavailable
 )
 
-// InvalidError says what is wrong with an option of a query.
+// InvalidError is the error of a query with an option that is not valid.
 type InvalidError struct {
 	Option  string
 	Problem string

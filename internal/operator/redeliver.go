@@ -30,7 +30,7 @@ func (s *Service) Redeliver(ctx context.Context, id string) (out Redelivery, err
 	return out, nil
 }
 
-// Bulk says what a call of RedeliverAll did with one page of deliveries.
+// Bulk is the result of a call of RedeliverAll for one page of deliveries.
 type Bulk struct {
 	// Matched deliveries that were looked at.
 	Matched int `json:"matched"`

@@ -15,12 +15,13 @@ type Status struct {
 	API int `json:"api"`
 	// Version of the plugin.
 	Version string `json:"version"`
-	// Since is when the configuration was loaded.
+	// Since is the time at which the configuration was loaded.
 	Since time.Time   `json:"since"`
 	Store StoreStatus `json:"store"`
 	// Deliveries held, by state.
 	Deliveries DeliveryCounts `json:"deliveries"`
-	// OldestPending is when the oldest pending delivery was committed.
+	// OldestPending is the time at which the oldest pending delivery was
+	// committed.
 	OldestPending time.Time `json:"oldest_pending,omitzero"`
 	// TrackedPredictions counts the predictions without a terminal event.
 	TrackedPredictions int `json:"tracked_predictions"`

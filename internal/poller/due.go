@@ -6,8 +6,8 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
-// Settling is how long after the start of a process nothing is given up or
-// forgotten by its stamp alone: the clock may have to be set right first.
+// Settling is the time after the start of a process in which nothing is given up or
+// deleted by its stamp alone: the clock may have to be set right first.
 const Settling = 5 * time.Minute
 
 // FirstPoll returns when a prediction that is created now is due for the first

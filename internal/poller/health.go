@@ -13,26 +13,26 @@ const (
 	maxRetryAfter = retryafter.Max
 	// defaultRetryAfter follows a 429 without Retry-After.
 	defaultRetryAfter = 10 * time.Second
-	// failuresToPause is how many polls in a row have to fail before all that
-	// share their API or credential are paused. A hanging API would otherwise
-	// take every place from the others.
+	// failuresToPause is the number of failed polls in a row after which all polls
+	// with their API or credential are paused. An API that hangs would otherwise
+	// take all places.
 	failuresToPause = 16
 	// minFailurePause and maxFailurePause bound that pause, which is twice as
 	// long each time.
 	minFailurePause = 5 * time.Second
 	maxFailurePause = time.Minute
-	// probes is how many polls may wait for a response at once after such a
-	// pause, until one arrives.
+	// probes is the number of polls that may wait for a response at once after
+	// such a pause, until one arrives.
 	probes = 4
-	// tokenShare is how many polls with one token may wait for a response at
-	// once while none has arrived within slowAfter, and apiShare how many of
-	// one API with several tokens.
+	// tokenShare is the number of polls with one token that may wait for a
+	// response at once while none has arrived within slowAfter, and apiShare
+	// that of one API with several tokens.
 	tokenShare = concurrentPolls / 4
 	apiShare   = 3 * tokenShare
 	slowAfter  = 5 * time.Second
-	// shareWait is when a poll beyond the share is tried again.
+	// shareWait is the delay before a poll beyond the share is tried again.
 	shareWait = time.Second
-	// maxEntries is how many entries are kept before idle ones are dropped.
+	// maxEntries is the number of entries from which on idle ones are deleted.
 	maxEntries = 10_000
 )
 

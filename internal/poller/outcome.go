@@ -19,16 +19,16 @@ import (
 )
 
 const (
-	// maxNotFound is how many 404s in a row may come from an API that has not
-	// caught up with its own creations. After that polls slow down; only
-	// GiveUp ends them, for an event can't be taken back.
+	// maxNotFound is the number of 404s in a row that are attributed to an API
+	// whose reads lag behind its creates. After that polls slow down; only
+	// GiveUp ends them, because an event can't be withdrawn.
 	maxNotFound = 10
 	// maxRefusedInterval is the longest time between polls that the API
 	// refuses.
 	maxRefusedInterval = 15 * time.Minute
-	// failuresToGiveUp is how many polls in a row have to fail before an
-	// overdue prediction is given up: after a long time off, the API gets a
-	// chance to tell how it ended.
+	// failuresToGiveUp is the number of failed polls in a row after which an
+	// overdue prediction is given up: after a long downtime of this process, the
+	// API is still asked how the prediction ended.
 	failuresToGiveUp = 5
 )
 

@@ -25,7 +25,7 @@ import (
 )
 
 const (
-	// concurrentPolls is how many polls run at once.
+	// concurrentPolls is the number of polls that run at once.
 	concurrentPolls = 32
 	// callbackInterval is the least time between polls of a prediction that
 	// has a callback too.
@@ -37,7 +37,7 @@ const (
 	storeRetryInterval = time.Second
 )
 
-// Schedule says how often a prediction is polled. It is an option of the
+// Schedule is the schedule of a prediction's polls. It is an option of the
 // configuration, and fields that are 0 take their defaults.
 type Schedule struct {
 	// Initial is the time from the create to the first poll. Default:
@@ -244,7 +244,7 @@ func (p *Poller) allowed(pred *store.Prediction, who allowance, now time.Time) t
 	return p.health.begin(who, now, left <= -maxRetryAfter)
 }
 
-// release gives a claim back. After an error the store has lost the claim or still
+// release gives up a claim. After an error the store has lost the claim or still
 // has it; either way the prediction is due at the next start at the latest.
 func (p *Poller) release(st store.Store, pred store.Prediction, due time.Time) {
 	ctx, cancel := context.WithTimeout(context.Background(), store.CommitTimeout)

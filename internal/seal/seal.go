@@ -54,8 +54,8 @@ type KeyID [8]byte
 // String returns the id in hexadecimal digits.
 func (id KeyID) String() string { return hex.EncodeToString(id[:]) }
 
-// PrefixSize is how many bytes of a sealed value are the same for all that were
-// sealed with one key.
+// PrefixSize is the length of the prefix that all values sealed with one key share,
+// in bytes.
 const PrefixSize = 1 + len(KeyID{})
 
 // SealedWith reads the id of the key that a value was sealed with from the value

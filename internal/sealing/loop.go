@@ -27,8 +27,8 @@ const (
 	// logInterval is the time between two log lines about the same trouble.
 	logInterval = time.Minute
 
-	// batch is how many values one transaction seals again, and pause the time
-	// to the next transaction, which is left to others.
+	// batch is the number of values that one transaction seals again, and pause
+	// the time until the next one, in which others can use the store.
 	batch = 100
 	pause = 20 * time.Millisecond
 )

@@ -112,7 +112,7 @@ func total(counts map[string]int) (n int) {
 	return n
 }
 
-// restoring says how a missing key comes back.
+// restoring describes how to restore a missing key.
 const restoring = `restore it from the backup that was made when the store was set up, with mode 0600; without one, see "Lost sealing keys" in docs/operations.md`
 
 // load reads the key file.

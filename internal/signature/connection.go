@@ -48,8 +48,8 @@ func IsProtected(name string) bool {
 	return false
 }
 
-// reservedPrefix is what the names of all headers begin with that this plugin
-// sets, on what it passes on and on what it delivers.
+// reservedPrefix begins the names of all headers that this plugin sets, on forwarded
+// requests and on deliveries.
 const reservedPrefix = "x-replicate-"
 
 // IsReserved reports whether name begins with X-Replicate-, in any spelling of

@@ -71,7 +71,7 @@ func (e *HeaderError) Error() string {
 	}
 }
 
-// Claim is what the headers of a request say about its signatures. Nothing in
+// Claim holds the signatures of a request as its headers state them. Nothing in
 // it is to be trusted before [Claim.Verify] has succeeded. The zero value
 // claims nothing and never verifies. It is read only once made.
 type Claim struct {

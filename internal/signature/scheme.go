@@ -50,7 +50,7 @@ const (
 	all Scheme = 1<<len(schemes) - 1
 )
 
-// scheme is what is particular to one scheme.
+// scheme describes one signature scheme.
 type scheme struct {
 	name string
 	// headers carry the signature, the signature itself last. Any of them

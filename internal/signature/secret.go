@@ -56,8 +56,8 @@ type keys struct {
 // does. The zero value is that of no secret.
 type Fingerprint [8]byte
 
-// fingerprinted is what a fingerprint signs. It is no JSON, so that no body of a
-// webhook has the signature that a fingerprint begins.
+// fingerprinted is the text that a fingerprint signs. It is not JSON, so that no body
+// of a webhook has a signature that begins with the fingerprint.
 const fingerprinted = "fingerprint of a signing secret"
 
 func newKeys(replicate, standard *keyed) *keys {

@@ -11,7 +11,7 @@ import (
 // say which: a sender without the secret has no use for knowing.
 var ErrSignature = errors.New("verifying signature: no secret matches")
 
-// Result is what [Claim.Verify] established.
+// Result is the result of [Claim.Verify].
 type Result struct {
 	// Schemes are the schemes that verified: all that were claimed.
 	Schemes Scheme

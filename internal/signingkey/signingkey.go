@@ -32,7 +32,7 @@ const (
 
 const (
 	masterBytes = 32
-	// maxClients is how many clients' secrets are kept in memory.
+	// maxClients is the number of clients whose secrets are kept in memory.
 	maxClients = 10_000
 )
 

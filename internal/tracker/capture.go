@@ -52,7 +52,8 @@ func (c Capture) String() string {
 // Format writes String for every verb and flag.
 func (c Capture) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, c.String()) }
 
-// tokenBytes is how much randomness names a prediction before its id is known.
+// tokenBytes is the number of random bytes in a callback token, which names a
+// prediction before its id is known.
 const tokenBytes = 32
 
 // Reserve makes a callback URL for a prediction that is about to be created,

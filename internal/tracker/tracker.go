@@ -27,7 +27,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store/shared"
 )
 
-// Retention says how long finished things are kept. It is an option of the
+// Retention is the time for which finished things are kept. It is an option of the
 // configuration, and fields that are 0 take their defaults.
 type Retention struct {
 	// Deliveries is for deliveries and their log. Default: 72h.

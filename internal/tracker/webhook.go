@@ -13,7 +13,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
-// SetWebhook gives a prediction another webhook from the next attempt on, or
+// SetWebhook changes the webhook of a prediction from the next attempt on, or
 // none: an empty url disables it. events of 0 keeps the filter. It returns p as
 // it is then.
 //

@@ -42,7 +42,7 @@ func problem(status int, detail string) *Refusal {
 	}
 }
 
-// Error says that the API could not be asked, or gave no usable response. It is
+// Error is the error of an API that could not be asked, or sent no usable response. It is
 // ErrFailed.
 type Error struct {
 	// API and Path are what was asked for.

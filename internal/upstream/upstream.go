@@ -50,8 +50,8 @@ const (
 	maxAccount = 1 << 20
 	// MaxPrediction is the largest response with a prediction, in bytes.
 	MaxPrediction = 64 << 20
-	// maxDiscarded is how much of an unread response is read for the sake of
-	// its connection.
+	// maxDiscarded is the number of bytes of an unread response that are read so
+	// that its connection can be used again.
 	maxDiscarded = 4 << 10
 )
 

@@ -26,7 +26,7 @@ type Request struct {
 	*http.Request
 	// Got is the whole body.
 	Got []byte
-	// ReadErr is why the body could not be read to its end.
+	// ReadErr is the error that ended the body early.
 	ReadErr error
 	// N counts requests, from 1.
 	N int

@@ -22,7 +22,7 @@ const (
 	// User and Password are the login.
 	User     = "operator"
 	Password = "a password of the tests"
-	// passwordHash is what caddy hash-password prints for Password, of the
+	// passwordHash is the output of caddy hash-password for Password, of the
 	// lowest cost.
 	passwordHash = "$2a$04$3P/PyA2dNDSFieIABqOjQecaJhkyv16n7tQeZWvKW5pH0F9HMsgEe"
 	// SigningSecret signs what is delivered.
