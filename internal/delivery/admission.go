@@ -111,9 +111,11 @@ type claim struct {
 	reserved []*lane
 	// resume are the lanes that the store is to ask for again.
 	resume []store.Lane
-	// overflow is the number of places in the overflow that the offers of the
-	// claim under way need.
-	overflow int
+	// starved are the lanes that the store has parked because no worker was free.
+	starved []store.Lane
+	// overflow and workers are the numbers of places in the overflow and of
+	// workers that the offers of the claim under way need.
+	overflow, workers int
 	// full reports that nothing could be claimed for want of room.
 	full bool
 }
@@ -144,6 +146,8 @@ type attemptInFlight struct {
 	// apart reports that the breaker of the delivery's URL is open: the
 	// delivery moves to the lane of its URL without an attempt.
 	apart bool
+	// skipped reports that its claim ends without an attempt.
+	skipped bool
 	// expired is the result of a delivery that has waited for too long, nil
 	// if an attempt is made.
 	expired *result
@@ -154,9 +158,15 @@ func (a *admission) endpoint(name string, now time.Time) *endpoint {
 	if p := a.endpoints[name]; p != nil {
 		return p
 	}
-	p := &endpoint{name: name, used: now}
+	p := &endpoint{name: name, used: now, limits: &a.conf.Endpoint}
 	p.timer = timer{at: now.Add(idleAfter), endpoint: p}
-	if r := a.conf.Endpoint.Rate; r.Count > 0 {
+	if scope, inbox := (store.Lane{Endpoint: name}).Inbox(); inbox {
+		if p.inbox = a.conf.inboxes[scope]; p.inbox != nil {
+			p.limits = &p.inbox.limits
+		}
+		p.absent = p.inbox == nil
+	}
+	if r := p.limits.Rate; r.Count > 0 {
 		p.limiter = rate.NewLimiter(rate.Limit(float64(r.Count)/time.Duration(r.Per).Seconds()), r.Count)
 	}
 	a.endpoints[name] = p
@@ -179,9 +189,27 @@ func (a *admission) prepare(now time.Time) (resume []store.Lane, limit int) {
 	c := &a.claim
 	c.overflow = 0
 	resume, c.resume = c.resume, nil
-	limit = max(min(a.workers.free(), a.backlog.limit()), 0)
-	c.full = limit == 0
+	c.workers = 0
+	if a.workers.free() > 0 {
+		// A lane that found no worker is asked for again.
+		resume = append(resume, c.starved...)
+		c.starved = c.starved[:0]
+	}
+	limit = max(min(a.workers.free()+a.freeInboxes(), a.backlog.limit()), 0)
+	c.full = limit == 0 || len(c.starved) > 0
 	return resume, limit
+}
+
+// freeInboxes returns how many more events the apps of inboxes may have. They take
+// no workers.
+func (a *admission) freeInboxes() (n int) {
+	for scope, inbox := range a.conf.inboxes {
+		n += inbox.Concurrency
+		if p := a.endpoints[store.InboxLane(scope).Endpoint]; p != nil {
+			n -= p.inFlight
+		}
+	}
+	return n
 }
 
 // slots returns how many deliveries of a lane the store may claim. The store
@@ -194,6 +222,15 @@ func (a *admission) slots(key store.Lane, now time.Time) store.Slots {
 		a.claim.asked = append(a.claim.asked, l)
 	}
 	n := a.share(p, l, now)
+	if len(a.conf.inboxes) > 0 && p.inbox == nil && !p.absent && n > 0 {
+		// The claim's limit counts the places of apps as well as workers.
+		if n = min(n, a.workers.free()-a.claim.workers); n <= 0 {
+			p.unreserve(l)
+			l.starved = true
+			return store.Slots{}
+		}
+		a.claim.workers += n
+	}
 	p.unreserve(l)
 	if n == 0 {
 		if by := a.outages.dueBy(p, p.urls[key], now); !by.IsZero() {
@@ -206,7 +243,7 @@ func (a *admission) slots(key store.Lane, now time.Time) store.Slots {
 		}
 		return store.Slots{}
 	}
-	if !p.trustedAt(now) {
+	if p.inbox == nil && !p.trustedAt(now) {
 		a.claim.overflow++
 	}
 	l.offered = n
@@ -234,13 +271,19 @@ func (a *admission) share(p *endpoint, l *lane, now time.Time) int {
 // together. It does not look at the number of workers, which is the claim's
 // limit.
 func (a *admission) allowed(p *endpoint, now time.Time) int {
-	if p.breaker.cooling(now) {
+	if p.absent || p.breaker.cooling(now) {
 		return 0
 	}
 	used := p.inFlight + p.offered
-	n := a.conf.Endpoint.Concurrency - used
+	n := p.limits.Concurrency - used
 	if p.limiter != nil {
 		n = min(n, p.tokens(now)-p.offered)
+	}
+	if p.inbox != nil {
+		if p.breaker.open {
+			n = min(n, 1-used)
+		}
+		return max(n, 0)
 	}
 	if p.trustedAt(now) && !p.breaker.open {
 		// Half of what is free: the next endpoint finds something left.
@@ -266,10 +309,11 @@ func (a *admission) begin(d store.Delivery, now time.Time) *attemptInFlight {
 	}
 	p.used = now
 	a.backlog.add(len(d.Payload))
-	u := p.urls[urlLane(&d)]
+	u := p.urls[urlLane(&d)] // none for an inbox
 	if expired || u != nil && u.blocked(now) {
 		f.expired = a.outages.expiredResult(p, u, d.DueAt, now)
-		f.apart = f.expired == nil
+		f.skipped = f.expired == nil
+		f.apart = f.skipped && p.inbox == nil
 		a.backlog.commit(f)
 		return f
 	}
@@ -286,7 +330,9 @@ func (a *admission) begin(d store.Delivery, now time.Time) *attemptInFlight {
 	if p.limiter != nil {
 		p.limiter.AllowN(now, 1)
 	}
-	a.workers.start(f, f.probe || !p.trustedAt(now))
+	if p.inbox == nil {
+		a.workers.start(f, f.probe || !p.trustedAt(now))
+	}
 	return f
 }
 
@@ -300,6 +346,9 @@ func (a *admission) endClaim(failed, limited bool, now time.Time) {
 		switch {
 		case failed:
 			c.resume = append(c.resume, l.key)
+		case l.starved:
+			c.starved = append(c.starved, l.key)
+			p.unpark(l)
 		case l.reserved > 0 && l.taken >= l.offered:
 			l.again = true
 			again = append(again, l)
@@ -312,7 +361,7 @@ func (a *admission) endClaim(failed, limited bool, now time.Time) {
 		default:
 			p.unpark(l)
 		}
-		l.offered, l.taken, l.expired, l.asked = 0, 0, false, false
+		l.offered, l.taken, l.expired, l.asked, l.starved = 0, 0, false, false, false
 		a.reconsider(p, now)
 		p.tidy(l)
 	}
@@ -351,18 +400,19 @@ func (a *admission) release(f *attemptInFlight, r *result, now time.Time) (u *ho
 	p.record(r.outcome, now.Sub(f.began), now)
 	switch {
 	case r.outcome.responded():
+		p.blamed = nil
 		ofEndpoint = p.breaker.succeeded()
 	case r.outcome.blames() == blameEndpoint:
-		ofEndpoint = p.breaker.failed(&a.conf.Endpoint.Breaker, f.probe, 0, r.text, now)
+		ofEndpoint = p.failed(f, r, now)
 	}
 	switch ofEndpoint {
 	case opened, reopened:
 		a.sooner(&p.timer, p.breaker.until)
 		if ofEndpoint == opened {
-			a.conf.Metrics.AddOpenEndpoints(1)
+			a.countOpen(p, 1)
 		}
 	case closed:
-		a.conf.Metrics.AddOpenEndpoints(-1)
+		a.countOpen(p, -1)
 	}
 	if ofEndpoint == opened || ofEndpoint == closed {
 		a.outages.changed(store.Lane{Endpoint: p.name})
@@ -371,6 +421,13 @@ func (a *admission) release(f *attemptInFlight, r *result, now time.Time) (u *ho
 	a.reconsider(p, now)
 	p.tidyTenant(f.tenant)
 	return u, ofURL, ofEndpoint
+}
+
+// countOpen counts an endpoint of URLs whose breaker opened or closed.
+func (a *admission) countOpen(p *endpoint, n int) {
+	if p.inbox == nil {
+		a.conf.Metrics.AddOpenEndpoints(n)
+	}
 }
 
 // forget ends what release and begin have left of an attempt.
@@ -385,7 +442,7 @@ func (a *admission) reconsider(p *endpoint, now time.Time) {
 	if p.line.Len() == 0 || p.waiting {
 		return
 	}
-	if len(a.workers.waiting) > 0 && p.inFlight == 0 && !p.trustedAt(now) && !p.breaker.cooling(now) {
+	if p.inbox == nil && len(a.workers.waiting) > 0 && p.inFlight == 0 && !p.trustedAt(now) && !p.breaker.cooling(now) {
 		a.workers.enqueueForOverflow(p) // behind the others
 		return
 	}
@@ -422,7 +479,7 @@ func (a *admission) resumeParked(l *lane) {
 
 // hasWaiters reports whether somebody waits for capacity that is returned.
 func (a *admission) hasWaiters() bool {
-	return a.claim.full || len(a.claim.resume) > 0 || len(a.workers.waiting) > 0
+	return a.claim.full || len(a.claim.resume) > 0 || len(a.claim.starved) > 0 || len(a.workers.waiting) > 0
 }
 
 // fireTimers looks at the endpoints and URLs whose timer is due.
@@ -462,7 +519,7 @@ func (a *admission) sooner(t *timer, at time.Time) {
 // forgetEndpoint drops the state of an endpoint.
 func (a *admission) forgetEndpoint(p *endpoint) {
 	if p.breaker.close() == closed {
-		a.conf.Metrics.AddOpenEndpoints(-1)
+		a.countOpen(p, -1)
 		a.outages.changed(store.Lane{Endpoint: p.name})
 	}
 	a.timers.Remove(&p.timer)
@@ -485,7 +542,7 @@ func (a *admission) nextWake(now time.Time) time.Time {
 
 // parked lists the lanes that the store does not ask for.
 func (a *admission) parked() []store.Lane {
-	lanes := slices.Clone(a.claim.resume)
+	lanes := append(slices.Clone(a.claim.resume), a.claim.starved...)
 	for _, p := range a.endpoints {
 		for key, l := range p.lanes {
 			if l.parked {

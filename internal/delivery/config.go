@@ -19,6 +19,9 @@ type Store interface {
 	Ready() error
 	store.Queue
 	store.Outages
+	// Pauses is that of store.Inbox. It is called for inboxes alone, also while
+	// the store asks for slots.
+	Pauses(scope string) []store.Span
 }
 
 // Metrics is told what an engine does. Its methods are called on the path of
@@ -32,6 +35,11 @@ type Metrics interface {
 	CountDelivery(event string, f Final)
 	// ObserveLag records the time from an event's commit to its receipt.
 	ObserveLag(time.Duration)
+	// CountInboxAttempt counts an attempt to hand an event to its app.
+	CountInboxAttempt(Outcome)
+	// ObserveInboxLag records the time from an event's acceptance to its app's
+	// 2xx.
+	ObserveInboxLag(time.Duration)
 	// AddOpenEndpoints changes the number of endpoints whose breaker is open.
 	AddOpenEndpoints(n int)
 }
@@ -39,11 +47,13 @@ type Metrics interface {
 // noMetrics is Metrics for nobody.
 type noMetrics struct{}
 
-func (noMetrics) CountAttempt(Outcome)         {}
-func (noMetrics) ObserveAttempt(time.Duration) {}
-func (noMetrics) CountDelivery(string, Final)  {}
-func (noMetrics) ObserveLag(time.Duration)     {}
-func (noMetrics) AddOpenEndpoints(int)         {}
+func (noMetrics) CountAttempt(Outcome)          {}
+func (noMetrics) ObserveAttempt(time.Duration)  {}
+func (noMetrics) CountDelivery(string, Final)   {}
+func (noMetrics) ObserveLag(time.Duration)      {}
+func (noMetrics) CountInboxAttempt(Outcome)     {}
+func (noMetrics) ObserveInboxLag(time.Duration) {}
+func (noMetrics) AddOpenEndpoints(int)          {}
 
 // Config configures an Engine. Numbers and durations that are 0 take their
 // defaults.
@@ -56,6 +66,9 @@ type Config struct {
 	// called for each attempt. An error or an empty list makes the attempt
 	// fail: nothing is ever sent unsigned. Required.
 	Secrets func(ctx context.Context, client string) ([]signature.Secret, error)
+
+	// Inboxes are the apps that events are for. The events of other scopes wait.
+	Inboxes []Inbox
 
 	// Guard says where a delivery may go. Without a Client, the engine makes
 	// one from it that keeps as many connections as Endpoint.Concurrency
@@ -88,6 +101,10 @@ type Config struct {
 	OnFailed         func(Report)
 	OnEndpointOpen   func(EndpointReport)
 	OnEndpointClosed func(EndpointReport)
+	// OnInboxFailed is called for an event that its app did not take in time.
+	OnInboxFailed func(Report)
+
+	inboxes map[string]*Inbox // by scope
 }
 
 // setDefaults checks the configuration and sets its defaults.
@@ -112,5 +129,15 @@ func (c *Config) setDefaults() error {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return c.Options.SetDefaults()
+	if err := c.Options.SetDefaults(); err != nil {
+		return err
+	}
+	c.inboxes = make(map[string]*Inbox, len(c.Inboxes))
+	for _, inbox := range c.Inboxes {
+		if err := inbox.setDefaults(); err != nil {
+			return err
+		}
+		c.inboxes[inbox.Scope] = &inbox
+	}
+	return nil
 }

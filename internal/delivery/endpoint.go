@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"container/list"
+	"slices"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -22,7 +23,17 @@ const (
 // endpoint is what the engine knows of one endpoint. It is guarded by the
 // engine's mutex.
 type endpoint struct {
-	name     string
+	name string
+	// limits are those of the configuration, or of the inbox.
+	limits *Endpoint
+	// inbox is the app that it stands for, nil for an endpoint of URLs.
+	inbox *Inbox
+	// absent reports that it stands for an app that this configuration does not
+	// have: its events wait.
+	absent bool
+	// blamed are the events that have failed since the last response of an app,
+	// up to minBlamed.
+	blamed   []int64
 	inFlight int
 	// reserved are the slots reserved for lanes that are to be asked for,
 	// offered those that the claim under way has offered to the store.
@@ -62,6 +73,24 @@ func (p *endpoint) record(o Outcome, took time.Duration, now time.Time) {
 	}
 }
 
+// failed counts an attempt that got no complete response against the breaker. That
+// of an app opens only when several events have failed, since one alone may be what
+// the app can't take. What the app asks for prolongs an open breaker's cooldown.
+func (p *endpoint) failed(f *attemptInFlight, r *result, now time.Time) transition {
+	limit := p.limits.Breaker
+	if p.inbox == nil {
+		return p.breaker.failed(&limit, f.probe, 0, r.text, now)
+	}
+	if len(p.blamed) < minBlamed && !slices.Contains(p.blamed, f.delivery.N) {
+		p.blamed = append(p.blamed, f.delivery.N)
+	}
+	if !p.breaker.open && len(p.blamed) < minBlamed {
+		limit.Failures = -1
+	}
+	limit.Cooldown = max(limit.Cooldown, Duration(min(r.retryAfter, maxProbeDelay)))
+	return p.breaker.failed(&limit, f.probe, 0, r.text, now)
+}
+
 // tokens returns how many attempts the rate admits now.
 func (p *endpoint) tokens(now time.Time) int { return int(p.limiter.TokensAt(now)) }
 
@@ -72,9 +101,11 @@ func (p *endpoint) nextToken(now time.Time) time.Time {
 	return now.Add(time.Duration(missing/float64(p.limiter.Limit())*float64(time.Second)) + time.Microsecond)
 }
 
-// idle reports whether there is nothing to remember.
+// idle reports whether there is nothing to remember. A breaker is remembered beyond
+// its cooldown, which may be as long as idleAfter, so that its probe goes first.
 func (p *endpoint) idle(now time.Time) bool {
-	return p.inFlight == 0 && !p.waiting && len(p.urls) == 0 && !p.breaker.cooling(now) && !now.Before(p.used.Add(idleAfter)) &&
+	probed := !p.breaker.open || !now.Before(p.breaker.until.Add(idleAfter))
+	return p.inFlight == 0 && !p.waiting && len(p.urls) == 0 && probed && !now.Before(p.used.Add(idleAfter)) &&
 		(p.limiter == nil || p.tokens(now) >= p.limiter.Burst())
 }
 

@@ -127,7 +127,7 @@ func (e *Engine) Wait(ctx context.Context) error {
 func (e *Engine) finish() {
 	for _, p := range e.admission.endpoints {
 		if p.breaker.open {
-			e.conf.Metrics.AddOpenEndpoints(-1)
+			e.admission.countOpen(p, -1)
 		}
 	}
 	e.admission.endpoints, e.admission.timers = nil, nil
@@ -293,7 +293,7 @@ func (e *Engine) launch(claimed []store.Delivery, failed, limited bool, now time
 		switch f := e.admission.begin(claimed[i], now); {
 		case f.expired != nil:
 			go e.expire(f)
-		case f.apart:
+		case f.skipped:
 			go e.releaseClaim(f, f.delivery.DueAt)
 		default:
 			go e.run(f)
@@ -311,7 +311,13 @@ func (e *Engine) run(f *attemptInFlight) {
 	o := store.Outcome{Delivery: *d, Attempt: store.Attempt{
 		Delivery: d.ID, Event: d.Event, URL: d.URL, Number: d.Attempts + 1, At: e.conf.Now(),
 	}}
-	r := e.client.attempt(d, o.Attempt.Number, o.Attempt.At)
+	inbox := f.endpoint.inbox
+	var r result
+	if inbox != nil {
+		r = e.pass(inbox, d, o.Attempt.Number)
+	} else {
+		r = e.client.attempt(d, o.Attempt.Number, o.Attempt.At)
+	}
 	if e.life.Err() != nil {
 		// The attempt was cut off. It is not known whether the receiver has
 		// the event.
@@ -320,6 +326,10 @@ func (e *Engine) run(f *attemptInFlight) {
 	}
 	end := e.conf.Now()
 	switch {
+	case r.abandoned:
+		e.release(f, &r, end)
+		e.releaseClaim(f, end)
+		return
 	case r.unsigned:
 		e.logUnsigned(d, &r, end)
 		e.release(f, &r, end)
@@ -334,9 +344,28 @@ func (e *Engine) run(f *attemptInFlight) {
 	}
 	o.Attempt.Took = end.Sub(o.Attempt.At)
 	o.Attempt.Status, o.Attempt.Response, o.Attempt.Error, o.Attempt.Exception = r.status, r.response, r.text, r.exception
-	o.Disposition, o.Due = e.conf.Retry.disposition(&r, o.Attempt.Number, end)
+	o.Refused = r.refused
 	o.Apart = e.release(f, &r, end)
+	o.Disposition, o.Due = e.disposition(f, &r, o.Attempt.Number, end)
 	e.commit(f, &o, &r, end)
+}
+
+// disposition returns what follows from an attempt that ended at the given time.
+func (e *Engine) disposition(f *attemptInFlight, r *result, attempt int, end time.Time) (store.Disposition, time.Time) {
+	inbox := f.endpoint.inbox
+	if inbox == nil {
+		return e.conf.Retry.disposition(r, attempt, end)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	since := e.admission.outages.since(f.endpoint, inbox.RetryFor, end)
+	last := !since.IsZero() && !f.delivery.WaitingSince.After(since)
+	d, due := inbox.retry.follow(r, attempt, last, end)
+	if d == store.Retry && r.outcome.blames() == blameEndpoint && f.endpoint.breaker.open {
+		// The breaker alone decides when the app is tried again.
+		due = end
+	}
+	return d, due
 }
 
 // expire ends the attempt of a delivery that has waited for too long behind an
@@ -346,7 +375,7 @@ func (e *Engine) expire(f *attemptInFlight) {
 	o := store.Outcome{Delivery: *d, Attempt: store.Attempt{
 		Delivery: d.ID, Event: d.Event, URL: d.URL, Number: d.Attempts + 1, At: now, Error: r.text,
 	}}
-	o.Disposition, o.Due = e.conf.Retry.disposition(r, o.Attempt.Number, now)
+	o.Disposition, o.Due = e.disposition(f, r, o.Attempt.Number, now)
 	e.commit(f, &o, r, now)
 }
 
@@ -404,12 +433,18 @@ func (e *Engine) release(f *attemptInFlight, r *result, now time.Time) (apart bo
 	case closed:
 		e.conf.Logger.Info("the breaker of a client's webhook_url is closed: its deliveries go on", zap.String("endpoint", p.name), client)
 	}
-	switch ofEndpoint {
-	case opened:
+	switch {
+	case p.inbox != nil && ofEndpoint == opened:
+		e.conf.Logger.Warn("the app behind an inbox is down: its events wait", zap.String("scope", p.inbox.Scope),
+			zap.Int("failures", report.Failures), zap.Time("until", report.Until), zap.String("error", report.Error))
+	case p.inbox != nil && ofEndpoint == closed:
+		e.conf.Logger.Info("the app behind an inbox is back: its events go on", zap.String("scope", p.inbox.Scope))
+	case p.inbox != nil:
+	case ofEndpoint == opened:
 		e.conf.Logger.Warn("endpoint is open: its deliveries wait", zap.String("endpoint", p.name),
 			zap.Int("failures", report.Failures), zap.Time("until", report.Until), zap.String("error", report.Error))
 		e.reports.endpoint(e.conf.OnEndpointOpen, report)
-	case closed:
+	case ofEndpoint == closed:
 		e.conf.Logger.Info("endpoint is closed: its deliveries go on", zap.String("endpoint", p.name))
 		e.reports.endpoint(e.conf.OnEndpointClosed, EndpointReport{Endpoint: p.name})
 	}

@@ -37,6 +37,8 @@ type memStore struct {
 	ended    func(o *store.Outcome)       // hears of every commit
 	claims   int
 	lost     map[string]bool // claims that are another's
+	pausesMu sync.Mutex
+	pauses   []store.Span // of every scope
 }
 
 type memItem struct {
@@ -79,6 +81,9 @@ func (s *memStore) addAt(due time.Time, d store.Delivery) {
 
 func (s *memStore) push(i *memItem) {
 	key := store.LaneOf(i.Client, i.URL)
+	if i.Inbound != nil {
+		key = store.InboxLane(i.Inbound.Scope)
+	}
 	if s.apart[i.ID] {
 		key = key.Only(i.URL)
 		delete(s.apart, i.ID)
@@ -168,6 +173,20 @@ func (s *memStore) Holds(d store.Delivery) bool {
 	return !s.lost[d.ID]
 }
 
+func (s *memStore) Pauses(string) []store.Span {
+	s.pausesMu.Lock()
+	defer s.pausesMu.Unlock()
+	return s.pauses
+}
+
+// accept queues an event for the app of a scope.
+func (s *memStore) accept(n int64, scope string) {
+	s.addAt(time.Now(), store.Delivery{
+		ID: fmt.Sprint("event-", n), N: n, PredictionID: fmt.Sprint("p-", n), CreatedAt: time.Now(), WaitingSince: time.Now(),
+		Inbound: &store.Inbound{Scope: scope, Name: "prediction.completed"}, Payload: []byte("{}"),
+	})
+}
+
 func (s *memStore) SetApart(_ context.Context, d store.Delivery) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -226,6 +245,9 @@ func (s *memStore) Complete(_ context.Context, o store.Outcome) error {
 	if o.Disposition == store.Retry {
 		d := o.Delivery
 		d.Attempts = o.Attempt.Number
+		if o.Refused {
+			d.Refusals++
+		}
 		if o.Apart {
 			s.apart[d.ID] = true
 		}

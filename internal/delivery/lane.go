@@ -31,6 +31,8 @@ type lane struct {
 	asked          bool
 	offered, taken int
 	expired        bool
+	// starved reports that no worker was free for it.
+	starved bool
 	// again reports that endClaim must leave its reservation alone.
 	again bool
 }

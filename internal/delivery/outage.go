@@ -39,8 +39,9 @@ type outages struct {
 	// returned them at witnessed.
 	spans     []store.Span
 	witnessed time.Time
-	// next is when to search for deliveries that have waited for too long,
-	// zero if no breaker is open.
+	// next is when to search for deliveries that have waited for too long, or
+	// to tell the store that a process is running. It is zero if no breaker is
+	// open and there is no inbox.
 	next time.Time
 	// witness reports that the store is to be told that a process is
 	// running.
@@ -54,7 +55,11 @@ type outages struct {
 }
 
 func newOutages(conf *Config) outages {
-	return outages{conf: conf, began: conf.Now(), dirty: make(map[store.Lane]bool)}
+	o := outages{conf: conf, began: conf.Now(), dirty: make(map[store.Lane]bool)}
+	if len(conf.inboxes) > 0 {
+		o.next = o.began
+	}
+	return o
 }
 
 // interval returns the time between two searches for deliveries that have waited
@@ -75,11 +80,10 @@ func (o *outages) changed(lane store.Lane) {
 	}
 }
 
-// threshold returns the time since when a process was running for a whole hold:
-// what has waited since then has waited for too long. It is zero if no process
-// was running for so long.
-func (o *outages) threshold(now time.Time) time.Time {
-	left := time.Duration(o.conf.Endpoint.Breaker.Hold)
+// threshold returns the time since when a process was running for the given time:
+// what has waited since then has waited for so long. It is zero if no process was
+// running for so long.
+func (o *outages) threshold(left time.Duration, now time.Time) time.Time {
 	if o.witnessed.IsZero() {
 		if t := now.Add(-left); t.After(o.began) {
 			return t
@@ -113,24 +117,45 @@ func (o *outages) threshold(now time.Time) time.Time {
 	return time.Time{}
 }
 
+// since is threshold for what waits at an endpoint: the time in which its inbox
+// was paused does not count.
+func (o *outages) since(p *endpoint, left time.Duration, now time.Time) time.Time {
+	t := o.threshold(left, now)
+	if p.inbox == nil {
+		return t
+	}
+	pauses := o.conf.Store.Pauses(p.inbox.Scope)
+	for i := len(pauses) - 1; i >= 0 && !t.IsZero(); i-- {
+		pause := pauses[i]
+		if pause.Ended.IsZero() {
+			pause.Ended = now
+		}
+		if pause.Ended.After(t) {
+			left += pause.Ended.Sub(pause.Began)
+			t = o.threshold(left, now)
+		}
+	}
+	return t
+}
+
 // expired reports whether a breaker has been open for a whole hold, and returns
 // the time at which a delivery must have been due to have waited for as long.
-func (o *outages) expired(b *breaker, now time.Time) (since time.Time, ok bool) {
+func (o *outages) expired(p *endpoint, b *breaker, now time.Time) (since time.Time, ok bool) {
 	if !b.cooling(now) {
 		return time.Time{}, false
 	}
-	t := o.threshold(now)
+	t := o.since(p, time.Duration(p.limits.Breaker.Hold), now)
 	return t, !t.IsZero() && !b.since.After(t)
 }
 
 // dueBy returns the time by which the deliveries of a lane must have been due to
 // have waited for too long, zero if none has.
 func (o *outages) dueBy(p *endpoint, u *hookURL, now time.Time) time.Time {
-	if t, ok := o.expired(&p.breaker, now); ok {
+	if t, ok := o.expired(p, &p.breaker, now); ok {
 		return t
 	}
 	if u != nil {
-		if t, ok := o.expired(&u.breaker, now); ok {
+		if t, ok := o.expired(p, &u.breaker, now); ok {
 			return t
 		}
 	}
@@ -141,12 +166,16 @@ func (o *outages) dueBy(p *endpoint, u *hookURL, now time.Time) time.Time {
 // nil if it has not.
 func (o *outages) expiredResult(p *endpoint, u *hookURL, due, now time.Time) *result {
 	held := func(b *breaker, what string) *result {
-		if t, ok := o.expired(b, now); !ok || due.After(t) {
+		if t, ok := o.expired(p, b, now); !ok || due.After(t) {
 			return nil
 		}
 		return &result{outcome: OutcomeHeld, text: what + " since " + b.since.UTC().Format(time.RFC3339) + ": " + b.reason}
 	}
-	if r := held(&p.breaker, "endpoint down"); r != nil || u == nil {
+	what := "endpoint down"
+	if p.inbox != nil {
+		what = "app down"
+	}
+	if r := held(&p.breaker, what); r != nil || u == nil {
 		return r
 	}
 	return held(&u.breaker, "webhook_url failing")
@@ -162,14 +191,14 @@ func (a *admission) sweep(now time.Time) {
 	o.next = time.Time{}
 	for _, p := range a.endpoints {
 		open := p.breaker.open
-		if _, ok := o.expired(&p.breaker, now); ok {
+		if _, ok := o.expired(p, &p.breaker, now); ok {
 			for _, l := range p.lanes {
 				a.resumeParked(l)
 			}
 		}
 		for key, u := range p.urls {
 			open = open || u.breaker.open
-			if _, ok := o.expired(&u.breaker, now); ok && p.lanes[key] != nil {
+			if _, ok := o.expired(p, &u.breaker, now); ok && p.lanes[key] != nil {
 				a.resumeParked(p.lanes[key])
 			}
 		}
@@ -179,6 +208,11 @@ func (a *admission) sweep(now time.Time) {
 	}
 	if len(o.dirty) > 0 {
 		o.next = now.Add(o.interval())
+	}
+	if len(a.conf.inboxes) > 0 && o.next.IsZero() {
+		// The time for which an event is retried is that of a running process,
+		// too.
+		o.next, o.witness = now.Add(2*o.interval()), true
 	}
 }
 
@@ -200,13 +234,16 @@ func (a *admission) breakerOf(lane store.Lane) *breaker {
 // restore opens the breakers of outages that an earlier process has stored. A
 // probe goes first.
 func (a *admission) restore(list []store.Outage, now time.Time) {
-	limit := &a.conf.Endpoint.Breaker
 	for _, o := range list {
+		if scope, inbox := o.Lane.Inbox(); inbox && a.conf.inboxes[scope] == nil {
+			continue // another configuration's, or another process's
+		}
+		p := a.endpoint(o.Lane.Endpoint, now)
+		limit := &p.limits.Breaker
 		if limit.Failures < 1 {
 			a.outages.changed(o.Lane) // ends it
 			continue
 		}
-		p := a.endpoint(o.Lane.Endpoint, now)
 		b := &p.breaker
 		if o.Lane.URL != 0 {
 			u := a.url(p, o.Lane, now)
@@ -215,7 +252,7 @@ func (a *admission) restore(list []store.Outage, now time.Time) {
 			}
 			b, u.stored = &u.breaker, true
 		} else if !b.open {
-			a.conf.Metrics.AddOpenEndpoints(1)
+			a.countOpen(p, 1)
 		}
 		*b = breaker{failures: limit.Failures, open: true, since: o.Since, until: now, reason: o.Reason}
 		a.outages.next = now

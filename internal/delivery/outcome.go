@@ -21,6 +21,7 @@ const (
 	OutcomeProtocol                       // the response is not HTTP
 	OutcomeInternal                       // nothing was sent, for a fault on this side
 	OutcomeHeld                           // nothing was sent for too long, see Breaker.Hold
+	OutcomeUnavailable                    // an app's 502, 503 or 504, by itself or by the proxy before it
 	endOfOutcomes
 )
 
@@ -68,6 +69,7 @@ var outcomes = [endOfOutcomes]struct {
 	OutcomeProtocol:    {"protocol", Unanswered, blameEndpoint},
 	OutcomeInternal:    {"internal", Unanswered, blameNothing},
 	OutcomeHeld:        {"held", Unanswered, blameNothing},
+	OutcomeUnavailable: {"unavailable", Unanswered, blameEndpoint},
 }
 
 // Outcomes returns all outcomes of an attempt.

@@ -47,12 +47,22 @@ type reports struct {
 
 // reportAttempt counts and logs an attempt, committed or not.
 func (c *Config) reportAttempt(o *store.Outcome, r *result) {
-	c.Metrics.CountAttempt(r.outcome)
-	if r.outcome != OutcomeHeld {
-		c.Metrics.ObserveAttempt(o.Attempt.Took)
-	}
+	inbound := o.Delivery.Inbound
 	level, text := zap.DebugLevel, "delivery attempt succeeded"
 	switch {
+	case inbound != nil:
+		c.Metrics.CountInboxAttempt(r.outcome)
+	default:
+		c.Metrics.CountAttempt(r.outcome)
+		if r.outcome != OutcomeHeld {
+			c.Metrics.ObserveAttempt(o.Attempt.Took)
+		}
+	}
+	switch {
+	case inbound != nil && r.outcome.success():
+		text = "event accepted by the app"
+	case inbound != nil:
+		level, text = zap.WarnLevel, "event not accepted by the app"
 	case r.outcome == OutcomeForbidden, r.outcome == OutcomeBadURL:
 		level, text = zap.WarnLevel, "delivery attempt to a forbidden destination"
 	case !r.outcome.success():
@@ -63,9 +73,13 @@ func (c *Config) reportAttempt(o *store.Outcome, r *result) {
 		return
 	}
 	// The path and query of a webhook URL may be secret.
+	receiver := zap.String("endpoint", store.EndpointOf(o.Delivery.URL))
+	if inbound != nil {
+		receiver = zap.String("scope", inbound.Scope)
+	}
 	fields := []zap.Field{
 		zap.String("delivery", o.Delivery.ID), zap.String("prediction", o.Delivery.PredictionID),
-		zap.String("event", o.Delivery.Event.Name()), zap.String("endpoint", store.EndpointOf(o.Delivery.URL)),
+		zap.String("event", eventName(&o.Delivery)), receiver,
 		zap.Int("attempt", o.Attempt.Number), zap.Int("status", o.Attempt.Status),
 		zap.Duration("took", o.Attempt.Took), zap.Stringer("outcome", r.outcome),
 	}
@@ -78,12 +92,24 @@ func (c *Config) reportAttempt(o *store.Outcome, r *result) {
 	entry.Write(fields...)
 }
 
+// eventName returns the name of a delivery's event.
+func eventName(d *store.Delivery) string {
+	if d.Inbound != nil {
+		return d.Inbound.Name
+	}
+	return d.Event.Name()
+}
+
 // reportFinal reports a committed outcome if it ends the delivery.
 func (e *Engine) reportFinal(o *store.Outcome, res *result, end time.Time) {
-	event := o.Delivery.Event.Name()
+	event := eventName(&o.Delivery)
 	r := Report{Delivery: o.Delivery, Attempt: o.Attempt, Disposition: o.Disposition, Duplicate: res.outcome == OutcomeDuplicate}
 	// The queue of reports must not keep payloads in memory.
 	r.Delivery.Payload = nil
+	if o.Delivery.Inbound != nil {
+		e.reportInbound(o, r, end)
+		return
+	}
 	switch o.Disposition {
 	case store.Delivered:
 		final := FinalDelivered
@@ -103,6 +129,28 @@ func (e *Engine) reportFinal(o *store.Outcome, res *result, end time.Time) {
 			zap.String("prediction", o.Delivery.PredictionID), zap.String("event", event),
 			zap.Int("attempts", o.Attempt.Number), zap.String("error", o.Attempt.Error))
 		e.reports.delivery(e.conf.OnFailed, r)
+	}
+}
+
+// reportInbound reports how an inbound event ended.
+func (e *Engine) reportInbound(o *store.Outcome, r Report, end time.Time) {
+	inbound := *o.Delivery.Inbound
+	inbound.Head, inbound.Body = nil, nil
+	r.Delivery.Inbound = &inbound
+	switch o.Disposition {
+	case store.Delivered:
+		e.conf.Metrics.ObserveInboxLag(end.Sub(o.Delivery.WaitingSince))
+	case store.Exhausted, store.Gone:
+		text := "event failed: the app did not accept it in time, replay it once the app does"
+		if o.Disposition == store.Gone {
+			text = "event refused for good: the app responded 410"
+		}
+		e.conf.Logger.Error(text, zap.String("id", o.Delivery.ID), zap.String("scope", inbound.Scope),
+			zap.String("prediction", inbound.PredictionID), zap.String("event", inbound.Name),
+			zap.Int("attempts", o.Attempt.Number), zap.String("error", o.Attempt.Error))
+		if o.Disposition == store.Exhausted {
+			e.reports.delivery(e.conf.OnInboxFailed, r)
+		}
 	}
 }
 

@@ -35,6 +35,8 @@ type result struct {
 	retryAfter time.Duration // what the receiver asks for
 	exception  bool          // see store.Attempt.Exception
 	unsigned   bool          // nothing was sent: the secrets are not available now
+	refused    bool          // see store.Outcome.Refused
+	abandoned  bool          // it ended with its configuration, and says nothing
 }
 
 // failed records that an error ended the attempt.

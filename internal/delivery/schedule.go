@@ -35,12 +35,17 @@ func (r *Retry) exhausted(attempt int) bool { return attempt > max(0, r.MaxAttem
 
 // disposition returns what follows from an attempt that ended at the given time.
 func (r *Retry) disposition(res *result, attempt int, end time.Time) (store.Disposition, time.Time) {
+	return r.follow(res, attempt, r.exhausted(attempt), end)
+}
+
+// follow returns what follows from an attempt. last reports that there is no other.
+func (r *Retry) follow(res *result, attempt int, last bool, end time.Time) (store.Disposition, time.Time) {
 	switch {
 	case res.outcome.success():
 		return store.Delivered, time.Time{}
 	case res.outcome == OutcomeGone:
 		return store.Gone, time.Time{}
-	case r.exhausted(attempt):
+	case last:
 		return store.Exhausted, time.Time{}
 	}
 	return store.Retry, end.Add(max(r.delay(attempt), res.retryAfter))

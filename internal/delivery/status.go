@@ -78,7 +78,9 @@ func (e *Engine) Endpoints() []EndpointStatus {
 	e.mu.Lock()
 	list := make([]EndpointStatus, 0, len(e.admission.endpoints))
 	for _, p := range e.admission.endpoints {
-		list = append(list, p.status(now))
+		if p.inbox == nil && !p.absent {
+			list = append(list, p.status(now))
+		}
 	}
 	e.mu.Unlock()
 	rank := func(s *EndpointStatus) int {
@@ -94,6 +96,22 @@ func (e *Engine) Endpoints() []EndpointStatus {
 		return cmp.Or(cmp.Compare(rank(&a), rank(&b)), strings.Compare(a.Endpoint, b.Endpoint))
 	})
 	return list
+}
+
+// Inbox returns the state of a scope's app: as of an endpoint, whose name is the
+// scope. ok reports that the configuration has an inbox for the scope.
+func (e *Engine) Inbox(scope string) (s EndpointStatus, ok bool) {
+	if e.conf.inboxes[scope] == nil {
+		return EndpointStatus{}, false
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s.State = Closed
+	if p := e.admission.endpoints[store.InboxLane(scope).Endpoint]; p != nil {
+		s = p.status(e.conf.Now())
+	}
+	s.Endpoint = scope
+	return s, true
 }
 
 func (p *endpoint) status(now time.Time) EndpointStatus {
@@ -129,7 +147,7 @@ func (e *Engine) Reset(name string) bool {
 	}
 	t := p.breaker.succeeded()
 	if t == closed {
-		e.conf.Metrics.AddOpenEndpoints(-1)
+		a.countOpen(p, -1)
 		a.outages.changed(store.Lane{Endpoint: name})
 	}
 	for _, u := range p.urls {
@@ -146,7 +164,7 @@ func (e *Engine) Reset(name string) bool {
 	e.writeOutages()
 	e.wakeUp()
 	e.mu.Unlock()
-	if t == closed {
+	if t == closed && p.inbox == nil {
 		e.reports.endpoint(e.conf.OnEndpointClosed, EndpointReport{Endpoint: name})
 	}
 	return true

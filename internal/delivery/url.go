@@ -82,6 +82,9 @@ func (a *admission) unblockURL(p *endpoint, key store.Lane, now time.Time) {
 // breaker.
 func (a *admission) recordURL(f *attemptInFlight, r *result, now time.Time) (*hookURL, transition) {
 	p, key := f.endpoint, urlLane(&f.delivery)
+	if p.inbox != nil {
+		return nil, unchanged // its app has no URL
+	}
 	u := p.urls[key]
 	if f.url != nil {
 		f.url.inFlight--
