@@ -330,18 +330,27 @@ func (a *App) acquireSealed() (*shared.Ref, error) {
 	return ref, nil
 }
 
-// signingStore is a store whose deliveries wait while they can't be signed.
-type signingStore struct {
-	delivery.Store
+// engineStore is the store of an engine.
+type engineStore struct {
+	*shared.Ref
+	// ready returns why nothing can be signed now: deliveries wait then.
 	ready func() error
 }
 
 // Ready implements delivery.Store.
-func (s signingStore) Ready() error {
+func (s engineStore) Ready() error {
 	if err := s.ready(); err != nil {
 		return err
 	}
-	return s.Store.Ready()
+	return s.Ref.Ready()
+}
+
+// Pauses implements delivery.Store.
+func (s engineStore) Pauses(scope string) []store.Span {
+	if inbox, ok := s.Store.(store.Inbox); ok {
+		return inbox.Pauses(scope)
+	}
+	return nil
 }
 
 // startSender starts polling and delivery.
@@ -354,10 +363,11 @@ func (a *App) startSender() error {
 	if err = a.unlock(s.ref); err != nil {
 		return err
 	}
-	s.config.Store = s.ref
+	engineStore := engineStore{s.ref, func() error { return nil }}
 	if s.keys.StoredName() != "" {
-		s.config.Store = signingStore{s.ref, s.keeper.Ready}
+		engineStore.ready = s.keeper.Ready
 	}
+	s.config.Store = engineStore
 	if s.engine, err = delivery.New(s.config); err != nil {
 		return err
 	}

@@ -13,6 +13,8 @@ var (
 	attempts       = counters("attempts_total", "Attempts to deliver by outcome.", "outcome")
 	attemptSeconds = histogram("attempt_seconds", "Time of one attempt, from connecting to the last byte of the response.", prometheus.ExponentialBuckets(1e-3, 2.5, 12))
 	deliveryLag    = histogram("delivery_lag_seconds", "Time from an event's commit to its receipt, retries included.", prometheus.ExponentialBuckets(1e-3, 4, 12))
+	inboxAttempts  = counters("inbox_attempts_total", "Attempts to hand an event to the app behind an inbox, by outcome.", "outcome")
+	inboxLag       = histogram("inbox_lag_seconds", "Time from an event's acceptance to its app's 2xx, retries included.", prometheus.ExponentialBuckets(1e-3, 4, 12))
 	endpointsOpen  = gauge("endpoints_open", "Endpoints whose breaker is open.")
 )
 
@@ -32,6 +34,14 @@ func (Delivery) CountDelivery(event string, f delivery.Final) {
 
 // ObserveLag implements delivery.Metrics.
 func (Delivery) ObserveLag(d time.Duration) { deliveryLag.Observe(d.Seconds()) }
+
+// CountInboxAttempt implements delivery.Metrics.
+func (Delivery) CountInboxAttempt(o delivery.Outcome) {
+	inboxAttempts.WithLabelValues(o.String()).Inc()
+}
+
+// ObserveInboxLag implements delivery.Metrics.
+func (Delivery) ObserveInboxLag(d time.Duration) { inboxLag.Observe(d.Seconds()) }
 
 // AddOpenEndpoints implements delivery.Metrics.
 func (Delivery) AddOpenEndpoints(n int) { endpointsOpen.Add(float64(n)) }

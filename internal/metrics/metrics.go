@@ -32,7 +32,7 @@ var (
 func Register(r *prometheus.Registry, count func(context.Context) (store.Counts, error)) error {
 	for _, c := range []prometheus.Collector{
 		requests, verifySeconds, dedupEntries, commitSeconds, commitBatch, unreadable, sealingReady, clockOffset, storeCounts{count},
-		deliveries, attempts, attemptSeconds, deliveryLag, endpointsOpen,
+		deliveries, attempts, attemptSeconds, deliveryLag, endpointsOpen, inboxAttempts, inboxLag,
 	} {
 		var already prometheus.AlreadyRegisteredError
 		if err := r.Register(c); err != nil && !errors.As(err, &already) {
