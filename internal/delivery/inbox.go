@@ -119,7 +119,7 @@ func (e *Engine) isStopped() bool {
 
 // result returns what the response means for the event and for its app.
 func (a *AppResponse) result() result {
-	r := result{status: a.Status, response: printable([]byte(a.Body), len(a.Body) >= maxKept), cause: a.Err, retryAfter: a.RetryAfter}
+	r := result{status: a.Status, response: Printable([]byte(a.Body), len(a.Body) >= maxKept), cause: a.Err, retryAfter: a.RetryAfter}
 	switch a.Status {
 	case 0:
 		if a.TimedOut {
@@ -145,7 +145,7 @@ func (a *AppResponse) result() result {
 		r.text = "status " + strconv.Itoa(a.Status)
 	}
 	if a.Err != nil {
-		r.text += ": " + printable([]byte(a.Err.Error()), false)
+		r.text += ": " + Printable([]byte(a.Err.Error()), false)
 	}
 	r.refused = r.refused || r.outcome.responded() && r.outcome != OutcomeGone
 	return r
