@@ -330,27 +330,18 @@ func (a *App) acquireSealed() (*shared.Ref, error) {
 	return ref, nil
 }
 
-// engineStore is the store of an engine.
-type engineStore struct {
-	*shared.Ref
-	// ready returns why nothing can be signed now: deliveries wait then.
+// signingStore is a store whose deliveries wait while they can't be signed.
+type signingStore struct {
+	delivery.Store
 	ready func() error
 }
 
 // Ready implements delivery.Store.
-func (s engineStore) Ready() error {
+func (s signingStore) Ready() error {
 	if err := s.ready(); err != nil {
 		return err
 	}
-	return s.Ref.Ready()
-}
-
-// Pauses implements delivery.Store.
-func (s engineStore) Pauses(scope string) []store.Span {
-	if inbox, ok := s.Store.(store.Inbox); ok {
-		return inbox.Pauses(scope)
-	}
-	return nil
+	return s.Store.Ready()
 }
 
 // startSender starts polling and delivery.
@@ -363,11 +354,13 @@ func (a *App) startSender() error {
 	if err = a.unlock(s.ref); err != nil {
 		return err
 	}
-	engineStore := engineStore{s.ref, func() error { return nil }}
+	s.config.Store = s.ref
 	if s.keys.StoredName() != "" {
-		engineStore.ready = s.keeper.Ready
+		s.config.Store = signingStore{s.ref, s.keeper.Ready}
 	}
-	s.config.Store = engineStore
+	if inbox, ok := s.ref.Store.(store.Inbox); ok {
+		s.config.Pauses = inbox.Pauses
+	}
 	if s.engine, err = delivery.New(s.config); err != nil {
 		return err
 	}

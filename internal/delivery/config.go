@@ -19,9 +19,6 @@ type Store interface {
 	Ready() error
 	store.Queue
 	store.Outages
-	// Pauses is that of store.Inbox. It is called for inboxes alone, also while
-	// the store asks for slots.
-	Pauses(scope string) []store.Span
 }
 
 // Metrics is told what an engine does. Its methods are called on the path of
@@ -69,6 +66,9 @@ type Config struct {
 
 	// Inboxes are the apps that events are for. The events of other scopes wait.
 	Inboxes []Inbox
+	// Pauses is that of store.Inbox. It is called while the store asks for slots,
+	// too. Required with Inboxes.
+	Pauses func(scope string) []store.Span
 
 	// Guard says where a delivery may go. Without a Client, the engine makes
 	// one from it that keeps as many connections as Endpoint.Concurrency
@@ -114,6 +114,8 @@ func (c *Config) setDefaults() error {
 		return errors.New("configuring delivery: there is no store")
 	case c.Secrets == nil:
 		return errors.New("configuring delivery: there are no secrets")
+	case len(c.Inboxes) > 0 && c.Pauses == nil:
+		return errors.New("configuring delivery: the store has no inboxes")
 	case c.Guard == nil && c.Client == nil:
 		return errors.New("configuring delivery: there is neither a guard nor a client")
 	}

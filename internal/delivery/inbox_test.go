@@ -30,6 +30,7 @@ func inbox(a app, change ...func(*Inbox)) func(*Config) {
 			f(&i)
 		}
 		c.Inboxes = append(c.Inboxes, i)
+		c.Pauses = c.Store.(*memStore).Pauses
 	}
 }
 

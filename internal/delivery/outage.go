@@ -124,7 +124,7 @@ func (o *outages) since(p *endpoint, left time.Duration, now time.Time) time.Tim
 	if p.inbox == nil {
 		return t
 	}
-	pauses := o.conf.Store.Pauses(p.inbox.Scope)
+	pauses := o.conf.Pauses(p.inbox.Scope)
 	for i := len(pauses) - 1; i >= 0 && !t.IsZero(); i-- {
 		pause := pauses[i]
 		if pause.Ended.IsZero() {
