@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/store"
@@ -35,17 +36,39 @@ func (s *Store) checkEntry(e *store.Entry) error {
 	if err := s.writer.available(); isMoved(err) {
 		return err
 	}
-	return s.entries.check(e, s.opts.clock.Settled().UnixMilli())
+	return s.entries.check(e, s.inbox.boxes.expiry(e.Scope, s.opts.clock.Settled().UnixMilli()))
 }
 
-// commitClaim writes the entry of a claim.
+// commitClaim writes the entry of a claim and its events, or neither.
 func (s *Store) commitClaim(ctx context.Context, c *claims.Claim) error {
-	return s.writer.do(ctx, &op{
-		write: func(g *group) error { g.add(&c.Entry); return nil },
+	var full error
+	var ids []string
+	err := s.writer.do(ctx, &op{
+		write: func(g *group) (err error) {
+			full = nil
+			if ids, err = g.accept(c); errors.Is(err, store.ErrInboxFull) {
+				full = err
+				return nil
+			}
+			if err == nil {
+				g.add(&c.Entry)
+			}
+			return err
+		},
 		after: func() {
+			if full != nil {
+				return
+			}
+			for i, ev := range c.Events {
+				ev.ID = ids[i]
+			}
 			s.entries.add(&c.Entry)
 			c.Committed()
 		},
 		ends: true,
 	})
+	if err == nil {
+		err = full
+	}
+	return err
 }

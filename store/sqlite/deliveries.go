@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -24,9 +25,14 @@ func (s *Store) loadQueue() error {
 		return err
 	}
 	s.queue = newQueue(n)
+	for scope := range s.inbox.boxes.pauses {
+		if s.inbox.Paused(scope) {
+			s.queue.paused[store.InboxLane(scope)] = true
+		}
+	}
 	rows, err := s.db.Query(`SELECT d.n, d.due, d.prediction, d.attempts, d.event, d.redelivery, p.client, p.url
 		FROM deliveries d INDEXED BY deliveries_pending JOIN predictions p ON p.ref = d.prediction
-		WHERE d.state = 0 ORDER BY d.n`)
+		WHERE d.state = 0 AND d.n < ` + firstEventText + ` ORDER BY d.n`)
 	if err != nil {
 		return err
 	}
@@ -58,7 +64,10 @@ func (s *Store) loadQueue() error {
 		}
 		s.queue.add(i, key)
 	}
-	return rows.Err()
+	if err := rows.Err(); err != nil {
+		return err
+	}
+	return s.loadEvents(now, shift)
 }
 
 // maxWait is the longest wait that a receiver can request. A longer one comes from
@@ -92,7 +101,7 @@ func (s *Store) ClaimDeliveries(ctx context.Context, limit int, slots func(store
 		return nil, time.Time{}, err
 	}
 	taken, next := s.queue.take(s.opts.clock, limit, slots)
-	read, err := s.readDeliveries(ctx, s.queue.unread(taken))
+	read, err := s.readClaimed(ctx, s.queue.unread(taken))
 	if err != nil {
 		// What is in memory is not handed out either: with an error nothing
 		// is claimed.
@@ -145,6 +154,7 @@ func (s *Store) handOut(i *item, read *stored) (*store.Delivery, error) {
 		return nil, nil
 	}
 	d, k := i.fresh(), q.known[i.prediction]
+	inbound := ledger.IsInbound(i.prediction)
 	if d == nil {
 		if read == nil {
 			// A damaged delivery must not block the others. It is in the
@@ -154,18 +164,26 @@ func (s *Store) handOut(i *item, read *stored) (*store.Delivery, error) {
 			return nil, errDamaged
 		}
 		d = &read.Delivery
-		if !k.current {
+		if !inbound && !k.current {
 			k.set(&read.prediction)
 		}
 	}
 	q.dropFresh(i)
-	if i.canceled = i.canceled || k.url == ""; i.canceled || !i.lane.key.Takes(k.client, k.url) {
-		i.sendTo(store.LaneOf(k.client, k.url))
+	switch {
+	case inbound && i.canceled:
 		q.requeue(i)
 		return nil, nil
+	case inbound:
+		d.PredictionID = d.Inbound.PredictionID
+	default:
+		if i.canceled = i.canceled || k.url == ""; i.canceled || !i.lane.key.Takes(k.client, k.url) {
+			i.sendTo(store.LaneOf(k.client, k.url))
+			q.requeue(i)
+			return nil, nil
+		}
+		d.PredictionID, d.Client, d.URL, d.Traceparent = k.id, k.client, k.url, k.traceparent
 	}
 	d.Prediction, d.Event, d.Attempts = i.prediction, i.event, int(i.attempts)
-	d.PredictionID, d.Client, d.URL, d.Traceparent = k.id, k.client, k.url, k.traceparent
 	d.Lane, d.DueAt = i.lane.key, s.opts.clock.Time(i.due)
 	return d, nil
 }
@@ -184,13 +202,26 @@ type stored struct {
 	prediction store.Prediction
 }
 
-// readDeliveries reads the deliveries of items, by number. What is missing is left
-// out.
-func (s *Store) readDeliveries(ctx context.Context, items []*item) (map[int64]*stored, error) {
+// readClaimed reads the deliveries of items, by number. What is missing is left out.
+func (s *Store) readClaimed(ctx context.Context, items []*item) (map[int64]*stored, error) {
 	if len(items) == 0 {
 		return nil, nil
 	}
 	read := make(map[int64]*stored, len(items))
+	events := slices.IndexFunc(items, func(i *item) bool { return ledger.IsInbound(i.prediction) })
+	if events < 0 {
+		return read, readBatches(ctx, s.reader, items, func(rows *sql.Rows) error { return scanDeliveries(rows, read) })
+	}
+	slices.SortStableFunc(items, func(a, b *item) int { return cmp.Compare(a.n, b.n) })
+	events = slices.IndexFunc(items, func(i *item) bool { return ledger.IsInbound(i.prediction) })
+	return read, errors.Join(
+		readBatches(ctx, s.reader, items[:events], func(rows *sql.Rows) error { return scanDeliveries(rows, read) }),
+		readBatches(ctx, s.eventReader, items[events:], func(rows *sql.Rows) error { return s.scanEvents(rows, read) }),
+	)
+}
+
+// readBatches reads the rows of items with a query of readBatch numbers.
+func readBatches(ctx context.Context, query *sql.Stmt, items []*item, scan func(*sql.Rows) error) error {
 	for batch := range slices.Chunk(items, readBatch) {
 		var numbers [readBatch]any
 		for k := range numbers {
@@ -199,15 +230,15 @@ func (s *Store) readDeliveries(ctx context.Context, items []*item) (map[int64]*s
 		for k, i := range batch {
 			numbers[k] = i.n
 		}
-		rows, err := s.reader.QueryContext(ctx, numbers[:]...)
+		rows, err := query.QueryContext(ctx, numbers[:]...)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		if err := scanDeliveries(rows, read); err != nil {
-			return nil, err
+		if err := scan(rows); err != nil {
+			return err
 		}
 	}
-	return read, nil
+	return nil
 }
 
 func scanDeliveries(rows *sql.Rows, into map[int64]*stored) error {
@@ -303,7 +334,7 @@ func (g *group) complete(i *item, o *store.Outcome) error {
 	if d == nil {
 		return nil
 	}
-	if o.Disposition == store.Gone {
+	if o.Disposition == store.Gone && !ledger.IsInbound(e.Ref) {
 		if err := g.addPending(e); err != nil {
 			return err
 		}
@@ -312,6 +343,9 @@ func (g *group) complete(i *item, o *store.Outcome) error {
 		return err
 	}
 	d.Row.ended, d.Row.due, d.Row.at = true, o.Due.UnixMilli(), g.w.opts.clock.At(o.Due)
+	if ledger.IsInbound(e.Ref) {
+		return g.completeEvent(e, i, d, o)
+	}
 	e.Complete(g.ledger(), d, o, d.Row.due)
 	return g.write(e)
 }

@@ -24,6 +24,9 @@ type entryRow struct {
 
 // add adds an entry to its scope's row of this transaction.
 func (g *group) add(e *store.Entry) {
+	if len(e.Keys) == 0 {
+		return
+	}
 	row := g.entries[e.Scope]
 	if row == nil {
 		row = new(entryRow)
@@ -41,14 +44,14 @@ func (g *group) add(e *store.Entry) {
 	}
 }
 
-// flush writes the rows of the entries that were added.
+// flush writes the rows of the entries that were added, and the counts of inboxes.
 func (g *group) flush() error {
 	for scope, row := range g.entries {
 		if err := g.insertEntries(scope, row); err != nil {
 			return err
 		}
 	}
-	return nil
+	return g.flushBoxes()
 }
 
 func (g *group) insertEntries(scope string, row *entryRow) error {
@@ -181,6 +184,7 @@ const purgeEntries = 2000
 type expiredRow struct {
 	id    int64
 	scope string
+	until int64 // up to when entries of the scope have expired
 	entryRow
 }
 
@@ -188,6 +192,9 @@ type expiredRow struct {
 // more.
 func (s *Store) purgeBatch() (more bool, err error) {
 	now := s.opts.clock.Settled().UnixMilli()
+	if err := s.inbox.raise(now); err != nil {
+		return false, s.readError(err)
+	}
 	// Searching on a connection of its own does not stop the writer.
 	var found bool
 	if err := s.db.QueryRow("SELECT EXISTS (SELECT 1 FROM dedup WHERE expires <= ?)", now).Scan(&found); err != nil || !found {
@@ -207,17 +214,24 @@ func (s *Store) purgeBatch() (more bool, err error) {
 			return nil
 		},
 		after: func() {
-			s.entries.purge(rows, now)
+			s.entries.purge(rows)
 			s.claims.Expire(now)
 		},
 	})
 	return len(rows) > 0, err
 }
 
-// expired returns the rows that have expired, up to about purgeEntries entries.
+// expired returns the rows that have expired, up to about purgeEntries entries. A row
+// with the entry of an event that waits is kept.
 func (g *group) expired(now int64) ([]expiredRow, error) {
-	rows, err := g.query(
-		"SELECT id, scope, signed, entries FROM dedup WHERE expires <= ? ORDER BY id LIMIT ?", now, purgeEntries)
+	query, args := "SELECT id, scope, signed, entries FROM dedup WHERE expires <= ?", []any{now}
+	until := make(map[string]int64)
+	for _, b := range g.w.boxes.behind(now) {
+		until[b.scope] = g.w.boxes.expiry(b.scope, now)
+		query += " AND NOT (scope = ? AND expires > ?)"
+		args = append(args, b.scope, until[b.scope])
+	}
+	rows, err := g.query(query+" ORDER BY id LIMIT ?", append(args, purgeEntries)...)
 	if err != nil {
 		return nil, err
 	}
@@ -229,6 +243,11 @@ func (g *group) expired(now int64) ([]expiredRow, error) {
 			return nil, err
 		}
 		n += len(r.entries) / entrySize
+		if r.until = now; len(until) > 0 {
+			if u, ok := until[r.scope]; ok {
+				r.until = u
+			}
+		}
 		out = append(out, r)
 	}
 	return out, rows.Err()
@@ -247,7 +266,7 @@ func (g *group) purge(r expiredRow) error {
 
 // purge removes rows that were purged. An entry that was committed again later
 // stays.
-func (s *entries) purge(rows []expiredRow, now int64) {
+func (s *entries) purge(rows []expiredRow) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range rows {
@@ -255,7 +274,7 @@ func (s *entries) purge(rows []expiredRow, now int64) {
 			s.purged[r.scope] = max(s.purged[r.scope], r.signed)
 		}
 		r.each(func(k store.Key, _ int64) {
-			if s.live[k] <= now {
+			if s.live[k] <= r.until {
 				delete(s.live, k)
 			}
 		})

@@ -11,6 +11,7 @@ import (
 	"github.com/gofrs/flock"
 
 	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/ledger"
 	"github.com/caddy-replicate/replicate-webhook/store/internal/move"
 )
 
@@ -19,13 +20,13 @@ import (
 type Export struct {
 	lock *flock.Flock
 	db   *sql.DB
-	// payload is the column that says which payload a delivery shares.
-	payload string
+	// version is that of the file, which is not changed by being read.
+	version int
 }
 
 // OpenExport opens an existing file. The errors are those of Open.
 func OpenExport(path string) (*Export, error) {
-	x := &Export{payload: "d.payload"}
+	x := &Export{}
 	err := func() (err error) {
 		path, err := locate(path)
 		if err != nil {
@@ -43,11 +44,7 @@ func OpenExport(path string) (*Export, error) {
 		if x.db, err = openDB(path); err != nil {
 			return withRecoveryHint(err)
 		}
-		var version int
-		if err = x.db.QueryRow("PRAGMA user_version").Scan(&version); version < 2 {
-			x.payload = "0" // the file is not changed by being read
-		}
-		return withRecoveryHint(err)
+		return withRecoveryHint(x.db.QueryRow("PRAGMA user_version").Scan(&x.version))
 	}()
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("store %s %w", path, err), x.Close())
@@ -145,13 +142,43 @@ func (x *Export) Payloads() iter.Seq2[move.Payload, error] {
 
 // Deliveries implements move.Source.
 func (x *Export) Deliveries() iter.Seq2[move.Delivery, error] {
+	payload := "d.payload" // which payload a delivery shares
+	if x.version < 2 {
+		payload = "0"
+	}
 	query := fmt.Sprintf(`SELECT d.n, d.nonce, d.prediction, d.event, d.redelivery, d.state, d.attempts, d.due, d.created, p.client, p.url, %[1]s
-		FROM deliveries d JOIN predictions p ON p.ref = d.prediction WHERE EXISTS (SELECT 1 FROM payloads b WHERE b.n = iif(%[1]s = 0, d.n, %[1]s)) ORDER BY d.n`, x.payload)
+		FROM deliveries d JOIN predictions p ON p.ref = d.prediction WHERE EXISTS (SELECT 1 FROM payloads b WHERE b.n = iif(%[1]s = 0, d.n, %[1]s)) ORDER BY d.n`, payload)
 	return walk(x, query, func(rows *sql.Rows) (d move.Delivery, err error) {
 		var client, url string
 		err = rows.Scan(&d.N, &d.Nonce, &d.Prediction, &d.Event, &d.Redelivery, &d.State, &d.Attempts, &d.Due, &d.Created, &client, &url, &d.Payload)
 		d.Endpoint = store.LaneOf(client, url).String()
 		return d, err
+	})
+}
+
+// Events implements move.Source.
+func (x *Export) Events() iter.Seq2[move.Event, error] {
+	if x.version < 3 {
+		return func(func(move.Event, error) bool) {}
+	}
+	return walk(x, `SELECT d.n, d.nonce, d.prediction, d.redelivery, d.state, d.attempts, d.due, d.created, s.scope, d.name, d.refusals, d.expires,
+		b.prediction, b.place, b.since, b.overtaken, b.recorded, b.head, b.body
+		FROM deliveries d JOIN inbound b ON b.n = d.n JOIN inboxes s ON s.id = d.scope ORDER BY d.n`, func(rows *sql.Rows) (e move.Event, err error) {
+		d, in := &e.Delivery, &e.Inbound
+		err = rows.Scan(&d.N, &d.Nonce, &d.Prediction, &d.Redelivery, &d.State, &d.Attempts, &d.Due, &d.Created, &in.Scope, &in.Name, &e.Refusals, &e.Expires,
+			&in.PredictionID, &e.Place, &e.Since, &e.Overtaken, &e.Recorded, &in.Head, &in.Body)
+		in.ID, in.Ordered = ledger.EventID(d.N, d.Nonce), ledger.IsOrdered(d.Prediction)
+		return e, err
+	})
+}
+
+// Pauses implements move.Source.
+func (x *Export) Pauses() iter.Seq2[move.Pause, error] {
+	if x.version < 3 {
+		return func(func(move.Pause, error) bool) {}
+	}
+	return walk(x, "SELECT scope, began, ended FROM pauses ORDER BY scope, began", func(rows *sql.Rows) (p move.Pause, err error) {
+		return p, rows.Scan(&p.Scope, &p.Began, &p.Ended)
 	})
 }
 

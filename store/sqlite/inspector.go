@@ -13,7 +13,10 @@ import (
 
 // ListDeliveries implements store.Inspector.
 func (s *Store) ListDeliveries(ctx context.Context, f store.DeliveryFilter) ([]store.DeliveryRow, int64, error) {
-	w := scan{number: "t.n", from: "deliveries t", since: f.Since}
+	w := scan{number: "t.n", from: "deliveries t", since: f.Since, end: firstEvent}
+	if f.Inbound {
+		w.first, w.end = firstEvent, 0
+	}
 	and := func(condition string, args ...any) {
 		if w.where != "" {
 			w.where += " AND "
@@ -23,6 +26,11 @@ func (s *Store) ListDeliveries(ctx context.Context, f store.DeliveryFilter) ([]s
 	}
 	if f.Prediction != "" {
 		refs, err := s.refs(ctx, f.Prediction)
+		if f.Inbound {
+			refs, err = s.inbox.orderNumbers(f.Scope, f.Prediction), nil
+			w.join = " JOIN inbound b ON b.n = t.n"
+			and("b.prediction = ?", f.Prediction)
+		}
 		if err != nil || len(refs) == 0 {
 			return nil, 0, s.readError(err)
 		}
@@ -39,10 +47,20 @@ func (s *Store) ListDeliveries(ctx context.Context, f store.DeliveryFilter) ([]s
 			w.from, w.index = "deliveries t INDEXED BY deliveries_unsent", "t.state >= 2 AND t.state = "+strconv.Itoa(int(state))
 		}
 	}
-	if f.Event != 0 && f.Event != event.All {
+	if f.Inbound && f.Scope != "" {
+		b := s.inbox.boxes.find(f.Scope)
+		if b == nil {
+			return nil, 0, s.closed()
+		}
+		and("t.scope = ?", b.id)
+	}
+	if f.Inbound && f.Name != "" {
+		and("t.name = ?", f.Name)
+	}
+	if !f.Inbound && f.Event != 0 && f.Event != event.All {
 		and("t.event & ? <> 0", f.Event)
 	}
-	if f.Endpoint != "" {
+	if !f.Inbound && f.Endpoint != "" {
 		// The beginning of the URL excludes most of the others. SQLite runs a
 		// cross join in the order in which it is written.
 		w.join = " CROSS JOIN predictions p ON p.ref = t.prediction"
@@ -53,7 +71,11 @@ func (s *Store) ListDeliveries(ctx context.Context, f store.DeliveryFilter) ([]s
 	if err != nil || len(numbers) == 0 {
 		return nil, next, s.readError(err)
 	}
-	rows, err := s.deliveryRows(ctx, numbers, "x''")
+	list := s.deliveryRows
+	if f.Inbound {
+		list = s.eventRows
+	}
+	rows, err := list(ctx, numbers, false)
 	return rows, next, s.readError(err)
 }
 
@@ -91,8 +113,13 @@ func (s *Store) refs(ctx context.Context, id string) (refs []any, err error) {
 	return refs, rows.Err()
 }
 
-// deliveryRows reads deliveries by their numbers, newest first.
-func (s *Store) deliveryRows(ctx context.Context, numbers []int64, payload string) ([]store.DeliveryRow, error) {
+// deliveryRows reads deliveries by their numbers, newest first, and their payloads
+// if whole is set.
+func (s *Store) deliveryRows(ctx context.Context, numbers []int64, whole bool) ([]store.DeliveryRow, error) {
+	payload := "x''"
+	if whole {
+		payload = "(SELECT body FROM payloads WHERE n = " + payloadNumber + ")"
+	}
 	args := make([]any, len(numbers))
 	for i, n := range numbers {
 		args[i] = n
@@ -120,13 +147,50 @@ func (s *Store) deliveryRows(ctx context.Context, numbers []int64, payload strin
 	return out, rows.Err()
 }
 
+// eventRows is deliveryRows for inbound events.
+func (s *Store) eventRows(ctx context.Context, numbers []int64, whole bool) ([]store.DeliveryRow, error) {
+	content := "NULL, NULL"
+	if whole {
+		content = "b.head, b.body"
+	}
+	args := make([]any, len(numbers))
+	for i, n := range numbers {
+		args[i] = n
+	}
+	rows, err := s.db.QueryContext(ctx, "SELECT "+eventColumns+", d.state, d.attempts, d.due, b.body IS NOT NULL AND NOT b.recorded, "+content+
+		" FROM deliveries d JOIN inbound b ON b.n = d.n WHERE d.n IN ("+marks(len(numbers))+") ORDER BY d.n DESC", args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	out := make([]store.DeliveryRow, 0, len(numbers))
+	for rows.Next() {
+		var r store.DeliveryRow
+		var due int64
+		var head, body []byte
+		d, err := s.scanEvent(rows, &r.State, &r.Attempts, &due, &r.Replayable, &head, &body)
+		if err != nil {
+			return nil, err
+		}
+		d.Attempts = r.Attempts
+		d.Inbound.Head, d.Inbound.Body, d.Payload = head, body, body
+		r.Delivery, r.Due, r.Claimed = *d, timeOf(due), s.claimed(d.N) != nil
+		out = append(out, r)
+	}
+	return out, rows.Err()
+}
+
 // FindDelivery implements store.Inspector.
 func (s *Store) FindDelivery(ctx context.Context, id string) (store.DeliveryRow, []store.Attempt, error) {
-	n, _, ok := ledger.ParseDeliveryID(id)
+	n, _, ok := ledger.ParseID(id)
 	if !ok {
 		return store.DeliveryRow{}, nil, store.ErrNotFound
 	}
-	rows, err := s.deliveryRows(ctx, []int64{n}, "(SELECT body FROM payloads WHERE n = "+payloadNumber+")")
+	find := s.deliveryRows
+	if n >= firstEvent {
+		find = s.eventRows
+	}
+	rows, err := find(ctx, []int64{n}, true)
 	if err != nil {
 		return store.DeliveryRow{}, nil, s.readError(err)
 	}

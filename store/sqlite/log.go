@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"time"
 
@@ -22,7 +23,7 @@ func (s *Store) Attempts(ctx context.Context, ref int64, before int64, limit int
 }
 
 func (s *Store) attempts(ctx context.Context, where string, args ...any) ([]store.Attempt, error) {
-	rows, err := s.db.QueryContext(ctx, `SELECT a.id, a.delivery, d.nonce, a.event, a.url, a.status, a.number, a.at, a.took, a.response, a.error, a.exception
+	rows, err := s.db.QueryContext(ctx, `SELECT a.id, a.delivery, d.nonce, a.prediction, a.event, a.url, a.status, a.number, a.at, a.took, a.response, a.error, a.exception
 		FROM attempts a JOIN deliveries d ON d.n = a.delivery WHERE `+where, args...)
 	if err != nil {
 		return nil, s.readError(err)
@@ -31,11 +32,11 @@ func (s *Store) attempts(ctx context.Context, where string, args ...any) ([]stor
 	var out []store.Attempt
 	for rows.Next() {
 		var a store.Attempt
-		var n, nonce, at int64
-		if err := rows.Scan(&a.ID, &n, &nonce, &a.Event, &a.URL, &a.Status, &a.Number, &at, &a.Took, &a.Response, &a.Error, &a.Exception); err != nil {
+		var n, nonce, prediction, at int64
+		if err := rows.Scan(&a.ID, &n, &nonce, &prediction, &a.Event, &a.URL, &a.Status, &a.Number, &at, &a.Took, &a.Response, &a.Error, &a.Exception); err != nil {
 			return nil, s.readError(err)
 		}
-		a.Delivery, a.At = ledger.DeliveryID(n, nonce), timeOf(at)
+		a.Delivery, a.At = ledger.IDOf(n, nonce, prediction), timeOf(at)
 		out = append(out, a)
 	}
 	return out, s.readError(rows.Err())
@@ -83,9 +84,60 @@ func (s *Store) redeliver(ctx context.Context, where string, args ...any) (strin
 
 // Forget implements store.Retention.
 func (s *Store) Forget(ctx context.Context, before store.Before) error {
+	if err := s.closed(); err != nil {
+		return err
+	}
 	return errors.Join(
-		s.forgetRows(ctx, before.Deliveries, "deliveries", "n", "state <> 0 AND due < ?2", (*group).forgetDelivery),
-		s.forgetRows(ctx, before.Predictions, "predictions", "ref", "(key IS NULL OR webhook <> 0 AND happened >= 2) AND "+undelivered, (*group).forgetPrediction),
+		s.forgetRows(ctx, forgetting{before.Deliveries, "deliveries", "n", 0, firstEvent - 1, "state <> 0 AND due < ?2", (*group).forgetDelivery}),
+		s.forgetRows(ctx, forgetting{before.Predictions, "predictions", "ref", 0, math.MaxInt64, "(key IS NULL OR webhook <> 0 AND happened >= 2) AND " + undelivered, (*group).forgetPrediction}),
+		s.forgetRows(ctx, forgetting{before.Events, "deliveries", "n", firstEvent - 1, math.MaxInt64, "state <> 0 AND expires = 0 AND due < ?2", (*group).forgetEvent}),
+		s.forgetRecorded(ctx),
+	)
+}
+
+// forgetRecorded deletes the recorded events whose own time has passed.
+func (s *Store) forgetRecorded(ctx context.Context) error {
+	for {
+		var found int
+		err := s.commit(ctx, func(g *group) error {
+			old, err := g.numbers("SELECT n FROM deliveries INDEXED BY deliveries_recorded WHERE expires > 0 AND state <> 0 AND expires <= ? LIMIT ?", s.opts.clock.Settled().UnixMilli(), forgetBatch)
+			if err != nil {
+				return err
+			}
+			for _, n := range old {
+				if err := g.forgetEvent(n); err != nil {
+					return err
+				}
+			}
+			found = len(old)
+			return nil
+		})
+		if err != nil || found == 0 {
+			return err
+		}
+	}
+}
+
+// forgetEvent deletes an event that has ended. It may have been replayed since it was
+// read.
+func (g *group) forgetEvent(n int64) error {
+	stmt, err := g.stmt("DELETE FROM deliveries WHERE n = ? AND state <> 0 RETURNING prediction, state, scope, size")
+	if err != nil {
+		return err
+	}
+	var number, scope, size int64
+	var state store.DeliveryState
+	err = stmt.QueryRow(n).Scan(&number, &state, &scope, &size)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	g.boxOf(scope).count(state, size, -1)
+	return errors.Join(
+		g.exec("DELETE FROM attempts WHERE prediction = ? AND delivery = ?", number, n),
+		g.exec("DELETE FROM inbound WHERE n = ?", n),
 	)
 }
 
@@ -139,18 +191,32 @@ const forgetBatch = 200
 // by number.
 const sweepRows = 20_000
 
+// forgetting is what forgetRows deletes: of the rows of a table with numbers above
+// low and up to high, those that match a condition.
+type forgetting struct {
+	before        time.Time
+	table, number string
+	low, high     int64
+	condition     string
+	forget        func(*group, int64) error
+}
+
 // forgetRows deletes the rows made before the time that match the condition,
 // oldest first. Numbers follow time, so a walk from the oldest ends at the first
 // younger row. Where the clock was set that may hide old rows behind it: a sweep
 // looks at some of all rows with each call, one call going on where the last ended.
-func (s *Store) forgetRows(ctx context.Context, before time.Time, table, number, condition string, forget func(*group, int64) error) error {
+func (s *Store) forgetRows(ctx context.Context, f forgetting) error {
+	if f.before.IsZero() {
+		return nil
+	}
+	before, table, number, condition, forget := f.before, f.table, f.number, f.condition, f.forget
 	query := fmt.Sprintf("SELECT %[1]s, %[2]s FROM %[3]s WHERE %[1]s > ?1 AND created < ?2 AND %[1]s <= ?3 ORDER BY %[1]s LIMIT %[4]d", number, condition, table, forgetBatch)
-	youngest := fmt.Sprintf("SELECT created FROM %[1]s WHERE %[2]s > ? ORDER BY %[2]s LIMIT 1", table, number)
-	for from := int64(0); ; {
+	youngest := fmt.Sprintf("SELECT created FROM %[1]s WHERE %[2]s > ? AND %[2]s <= ? ORDER BY %[2]s LIMIT 1", table, number)
+	for from := f.low; ; {
 		var created int64
-		err := s.db.QueryRowContext(ctx, youngest, from).Scan(&created)
+		err := s.db.QueryRowContext(ctx, youngest, from, f.high).Scan(&created)
 		if err == nil && created < before.UnixMilli() {
-			from, err = s.forgetSome(ctx, query, from, 1<<63-1, before, forget)
+			from, err = s.forgetSome(ctx, query, from, f.high, before, forget)
 			if err != nil {
 				return err
 			}
@@ -161,10 +227,11 @@ func (s *Store) forgetRows(ctx context.Context, before time.Time, table, number,
 		}
 		break
 	}
-	from := s.swept.next(table)
+	swept := fmt.Sprint(table, f.low)
+	from := max(s.swept.next(swept), f.low)
 	var end int64
-	last := fmt.Sprintf("SELECT coalesce(max(%[1]s), 0) FROM (SELECT %[1]s FROM %[2]s WHERE %[1]s > ? ORDER BY %[1]s LIMIT %[3]d)", number, table, sweepRows)
-	if err := s.db.QueryRowContext(ctx, last, from).Scan(&end); err != nil {
+	last := fmt.Sprintf("SELECT coalesce(max(%[1]s), 0) FROM (SELECT %[1]s FROM %[2]s WHERE %[1]s > ? AND %[1]s <= ? ORDER BY %[1]s LIMIT %[3]d)", number, table, sweepRows)
+	if err := s.db.QueryRowContext(ctx, last, from, f.high).Scan(&end); err != nil {
 		return s.readError(err)
 	}
 	for from < end {
@@ -173,7 +240,7 @@ func (s *Store) forgetRows(ctx context.Context, before time.Time, table, number,
 			return err
 		}
 	}
-	s.swept.set(table, end)
+	s.swept.set(swept, end)
 	return nil
 }
 

@@ -9,13 +9,20 @@ import (
 )
 
 // schemaVersion is the newest schema this build reads and writes.
-const schemaVersion = 2
+const schemaVersion = 3
 
 // migrations lead from each schema version to the next, beginning with an empty
 // file. A released one is never changed.
 //
 // Version 2: a redelivery shares the payload of the delivery it repeats, and
 // outages outlive the process that found them.
+//
+// Version 3: inbound events are deliveries with numbers from firstEvent on, and
+// negative prediction numbers. The columns say of an event: the row of inboxes of
+// its scope, its name, how often it was refused, the size of its head and body, and
+// when its entry of dedup expires while it waits, or when it is to be deleted if it
+// was recorded. The counts of an inbox are kept with it, so that opening a store
+// need not count. place is what a line is ordered by.
 var migrations = [schemaVersion]string{schema, `
 ALTER TABLE deliveries ADD COLUMN payload INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX deliveries_sharing ON deliveries (payload) WHERE payload <> 0;
@@ -28,7 +35,49 @@ CREATE TABLE presence (
 	began INTEGER PRIMARY KEY,
 	ended INTEGER NOT NULL
 );
+`, `
+ALTER TABLE deliveries ADD COLUMN scope INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE deliveries ADD COLUMN name TEXT NOT NULL DEFAULT '';
+ALTER TABLE deliveries ADD COLUMN refusals INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE deliveries ADD COLUMN size INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE deliveries ADD COLUMN expires INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX deliveries_sized ON deliveries (scope, due) WHERE size > 0 AND state <> 0;
+CREATE INDEX deliveries_recorded ON deliveries (expires) WHERE expires > 0 AND state <> 0;
+CREATE TABLE inbound (
+	n          INTEGER PRIMARY KEY,
+	prediction TEXT    NOT NULL,
+	place      INTEGER NOT NULL,
+	since      INTEGER NOT NULL,
+	overtaken  INTEGER NOT NULL,
+	recorded   INTEGER NOT NULL,
+	head       BLOB,
+	body       BLOB
+);
+CREATE TABLE inboxes (
+	id        INTEGER PRIMARY KEY,
+	scope     TEXT    NOT NULL UNIQUE,
+	waiting   INTEGER NOT NULL DEFAULT 0,
+	accepted  INTEGER NOT NULL DEFAULT 0,
+	failed    INTEGER NOT NULL DEFAULT 0,
+	discarded INTEGER NOT NULL DEFAULT 0,
+	refused   INTEGER NOT NULL DEFAULT 0,
+	bytes     INTEGER NOT NULL DEFAULT 0,
+	ended     INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE pauses (
+	scope TEXT    NOT NULL,
+	began INTEGER NOT NULL,
+	ended INTEGER NOT NULL,
+	PRIMARY KEY (scope, began)
+) WITHOUT ROWID;
 `}
+
+// firstEvent is the lowest number of an inbound event. Those of deliveries to
+// clients are below, so that neither are in the way of a walk over the others.
+const (
+	firstEvent     = 1 << 40
+	firstEventText = "1099511627776"
+)
 
 // payloadNumber is the number of the payload of a row d of deliveries. A
 // delivery's own payload has its number.

@@ -16,9 +16,16 @@ import (
 // version1 returns the path of a database that the first version of this plugin
 // wrote: one delivery was delivered and redelivered in vain, one waits for its
 // retry, and two of one prediction were not tried.
-func version1(t *testing.T) string {
+func version1(t *testing.T) string { return oldDatabase(t, "version1") }
+
+// version2 returns the path of a database of schema version 2: one delivery was
+// delivered, its redelivery waits, one failed, and two of one prediction were not
+// tried. There is an outage.
+func version2(t *testing.T) string { return oldDatabase(t, "version2") }
+
+func oldDatabase(t *testing.T, version string) string {
 	t.Helper()
-	dump, err := os.ReadFile("testdata/version1.sql")
+	dump, err := os.ReadFile("testdata/" + version + ".sql")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,6 +100,50 @@ func TestDatabaseOfVersion1IsUpgraded(t *testing.T) {
 	}
 }
 
+func TestDatabaseOfVersion2IsUpgraded(t *testing.T) {
+	path := version2(t)
+	x, err := OpenExport(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for e, err := range x.Events() {
+		t.Errorf("a database of version 2 has the event %+v, %v", e, err)
+	}
+	must(t, x.Close())
+	now := time.Date(2026, 11, 26, 12, 1, 0, 0, time.UTC)
+	open := func() *Store {
+		s, err := Open(Options{Path: path, Now: func() time.Time { return now }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	s := open()
+	id := accepted(t, s, "key", &store.Inbound{Scope: "default", Name: "prediction.completed", Body: []byte("body")})
+	for range 2 {
+		counts, err := s.Counts(t.Context())
+		if err != nil || counts.Deliveries != [5]int{3, 1, 1, 0, 0} || counts.Entries != 2 {
+			t.Errorf("counts are %+v, %v", counts, err)
+		}
+		if outages, err := s.Outages(t.Context()); err != nil || len(outages) != 1 {
+			t.Errorf("outages are %+v, %v", outages, err)
+		}
+		if rows, _, err := s.ListDeliveries(t.Context(), store.DeliveryFilter{Limit: 10}); err != nil || len(rows) != 5 {
+			t.Errorf("%d deliveries are listed, %v", len(rows), err)
+		}
+		if r, _, err := s.FindDelivery(t.Context(), id); err != nil || string(r.Payload) != "body" {
+			t.Errorf("the event is %+v, %v", r, err)
+		}
+		must(t, s.Close())
+		s = open()
+	}
+	defer s.Close()
+	claimed, _, err := s.ClaimDeliveries(t.Context(), 10, all)
+	if err != nil || len(claimed) != 3 {
+		t.Errorf("claimed %d, %v, want the redelivery, a started event and the inbound one", len(claimed), err)
+	}
+}
+
 func TestUpgradedDatabaseHasTheSchemaOfANewOne(t *testing.T) {
 	columns := func(path string) (out []string) {
 		s, err := Open(Options{Path: path})
@@ -114,9 +165,11 @@ func TestUpgradedDatabaseHasTheSchemaOfANewOne(t *testing.T) {
 		}
 		return out
 	}
-	upgraded, fresh := columns(version1(t)), columns(filepath.Join(t.TempDir(), "webhook.db"))
-	if !slices.Equal(upgraded, fresh) || len(fresh) < 50 {
-		t.Errorf("upgraded: %q\nfresh: %q", upgraded, fresh)
+	fresh := columns(filepath.Join(t.TempDir(), "webhook.db"))
+	for _, path := range []string{version1(t), version2(t)} {
+		if upgraded := columns(path); !slices.Equal(upgraded, fresh) || len(fresh) < 50 {
+			t.Errorf("upgraded: %q\nfresh: %q", upgraded, fresh)
+		}
 	}
 }
 

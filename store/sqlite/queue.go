@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -9,11 +10,15 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/internal/heap"
 	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/ledger"
 )
 
 // freshBytes bounds the payloads that are kept in memory between their commit
 // and their first attempt. Others are read back when their turn comes.
 const freshBytes = 32 << 20
+
+// freshEventBytes is how many of these inbound events use.
+const freshEventBytes = freshBytes / 4
 
 // item is a pending delivery. Items of a queue are guarded by its mutex.
 type item struct {
@@ -22,7 +27,8 @@ type item struct {
 	attempts   int32
 	heap.Node  // in its lane
 	event      event.Set
-	// redelivery reports that it is apart from the order of events.
+	// redelivery reports that it is apart from the order of events. An inbound
+	// event is replayed, and in the order.
 	redelivery bool
 	// claimed reports that an attempt is under way.
 	claimed bool
@@ -30,11 +36,13 @@ type item struct {
 	canceled bool
 	// pinned reports that it is counted in known.
 	pinned bool
-	// next is the terminal event's delivery, which is held until this one,
-	// for the started event, has an outcome.
+	// held reports that it waits for another one of its order, and yields that
+	// it lets later ones of its order go.
+	held, yields bool
+	// next is the one behind it in its order: see queue.orders.
 	next *item
-	// lane is the one that it waits in or was claimed from. An item that is
-	// held has none.
+	// lane is the one that it waits in or was claimed from, or, where it is
+	// held, will wait in.
 	lane *lane
 	// extra is what few items have. Many items may wait for a retry, so that
 	// each must be small.
@@ -68,6 +76,15 @@ func (i *item) sendTo(key store.Lane) {
 	i.extra.lane = key
 }
 
+// settled forgets where the item was to go, since its lane says so now.
+func (i *item) settled() {
+	if i.fresh() == nil {
+		i.extra = nil
+	} else {
+		i.extra.lane = store.Lane{}
+	}
+}
+
 // fresh returns the delivery, nil if it is not in memory.
 func (i *item) fresh() *store.Delivery {
 	if i.extra == nil {
@@ -82,6 +99,8 @@ type lane struct {
 	heap.Node // in queue.waiting
 	items     heap.Heap[*item]
 	where     laneState
+	// paused makes the lane wait as if no slots were left.
+	paused bool
 	// resumed counts the calls of resume, so that one during the call of
 	// slots is not lost.
 	resumed int
@@ -93,7 +112,7 @@ const (
 	laneEmpty   laneState = iota
 	laneWaiting           // in queue.waiting, for its first item to become due
 	laneReady             // in queue.ready
-	laneParked            // due, but the lane has no slot left
+	laneParked            // due, but the lane has no slot left, or is paused
 )
 
 // known is what the queue knows of a prediction with deliveries that are claimed
@@ -123,13 +142,16 @@ func (k *known) prediction(ref int64) store.Prediction {
 type queue struct {
 	mu      sync.Mutex
 	items   map[int64]*item
-	started map[int64]*item // started events' deliveries by prediction
+	orders  map[int64]*item // last items of orders by prediction: see order.go
 	known   map[int64]*known
 	lanes   map[store.Lane]*lane
+	paused  map[store.Lane]bool
 	ready   []*lane
 	waiting heap.Heap[*lane]
 	fresh   int
-	claimed atomic.Int64 // items with an attempt under way
+	// lastPlace is the highest place in an order that was loaded.
+	lastPlace int64
+	claimed   atomic.Int64 // items with an attempt under way
 
 	subscribers map[chan struct{}]bool
 }
@@ -138,38 +160,43 @@ type queue struct {
 func newQueue(n int) *queue {
 	return &queue{
 		items:       make(map[int64]*item, n),
-		started:     make(map[int64]*item),
+		orders:      make(map[int64]*item),
 		known:       make(map[int64]*known),
 		lanes:       make(map[store.Lane]*lane),
+		paused:      make(map[store.Lane]bool),
 		subscribers: make(map[chan struct{}]bool),
 	}
 }
 
-// add adds a delivery. One that has to wait for its prediction's started event is
-// held.
+// add adds a delivery. One that has to wait for another one of its order is held.
 func (q *queue) add(i *item, key store.Lane) {
 	q.items[i.n] = i
 	if d := i.fresh(); d != nil {
-		if size := len(d.Payload); q.fresh+size > freshBytes {
+		size, limit := sizeOf(d), freshBytes
+		if d.Inbound != nil {
+			limit = freshEventBytes
+		}
+		if q.fresh+size > limit {
 			i.extra.fresh = nil
 		} else {
 			q.fresh += size
 			q.pin(i)
 		}
 	}
-	if !i.redelivery && i.event == event.Started {
-		q.started[i.prediction] = i
-	} else if first := q.started[i.prediction]; first != nil && !i.redelivery {
-		first.next = i
-		i.sendTo(key)
-		return
-	}
-	q.push(i, key)
+	q.enqueue(i, key)
 }
 
-// pin makes an item's prediction known.
+// sizeOf returns how many bytes of the bound a delivery uses.
+func sizeOf(d *store.Delivery) int {
+	if d.Inbound != nil {
+		return len(d.Payload) + len(d.Inbound.Head) + 1024
+	}
+	return len(d.Payload)
+}
+
+// pin makes an item's prediction known. An inbound event has none.
 func (q *queue) pin(i *item) {
-	if i.pinned {
+	if i.pinned || ledger.IsInbound(i.prediction) {
 		return
 	}
 	i.pinned = true
@@ -197,15 +224,11 @@ func (q *queue) unpin(i *item) {
 func (q *queue) push(i *item, key store.Lane) {
 	l := q.lanes[key]
 	if l == nil {
-		l = &lane{key: key}
+		l = &lane{key: key, paused: q.paused[key]}
 		q.lanes[key] = l
 	}
-	i.lane, i.claimed = l, false
-	if i.fresh() == nil {
-		i.extra = nil
-	} else {
-		i.extra.lane = store.Lane{}
-	}
+	i.lane, i.claimed, i.held = l, false, false
+	i.settled()
 	q.unpin(i)
 	l.items.Push(i)
 	if l.where != laneWaiting || l.items[0] == i {
@@ -226,29 +249,29 @@ func (q *queue) settle(l *lane) {
 		delete(q.lanes, l.key)
 		return
 	}
+	if l.paused {
+		l.where = laneParked
+		return
+	}
 	l.where = laneWaiting
 	q.waiting.Push(l)
 }
 
-// remove removes an item. The one that it held goes into its lane.
+// remove removes an item. What waited for it goes into its lane.
 func (q *queue) remove(i *item) {
 	delete(q.items, i.n)
-	if q.started[i.prediction] == i {
-		delete(q.started, i.prediction)
-	}
 	q.dropFresh(i)
 	q.unlane(i)
 	q.unpin(i)
-	if next := i.next; next != nil && q.items[next.n] == next {
-		q.push(next, next.goesTo())
+	if i.inOrder() {
+		q.settleOrder(i.prediction)
 	}
-	i.next = nil
 }
 
 // unlane removes an item from its lane, so that it can't be claimed.
 func (q *queue) unlane(i *item) {
 	l := i.lane
-	if l == nil || i.claimed {
+	if !i.Queued() {
 		return
 	}
 	l.items.Remove(i)
@@ -273,7 +296,7 @@ func (q *queue) requeue(i *item) {
 	if i.canceled {
 		q.remove(i)
 	} else {
-		q.push(i, key)
+		q.put(i, key)
 	}
 }
 
@@ -287,7 +310,7 @@ func (q *queue) unclaim(i *item) {
 
 func (q *queue) dropFresh(i *item) {
 	if d := i.fresh(); d != nil {
-		q.fresh -= len(d.Payload)
+		q.fresh -= sizeOf(d)
 		i.extra.fresh = nil
 	}
 }
@@ -323,6 +346,9 @@ func (q *queue) take(clock *clock.Clock, limit int, slots func(store.Lane) store
 			q.pin(i)
 			q.claimed.Add(1)
 			taken = append(taken, i)
+			if ledger.IsOrdered(i.prediction) {
+				q.settleOrder(i.prediction)
+			}
 		}
 		if l.due(by) && free > 0 {
 			break // limit reached
@@ -362,6 +388,28 @@ func (q *queue) resumeLane(l *lane) {
 		l.where = laneEmpty
 		q.settle(l)
 	}
+}
+
+// setPaused makes a lane wait, or go on.
+func (q *queue) setPaused(key store.Lane, paused bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if paused {
+		q.paused[key] = true
+	} else {
+		delete(q.paused, key)
+	}
+	l := q.lanes[key]
+	if l != nil && l.paused != paused {
+		l.paused = paused
+		if l.where == laneReady {
+			q.ready = slices.DeleteFunc(q.ready, func(o *lane) bool { return o == l })
+			l.where = laneEmpty
+		}
+		q.settle(l)
+		q.resumeLane(l)
+	}
+	q.signal()
 }
 
 // signal wakes every subscriber.

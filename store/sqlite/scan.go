@@ -33,6 +33,9 @@ type scan struct {
 	where  string // what else rows must match
 	args   []any  // of index and where, in order; index has none
 	since  time.Time
+	// Only numbers from first on and below end are looked at. An end of 0 is
+	// none.
+	first, end int64
 	// whole: the rows are few enough to be looked at in one go.
 	whole bool
 	// text is a column that keep is asked about.
@@ -46,15 +49,18 @@ func (w *scan) run(ctx context.Context, db *sql.DB, before int64, limit int) (nu
 	if before <= 0 {
 		before = math.MaxInt64
 	}
+	if w.end > 0 {
+		before = min(before, w.end)
+	}
 	span := int64(firstSpan)
 	for began := time.Now(); ; {
-		low, start := int64(0), time.Now()
+		low, start := w.first, time.Now()
 		if !w.whole {
 			top, created, err := w.top(ctx, db, before)
 			if err != nil || top == 0 || created < w.since.UnixMilli() && !w.since.IsZero() {
 				return numbers, 0, err
 			}
-			before, low = top+1, max(top-span, 0)
+			before, low = top+1, max(top-span, w.first)
 		}
 		wanted := limit - len(numbers)
 		found, last, err := w.span(ctx, db, before, low, wanted)
@@ -71,7 +77,7 @@ func (w *scan) run(ctx context.Context, db *sql.DB, before int64, limit int) (nu
 			span = max(span/2, firstSpan/10)
 		}
 		switch {
-		case before <= 1:
+		case before <= max(w.first, 1):
 			return numbers, 0, nil
 		case len(numbers) >= limit || time.Since(began) > scanTime:
 			return numbers, before, nil
@@ -83,12 +89,12 @@ func (w *scan) run(ctx context.Context, db *sql.DB, before int64, limit int) (nu
 // forgotten.
 func (w *scan) top(ctx context.Context, db *sql.DB, before int64) (number, created int64, err error) {
 	var q strings.Builder
-	q.WriteString("SELECT " + w.number + ", t.created FROM " + w.from + " WHERE " + w.number + " < ?")
+	q.WriteString("SELECT " + w.number + ", t.created FROM " + w.from + " WHERE " + w.number + " < ? AND " + w.number + " >= ?")
 	if w.index != "" {
 		q.WriteString(" AND " + w.index)
 	}
 	q.WriteString(" ORDER BY " + w.number + " DESC LIMIT 1")
-	err = db.QueryRowContext(ctx, q.String(), before).Scan(&number, &created)
+	err = db.QueryRowContext(ctx, q.String(), before, w.first).Scan(&number, &created)
 	if errors.Is(err, sql.ErrNoRows) {
 		return 0, 0, nil
 	}

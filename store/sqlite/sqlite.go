@@ -54,15 +54,18 @@ type Store struct {
 	// closed last. SQLite checkpoints when the last connection closes. Without
 	// keeper, closing a connection whose fsync failed would fsync the same
 	// descriptor again.
-	keeper  *sql.DB
-	db      *sql.DB   // reads and checkpoints; the writer has its own
-	reader  *sql.Stmt // of claimed deliveries: see selectDeliveries
-	writer  *writer
-	entries entries
-	claims  claims.Table
-	queue   *queue
-	polls   polling.Schedule
-	swept   sweeps
+	keeper *sql.DB
+	db     *sql.DB // reads and checkpoints; the writer has its own
+	// reader and eventReader are of claimed deliveries: see selectDeliveries and
+	// selectEvents.
+	reader, eventReader *sql.Stmt
+	writer              *writer
+	entries             entries
+	claims              claims.Table
+	queue               *queue
+	polls               polling.Schedule
+	*inbox
+	swept sweeps
 
 	// compacted is the number up to which rows of dedup were merged. It is
 	// guarded by compacting, which each call of Compact holds.
@@ -91,6 +94,7 @@ func Open(opts Options) (*Store, error) {
 	}
 	opts.clock = clock.New(opts.Now)
 	s := &Store{opts: opts, stop: make(chan struct{})}
+	s.inbox = &inbox{s: s}
 	if err := s.open(); err != nil {
 		s.free()
 		return nil, fmt.Errorf("store %s %w", opts.Path, err)
@@ -123,6 +127,9 @@ func (s *Store) open() error {
 		return withRecoveryHint(err)
 	}
 	s.initClaims()
+	if err := s.inbox.boxes.load(s.db); err != nil {
+		return withRecoveryHint(err)
+	}
 	s.polls.Init(s.opts.clock)
 	if err := s.loadQueue(); err != nil {
 		return withRecoveryHint(err)
@@ -133,11 +140,14 @@ func (s *Store) open() error {
 	if s.reader, err = s.db.Prepare(selectDeliveries); err != nil {
 		return withRecoveryHint(err)
 	}
-	var t totals
-	if err := t.load(s.db); err != nil {
+	if s.eventReader, err = s.db.Prepare(selectEvents); err != nil {
 		return withRecoveryHint(err)
 	}
-	s.writer, err = newWriter(s.opts, &s.presence, s.queue, &s.polls, t, s.claims.Open)
+	var t totals
+	if err := t.load(s.db, s.inbox.boxes.total()); err != nil {
+		return withRecoveryHint(err)
+	}
+	s.writer, err = newWriter(s.opts, &s.presence, s.queue, &s.polls, &s.inbox.boxes, t, s.claims.Open)
 	return withRecoveryHint(err)
 }
 
@@ -181,8 +191,10 @@ func (s *Store) free() error {
 	if s.writer != nil {
 		errs = append(errs, s.writer.close())
 	}
-	if s.reader != nil {
-		errs = append(errs, s.reader.Close())
+	for _, stmt := range []*sql.Stmt{s.reader, s.eventReader} {
+		if stmt != nil {
+			errs = append(errs, stmt.Close())
+		}
 	}
 	if s.db != nil {
 		errs = append(errs, s.db.Close())

@@ -17,9 +17,10 @@ type totals struct {
 }
 
 // load counts what is stored. There may be many delivered ones: their number is
-// that of all, which SQLite counts without reading rows, less that of the others.
-func (t *totals) load(db *sql.DB) error {
-	rows, err := db.Query("SELECT state, count(*) FROM deliveries INDEXED BY deliveries_unsent WHERE state >= 2 GROUP BY state")
+// that of all, which SQLite counts without reading rows, less that of the others and
+// of the inbound events.
+func (t *totals) load(db *sql.DB, events int64) error {
+	rows, err := db.Query("SELECT state, count(*) FROM deliveries INDEXED BY deliveries_unsent WHERE state >= 2 AND n < " + firstEventText + " GROUP BY state")
 	if err != nil {
 		return err
 	}
@@ -36,13 +37,13 @@ func (t *totals) load(db *sql.DB) error {
 	}
 	var all int64
 	if err := errors.Join(rows.Err(),
-		db.QueryRow("SELECT count(*) FROM deliveries INDEXED BY deliveries_pending WHERE state = 0").Scan(&t.deliveries[store.DeliveryPending]),
+		db.QueryRow("SELECT count(*) FROM deliveries INDEXED BY deliveries_pending WHERE state = 0 AND n < "+firstEventText).Scan(&t.deliveries[store.DeliveryPending]),
 		db.QueryRow("SELECT count(*) FROM predictions INDEXED BY predictions_tracked WHERE happened < 2 AND key IS NOT NULL").Scan(&t.tracked),
 		db.QueryRow("SELECT count(*) FROM deliveries").Scan(&all),
 	); err != nil {
 		return err
 	}
-	t.deliveries[store.DeliveryDelivered] = all - others - t.deliveries[store.DeliveryPending]
+	t.deliveries[store.DeliveryDelivered] = all - events - others - t.deliveries[store.DeliveryPending]
 	return nil
 }
 
@@ -60,7 +61,7 @@ func (s *Store) Counts(ctx context.Context) (store.Counts, error) {
 	}
 	var c store.Counts
 	var oldest int64
-	err := s.db.QueryRowContext(ctx, "SELECT created FROM deliveries INDEXED BY deliveries_pending WHERE state = 0 ORDER BY n LIMIT 1").Scan(&oldest)
+	err := s.db.QueryRowContext(ctx, "SELECT created FROM deliveries INDEXED BY deliveries_pending WHERE state = 0 AND n < "+firstEventText+" ORDER BY n LIMIT 1").Scan(&oldest)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return c, s.readError(err)
 	}

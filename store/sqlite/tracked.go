@@ -52,6 +52,12 @@ type effects struct {
 	// withdrawn items were removed from their lanes, so that no attempt
 	// begins.
 	withdrawn []*item
+	// accepted are the new inbound events, and accepts the events that the
+	// transaction has stored.
+	accepted []*item
+	accepts  map[*store.Inbound]string
+	// boxes is what changes in the inboxes, by scope.
+	boxes map[string]*boxChange
 }
 
 // now returns the time of the transaction in Unix milliseconds.
@@ -107,9 +113,10 @@ func (g *group) remember(e *tracked) *tracked {
 // addFirst adds the started event's delivery, if it is in the queue, and the one
 // that it holds. The caller holds the queue's mutex.
 func (g *group) addFirst(e *tracked) {
-	if first := g.w.queue.started[e.Ref]; first != nil {
+	q := g.w.queue
+	if first := q.first(e.Ref); first != nil && first.event == event.Started {
 		g.addItem(e, first)
-		if next := first.next; next != nil && g.w.queue.items[next.n] == next {
+		if next := first.next; next != first && q.live(next) {
 			g.addItem(e, next).Held = true
 		}
 	}
@@ -124,6 +131,9 @@ func (g *group) addItem(e *tracked, i *item) *delivery {
 	d := &delivery{
 		N: i.n, Event: i.event, Redelivery: i.redelivery, Attempts: int(i.attempts), Claimed: i.claimed,
 		Due: g.now() + i.due - g.at,
+	}
+	if i.yields {
+		d.Refusals = store.MaxRefusals // or more
 	}
 	if i.canceled {
 		d.State = store.DeliveryCanceled
@@ -176,6 +186,8 @@ func (g *group) claimed(i *item) (*tracked, *delivery) {
 	}
 	e, k := g.byRef[i.prediction], q.known[i.prediction]
 	switch {
+	case ledger.IsInbound(i.prediction):
+		e = g.events(i.prediction)
 	case e != nil:
 	case !k.current:
 		return nil, nil // it is claimed again, and not handed out yet
@@ -213,7 +225,7 @@ func (g *group) withdraw(d *delivery) bool {
 	if d.Claimed = i.claimed; d.Claimed {
 		return false
 	}
-	if i.lane != nil {
+	if i.Queued() {
 		i.sendTo(i.goesTo()) // for undo
 		q.unlane(i)
 		g.withdrawn = append(g.withdrawn, i)
@@ -252,6 +264,10 @@ func (g *group) write(e *tracked) error {
 	}
 	for _, d := range e.Deliveries {
 		switch {
+		case ledger.IsInbound(e.Ref):
+			if err := g.writeEvent(d); err != nil {
+				return err
+			}
 		case d.Fresh:
 			if err := g.insertDelivery(e, d); err != nil {
 				return err
@@ -332,17 +348,18 @@ func (g *group) undo() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, i := range g.withdrawn {
-		q.push(i, i.goesTo())
+		q.put(i, i.goesTo())
 	}
 	q.signal() // ClaimDeliveries may have been called in between
 }
 
 // apply updates the memory after the commit.
 func (g *group) apply() {
-	if len(g.loaded) == 0 {
+	if len(g.loaded) == 0 && len(g.boxes) == 0 {
 		return
 	}
-	due := false
+	g.w.boxes.apply(g.boxes)
+	due := len(g.accepted) > 0
 	for _, e := range g.loaded {
 		if !e.partial && g.w.polls.Update(&e.Prediction) {
 			due = true
@@ -351,6 +368,9 @@ func (g *group) apply() {
 	q := g.w.queue
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	for _, i := range g.accepted {
+		q.add(i, i.goesTo())
+	}
 	for _, e := range g.loaded {
 		for _, d := range e.Deliveries {
 			if g.applyDelivery(e, d) {
@@ -384,11 +404,11 @@ func (g *group) end(i *item, d *delivery) bool {
 		q.remove(i)
 		return false
 	}
-	i.attempts, i.due = int32(d.Attempts), g.at
+	i.attempts, i.due, i.yields = int32(d.Attempts), g.at, ledger.LetsOthersGo(d.Refusals)
 	if d.Due == d.Row.due {
 		i.due = d.Row.at
 	}
-	q.push(i, key)
+	q.put(i, key)
 	return true
 }
 
@@ -404,6 +424,8 @@ func (g *group) applyDelivery(e *tracked, d *delivery) bool {
 		}
 		q.add(i, d.Lane)
 		return true
+	case d.Row.changed.Has(ledger.Replayed):
+		return g.replay(e, d, i)
 	case i == nil:
 	case d.Row.ended:
 		return g.end(i, d)
@@ -413,11 +435,11 @@ func (g *group) applyDelivery(e *tracked, d *delivery) bool {
 		if d.Row.changed.Has(ledger.Outcome) {
 			i.due = g.at
 		}
-		if i.claimed || d.Held {
+		if i.claimed || i.held {
 			i.sendTo(d.Lane)
 		} else {
 			q.unlane(i)
-			q.push(i, d.Lane)
+			q.put(i, d.Lane)
 		}
 		return true
 	}

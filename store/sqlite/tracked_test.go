@@ -156,14 +156,14 @@ func (q *queue) snapshot() []string {
 	var out []string
 	for n, i := range q.items {
 		next := int64(0)
-		if i.next != nil {
+		if i.next != nil && i.next != i && q.orders[i.prediction] != i {
 			next = i.next.n
 		}
 		out = append(out, fmt.Sprintf("item %d: due %d, attempts %d, goes to %q, in a lane %t, claimed %t, canceled %t, pinned %t, holds %d, fresh %t",
-			n, i.due, i.attempts, i.goesTo(), i.lane != nil, i.claimed, i.canceled, i.pinned, next, i.fresh() != nil))
+			n, i.due, i.attempts, i.goesTo(), i.lane != nil && !i.held, i.claimed, i.canceled, i.pinned, next, i.fresh() != nil))
 	}
-	for ref, i := range q.started {
-		out = append(out, fmt.Sprintf("started of %d: %d", ref, i.n))
+	for ref, i := range q.orders {
+		out = append(out, fmt.Sprintf("last of %d: %d", ref, i.n))
 	}
 	for ref, k := range q.known {
 		out = append(out, fmt.Sprintf("known %d: %+v", ref, *k))
@@ -311,7 +311,7 @@ func TestQueueIsWhatIsStored(t *testing.T) {
 				t.Errorf("the queue is\n%s\nstored is\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 			}
 			var count totals
-			must(t, count.load(s.db))
+			must(t, count.load(s.db, 0))
 			if counted != count {
 				t.Errorf("totals are %+v, stored is %+v", counted, count)
 			}
@@ -331,7 +331,7 @@ func (q *queue) pending(soon int64) []string {
 		key := i.goesTo()
 		key.URL = 0
 		out = append(out, fmt.Sprintf("item %d of %d: attempts %d, goes to %q, due later %t, waits %t, redelivery %t, %v",
-			n, i.prediction, i.attempts, key, i.due > soon, i.lane != nil, i.redelivery, i.event))
+			n, i.prediction, i.attempts, key, i.due > soon, !i.held, i.redelivery, i.event))
 	}
 	slices.Sort(out)
 	return out

@@ -52,15 +52,17 @@ func (s *Store) commit(ctx context.Context, write func(*group) error) error {
 	return s.run(ctx, op{write: write})
 }
 
-// run commits an op. Its write returns ErrNotFound or ErrDisabled before it has
+// run commits an op. Its write returns one of the errors of store before it has
 // written anything, so that the other ops of its transaction go on.
 func (s *Store) run(ctx context.Context, o op) error {
 	var refused error
 	write := o.write
 	o.write = func(g *group) error {
 		refused = write(g)
-		if errors.Is(refused, store.ErrNotFound) || errors.Is(refused, store.ErrDisabled) {
-			return nil
+		for _, of := range []error{store.ErrNotFound, store.ErrDisabled, store.ErrEnded, store.ErrWaiting, store.ErrNoBody} {
+			if errors.Is(refused, of) {
+				return nil
+			}
 		}
 		return refused
 	}

@@ -14,6 +14,8 @@ import (
 func TestTrackingConformance(t *testing.T)  { storetest.RunTracking(t, freshFile) }
 func TestInspectorConformance(t *testing.T) { storetest.RunInspector(t, freshFile) }
 
+func TestInboxConformance(t *testing.T) { storetest.RunInbox(t, freshFile) }
+
 func freshFile(t *testing.T) storetest.Resource {
 	path := filepath.Join(t.TempDir(), "webhook.db")
 	return func(t *testing.T, now func() time.Time) storetest.Opened {

@@ -48,6 +48,7 @@ type writer struct {
 	presence *presence
 	queue    *queue
 	polls    *polling.Schedule
+	boxes    *boxes
 	batch    *groupcommit.Batcher[*op]
 
 	// claims returns the number of open claims. Each of them, and each claimed
@@ -62,7 +63,7 @@ type writer struct {
 
 	// The highest numbers given, counted by the writer's goroutine. Those of
 	// a transaction that failed are not given again.
-	lastRef, lastDelivery, lastAttempt int64
+	lastRef, lastDelivery, lastEvent, lastAttempt int64
 
 	// totals count what is committed.
 	totalsMu sync.Mutex
@@ -76,8 +77,8 @@ type writer struct {
 	commits  atomic.Int64
 }
 
-func newWriter(opts Options, p *presence, q *queue, polls *polling.Schedule, t totals, claims func() int64) (*writer, error) {
-	w := &writer{opts: opts, presence: p, queue: q, polls: polls, claims: claims, totals: t}
+func newWriter(opts Options, p *presence, q *queue, polls *polling.Schedule, b *boxes, t totals, claims func() int64) (*writer, error) {
+	w := &writer{opts: opts, presence: p, queue: q, polls: polls, boxes: b, claims: claims, totals: t, lastEvent: q.lastPlace}
 	if err := w.connect(); err != nil {
 		return nil, err
 	}
@@ -99,11 +100,16 @@ func (w *writer) restore() error {
 	highest := func(dst *int64, column, table string) error {
 		return w.conn.QueryRowContext(context.Background(), "SELECT coalesce(max("+column+"), 0) FROM "+table).Scan(dst)
 	}
-	return errors.Join(
+	var event int64
+	err := errors.Join(
 		highest(&w.lastRef, "ref", "predictions"),
-		highest(&w.lastDelivery, "n", "deliveries"),
+		highest(&w.lastDelivery, "n", "deliveries WHERE n < "+firstEventText),
+		highest(&event, "n", "deliveries"),
 		highest(&w.lastAttempt, "id", "attempts"),
 	)
+	// An event that is replayed takes a number for its place.
+	w.lastEvent = max(w.lastEvent, event, firstEvent-1)
+	return err
 }
 
 // do hands an op in and waits until it is durable. If ctx ends first, the op may

@@ -236,8 +236,14 @@ func acceptedIsHandedOut(t *testing.T, b *inbox) {
 	if !b.s.Holds(d) {
 		t.Fatal("the claim is not held")
 	}
+	if r := b.found(id); !r.Claimed || !r.Replayable {
+		t.Fatalf("during the attempt it is listed as %+v", r)
+	}
 	b.events()
 	b.succeed(d)
+	if r := b.found(id); r.Claimed || !r.Replayable {
+		t.Fatalf("after the attempt it is listed as %+v", r)
+	}
 	if b.s.Holds(d) {
 		t.Fatal("the claim is held after its outcome")
 	}
@@ -532,7 +538,7 @@ func boundBytes(t *testing.T, b *inbox) {
 	gone := func(want ...bool) {
 		t.Helper()
 		for i, id := range ids {
-			if r := b.found(id); (r.Payload == nil) != want[i] || (r.Inbound.Head == nil) != want[i] {
+			if r := b.found(id); r.Replayable == want[i] || (r.Payload == nil) != want[i] || (r.Inbound.Head == nil) != want[i] {
 				t.Fatalf("event %d has %d bytes of head and %d of body", i, len(r.Inbound.Head), len(r.Payload))
 			}
 		}

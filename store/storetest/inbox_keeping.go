@@ -36,7 +36,7 @@ func recordedHasEnded(t *testing.T, b *inbox) {
 	for range 2 {
 		r, log, err := b.s.FindDelivery(ctx, id)
 		b.must(err)
-		if r.State.EventState() != "accepted" || r.Attempts != 1 || string(r.Payload) != "body recorded" || string(r.Inbound.Head) != "head recorded" {
+		if r.State.EventState() != "accepted" || r.Replayable || r.Attempts != 1 || string(r.Payload) != "body recorded" || string(r.Inbound.Head) != "head recorded" {
 			t.Errorf("the event is %+v", r)
 		}
 		if len(log) != 1 || log[0].Status != 201 || log[0].Number != 1 || log[0].Response != "thanks" || log[0].Took != time.Millisecond || log[0].Delivery != id {

@@ -266,7 +266,7 @@ func (m *inboxWorld) stepPostpone() {
 		e.due = m.now().Add(time.Duration(m.rand.IntN(5)) * time.Second)
 		m.must(m.s.Postpone(ctx, c, e.due))
 		delete(m.held, c.ID)
-		e.claimed, e.ended = false, m.now()
+		e.claimed = false
 	}
 }
 

@@ -43,6 +43,29 @@ type Delivery struct {
 	Payload int64
 }
 
+// Event is an inbound event. Times are Unix milliseconds. Of the fields of Delivery
+// it has no Event, Endpoint and Payload, and Redelivery is that it is replayed.
+type Event struct {
+	Delivery
+	store.Inbound
+	Refusals            int
+	Overtaken, Recorded bool
+	// Place is what the events of one order are ordered by, and Since since
+	// when it waits.
+	Place, Since int64
+	// Expires is when the entry of a waiting event expires, math.MaxInt64 for
+	// one without, and when an ended one is to be deleted, 0 for one that has no
+	// time of its own.
+	Expires int64
+}
+
+// Pause is a time in which the inbox of a scope was paused, in Unix milliseconds.
+// Ended is 0 while it is.
+type Pause struct {
+	Scope        string
+	Began, Ended int64
+}
+
 // Attempt is a row of the delivery log.
 type Attempt struct {
 	store.Attempt
@@ -63,11 +86,13 @@ type Source interface {
 	Predictions() iter.Seq2[store.Prediction, error]
 	Payloads() iter.Seq2[Payload, error]
 	Deliveries() iter.Seq2[Delivery, error]
+	Events() iter.Seq2[Event, error]
+	Pauses() iter.Seq2[Pause, error]
 	Attempts() iter.Seq2[Attempt, error]
 	Secrets() iter.Seq2[Secret, error]
 }
 
 // Report counts what was copied.
 type Report struct {
-	Entries, Predictions, Deliveries, Attempts, Secrets int64
+	Entries, Predictions, Deliveries, Events, Attempts, Secrets int64
 }
