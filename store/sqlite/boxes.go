@@ -224,6 +224,9 @@ func (s *boxes) load(db *sql.DB) error {
 			return err
 		}
 		b.lane, b.oldest = store.InboxLane(b.scope), 0
+		if e[store.DeliveryPending] > 0 {
+			b.lowest = 0 // until it is looked up
+		}
 		s.register(b)
 		s.lastID = max(s.lastID, b.id)
 	}

@@ -4,6 +4,9 @@ import (
 	"cmp"
 	"context"
 	"database/sql"
+	sqldriver "database/sql/driver"
+	"errors"
+	"io"
 	"math"
 	"slices"
 	"strings"
@@ -49,90 +52,105 @@ func (s *Store) scanEvents(rows *sql.Rows, into map[int64]*stored) error {
 	return rows.Err()
 }
 
-// waitingEvent is an event that is read at opening.
-type waitingEvent struct {
-	item
-	scope, expires, place int64
+// waitingColumns is what addWaiting is given: few numbers, since a million events may
+// wait when a store is opened.
+const waitingColumns = "d.n, d.due, d.prediction, (d.scope << 40) | (min(d.refusals, 255) << 32) | d.attempts"
+
+// waitingEvents is how the queue is filled with the inbound events that wait.
+type waitingEvents struct {
+	s          *Store
+	now, shift int64 // those of loadQueue
+	replayed   [][5]int64
 }
 
 // loadEvents reads which inbound events wait, in the order of their lines. now and
 // shift are those of loadQueue.
 func (s *Store) loadEvents(now, shift int64) error {
-	replayed, err := s.loadReplayed()
-	if err != nil {
-		return err
-	}
-	add := func(e *waitingEvent) (err error) {
-		if e.due > now {
-			if e.due, err = s.waiting(e.n, e.prediction, e.due, e.attempts, now); err != nil {
-				return err
-			}
-		}
-		i := e.item
-		i.due += shift
-		s.queue.lastPlace = max(s.queue.lastPlace, e.place)
-		s.queue.add(&i, s.inbox.boxes.waits(e.scope, e.expires))
+	w := &waitingEvents{s: s, now: now, shift: shift}
+	const from = " FROM deliveries d INDEXED BY deliveries_pending"
+	const where = " WHERE d.state = 0 AND d.n >= " + firstEventText
+	if err := eachRow(s.db, "SELECT "+waitingColumns+", b.place"+from+" JOIN inbound b ON b.n = d.n"+where+" AND d.redelivery = 1", func(row []int64) error {
+		w.replayed = append(w.replayed, [5]int64(row))
 		return nil
+	}); err != nil {
+		return err
 	}
-	rows, err := s.db.Query("SELECT n, due, prediction, attempts, refusals, scope, expires FROM deliveries INDEXED BY deliveries_pending WHERE state = 0 AND redelivery = 0 AND n >= " + firstEventText + " ORDER BY n")
+	slices.SortFunc(w.replayed, func(a, b [5]int64) int { return cmp.Compare(a[4], b[4]) })
+	if err := eachRow(s.db, "SELECT "+waitingColumns+from+where+" AND d.redelivery = 0 ORDER BY d.n", func(row []int64) error {
+		if err := w.addReplayed(row[0]); err != nil {
+			return err
+		}
+		return w.add(row, row[0], false)
+	}); err != nil {
+		return err
+	}
+	return w.addReplayed(math.MaxInt64)
+}
+
+// addReplayed adds the events that were replayed before a place.
+func (w *waitingEvents) addReplayed(before int64) error {
+	for ; len(w.replayed) > 0 && w.replayed[0][4] < before; w.replayed = w.replayed[1:] {
+		row := w.replayed[0]
+		if err := w.add(row[:4], row[4], true); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// add adds an event by its columns and its place.
+func (w *waitingEvents) add(row []int64, place int64, replayed bool) (err error) {
+	packed := row[3]
+	i := &item{
+		n: row[0], due: row[1], prediction: row[2], attempts: int32(packed), redelivery: replayed,
+		yields: ledger.LetsOthersGo(int(packed >> 32 & 255)),
+	}
+	if i.due > w.now {
+		if i.due, err = w.s.waiting(i.n, i.prediction, i.due, i.attempts, w.now); err != nil {
+			return err
+		}
+	}
+	i.due += w.shift
+	w.s.queue.lastPlace = max(w.s.queue.lastPlace, place)
+	var key store.Lane
+	if b := w.s.inbox.boxes.byID[packed>>40]; b != nil {
+		key = b.lane
+	}
+	w.s.queue.add(i, key)
+	return nil
+}
+
+// eachRow calls f with the rows of a query whose columns are integers. It is for
+// many rows: database/sql takes as long to hand a number over as SQLite to read it.
+func eachRow(db *sql.DB, query string, f func(row []int64) error) error {
+	conn, err := db.Conn(context.Background())
 	if err != nil {
 		return err
 	}
-	defer rows.Close()
-	for rows.Next() {
-		var e waitingEvent
-		var refusals int
-		if err := rows.Scan(&e.n, &e.due, &e.prediction, &e.attempts, &refusals, &e.scope, &e.expires); err != nil {
+	defer conn.Close()
+	return conn.Raw(func(c any) error {
+		rows, err := c.(sqldriver.QueryerContext).QueryContext(context.Background(), query, nil)
+		if err != nil {
 			return err
 		}
-		e.yields = ledger.LetsOthersGo(refusals)
-		for ; len(replayed) > 0 && replayed[0].place < e.n; replayed = replayed[1:] {
-			if err := add(&replayed[0]); err != nil {
+		defer rows.Close()
+		values := make([]sqldriver.Value, len(rows.Columns()))
+		row := make([]int64, len(values))
+		for {
+			switch err := rows.Next(values); {
+			case errors.Is(err, io.EOF):
+				return nil
+			case err != nil:
+				return err
+			}
+			for i, v := range values {
+				row[i], _ = v.(int64)
+			}
+			if err := f(row); err != nil {
 				return err
 			}
 		}
-		e.place = e.n
-		if err := add(&e); err != nil {
-			return err
-		}
-	}
-	for k := range replayed {
-		if err := add(&replayed[k]); err != nil {
-			return err
-		}
-	}
-	return rows.Err()
-}
-
-// loadReplayed reads the events that wait because they were replayed, by their
-// places.
-func (s *Store) loadReplayed() (out []waitingEvent, err error) {
-	rows, err := s.db.Query("SELECT d.n, d.due, d.prediction, d.attempts, d.refusals, d.scope, d.expires, b.place FROM deliveries d INDEXED BY deliveries_pending JOIN inbound b ON b.n = d.n WHERE d.state = 0 AND d.redelivery = 1 AND d.n >= " + firstEventText)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var e waitingEvent
-		var refusals int
-		if err := rows.Scan(&e.n, &e.due, &e.prediction, &e.attempts, &refusals, &e.scope, &e.expires, &e.place); err != nil {
-			return nil, err
-		}
-		e.yields, e.redelivery = ledger.LetsOthersGo(refusals), true
-		out = append(out, e)
-	}
-	slices.SortFunc(out, func(a, b waitingEvent) int { return cmp.Compare(a.place, b.place) })
-	return out, rows.Err()
-}
-
-// waits notes an event that was found at opening, and returns its lane.
-func (s *boxes) waits(id, expires int64) store.Lane {
-	b := s.byID[id]
-	if b == nil {
-		return store.Lane{}
-	}
-	b.lowest = min(b.lowest, expires)
-	return b.lane
+	})
 }
 
 // raiseShare is which share of the time may be used to look up when the entries of
