@@ -107,7 +107,7 @@ func keep(h http.Header) (kept http.Header, truncated bool) {
 
 // keptRank returns 0 for the headers that are kept first, and 1 for others.
 func keptRank(name string) int {
-	if slices.Contains(keptFirst[:], name) {
+	if slices.Contains(keptFirst[:], name) || signature.IsSvix(name) {
 		return 0
 	}
 	return 1

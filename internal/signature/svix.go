@@ -38,6 +38,16 @@ func AdoptSvix(h http.Header) {
 	}
 }
 
+// UpdateSvix gives those of Svix-Id, Svix-Timestamp and Svix-Signature that are
+// present the values of the standard headers, which have changed.
+func UpdateSvix(h http.Header) {
+	for _, s := range svixHeaders {
+		if _, ok := h[s.svix]; ok {
+			h[s.svix] = slices.Clone(h[s.standard])
+		}
+	}
+}
+
 // IsSvix reports whether name is one of Svix's three headers, in any spelling of
 // [IsProtected].
 func IsSvix(name string) bool {

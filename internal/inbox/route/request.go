@@ -98,6 +98,7 @@ func (t *Route) resign(h http.Header, d *store.Delivery, head *inbox.Head, now t
 	}
 	h[signature.HeaderTimestamp] = []string{timestamp}
 	h[signature.HeaderSignature] = []string{strings.Join(entries, " ")}
+	signature.UpdateSvix(h)
 }
 
 // parseURI parses a request URI. One that a handler has rewritten need not begin

@@ -100,6 +100,32 @@ func TestAppsThatVerifyThemselvesAcceptLateAttempts(t *testing.T) {
 	}
 }
 
+// TestAppsThatVerifySvixsHeadersAcceptLateAttempts: they are signed again as well,
+// where they came.
+func TestAppsThatVerifySvixsHeadersAcceptLateAttempts(t *testing.T) {
+	late := func() time.Time { return time.Now().Add(time.Hour) }
+	app, r := toApp(t, route.Options{
+		Timeout: time.Minute, Resign: true, Now: late, Secrets: func() []signature.Secret { return []signature.Secret{secret} },
+	})
+	d := changed(t, event(), func(h *inbox.Head) {
+		for _, name := range []string{"Id", "Timestamp", "Signature"} {
+			h.Header["Svix-"+name] = h.Header["Webhook-"+name]
+		}
+	})
+	if got := r.Pass(t.Context(), d, 1); got.Status != 200 {
+		t.Fatalf("%+v", got)
+	}
+	h := app.Last().Header
+	for _, name := range []string{"Id", "Timestamp", "Signature"} {
+		if h.Get("Svix-"+name) == "" || h.Get("Svix-"+name) != h.Get("Webhook-"+name) {
+			t.Errorf("Svix-%s is %q, Webhook-%s is %q", name, h.Get("Svix-"+name), name, h.Get("Webhook-"+name))
+		}
+	}
+	if !verifies(app.Last(), secret, late()) {
+		t.Error("an app that verifies refuses it")
+	}
+}
+
 // TestAllSecretsThatVerifiedSignAgain: during a rotation a sender signs with two, and
 // the app may know either.
 func TestAllSecretsThatVerifiedSignAgain(t *testing.T) {
