@@ -14,7 +14,7 @@ func backupCommand() *cobra.Command {
 	var from string
 	cmd := &cobra.Command{
 		Use:   "backup <file>",
-		Short: "Backs an SQLite store up into a new file",
+		Short: "Backs up an SQLite store into a new file",
 		Long: `
 Writes a copy of the SQLite file into a new one, with mode 0600. Caddy may run
 meanwhile: the copy has what was committed at one moment, and is complete without

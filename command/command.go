@@ -14,11 +14,10 @@ func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "replicate-webhook",
 		Usage: "<command>",
-		Short: "Operates and tries out webhooks",
+		Short: "Operates and tests webhooks",
 		Long: `
-Shows what a running Caddy knows of predictions, their webhooks and the edge,
-sends failed deliveries again, and signs, verifies and sends webhooks for local
-development.
+Shows the predictions, webhooks and deliveries of a running Caddy, redelivers
+failed ones, and signs, verifies and sends webhooks for local development.
 
 Commands that ask a running Caddy find its admin endpoint as 'caddy reload'
 does: by --address, else by --config, else at localhost:2019.
@@ -28,12 +27,12 @@ NO_COLOR. With --json the output is that of the admin API.
 
 Exit codes:
 
-  0  it is done, and as it should be
-  1  the command was used wrongly, or something unexpected happened
+  0  success
+  1  wrong usage, or an unexpected error
   2  there is no such prediction, delivery or endpoint
-  3  the admin endpoint can't be reached, or is of another version
-  4  the answer is no: the signature is wrong, the receiver refused, the
-     webhook is disabled, the store takes no commits
+  3  the admin endpoint can't be reached, or has another version
+  4  refused: the signature is not valid, the receiver refused the webhook,
+     the webhook is disabled, or the store accepts no commits
 `,
 		CobraFunc: build,
 	})

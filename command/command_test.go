@@ -202,9 +202,9 @@ func TestRedelivering(t *testing.T) {
 	r := sh.ask("deliveries", "redeliver", id, "dlv_1_0000000000000000")
 	r.fails(2, "there is no delivery dlv_1_0000000000000000")
 	r.says(r.out, id+" is sent again as dlv_")
-	sh.ask("deliveries", "redeliver").fails(1, "nothing is named")
-	sh.ask("deliveries", "redeliver", "--state", "failed", id).fails(1, "without --all")
-	sh.ask("deliveries", "redeliver", "--all", id).fails(1, "--all is there beside deliveries")
+	sh.ask("deliveries", "redeliver").fails(1, "no delivery is named")
+	sh.ask("deliveries", "redeliver", "--state", "failed", id).fails(1, "a filter needs --all")
+	sh.ask("deliveries", "redeliver", "--all", id).fails(1, "--all can't be combined with deliveries")
 	sh.ask("deliveries", "redeliver", "--all", "--state", "pending").fails(1, "on their way already")
 }
 

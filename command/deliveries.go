@@ -25,10 +25,10 @@ func deliveriesCommand() *cobra.Command {
 	}
 	cmd := add(&cobra.Command{
 		Use:   "deliveries",
-		Short: "Lists, shows and repeats deliveries",
+		Short: "Lists, shows and redelivers deliveries",
 		Long: `
 Lists deliveries, newest first. The subcommands show one with its attempts, and
-send again.`,
+redeliver.`,
 		Example: "  caddy replicate-webhook deliveries --state failed --since 24h",
 		Args:    noArgs,
 		RunE:    list,

@@ -12,7 +12,7 @@ func demoCommand() *cobra.Command {
 	var once bool
 	cmd := &cobra.Command{
 		Use:   "demo",
-		Short: "Shows all of it at work, in one process",
+		Short: "Runs a demonstration in one process",
 		Long: `
 Runs Caddy with the real modules between a simulated prediction API and an app,
 all on 127.0.0.1 and with its data in a temporary directory, and shows step by step:

@@ -18,34 +18,34 @@ func redeliverCommand() *cobra.Command {
 	var all, dry bool
 	cmd := &cobra.Command{
 		Use:   "redeliver [<delivery>...]",
-		Short: "Sends events again",
+		Short: "Redelivers events",
 		Long: `
-Makes a new delivery of the event of each delivery named, whatever has become of
-it. With --all it does so for all that the filter selects, which are the failed
-ones unless --state says otherwise; an event that has arrived since, or is on
-its way, is left alone then. The payload is the same.`,
+Creates a new delivery of the event of each named delivery, whatever its state.
+With --all, of each delivery that the filter selects, by default the failed
+ones, without events that were delivered since or have a pending delivery. The
+payload is the same.`,
 		Example: `  caddy replicate-webhook deliveries redeliver dlv_1_0123456789abcdef
   caddy replicate-webhook deliveries redeliver --all --since 24h --dry-run`,
 		RunE: run(asking(func(ctx context.Context, t *terminal, c *client.Client, ids []string) error {
 			filtered := q != (operator.DeliveryQuery{})
 			switch {
 			case all && len(ids) > 0:
-				return errors.New("--all is there beside deliveries: name some, or say --all")
+				return errors.New("--all can't be combined with deliveries: name some, or use --all")
 			case all:
 				return redeliverAll(ctx, t, c, q, dry)
 			case len(ids) == 0:
-				return errors.New("nothing is named: give the ids of deliveries, or --all")
+				return errors.New("no delivery is named: give the ids of deliveries, or --all")
 			case filtered:
-				return errors.New("a filter is there without --all")
+				return errors.New("a filter needs --all")
 			case dry:
-				return errors.New("--dry-run is there without --all")
+				return errors.New("--dry-run needs --all")
 			}
 			return redeliver(ctx, t, c, ids)
 		})),
 	}
 	addFilter(cmd, &q)
 	cmd.Flags().BoolVar(&all, "all", false, "All that the filter selects")
-	cmd.Flags().BoolVar(&dry, "dry-run", false, "With --all: say what would be sent, and send nothing")
+	cmd.Flags().BoolVar(&dry, "dry-run", false, "With --all: count what would be redelivered, and redeliver nothing")
 	addAdmin(cmd)
 	return cmd
 }

@@ -24,8 +24,8 @@ func secretCommand() *cobra.Command {
 		Short: "Shows the secret that signs webhooks",
 		Long: `
 Writes the signing secret of a client, or the one that all share under 'signing
-shared'. A client is named as 'predictions' shows it, or by a prediction of his.
-The secret goes to standard output alone.`,
+shared'. A client is named as 'predictions' shows it, or by one of its
+predictions. The secret is written to standard output alone.`,
 		Example: "  caddy replicate-webhook secret --prediction ufawqhfynnddngldkgtslldrkq",
 		Args:    noArgs,
 		RunE: run(asking(func(ctx context.Context, t *terminal, c *client.Client, _ []string) error {

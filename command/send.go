@@ -49,7 +49,7 @@ func sendCommand() *cobra.Command {
 		Long: `
 Sends one of the events of the webhook guide, signed, to any URL: to an app that
 is being developed, or to the edge in front of it. The exit code is 4 unless the
-answer is 2xx.`,
+response is 2xx.`,
 		Example: `  caddy replicate-webhook send http://localhost:8080/webhooks/replicate
   caddy replicate-webhook send --event failed --error "out of memory" http://localhost:3000/webhooks/replicate`,
 		Args: cobra.ExactArgs(1),
@@ -177,10 +177,10 @@ func (s *sending) post(ctx context.Context, target string, h http.Header, body [
 		return sent{}, err
 	}
 	defer resp.Body.Close()
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, shownResponse))
+	response, err := io.ReadAll(io.LimitReader(resp.Body, shownResponse))
 	out := sent{
 		URL: target, Status: resp.StatusCode, Seconds: time.Since(began).Seconds(),
-		Duplicate: resp.Header.Get("X-Replicate-Duplicate") == "true", Response: string(answer),
+		Duplicate: resp.Header.Get("X-Replicate-Duplicate") == "true", Response: string(response),
 	}
 	if json.Valid(body) {
 		out.Body = body

@@ -14,10 +14,10 @@ import (
 func statusCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Shows how things are",
+		Short: "Shows the status of a running Caddy",
 		Long: `
-Shows what is stored, what is under way, and whether the store takes commits; if
-it does not, the exit code is 4.`,
+Shows the row counts of the store, the attempts in flight, and whether the store
+accepts commits; if it does not, the exit code is 4.`,
 		Example: "  caddy replicate-webhook status",
 		Args:    noArgs,
 		RunE:    run(asking(showStatus)),
@@ -35,7 +35,7 @@ func showStatus(ctx context.Context, t *terminal, c *client.Client, _ []string) 
 		t.status(&s)
 	}
 	if !s.Store.Ready {
-		return refused("the store takes no commits: %s", s.Store.Error)
+		return refused("the store accepts no commits: %s", s.Store.Error)
 	}
 	return nil
 }

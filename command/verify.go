@@ -51,7 +51,7 @@ func verifyCommand() *cobra.Command {
 		Long: `
 Verifies a body, which is read from a file or from standard input, by its
 signature headers, as the edge does. If it fails it finds out why: another
-secret, a body that was written anew on the way, a clock that is off.`,
+secret, a body that was changed in transit, or a clock that is wrong.`,
 		Example: `  caddy replicate-webhook sign body.json > headers
   caddy replicate-webhook verify --headers headers body.json`,
 		Args: cobra.MaximumNArgs(1),

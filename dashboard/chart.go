@@ -182,7 +182,7 @@ func charts(samples []history.Sample, to time.Time, step time.Duration) []*chart
 		Series: []series{
 			{Name: "delivered", Class: "good", of: counter(history.AttemptsDelivered)},
 			{Name: "refused", Class: "bad", of: counter(history.AttemptsRefused)},
-			{Name: "no response", Class: "worse", of: counter(history.AttemptsUnanswered)},
+			{Name: "no response", Class: "worse", of: counter(history.AttemptsNoResponse)},
 		},
 	}, {
 		ID: "chart-in", Title: "Webhooks received", Help: "By outcome at the edge.",

@@ -155,7 +155,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 	case pageAPI:
 		return h.api(w, r, rt)
 	}
-	return h.answer(w, r, rt, user)
+	return h.page(w, r, rt, user)
 }
 
 // Interface guards.

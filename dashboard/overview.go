@@ -37,7 +37,7 @@ var chartRanges = []chartRange{
 	{Name: "24 h", Path: "./?range=24h", step: 24 * time.Minute},
 }
 
-// overview shows how things are.
+// overview renders the overview.
 func (v *visit) overview() error {
 	s := v.app.Operator()
 	status, err := s.Status(v.r.Context())

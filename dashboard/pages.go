@@ -32,8 +32,8 @@ type visit struct {
 	user string
 }
 
-// answer renders a page or executes a form.
-func (h *Handler) answer(w http.ResponseWriter, r *http.Request, rt route, user string) error {
+// page renders a page or executes a form.
+func (h *Handler) page(w http.ResponseWriter, r *http.Request, rt route, user string) error {
 	v := &visit{h, w, r, rt, user}
 	var err error
 	switch rt.page {

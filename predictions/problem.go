@@ -91,7 +91,7 @@ func problemOf(err error) *problem {
 		return &problem{status: http.StatusNotImplemented, cause: err,
 			detail: "this API can't be asked who may see a prediction, so this request is not available"}
 	case errors.Is(err, upstream.ErrFailed):
-		return &problem{status: http.StatusBadGateway, detail: "the prediction API could not be asked" + unanswered(err), cause: err}
+		return &problem{status: http.StatusBadGateway, detail: "the prediction API could not be asked" + failedRequest(err), cause: err}
 	case errors.Is(err, upstream.ErrNoRoom):
 		return &problem{status: http.StatusServiceUnavailable, retry: budgetRetry, detail: "too many bytes are being held at the moment", cause: err}
 	case errors.Is(err, store.ErrNotFound):
@@ -104,8 +104,8 @@ func problemOf(err error) *problem {
 		detail: "webhooks can't be stored at the moment", cause: err}
 }
 
-// unanswered returns what was asked, as far as a client may know it.
-func unanswered(err error) string {
+// failedRequest describes the request that failed, as far as a client may know it.
+func failedRequest(err error) string {
 	var u *upstream.Error
 	if !errors.As(err, &u) {
 		return ""

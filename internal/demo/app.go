@@ -30,7 +30,7 @@ type app struct {
 
 	mu      sync.Mutex
 	seen    []delivery
-	down    map[string]int // answers to refuse, by event
+	down    map[string]int // requests to refuse, by event
 	changed chan struct{}
 }
 

@@ -14,14 +14,14 @@ import (
 	"time"
 )
 
-// answer is a response.
-type answer struct {
+// response is the response to a request to Caddy.
+type response struct {
 	Status int
 	Header http.Header
 	Body   []byte
 }
 
-func (a answer) String() string {
+func (a response) String() string {
 	text := fmt.Sprint(a.Status, " ", http.StatusText(a.Status))
 	if a.Header.Get("X-Replicate-Duplicate") != "" {
 		text += "  X-Replicate-Duplicate: " + a.Header.Get("X-Replicate-Duplicate")
@@ -30,21 +30,21 @@ func (a answer) String() string {
 }
 
 // ask sends a request to Caddy.
-func (d *demonstration) ask(ctx context.Context, method, path string, body []byte, header ...string) (answer, error) {
+func (d *demonstration) ask(ctx context.Context, method, path string, body []byte, header ...string) (response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, "http://"+d.addr+path, bytes.NewReader(body))
 	if err != nil {
-		return answer{}, err
+		return response{}, err
 	}
 	for i := 0; i+1 < len(header); i += 2 {
 		req.Header.Set(header[i], header[i+1])
 	}
 	resp, err := d.client.Do(req)
 	if err != nil {
-		return answer{}, err
+		return response{}, err
 	}
 	defer func() { _ = resp.Body.Close() }()
 	data, err := io.ReadAll(resp.Body)
-	return answer{resp.StatusCode, resp.Header, data}, err
+	return response{resp.StatusCode, resp.Header, data}, err
 }
 
 // introduce prints the parties of the demonstration.
@@ -73,7 +73,7 @@ func (d *demonstration) incoming(id string) (body []byte, signature string) {
 }
 
 // post sends a webhook and says so.
-func (d *demonstration) post(ctx context.Context, body []byte, signature string) (answer, error) {
+func (d *demonstration) post(ctx context.Context, body []byte, signature string) (response, error) {
 	d.print.sent("POST " + d.webhook + "  X-Replicate-Signature: " + short(signature, 16))
 	a, err := d.ask(ctx, http.MethodPost, d.webhook, body, "Content-Type", "application/json", "X-Replicate-Signature", signature)
 	if err == nil {
@@ -146,10 +146,10 @@ type prediction struct {
 }
 
 // create creates a prediction through Caddy.
-func (d *demonstration) create(ctx context.Context, receiver, prompt string) (prediction, answer, error) {
+func (d *demonstration) create(ctx context.Context, receiver, prompt string) (prediction, response, error) {
 	body, err := json.Marshal(map[string]any{"version": "v1", "input": map[string]string{"prompt": prompt}, "webhook_url": receiver})
 	if err != nil {
-		return prediction{}, answer{}, err
+		return prediction{}, response{}, err
 	}
 	a, err := d.ask(ctx, http.MethodPost, "/v1/predictions", body, "Content-Type", "application/json", "Authorization", "Bearer "+token)
 	if err != nil {

@@ -59,10 +59,10 @@ func portReason(port uint16) string {
 }
 
 // AllowedByException reports whether an address may be reached only because
-// [Config.Allow] says so. What such a host answers may concern the operator
+// [Config.Allow] says so. The response of such a host may concern the operator
 // alone, and is not for the client that named it.
 //
-// If the host's own addresses cannot be read, the answer for an allowed
+// If the host's own addresses cannot be read, the result for an allowed
 // address is true: too much is hidden then rather than too little.
 func (g *Guard) AllowedByException(a netip.Addr) bool {
 	v, err := g.judge(a, g.own)

@@ -13,7 +13,7 @@ const MaxResponseHeader = 64 << 10
 // request. It checks a request's URL with [Guard.CheckURL] and sends it over
 // a [Guard.Transport].
 //
-// Redirects are not followed: an answer of class 3xx is returned as it is, and
+// Redirects are not followed: a response of class 3xx is returned as it is, and
 // its Location stays a text. There is no cookie jar, and no timeout beside
 // those of the transport; requests are bounded by their context.
 //

@@ -83,7 +83,7 @@ const (
 // the URL. It is empty if err is nil.
 //
 // The errors of package net carry local addresses, names of resolvers and
-// certificates of whatever answered, so none of their text is passed on. A
+// certificates of whatever responded, so none of their text is passed on. A
 // forbidden address and a name that does not resolve share one text: telling
 // them apart would let a client find out which names exist in a DNS zone that
 // only the operator's network can see.

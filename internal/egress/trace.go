@@ -44,7 +44,7 @@ func (t *Trace) Remote() netip.AddrPort {
 // ByException reports whether the request went to an address that
 // [Guard.AllowedByException] tells of. If it got no connection, it reports
 // whether one to such an address was attempted, because how an attempt failed
-// may reveal as much as an answer.
+// may reveal as much as a response.
 func (t *Trace) ByException() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

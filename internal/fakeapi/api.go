@@ -154,9 +154,9 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.create(w, r, user, last)
 	case r.Method == http.MethodGet && path == "account" && !a.opts.NoAccounts:
 		a.Accounts.Add(1)
-		a.answer(w, http.StatusOK, fmt.Appendf(nil, `{"type":"user","username":%q,"name":"A tester","github_url":null}`, user))
+		a.respond(w, http.StatusOK, fmt.Appendf(nil, `{"type":"user","username":%q,"name":"A tester","github_url":null}`, user))
 	case r.Method == http.MethodGet && path == "webhooks/default/secret":
-		a.answer(w, http.StatusOK, []byte(`{"key":"whsec_VXBzdHJlYW0ncyBvd24gc2VjcmV0IQ=="}`))
+		a.respond(w, http.StatusOK, []byte(`{"key":"whsec_VXBzdHJlYW0ncyBvd24gc2VjcmV0IQ=="}`))
 	case r.Method == http.MethodGet && len(s) == 2 && (s[0] == "predictions" || s[0] == "trainings"):
 		a.Gets.Add(1)
 		a.show(w, user, s[1], false)
@@ -250,7 +250,7 @@ func (a *API) create(w http.ResponseWriter, r *http.Request, user, collection st
 	if a.opts.Sync || strings.HasPrefix(r.Header.Get("Prefer"), "wait") {
 		status = p.now()
 	}
-	a.answer(w, http.StatusCreated, p.json(status))
+	a.respond(w, http.StatusCreated, p.json(status))
 	a.notify(p)
 }
 
@@ -269,11 +269,11 @@ func (a *API) show(w http.ResponseWriter, user, id string, cancel bool) {
 	a.mu.Lock()
 	body := p.json(p.now())
 	a.mu.Unlock()
-	a.answer(w, http.StatusOK, body)
+	a.respond(w, http.StatusOK, body)
 }
 
-// answer writes a response in JSON.
-func (a *API) answer(w http.ResponseWriter, status int, body []byte) {
+// respond writes a response in JSON.
+func (a *API) respond(w http.ResponseWriter, status int, body []byte) {
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("Etag", `"`+strconv.Itoa(len(body))+`"`)

@@ -24,7 +24,7 @@ const (
 	RequestsRefused // temporarily: the sender tries again
 	AttemptsDelivered
 	AttemptsRefused
-	AttemptsUnanswered
+	AttemptsNoResponse
 	counters
 )
 
@@ -243,7 +243,7 @@ func attemptCounter(o delivery.Outcome) int {
 	case delivery.Refused:
 		return AttemptsRefused
 	}
-	return AttemptsUnanswered
+	return AttemptsNoResponse
 }
 
 // requestCounter returns the counter of an outcome of a request.

@@ -61,7 +61,7 @@ func TestHistory(t *testing.T) {
 // class.
 func TestEveryOutcomeOfAnAttemptIsCounted(t *testing.T) {
 	counter := map[delivery.Class]int{
-		delivery.Received: AttemptsDelivered, delivery.Refused: AttemptsRefused, delivery.Unanswered: AttemptsUnanswered,
+		delivery.Received: AttemptsDelivered, delivery.Refused: AttemptsRefused, delivery.Unanswered: AttemptsNoResponse,
 	}
 	for _, o := range delivery.Outcomes() {
 		var want Counts

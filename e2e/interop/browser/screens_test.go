@@ -75,7 +75,7 @@ func fillHistory(t *testing.T) {
 		sample.Counts[history.AttemptsDelivered] = wave
 		sample.Counts[history.AttemptsRefused] = uint32(i * 3 % 11 / 9)
 		if i > 200 && i < 225 {
-			sample.Counts[history.AttemptsRefused], sample.Counts[history.AttemptsUnanswered] = wave/2, wave/4
+			sample.Counts[history.AttemptsRefused], sample.Counts[history.AttemptsNoResponse] = wave/2, wave/4
 			sample.Counts[history.AttemptsDelivered] /= 2
 			sample.Pending = int32(wave + uint32(i-200)*2)
 		} else if i >= 225 && i < 240 {
