@@ -21,7 +21,7 @@ const (
 	createPath = "/v1/predictions"
 )
 
-// serveAPI answers creates with predictions that have succeeded already, as the
+// serveAPI responds to creates with predictions that have succeeded already, as the
 // API does for Prefer: wait. It ends when its stdin does.
 func serveAPI() error {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

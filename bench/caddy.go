@@ -128,7 +128,7 @@ func (c *caddy) spawn() error {
 func (c *caddy) shutDown() { c.stop() }
 
 // restart stops the process, starts it again, and gives the time from then to
-// the first request that is answered as expected.
+// the first request that gets the expected response.
 func (c *caddy) restart(ctx context.Context, addr string, request func() []byte, expect expectation) (time.Duration, error) {
 	c.stop()
 	start := time.Now()
@@ -164,7 +164,7 @@ func (c *caddy) poll(ctx context.Context, try func() error) error {
 		}
 		select {
 		case <-ctx.Done():
-			return errors.Join(c.failure("does not answer"), err)
+			return errors.Join(c.failure("does not respond"), err)
 		case <-time.After(2 * time.Millisecond):
 		}
 	}

@@ -26,7 +26,7 @@ func (l *lab) runCapture(ctx context.Context) (section, error) {
 	sec := section{
 		title: "Requests without a webhook",
 		text: fmt.Sprintf("What passes through the plugin because it has no webhook_url: requests that are no creates (GET /v1/models), and creates of %s and %s bytes. "+
-			"The upstream is an app that answers at once, so that the proxies are most of what is measured. Each create must reach it exactly once.",
+			"The upstream is an app that responds at once, so that the proxies are most of what is measured. Each create must reach it exactly once.",
 			count(bodySize), count(largeCreate)),
 	}
 	for i, kind := range []struct {

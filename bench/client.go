@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// answer is what the bench looks at in a response.
-type answer struct {
+// response holds the parts of a response that the bench checks.
+type response struct {
 	status    int
 	duplicate bool // X-Replicate-Duplicate: true
 	marked    bool // the body holds the client's mark
@@ -53,23 +53,23 @@ func (c *client) dial() error {
 	return nil
 }
 
-// do sends a request and reads the whole answer. A connection that the server
+// do sends a request and reads the whole response. A connection that the server
 // ends is made anew by the next call.
-func (c *client) do(request []byte) (answer, error) {
+func (c *client) do(request []byte) (response, error) {
 	if err := c.dial(); err != nil {
-		return answer{}, fmt.Errorf("connecting: %w", err)
+		return response{}, fmt.Errorf("connecting: %w", err)
 	}
 	if _, err := c.conn.Write(request); err != nil {
 		c.close()
-		return answer{}, fmt.Errorf("sending: %w", err)
+		return response{}, fmt.Errorf("sending: %w", err)
 	}
-	a, length, err := readAnswer(c.r)
+	a, length, err := readResponse(c.r)
 	if err == nil {
 		a.marked, err = c.readBody(length)
 	}
 	if err != nil {
 		c.close()
-		return answer{}, fmt.Errorf("reading the answer: %w", err)
+		return response{}, fmt.Errorf("reading the response: %w", err)
 	}
 	if a.closing {
 		// The server must be the one that closes first: the side which does
@@ -109,12 +109,12 @@ var (
 	headerDuplicate = []byte("x-replicate-duplicate")
 	headerTransfer  = []byte("transfer-encoding")
 
-	errChunked  = errors.New("the answer is chunked, which this client does not read")
-	errNoLength = errors.New("the answer has no content length")
+	errChunked  = errors.New("the response is chunked, which this client does not read")
+	errNoLength = errors.New("the response has no content length")
 )
 
-// readAnswer reads the head of one response, and how long its body is.
-func readAnswer(r *bufio.Reader) (a answer, length int, err error) {
+// readResponse reads the head of one response, and how long its body is.
+func readResponse(r *bufio.Reader) (a response, length int, err error) {
 	line, err := r.ReadSlice('\n')
 	if err != nil {
 		return a, 0, err

@@ -11,16 +11,16 @@ import (
 func TestReadAnswer(t *testing.T) {
 	for _, tc := range []struct {
 		name, text string
-		want       answer
+		want       response
 		rest       string
 	}{
-		{"plain", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP", answer{status: 200}, "HTTP"},
-		{"duplicate", "HTTP/1.1 200 OK\r\nX-Replicate-Duplicate: true\r\ncontent-length: 0\r\n\r\n", answer{status: 200, duplicate: true}, ""},
-		{"closing", "HTTP/1.1 401 Unauthorized\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", answer{status: 401, closing: true}, ""},
+		{"plain", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP", response{status: 200}, "HTTP"},
+		{"duplicate", "HTTP/1.1 200 OK\r\nX-Replicate-Duplicate: true\r\ncontent-length: 0\r\n\r\n", response{status: 200, duplicate: true}, ""},
+		{"closing", "HTTP/1.1 401 Unauthorized\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", response{status: 401, closing: true}, ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			r := bufio.NewReader(strings.NewReader(tc.text))
-			got, length, err := readAnswer(r)
+			got, length, err := readResponse(r)
 			_, _ = r.Discard(length)
 			if err != nil || got != tc.want {
 				t.Fatalf("got %+v, %v, want %+v", got, err, tc.want)
@@ -44,7 +44,7 @@ func TestReadAnswerRefusesWhatItCannotRead(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			c := &client{r: bufio.NewReader(strings.NewReader(tc.text))}
-			_, length, err := readAnswer(c.r)
+			_, length, err := readResponse(c.r)
 			if err == nil {
 				_, err = c.readBody(length)
 			}

@@ -28,7 +28,7 @@ type contender struct {
 	// Of what is delivered for creates:
 	commits           spread // a request
 	sustained         spread // requests/s, with the tail in the time
-	tails             spread // ms from the last answer to the last receipt
+	tails             spread // ms from the last response to the last receipt
 	started, terminal latencies
 }
 
@@ -51,7 +51,7 @@ func (l *latencies) add(sorted []time.Duration) {
 type traffic struct {
 	feeds    []feed
 	answered func(feed int) // see load
-	// check judges what came of it, and may add to the result. nil: the answers
+	// check judges what came of it, and may add to the result. nil: the responses
 	// say it all.
 	check func(context.Context, *result) error
 }

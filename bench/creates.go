@@ -48,9 +48,9 @@ func (l *lab) plainCreates(context.Context) (traffic, error) {
 // delivered is what came of creates with a webhook.
 type delivered struct {
 	commits float64       // of the stores, for each create
-	tail    time.Duration // from the last answer to the last receipt
-	// From each create's answer to the receipts of its events, sorted. One that
-	// came before the answer was read counts as 0.
+	tail    time.Duration // from the last response to the last receipt
+	// From each create's response to the receipts of its events, sorted. One that
+	// came before the response was read counts as 0.
 	started, terminal []time.Duration
 }
 
@@ -71,18 +71,18 @@ func (l *lab) hooked(nodes []*caddy, to *receiver) func(context.Context) (traffi
 			return traffic{}, err
 		}
 		lo := l.signer.next.Load()
-		feeds, answers := make([]feed, l.connections), make([][]answeredCreate, l.connections)
+		feeds, responses := make([]feed, l.connections), make([][]createResponse, l.connections)
 		for i := range feeds {
 			t := newCreate(bodySize, to.url())
 			feeds[i] = func() ([]byte, bool) {
 				n := l.signer.next.Add(1) - 1
-				answers[i] = append(answers[i], answeredCreate{number: n})
+				responses[i] = append(responses[i], createResponse{number: n})
 				return t.write(n), true
 			}
 		}
 		return traffic{
 			feeds:    feeds,
-			answered: func(i int) { answers[i][len(answers[i])-1].at = time.Now() },
+			answered: func(i int) { responses[i][len(responses[i])-1].at = time.Now() },
 			check: func(ctx context.Context, r *result) error {
 				hi := l.signer.next.Load()
 				if uint64(r.requests) != hi-lo {
@@ -96,7 +96,7 @@ func (l *lab) hooked(nodes []*caddy, to *receiver) func(context.Context) (traffi
 					return err
 				}
 				after, err := commitsOf(ctx, nodes)
-				r.delivered = got.since(r.ended, answers)
+				r.delivered = got.since(r.ended, responses)
 				r.delivered.commits = (after - commits) / float64(r.requests)
 				return err
 			},
@@ -104,8 +104,8 @@ func (l *lab) hooked(nodes []*caddy, to *receiver) func(context.Context) (traffi
 	}
 }
 
-// answeredCreate is a create and when its answer was read.
-type answeredCreate struct {
+// createResponse is a create and when its response was read.
+type createResponse struct {
 	number uint64
 	at     time.Time
 }
@@ -123,10 +123,10 @@ func (r *receiver) lifecycles(ctx context.Context, before int, lo, hi uint64) (*
 	return expectOnce(receipts, lo, hi)
 }
 
-// since puts receipts beside the answers.
-func (c *lifecycles) since(ended time.Time, answers [][]answeredCreate) *delivered {
+// since puts receipts beside the responses.
+func (c *lifecycles) since(ended time.Time, responses [][]createResponse) *delivered {
 	d := &delivered{tail: max(0, c.lastCame.Sub(ended))}
-	for _, feed := range answers {
+	for _, feed := range responses {
 		for _, a := range feed {
 			d.started = append(d.started, max(0, c.started[a.number-c.lo].Sub(a.at)))
 			d.terminal = append(d.terminal, max(0, c.terminal[a.number-c.lo].Sub(a.at)))
@@ -271,21 +271,21 @@ func (l *lab) runCreate(ctx context.Context) (section, error) {
 		return section{}, err
 	}
 	table := rateTable(proxy, hooked)
-	table[0] = append(table[0], "everyone's CPU a request", "commits a request", "last receipt after the last answer, ms")
+	table[0] = append(table[0], "everyone's CPU a request", "commits a request", "last receipt after the last response, ms")
 	table[1] = append(table[1], fmt.Sprintf("%.0f µs", proxy.all.median()), "–", "–")
 	table[2] = append(table[2], fmt.Sprintf("%.0f µs", hooked.all.median()), hooked.commits.format("%.2f"), hooked.tails.format("%.0f"))
 	sec := section{
 		title: "Creates with a webhook, end to end",
-		text: fmt.Sprintf("%d connections create predictions of %d bytes, one after the other, at an imitation of the API which answers with the finished prediction. "+
-			"With the plugin each has a webhook_url: the prediction is committed before its answer leaves, and its two events are delivered to a receiver that verifies them. "+
+		text: fmt.Sprintf("%d connections create predictions of %d bytes, one after the other, at an imitation of the API which responds with the finished prediction. "+
+			"With the plugin each has a webhook_url: the prediction is committed before its response leaves, and its two events are delivered to a receiver that verifies them. "+
 			"The endpoint may have %d attempts in flight. "+
 			"Client, Caddy, API and receiver share the machine. After every round the receiver must have got both events of each create, exactly once, in order. "+
 			"The CPU of a create has that of its two deliveries in it; everyone is Caddy, the load generator, the API and the receiver.", l.connections, bodySize, createConcurrency),
 		table: table,
 	}
 	sec.atLeast("creates with both events delivered, of plain reverse_proxy's creates/s", ratios(hooked.rates, proxy.rates), 0.4)
-	sec.notes = append(sec.notes, "Counted until the last receipt, and not until the last answer, the ratio is "+ratios(hooked.sustained, proxy.rates).format("%.2f")+".")
-	sec.atMost("backlog at the end: last receipt after the last create's answer", hooked.tails, 1000, "ms")
+	sec.notes = append(sec.notes, "Counted until the last receipt, and not until the last response, the ratio is "+ratios(hooked.sustained, proxy.rates).format("%.2f")+".")
+	sec.atMost("backlog at the end: last receipt after the last create's response", hooked.tails, 1000, "ms")
 	return sec, nil
 }
 
@@ -307,19 +307,19 @@ func (l *lab) runReceipt(ctx context.Context) (section, error) {
 		return section{}, err
 	}
 	started, terminal := *side, *side
-	started.name, started.latencies = "prediction.started, after the create's answer", side.started
-	terminal.name, terminal.latencies = "prediction.completed, after the create's answer", side.terminal
-	side.name = "the create's answer, after it was due"
+	started.name, started.latencies = "prediction.started, after the create's response", side.started
+	terminal.name, terminal.latencies = "prediction.completed, after the create's response", side.terminal
+	side.name = "the create's response, after it was due"
 	sec := section{
-		title: "From the answer to the receipt",
-		text: fmt.Sprintf("%d creates a second, sent when they are due. An event's latency is the time from when the create's answer was read by the client to when the receiver had read the webhook. "+
+		title: "From the response to the receipt",
+		text: fmt.Sprintf("%d creates a second, sent when they are due. An event's latency is the time from when the create's response was read by the client to when the receiver had read the webhook. "+
 			"prediction.completed is sent after the outcome of prediction.started is committed.", createRate),
 		table: latencyTable(side, &started, &terminal),
 	}
 	for _, c := range []*contender{&started, &terminal} {
 		event, _, _ := strings.Cut(c.name, ",")
-		sec.atMost("from a create's answer to the receipt of "+event+", p50", c.p50, 3, "ms")
-		sec.atMost("from a create's answer to the receipt of "+event+", p99", c.p99, 15, "ms")
+		sec.atMost("from a create's response to the receipt of "+event+", p50", c.p50, 3, "ms")
+		sec.atMost("from a create's response to the receipt of "+event+", p99", c.p99, 15, "ms")
 	}
 	return sec, nil
 }

@@ -6,7 +6,7 @@ import (
 	"fmt"
 )
 
-// runHanging measures how soon events reach a receiver that answers while many
+// runHanging measures how soon events reach a receiver that responds while many
 // others hang.
 func (l *lab) runHanging(ctx context.Context) (section, error) {
 	s, err := l.newStage(ctx)
@@ -30,14 +30,14 @@ func (l *lab) runHanging(ctx context.Context) (section, error) {
 	defer among.stop()
 	// Before its Caddy, which waits for attempts that are under way.
 	defer hang.stop()
-	quiet := l.hookedContender("all answer", s, alone)
+	quiet := l.hookedContender("all respond", s, alone)
 	busy := l.hookedContender(fmt.Sprintf("beside %s that hang", count(float64(l.hanging))), s, among)
-	answering := busy.traffic
+	responding := busy.traffic
 	busy.traffic = func(ctx context.Context) (traffic, error) {
 		if err := l.hang(ctx, busy, hang); err != nil {
 			return traffic{}, err
 		}
-		t, err := answering(ctx)
+		t, err := responding(ctx)
 		check := t.check
 		t.check = func(ctx context.Context, r *result) error {
 			return errors.Join(check(ctx, r), l.allHang(ctx, hang))
@@ -56,8 +56,8 @@ func (l *lab) runHanging(ctx context.Context) (section, error) {
 	}
 	sec := section{
 		title: "Beside receivers that hang",
-		text: fmt.Sprintf("%s receivers, each an endpoint of its own, take a webhook and never answer. All hold one from before the measurement until after it. "+
-			"Beside them %d creates a second have a webhook to a receiver that answers. The times are from the create's answer to the receipt.", count(float64(l.hanging)), createRate),
+		text: fmt.Sprintf("%s receivers, each an endpoint of its own, take a webhook and never respond. All hold one from before the measurement until after it. "+
+			"Beside them %d creates a second have a webhook to a receiver that responds. The times are from the create's response to the receipt.", count(float64(l.hanging)), createRate),
 		table: latencyTable(rows...),
 	}
 	for _, c := range rows[2:] {

@@ -122,7 +122,7 @@ func (l *lab) refused(ctx context.Context, c *caddy, addr, path string, body []b
 		case err != nil:
 			return 0, err
 		case a.status != status:
-			return 0, fmt.Errorf("a hostile body is answered with %d, want %d", a.status, status)
+			return 0, fmt.Errorf("the response to a hostile body is %d, want %d", a.status, status)
 		}
 	}
 	after, err := c.cpu()

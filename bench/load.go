@@ -10,11 +10,11 @@ import (
 	"time"
 )
 
-// grace is how long a measurement may run on after its time: for the answers
+// grace is how long a measurement may run on after its time: for the responses
 // that are still out, and to tell a hanging server from a slow one.
 const grace = 30 * time.Second
 
-// expectation is what every single answer of a measurement has to be.
+// expectation is what every single response of a measurement has to be.
 type expectation struct {
 	status    int
 	duplicate bool
@@ -22,17 +22,17 @@ type expectation struct {
 	kept      bool   // the connection must stay
 }
 
-func (e expectation) check(a answer) error {
+func (e expectation) check(a response) error {
 	if a.status == e.status && a.duplicate == e.duplicate {
 		if e.mark != "" && !a.marked {
-			return fmt.Errorf("answer does not hold %s", e.mark)
+			return fmt.Errorf("response does not hold %s", e.mark)
 		}
 		if e.kept && a.closing {
-			return errors.New("answer ends the connection, which should stay")
+			return errors.New("response ends the connection, which should stay")
 		}
 		return nil
 	}
-	return fmt.Errorf("answer is %s, want %s", describe(a.status, a.duplicate), describe(e.status, e.duplicate))
+	return fmt.Errorf("response is %s, want %s", describe(a.status, a.duplicate), describe(e.status, e.duplicate))
 }
 
 func describe(status int, duplicate bool) string {
@@ -47,7 +47,7 @@ type load struct {
 	addrs  []string // among which the connections are spread
 	feeds  []feed   // one a connection
 	expect expectation
-	// answered, if set, hears of each answer to the feed of that index, before
+	// answered, if set, hears of each response to the feed of that index, before
 	// its next request.
 	answered func(feed int)
 }
@@ -102,7 +102,7 @@ func (l load) closedLoop(ctx context.Context, d time.Duration) (result, error) {
 	return result{requests: int(done.Load()), elapsed: end.Sub(start), ended: end}, failed.get()
 }
 
-// openLoop sends at a fixed rate whatever the answers do, and counts each
+// openLoop sends at a fixed rate whatever the responses do, and counts each
 // latency from when the request was due: a server that stalls makes all of them
 // late, not only the one it stalled on.
 func (l load) openLoop(ctx context.Context, rate int, d time.Duration) (result, error) {
@@ -146,7 +146,7 @@ func (l load) openLoop(ctx context.Context, rate int, d time.Duration) (result, 
 	return r, failed.get()
 }
 
-// exchange sends a request and judges its answer.
+// exchange sends a request and judges its response.
 func (l load) exchange(c *client, feed int, request []byte) error {
 	a, err := c.do(request)
 	if err == nil {

@@ -16,7 +16,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// testedScenarios are those that check more than answers.
+// testedScenarios are those that check more than responses.
 const testedScenarios = "unique|drain|create|receipt|waiting|hanging"
 
 // TestScenarios runs the bench at a tiny size, for what it checks and not

@@ -41,7 +41,7 @@ type filled struct {
 	path    string
 	caddy   *caddy
 
-	starts        spread // ms to the first answer
+	starts        spread // ms to the first response
 	warm, settled int64  // RSS in bytes, before and after the rounds
 }
 
@@ -198,11 +198,11 @@ func (l *lab) historySection(stores []*filled, sides []*contender) section {
 	s := section{
 		title: "A store with a history",
 		text: fmt.Sprintf("Unique events again, with a store that remembers %s live events: committed in groups, as a busy edge does, so that rows are long, "+
-			"or with one entry a row, as an idle edge leaves them. The first answer is an accepted webhook, timed from the start of the process, with the files in the page cache. "+
+			"or with one entry a row, as an idle edge leaves them. The first response is an accepted webhook, timed from the start of the process, with the files in the page cache. "+
 			"Memory is the process's resident set, after %s requests and after all rounds.", count(float64(l.entries)), count(float64(l.warmRequests()))),
 	}
 	rows := rateTable(sides...)
-	rows[0] = append(rows[0], "first answer, ms", "RSS, warm", "RSS, after the rounds")
+	rows[0] = append(rows[0], "first response, ms", "RSS, warm", "RSS, after the rounds")
 	empty := stores[0]
 	for i, f := range stores {
 		rows[i+1] = append(rows[i+1], f.starts.format("%.0f"), mebibytes(f.warm), mebibytes(f.settled))
@@ -212,7 +212,7 @@ func (l *lab) historySection(stores []*filled, sides []*contender) section {
 		what := fmt.Sprintf("%s entries, %s: ", count(float64(f.entries)), f.name)
 		s.atMost(what+"RSS above an empty store's, warm", spread{megabytes(f.warm - empty.warm)}, 150, "MB")
 		s.atMost(what+"RSS above an empty store's, after the rounds", spread{megabytes(f.settled - empty.settled)}, 150, "MB")
-		s.atMost(what+"first answer after an empty store's", differences(f.starts, empty.starts), 1000, "ms")
+		s.atMost(what+"first response after an empty store's", differences(f.starts, empty.starts), 1000, "ms")
 		s.atLeast(what+"of an empty store's requests/s", ratios(sides[i].rates, sides[0].rates), 0.9)
 	}
 	s.table = rows

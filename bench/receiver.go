@@ -119,11 +119,11 @@ var (
 	headerEvent     = []byte("X-Replicate-Event")
 	eventStarted    = []byte("prediction.started")
 	eventCompleted  = []byte("prediction.completed")
-	okAnswer        = []byte("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK")
-	noAnswer        = []byte("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")
+	okResponse      = []byte("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK")
+	noResponse      = []byte("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")
 )
 
-// serve answers the requests of one connection.
+// serve responds to the requests of one connection.
 func (r *receiving) serve(c net.Conn) error {
 	br := bufio.NewReaderSize(c, 16<<10)
 	h := hook{mac: hmac.New(sha256.New, r.secret)}
@@ -132,19 +132,19 @@ func (r *receiving) serve(c net.Conn) error {
 		if err != nil {
 			return err
 		}
-		answer := okAnswer
+		response := okResponse
 		switch {
 		case control != "":
-			answer = r.control(control)
+			response = r.control(control)
 		case r.hang:
 			r.count(1)
 			_, err := io.Copy(io.Discard, br) // until the sender gives up
 			r.count(-1)
 			return err
 		case !r.take(&h, time.Now()):
-			answer = noAnswer
+			response = noResponse
 		}
-		if _, err := c.Write(answer); err != nil {
+		if _, err := c.Write(response); err != nil {
 			return err
 		}
 	}
@@ -156,7 +156,7 @@ func (r *receiving) count(n int) {
 	r.taken += n
 }
 
-// control answers the bench.
+// control responds to the bench.
 func (r *receiving) control(path string) []byte {
 	r.mu.Lock()
 	defer r.mu.Unlock()

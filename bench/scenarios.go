@@ -59,7 +59,7 @@ func (l *lab) runUnique(ctx context.Context) (section, error) {
 	}
 	s := section{
 		title: "Unique events",
-		text: fmt.Sprintf("%d connections post signed events, each one new. The handler verifies, claims, passes on and commits to SQLite before it answers. "+
+		text: fmt.Sprintf("%d connections post signed events, each one new. The handler verifies, claims, passes on and commits to SQLite before it responds. "+
 			"After every round the app is asked whether it was given each event exactly once: it was. "+
 			"Caddy's reverse_proxy keeps 32 idle connections to the app by default; the last two rows show both sides with 256.", l.connections),
 		table: rateTable(sides...),
@@ -112,7 +112,7 @@ func (l *lab) proxies(ctx context.Context, scenario string) (plain, edge *caddy,
 	return plain, edge, nil
 }
 
-// runDuplicates compares the answer to a repeat with an answer that takes no
+// runDuplicates compares the response to a repeat with an response that takes no
 // thought, and with an app that finds the repeat itself.
 func (l *lab) runDuplicates(ctx context.Context) (section, error) {
 	ceiling, edge, err := l.answerers(ctx, "duplicates", map[string]string{"respond 200": "respond 200"})
@@ -184,7 +184,7 @@ func (l *lab) runForged(ctx context.Context) (section, error) {
 	return s, nil
 }
 
-// answerers starts a Caddy with fixed answers and one with the handler.
+// answerers starts a Caddy with fixed responses and one with the handler.
 func (l *lab) answerers(ctx context.Context, scenario string, fixed map[string]string) (ceiling, edge *caddy, err error) {
 	if ceiling, err = l.startCaddy(ctx, caddyConfig{name: scenario + "-respond", sites: fixed}); err != nil {
 		return nil, nil, err

@@ -25,7 +25,7 @@ type retrying struct {
 	path    string
 	caddy   *caddy
 
-	starts        spread // ms to the first answer
+	starts        spread // ms to the first response
 	warm, settled int64  // RSS in bytes, before and after the rounds
 }
 
@@ -178,11 +178,11 @@ func (l *lab) waitingSection(stores []*retrying, sides []*contender) section {
 	s := section{
 		title: "Deliveries that wait for a retry",
 		text: fmt.Sprintf("Creates with a webhook, end to end as above, with a store in which %s deliveries to %s receivers wait for their retry. "+
-			"The first answer is that of a create with a webhook, timed from the start of the process, with the files in the page cache. Memory is the process's resident set, after %s creates and after all rounds.",
+			"The first response is that of a create with a webhook, timed from the start of the process, with the files in the page cache. Memory is the process's resident set, after %s creates and after all rounds.",
 			count(float64(many.waiting)), count(waitingEndpoints), count(float64(l.warmRequests()))),
 		table: rateTable(sides...),
 	}
-	s.table[0] = append(s.table[0], "first answer, ms", "RSS, warm", "RSS, after the rounds")
+	s.table[0] = append(s.table[0], "first response, ms", "RSS, warm", "RSS, after the rounds")
 	for i, f := range stores {
 		s.table[i+1] = append(s.table[i+1], f.starts.format("%.0f"), mebibytes(f.warm), mebibytes(f.settled))
 	}
@@ -190,6 +190,6 @@ func (l *lab) waitingSection(stores []*retrying, sides []*contender) section {
 	s.atLeast(what+"of the creates/s without", ratios(sides[1].rates, sides[0].rates), 0.9)
 	s.atMost(what+"RSS above that without, warm", spread{megabytes(many.warm - none.warm)}, 64, "MB")
 	s.atMost(what+"RSS above that without, after the rounds", spread{megabytes(many.settled - none.settled)}, 64, "MB")
-	s.atMost(what+"first answer after a start", many.starts, 1000, "ms")
+	s.atMost(what+"first response after a start", many.starts, 1000, "ms")
 	return s
 }

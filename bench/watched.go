@@ -127,7 +127,7 @@ func (w *watcher) look(ctx context.Context, base string) error {
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("the stream is answered with %s", resp.Status)
+		return fmt.Errorf("the response to the stream is %s", resp.Status)
 	}
 	lines := bufio.NewScanner(resp.Body)
 	for lines.Scan() {
