@@ -38,8 +38,12 @@ func (q *queue) enqueue(i *item, key store.Lane) {
 	case last != nil && i.follows():
 		i.next, last.next = last.next, i
 		q.orders[i.prediction] = i
+		i.lane = last.lane // mostly the one it goes to
 		q.hold(i, key)
-		q.settleOrder(i.prediction)
+		// Behind one that is held, so is this one.
+		if !last.held || !q.live(last) {
+			q.settleOrder(i.prediction)
+		}
 	case i.leads():
 		i.next = i
 		q.orders[i.prediction] = i
@@ -63,11 +67,11 @@ func (q *queue) put(i *item, key store.Lane) {
 // hold keeps an item out of the lanes. It is to go to the given one.
 func (q *queue) hold(i *item, key store.Lane) {
 	q.unlane(i)
-	l := q.lanes[key]
-	if l == nil {
-		l = &lane{key: key}
+	if i.held = true; i.lane == nil || i.lane.key != key {
+		if i.lane = q.lanes[key]; i.lane == nil {
+			i.lane = &lane{key: key}
+		}
 	}
-	i.lane, i.held = l, true
 	i.settled()
 }
 
