@@ -172,6 +172,13 @@ func (a *App) provisionSender(ctx caddy.Context) error {
 		OnFailed:         a.failed,
 		OnEndpointOpen:   a.endpointOpen,
 		OnEndpointClosed: a.endpointClosed,
+		OnInboxFailed:    a.inboxFailed,
+
+		Apps: new(delivery.Apps),
+	}
+	if old := activeApp(); old != nil {
+		// Its last attempts are under way while the new ones begin.
+		a.sender.config.Apps = old.sender.config.Apps
 	}
 	return nil
 }
@@ -234,6 +241,14 @@ func (a *App) endpointOpen(r delivery.EndpointReport) {
 
 func (a *App) endpointClosed(r delivery.EndpointReport) {
 	a.emit("replicate_webhook_endpoint_closed", map[string]any{"endpoint": r.Endpoint})
+}
+
+func (a *App) inboxFailed(r delivery.Report) {
+	a.emit("replicate_webhook_inbox_failed", map[string]any{
+		"id": r.Delivery.ID, "scope": r.Delivery.Inbound.Scope,
+		"prediction": r.Delivery.PredictionID, "event": r.Delivery.Inbound.Name,
+		"attempts": r.Attempt.Number, "status": r.Attempt.Status, "error": r.Attempt.Error,
+	})
 }
 
 // signingSecrets reads the configured signing secrets. One that changes in its

@@ -204,10 +204,7 @@ func (a *admission) prepare(now time.Time) (resume []store.Lane, limit int) {
 // no workers.
 func (a *admission) freeInboxes() (n int) {
 	for scope, inbox := range a.conf.inboxes {
-		n += inbox.Concurrency
-		if p := a.endpoints[store.InboxLane(scope).Endpoint]; p != nil {
-			n -= p.inFlight
-		}
+		n += max(0, inbox.Concurrency-a.conf.Apps.count(scope))
 	}
 	return n
 }
@@ -243,7 +240,12 @@ func (a *admission) slots(key store.Lane, now time.Time) store.Slots {
 		}
 		return store.Slots{}
 	}
-	if p.inbox == nil && !p.trustedAt(now) {
+	if p.inbox != nil {
+		if n = a.conf.Apps.take(p.inbox.Scope, n, p.inbox.Concurrency); n == 0 {
+			// Another engine was faster. It says when an attempt has ended.
+			return store.Slots{}
+		}
+	} else if !p.trustedAt(now) {
 		a.claim.overflow++
 	}
 	l.offered = n
@@ -280,6 +282,7 @@ func (a *admission) allowed(p *endpoint, now time.Time) int {
 		n = min(n, p.tokens(now)-p.offered)
 	}
 	if p.inbox != nil {
+		n = p.limits.Concurrency - a.conf.Apps.count(p.inbox.Scope)
 		if p.breaker.open {
 			n = min(n, 1-used)
 		}
@@ -343,6 +346,9 @@ func (a *admission) endClaim(failed, limited bool, now time.Time) {
 	for _, l := range c.asked {
 		p := a.endpoints[l.key.Endpoint]
 		p.offered -= l.offered
+		if p.inbox != nil {
+			a.conf.Apps.give(p.inbox.Scope, max(0, l.offered-l.taken))
+		}
 		switch {
 		case failed:
 			c.resume = append(c.resume, l.key)
@@ -387,6 +393,14 @@ func (a *admission) endClaim(failed, limited bool, now time.Time) {
 	}
 }
 
+// appFreed reserves the slots of an app with which another engine's attempt has
+// ended.
+func (a *admission) appFreed(scope string, now time.Time) {
+	if p := a.endpoints[store.InboxLane(scope).Endpoint]; p != nil {
+		a.reconsider(p, now)
+	}
+}
+
 // release records the result of an attempt and returns what the attempt held,
 // except its payload, which stays until forget. It returns the URL whose state
 // the result has changed, if any, and the transitions of both breakers.
@@ -396,6 +410,9 @@ func (a *admission) release(f *attemptInFlight, r *result, now time.Time) (u *ho
 	p := f.endpoint
 	p.inFlight--
 	f.tenant.inFlight--
+	if p.inbox != nil {
+		a.conf.Apps.give(p.inbox.Scope, 1)
+	}
 	p.used = now
 	p.record(r.outcome, now.Sub(f.began), now)
 	switch {

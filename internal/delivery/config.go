@@ -66,6 +66,9 @@ type Config struct {
 
 	// Inboxes are the apps that events are for. The events of other scopes wait.
 	Inboxes []Inbox
+	// Apps is shared by the engines of a process, so that they keep to the
+	// concurrency of an inbox together. Default: one of its own.
+	Apps *Apps
 	// Pauses is that of store.Inbox. It is called while the store asks for slots,
 	// too. Required with Inboxes.
 	Pauses func(scope string) []store.Span
@@ -130,6 +133,9 @@ func (c *Config) setDefaults() error {
 	}
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.Apps == nil {
+		c.Apps = new(Apps)
 	}
 	if err := c.Options.SetDefaults(); err != nil {
 		return err

@@ -84,6 +84,7 @@ func (e *Engine) Start() {
 		return
 	}
 	e.started = true
+	e.conf.Apps.run(e)
 	e.pending++
 	go e.dispatch()
 }
@@ -129,7 +130,11 @@ func (e *Engine) finish() {
 		if p.breaker.open {
 			e.admission.countOpen(p, -1)
 		}
+		if p.inbox != nil {
+			e.conf.Apps.give(p.inbox.Scope, p.inFlight) // of attempts that were cut off
+		}
 	}
+	e.conf.Apps.ended(e)
 	e.admission.endpoints, e.admission.timers = nil, nil
 	e.kill()
 	e.client.closeIdle()
@@ -360,7 +365,7 @@ func (e *Engine) disposition(f *attemptInFlight, r *result, attempt int, end tim
 	defer e.mu.Unlock()
 	since := e.admission.outages.since(f.endpoint, inbox.RetryFor, end)
 	last := !since.IsZero() && !f.delivery.WaitingSince.After(since)
-	d, due := inbox.retry.follow(r, attempt, last, end)
+	d, due := inbox.follow(r, &f.delivery, attempt, last, end)
 	if d == store.Retry && r.outcome.blames() == blameEndpoint && f.endpoint.breaker.open {
 		// The breaker alone decides when the app is tried again.
 		due = end
@@ -426,6 +431,11 @@ func (e *Engine) release(f *attemptInFlight, r *result, now time.Time) (apart bo
 		e.wakeUp()
 	}
 	e.mu.Unlock()
+	if p.inbox != nil {
+		for _, other := range e.conf.Apps.others(e) {
+			other.appFreed(p.inbox.Scope)
+		}
+	}
 	switch client := zap.String("client", f.delivery.Client); ofURL {
 	case opened:
 		e.conf.Logger.Warn("the breaker of a client's webhook_url is open: its deliveries wait", zap.String("endpoint", p.name), client,
@@ -449,6 +459,17 @@ func (e *Engine) release(f *attemptInFlight, r *result, now time.Time) (apart bo
 		e.reports.endpoint(e.conf.OnEndpointClosed, EndpointReport{Endpoint: p.name})
 	}
 	return apart
+}
+
+// appFreed notes that another engine's attempt with the app of a scope has ended.
+func (e *Engine) appFreed(scope string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.stopped {
+		return
+	}
+	e.admission.appFreed(scope, e.conf.Now())
+	e.wakeUp()
 }
 
 // forget ends an attempt.

@@ -58,6 +58,19 @@ func (i *Inbox) setDefaults() error {
 	return nil
 }
 
+// follow returns what follows from an attempt. A refusal's wait is that of the
+// event's refusals, since attempts also count while the app is down, and no wait is
+// longer than those before it together: a replay begins with the first wait.
+func (i *Inbox) follow(res *result, d *store.Delivery, attempt int, last bool, end time.Time) (store.Disposition, time.Time) {
+	if res.refused {
+		attempt = d.Refusals + 1
+	}
+	retry := i.retry
+	waited := Duration(max(0, end.Sub(d.WaitingSince)))
+	retry.MaxDelay = min(retry.MaxDelay, retry.InitialDelay+waited)
+	return retry.follow(res, attempt, last, end)
+}
+
 // App takes the events of an inbox. Its method may be called concurrently.
 type App interface {
 	// Pass makes one attempt to hand an event to the app, and returns what
@@ -101,7 +114,7 @@ func (e *Engine) pass(inbox *Inbox, d *store.Delivery, number int) (r result) {
 		return result{outcome: OutcomeInternal, text: errClaimLost.Error(), cause: errClaimLost}
 	}
 	resp := inbox.App.Pass(e.life, d, number)
-	if (resp.Status == 0 || resp.Err != nil) && e.isStopped() {
+	if (resp.Status == 0 || resp.Err != nil && !ofStatus(resp.Status).success()) && e.isStopped() {
 		// The handlers ended with their configuration.
 		return result{outcome: OutcomeInternal, text: "the configuration was replaced", abandoned: true}
 	}

@@ -467,3 +467,61 @@ func TestInboxesDoNotWaitForWorkers(t *testing.T) {
 		}
 	})
 }
+
+// TestInboxSchedule: a refused event waits by its refusals, and no longer than it has
+// waited already, so that neither attempts at an app that was down nor those before a
+// replay lengthen its waits.
+func TestInboxSchedule(t *testing.T) {
+	now := time.Now()
+	refusal, down := AppResponse{Status: 500}, AppResponse{Status: 503}
+	for name, c := range map[string]struct {
+		AppResponse
+		attempt, refusals int
+		waited, want      time.Duration
+	}{
+		"first":                            {refusal, 1, 0, 0, time.Second},
+		"third":                            {refusal, 3, 2, 3 * time.Second, 4 * time.Second},
+		"last":                             {refusal, 20, 19, time.Hour, 5 * time.Minute},
+		"first after an outage":            {refusal, 20, 0, time.Hour, time.Second},
+		"down":                             {down, 5, 0, 15 * time.Second, 16 * time.Second},
+		"down, for an hour":                {down, 20, 0, time.Hour, 5 * time.Minute},
+		"down, after a replay":             {down, 20, 0, 0, time.Second},
+		"down, later after a replay":       {down, 22, 0, 3 * time.Second, 4 * time.Second},
+		"by a clock that is behind":        {refusal, 1, 0, -time.Minute, time.Second},
+		"Retry-After, after a replay":      {AppResponse{Status: 503, RetryAfter: time.Minute}, 20, 0, 0, time.Minute},
+		"refused, and after a replay down": {down, 12, 3, 0, time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			i := Inbox{App: app(nil), RetryFor: 72 * time.Hour, MaxDelay: 5 * time.Minute, Concurrency: 1}
+			if err := i.setDefaults(); err != nil {
+				t.Fatal(err)
+			}
+			r := c.AppResponse.result()
+			d := &store.Delivery{Attempts: c.attempt - 1, Refusals: c.refusals, WaitingSince: now.Add(-c.waited)}
+			if disposition, due := i.follow(&r, d, c.attempt, false, now); disposition != store.Retry || due.Sub(now) != c.want {
+				t.Errorf("%v after %v, want %v", disposition, due.Sub(now), c.want)
+			}
+		})
+	}
+}
+
+// TestAcceptedIsAcceptedAfterAReload: a 2xx counts although the handlers ended with an
+// error and the configuration was replaced.
+func TestAcceptedIsAcceptedAfterAReload(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newMemStore()
+		cut := make(chan struct{})
+		e := engine(t, s, noNetwork, inbox(func(context.Context, *store.Delivery, int) AppResponse {
+			<-cut
+			return AppResponse{Status: 200, Err: errors.New("context canceled")}
+		}))
+		s.accept(1, "default")
+		synctest.Wait()
+		e.Stop()
+		close(cut)
+		synctest.Wait()
+		if got := s.outcomes(t); len(got) != 1 || got[0].Disposition != store.Delivered {
+			t.Errorf("outcomes %+v", got)
+		}
+	})
+}
