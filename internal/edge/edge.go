@@ -11,6 +11,9 @@
 //	commit   the claim when a 2xx is about to leave, so that the event is
 //	         stored as accepted before the sender is told
 //
+// With an inbox, the last two are one: the claim and the event are committed, and
+// the app gets the event later.
+//
 // A claim that was not committed is released, however the request ends.
 package edge
 
@@ -26,6 +29,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/body"
+	"github.com/caddy-replicate/replicate-webhook/internal/inbox"
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
@@ -65,13 +69,27 @@ type Config struct {
 	// is unavailable.
 	PassOnStoreError bool
 
-	// Acquire returns the store. It is not called if Dedup is 0.
+	// Inbox has events stored for the app in place of being forwarded. nil
+	// forwards them.
+	Inbox *Inbox
+	// Record is how long an event that was forwarded and accepted is kept with
+	// the app's response. 0 keeps none. It has no effect with Inbox.
+	Record time.Duration
+
+	// Acquire returns the store. It is not called if nothing is to be stored.
 	Acquire func() (Store, error)
 	// Budget bounds the bytes of bodies in memory.
 	Budget *body.Budget
 
 	// The fields from here on are optional.
 
+	// Received returns the URI of a request before any handler changed it, and
+	// where the request came from, for events that are stored. Default: as the
+	// request says.
+	Received func(*http.Request) (originalURI string, from inbox.Origin)
+	// Printable returns text of the beginning of a response's body that can be
+	// stored and shown. cut means that the body goes on. Default: none.
+	Printable func(body []byte, cut bool) string
 	// StatusOf returns the HTTP status that a handler before the edge gave an
 	// error of the body, 0 for none.
 	StatusOf func(error) int
@@ -85,6 +103,14 @@ type Config struct {
 	Now func() time.Time
 	// Logger gets what operators have to know. Default: none.
 	Logger *zap.Logger
+}
+
+// Inbox says how events are stored for an app.
+type Inbox struct {
+	// Ordered has an event wait for the earlier ones of its prediction.
+	Ordered bool
+	// MaxEvents and MaxBytes are the bounds of store.Inbound.
+	MaxEvents, MaxBytes int64
 }
 
 // Store holds the claims on events.
@@ -114,6 +140,12 @@ func New(c Config) *Edge {
 	}
 	if c.Ended == nil {
 		c.Ended = func(Outcome) {}
+	}
+	if c.Received == nil {
+		c.Received = func(r *http.Request) (string, inbox.Origin) { return r.URL.RequestURI(), inbox.Origin{} }
+	}
+	if c.Printable == nil {
+		c.Printable = func([]byte, bool) string { return "" }
 	}
 	if c.Now == nil {
 		c.Now = time.Now
@@ -170,7 +202,7 @@ func (q *request) serve(client string) (Outcome, error) {
 		q.w.WriteHeader(http.StatusOK)
 		return OutcomeFiltered, nil
 	}
-	if q.Dedup > 0 {
+	if q.Dedup > 0 || q.Inbox != nil || q.Record > 0 {
 		switch duplicate, refused := q.acquireClaim(); {
 		case refused != nil:
 			return refused.Outcome, refused
@@ -180,6 +212,9 @@ func (q *request) serve(client string) (Outcome, error) {
 			q.w.WriteHeader(http.StatusOK)
 			return OutcomeDuplicate, nil
 		}
+	}
+	if q.Inbox != nil {
+		return q.accept()
 	}
 	return q.forward()
 }
@@ -261,19 +296,15 @@ func (q *request) acquireClaim() (duplicate bool, refused *Refusal) {
 		return false, q.withoutStore(err)
 	}
 	ctx := q.r.Context()
-	q.claim, err = q.store.Claim(ctx, store.Entry{
-		Scope:    q.Scope,
-		Keys:     q.hook.Keys(q.Scope, q.DedupKey),
-		SignedAt: q.hook.JudgedAt, SignedUntil: q.hook.SignedUntil,
-		Expires: q.Now().Add(q.Dedup),
-	}, q.InFlightWait)
+	q.claim, err = q.store.Claim(ctx, q.entry(), q.InFlightWait)
 	switch {
 	case err == nil && !q.claim.Forwarded():
 		return false, nil
 	case err == nil:
-		// The app took the event, and the commit was lost.
-		if err := q.commitClaim(ctx); err != nil {
-			return false, storeUnavailable(err)
+		// The app or the inbox took the event, and the commit was lost. An event
+		// that was to be stored with it is committed now, once.
+		if err := q.commitClaim(ctx, nil); err != nil {
+			return false, uncommitted(err)
 		}
 		return true, nil
 	}
@@ -291,6 +322,17 @@ func (q *request) acquireClaim() (duplicate bool, refused *Refusal) {
 	return false, q.withoutStore(err)
 }
 
+// entry returns what dedup is to know of the event. Without deduplication it has no
+// key, and nothing of it is stored.
+func (q *request) entry() store.Entry {
+	e := store.Entry{Scope: q.Scope, Expires: q.Now().Add(q.Dedup)}
+	if q.Dedup > 0 {
+		e.Keys = q.hook.Keys(q.Scope, q.DedupKey)
+		e.SignedAt, e.SignedUntil = q.hook.JudgedAt, q.hook.SignedUntil
+	}
+	return e
+}
+
 // withoutStore returns the refusal of an event that cannot be claimed, nil if it
 // is to be forwarded all the same.
 func (q *request) withoutStore(err error) *Refusal {
@@ -301,11 +343,15 @@ func (q *request) withoutStore(err error) *Refusal {
 	return nil
 }
 
-// commitClaim commits the claim, also if the sender has gone. A sender whose commit
-// takes longer than store.CommitTimeout is told to retry.
-func (q *request) commitClaim(ctx context.Context) error {
+// commitClaim commits the claim, and the event if it is not nil, also if the sender
+// has gone. A sender whose commit takes longer than store.CommitTimeout is told to
+// retry.
+func (q *request) commitClaim(ctx context.Context, ev *store.Inbound) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), store.CommitTimeout)
 	defer cancel()
+	if ev != nil {
+		return q.claim.CommitEvent(ctx, ev)
+	}
 	return q.claim.Commit(ctx)
 }
 

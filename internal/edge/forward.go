@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
 var errUpstreamTimeout = errors.New("the app did not respond in time: see upstream_timeout")
@@ -22,6 +24,10 @@ type exchange struct {
 	timer  *time.Timer
 	// unlink undoes the link from the sender's context, see commit.
 	unlink func() bool
+	// recorded is the event to be stored with the response, and began when it
+	// was forwarded. nil without the option record.
+	recorded *store.Inbound
+	began    time.Time
 }
 
 // forward sends the webhook to the app. Its response leaves once it is committed,
@@ -32,6 +38,9 @@ func (q *request) forward() (Outcome, error) {
 	x.timer = time.AfterFunc(q.UpstreamTimeout, func() { x.cancel(errUpstreamTimeout) })
 	x.init(q.w, q)
 	q.exchange = x
+	if q.Record > 0 && q.claim != nil {
+		x.record(q)
+	}
 	r := q.r.WithContext(x.ctx)
 	if omitted := q.hook.Prepare(r); len(omitted) > 0 {
 		q.Logger.Warn("passing an event on without headers whose values are over 256 bytes", zap.Strings("headers", omitted))
@@ -54,12 +63,12 @@ func (q *request) forward() (Outcome, error) {
 
 // commit commits the claim because a 2xx is about to leave. whole means that the
 // app's handler has returned. It implements committer.
-func (q *request) commit(whole bool) error {
+func (q *request) commit(whole bool, status int, held []byte) error {
 	x := q.exchange
 	// The app's time ends with its response; the commit has its own.
 	inTime := x.timer.Stop()
 	if q.claim != nil {
-		err := q.commitClaim(x.ctx)
+		err := q.commitClaim(x.ctx, x.respond(q, status, held))
 		switch {
 		case err != nil && q.PassOnStoreError:
 			q.Logger.Error("passing a response on without a commit", zap.Error(err))

@@ -69,7 +69,7 @@ var notKept = [...]string{"Authorization", "Proxy-Authorization", "Cookie", "Con
 // can't verify or read the event, or its trace ends.
 var keptFirst = [...]string{
 	signature.HeaderID, signature.HeaderTimestamp, signature.HeaderSignature, signature.HeaderReplicateSignature,
-	"Content-Type", "Content-Encoding", "Traceparent",
+	"Svix-Id", "Svix-Timestamp", "Svix-Signature", "Content-Type", "Content-Encoding", "Traceparent",
 }
 
 // keep returns the headers that an inbox keeps of h. They share the values of h.

@@ -49,6 +49,7 @@ const (
 	OutcomePredictionID Outcome = "prediction_id"
 
 	OutcomeInFlight   Outcome = "in_flight"
+	OutcomeInboxFull  Outcome = "inbox_full"
 	OutcomeStore      Outcome = "store"
 	OutcomeClientGone Outcome = "client_gone"
 
@@ -112,6 +113,7 @@ var classes = map[Outcome]Class{
 	OutcomePredictionID: Rejected,
 
 	OutcomeInFlight:   Refused,
+	OutcomeInboxFull:  Refused,
 	OutcomeStore:      Refused,
 	OutcomeClientGone: Refused,
 

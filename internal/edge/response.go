@@ -17,8 +17,12 @@ var errNoStatus = errors.New("the handlers behind replicate_webhook returned no 
 // longer for one.
 const maxHeld = 2048
 
-// committer commits an event. whole means that the app's handler has returned.
-type committer interface{ commit(whole bool) error }
+// committer commits an event that the app responded to with a status. whole means
+// that the app's handler has returned, and held is what of the body is known, with
+// the capacity of all of it. It is nil for a body that is not held.
+type committer interface {
+	commit(whole bool, status int, held []byte) error
+}
 
 // response is the ResponseWriter that the app's handler gets. Nothing of a 2xx
 // leaves before the event is committed; if that fails, nothing of it leaves at all.
@@ -104,10 +108,12 @@ func (x *response) decide(status int) {
 		return
 	}
 	x.decided = true
+	// It would say that this server has stored the event.
+	delete(x.w.Header(), headerInbox)
 	if status < 200 || status > 299 {
 		return
 	}
-	if err := x.committer.commit(x.ended); err != nil {
+	if err := x.committer.commit(x.ended, status, x.held); err != nil {
 		x.withhold(err)
 		return
 	}

@@ -177,7 +177,7 @@ func TestOnlyAFinalStatusIsAResponse(t *testing.T) {
 // committing is a committer that calls a function.
 type committing func(whole bool) error
 
-func (c committing) commit(whole bool) error { return c(whole) }
+func (c committing) commit(whole bool, _ int, _ []byte) error { return c(whole) }
 
 func newResponse(w http.ResponseWriter, commit committing) *response {
 	x := new(response)

@@ -14,13 +14,14 @@ var protected = func() (names []string) {
 	}
 	return append(names,
 		"x-replicate-verified", "x-replicate-event", "x-replicate-prediction-id",
+		"x-replicate-event-id", "x-replicate-attempt", "x-replicate-inbox", "x-replicate-replay", "x-replicate-overtaken",
 		"content-type", "content-length", "content-encoding")
 }()
 
 // ProtectedHeaders returns the names, in canonical form, of the headers whose
 // presence and value an application behind the gateway relies on: those that
-// carry a signature, those that report a verified one, and those that say how
-// to read the signed body. The slice is the caller's own.
+// carry a signature, those that report a verified one or an attempt of an inbox,
+// and those that say how to read the signed body. The slice is the caller's own.
 //
 // A request that names one of them in its Connection header asks the next
 // proxy to drop it (RFC 9110 section 7.6.1), after it has been verified.
