@@ -49,25 +49,31 @@ func (q *request) inbound() *store.Inbound {
 	}
 }
 
-// record prepares that the event is stored with the app's response. It must be
-// called before the request is prepared.
-func (x *exchange) record(q *request) {
-	x.began = time.Now()
-	x.recorded = q.inbound()
-	x.recorded.KeepFor = q.Record
-	x.recorded.Recorded = &store.Attempt{Number: 1, At: q.Now()}
+// recording is an event that was forwarded to the app and is to be stored with the
+// app's response.
+type recording struct {
+	event *store.Inbound
+	began time.Time
 }
 
-// respond completes the event to be stored by the app's response, of whose body held
-// is known.
-func (x *exchange) respond(q *request, status int, held []byte) *store.Inbound {
-	if x.recorded == nil {
+// record begins a recording. The request must not be prepared yet.
+func (q *request) record() *recording {
+	ev := q.inbound()
+	ev.KeepFor = q.Record
+	ev.Recorded = &store.Attempt{Number: 1, At: q.Now()}
+	return &recording{ev, time.Now()}
+}
+
+// recorded returns the event to be stored with the app's response, of whose body held
+// is known. It is nil without a recording.
+func (x *exchange) recorded(q *request, status int, held []byte) *store.Inbound {
+	if x.recording == nil {
 		return nil
 	}
-	a := x.recorded.Recorded
-	a.Status, a.Took = status, time.Since(x.began)
+	a := x.recording.event.Recorded
+	a.Status, a.Took = status, time.Since(x.recording.began)
 	if x.Header().Get("Content-Encoding") == "" {
 		a.Response = q.Printable(held, len(held) < cap(held))
 	}
-	return x.recorded
+	return x.recording.event
 }

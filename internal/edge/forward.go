@@ -7,8 +7,6 @@ import (
 	"time"
 
 	"go.uber.org/zap"
-
-	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
 var errUpstreamTimeout = errors.New("the app did not respond in time: see upstream_timeout")
@@ -24,10 +22,9 @@ type exchange struct {
 	timer  *time.Timer
 	// unlink undoes the link from the sender's context, see commit.
 	unlink func() bool
-	// recorded is the event to be stored with the response, and began when it
-	// was forwarded. nil without the option record.
-	recorded *store.Inbound
-	began    time.Time
+	// recording is of the event that is to be stored with the response, nil
+	// without the option record.
+	recording *recording
 }
 
 // forward sends the webhook to the app. Its response leaves once it is committed,
@@ -39,7 +36,7 @@ func (q *request) forward() (Outcome, error) {
 	x.init(q.w, q)
 	q.exchange = x
 	if q.Record > 0 && q.claim != nil {
-		x.record(q)
+		x.recording = q.record()
 	}
 	r := q.r.WithContext(x.ctx)
 	if omitted := q.hook.Prepare(r); len(omitted) > 0 {
@@ -68,7 +65,7 @@ func (q *request) commit(whole bool, status int, held []byte) error {
 	// The app's time ends with its response; the commit has its own.
 	inTime := x.timer.Stop()
 	if q.claim != nil {
-		err := q.commitClaim(x.ctx, x.respond(q, status, held))
+		err := q.commitClaim(x.ctx, x.recorded(q, status, held))
 		switch {
 		case err != nil && q.PassOnStoreError:
 			q.Logger.Error("passing a response on without a commit", zap.Error(err))
