@@ -69,6 +69,7 @@ func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
 //		retention {
 //			deliveries  <duration>
 //			predictions <duration>
+//			events      <duration>
 //		}
 //	}
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
@@ -212,8 +213,10 @@ func parseRetention(o *directive.Walker, r *tracker.Retention) {
 			o.Duration((*caddy.Duration)(&r.Deliveries))
 		case "predictions":
 			o.Duration((*caddy.Duration)(&r.Predictions))
+		case "events":
+			o.Duration((*caddy.Duration)(&r.Events))
 		default:
-			o.Unknown("deliveries or predictions")
+			o.Unknown("deliveries, predictions or events")
 		}
 	}
 	o.End()
@@ -240,8 +243,12 @@ func (a *App) parseStore(d *caddyfile.Dispenser, o *directive.Walker) {
 // parseEdge reads the directive and finds what its text alone shows to be
 // wrong.
 func parseEdge(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	if h.State[inboxParsedKey] != nil {
+		h.Next()
+		return nil, h.Err(errNestedEdge.Error())
+	}
 	e := new(Edge)
-	if err := e.UnmarshalCaddyfile(h.Dispenser); err != nil {
+	if err := e.parse(h.Dispenser, &h); err != nil {
 		return nil, err
 	}
 	h.Reset()
@@ -252,6 +259,10 @@ func parseEdge(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	// The defaults stay out of the JSON: only a copy gets them.
 	checked := *e
 	checked.Events = append([]string(nil), e.Events...)
+	if e.Inbox != nil {
+		in := *e.Inbox
+		checked.Inbox = &in
+	}
 	if err := checked.setDefaults(); err != nil {
 		return fail(err)
 	}
@@ -263,6 +274,7 @@ func parseEdge(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 			return fail(fmt.Errorf("secret %d: %w", i+1, err))
 		}
 	}
+	checked.inboxForm = checked.Inbox.form()
 	if err := compareWithinScope(h, &checked); err != nil {
 		return fail(err)
 	}

@@ -24,6 +24,7 @@ import (
 	_ "github.com/caddy-replicate/replicate-webhook/dashboard" // registers its handler
 	"github.com/caddy-replicate/replicate-webhook/internal/app"
 	"github.com/caddy-replicate/replicate-webhook/internal/body"
+	"github.com/caddy-replicate/replicate-webhook/internal/delivery"
 	"github.com/caddy-replicate/replicate-webhook/internal/directive"
 	"github.com/caddy-replicate/replicate-webhook/internal/edge"
 	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
@@ -69,6 +70,8 @@ type App struct {
 	secrets *secret.Watcher
 	ref     *shared.Ref
 	edges   []*Edge
+	// inboxes are those of the scopes of edges.
+	inboxes []delivery.Inbox
 	sender  sender
 
 	operator *operator.Service
@@ -204,6 +207,9 @@ func (a *App) Start() error {
 	}
 	if clocked, ok := a.ref.Store.(store.Clocked); ok {
 		clocked.SetMaxClockError(a.maxClockError())
+	}
+	if s, ok := a.ref.Store.(store.Inbox); ok {
+		a.warnOfInboxes(s)
 	}
 	if err := a.startSender(); err != nil {
 		return err

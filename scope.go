@@ -52,6 +52,8 @@ func (e *Edge) differsFrom(o *Edge) string {
 		return "dedup_key"
 	case !slices.Equal(e.Events, o.Events):
 		return "events"
+	case e.inboxForm != o.inboxForm:
+		return "inbox"
 	}
 	return ""
 }

@@ -10,15 +10,18 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/app"
 	"github.com/caddy-replicate/replicate-webhook/internal/clientip"
+	"github.com/caddy-replicate/replicate-webhook/internal/delivery"
 	"github.com/caddy-replicate/replicate-webhook/internal/directive"
 	"github.com/caddy-replicate/replicate-webhook/internal/edge"
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
+	"github.com/caddy-replicate/replicate-webhook/internal/inbox/route"
 	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
 	"github.com/caddy-replicate/replicate-webhook/internal/secret"
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
@@ -115,7 +118,20 @@ type Edge struct {
 	// for forwarding the event without deduplication. Default: reject.
 	OnStoreError string `json:"on_store_error,omitempty" default:"reject" choice:"reject pass"`
 
-	app         *App
+	// Inbox stores events, and passes them on to the app when it is there, in
+	// place of forwarding them at once. Nothing after the handler in its route
+	// is called for a webhook then. Default: none.
+	Inbox *Inbox `json:"inbox,omitempty"`
+
+	// Record is how long accepted events are kept with the app's response, to
+	// be looked at. Without Inbox only. Default: not at all.
+	Record caddy.Duration `json:"record,omitempty"`
+
+	app *App
+	// inboxForm is Inbox as it was configured, with its defaults.
+	inboxForm string
+	// nestable means that a request may come from the route of an inbox.
+	nestable    bool
 	logger      *zap.Logger
 	secrets     *secret.List[signature.Secret]
 	now         func() time.Time
@@ -134,6 +150,12 @@ func (Edge) CaddyModule() caddy.ModuleInfo {
 // Provision sets the defaults, expands the secrets and joins the app.
 func (e *Edge) Provision(ctx caddy.Context) error {
 	e.logger = ctx.Logger()
+	if route.Inside(ctx) {
+		return errNestedEdge
+	}
+	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
+		e.nestable = len(server.NamedRoutes) > 0
+	}
 	e.errorRoutes = findErrorRoutes(ctx, e)
 	if e.now == nil {
 		e.now = time.Now
@@ -149,8 +171,15 @@ func (e *Edge) Provision(ctx caddy.Context) error {
 		return err
 	}
 	e.warn()
+	e.inboxForm = e.Inbox.form()
+	if err := e.app.join(e); err != nil {
+		return err
+	}
+	if err := e.provisionInbox(ctx); err != nil {
+		return err
+	}
 	e.edge = edge.New(e.config())
-	return e.app.join(e)
+	return nil
 }
 
 // config returns the configuration of the edge, without defaults.
@@ -169,6 +198,10 @@ func (e *Edge) config() edge.Config {
 		ReadTimeout:      time.Duration(e.ReadTimeout),
 		UpstreamTimeout:  time.Duration(e.UpstreamTimeout),
 		PassOnStoreError: e.OnStoreError == "pass",
+		Inbox:            e.edgeInbox(),
+		Record:           time.Duration(e.Record),
+		Received:         route.Received,
+		Printable:        delivery.Printable,
 		Acquire:          e.app.acquireForEdge,
 		Budget:           e.app.budget,
 		StatusOf:         statusOf,
@@ -219,8 +252,26 @@ func statusOf(err error) int {
 //		read_timeout     <duration>
 //		upstream_timeout <duration>
 //		on_store_error   reject|pass
+//		record           <duration>
+//		inbox [<upstream...>] {
+//			retry_for   <duration>
+//			max_delay   <duration>
+//			concurrency <n>
+//			ordered     prediction|none
+//			max_events  <n>
+//			max_bytes   <size>
+//			resign      on|off
+//			handle {
+//				<directives...>
+//			}
+//		}
 //	}
-func (e *Edge) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+//
+// The option inbox needs the directive in a Caddyfile: its handlers are directives.
+func (e *Edge) UnmarshalCaddyfile(d *caddyfile.Dispenser) error { return e.parse(d, nil) }
+
+// parse is UnmarshalCaddyfile with the helper of the directive.
+func (e *Edge) parse(d *caddyfile.Dispenser, h *httpcaddyfile.Helper) error {
 	d.Next() // the directive's name
 	if d.NextArg() {
 		return d.Errf("unexpected %q: %s takes a matcher and a block", d.Val(), appName)
@@ -228,6 +279,10 @@ func (e *Edge) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	o := directive.Options(d)
 	var unknown error // of events, which payload any does not judge
 	for o.Next() {
+		if o.Name() == "inbox" {
+			e.Inbox = parseInbox(o, d, h)
+			continue
+		}
 		o.Field(e)
 		if o.Name() != "events" {
 			continue
@@ -267,6 +322,9 @@ func (e *Edge) setDefaults() error {
 	if e.Dedup != off && e.Tolerance != off && e.Dedup < 2*e.Tolerance {
 		return fmt.Errorf("dedup is %s, less than twice the tolerance of %s: a webhook could be forgotten while its signed time is still good, and be replayed; use dedup %s or more",
 			time.Duration(e.Dedup), time.Duration(e.Tolerance), 2*time.Duration(e.Tolerance))
+	}
+	if err := e.setInboxDefaults(); err != nil {
+		return err
 	}
 	if e.anyPayload() {
 		return nil
@@ -333,6 +391,9 @@ func (e *Edge) parseSecret(value string) (signature.Secret, error) {
 
 // ServeHTTP verifies a webhook and forwards it to next, unless next has it already.
 func (e *Edge) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	if e.nestable && route.Inside(r.Context()) {
+		return caddyhttp.Error(http.StatusInternalServerError, errNestedEdge)
+	}
 	client := clientip.Of(r)
 	err := e.edge.Serve(w, r, client, next)
 	if err == nil {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -30,8 +31,9 @@ func optionName(f reflect.StructField) string {
 }
 
 // Field reads the current option into the field of its name. config is a pointer
-// to a struct.
-func (w *Walker) Field(config any) {
+// to a struct. The error of an unknown option lists the fields, and the others that
+// the block has.
+func (w *Walker) Field(config any, others ...string) {
 	v := reflect.ValueOf(config).Elem()
 	var known []string
 	for i := range v.NumField() {
@@ -45,6 +47,7 @@ func (w *Walker) Field(config any) {
 			known = append(known, name)
 		}
 	}
+	known = append(known, others...)
 	last := len(known) - 1
 	w.Unknown(strings.Join(known[:last], ", ") + " or " + known[last])
 }
@@ -97,6 +100,10 @@ func SetDefaults(config any) error {
 			if value == Off && f.Tag.Get("off") == "" {
 				return fmt.Errorf("%s is -1: it must be positive", name)
 			}
+		case int:
+			if value < 0 {
+				return fmt.Errorf("%s is %d: it must be positive", name, value)
+			}
 		case string:
 			words := strings.Fields(f.Tag.Get("choice"))
 			if len(words) > 0 && value != "" && !slices.Contains(words, value) {
@@ -114,6 +121,10 @@ func setText(dst any, text string) error {
 	case *caddy.Duration:
 		d, err := caddy.ParseDuration(text)
 		*dst = caddy.Duration(d)
+		return err
+	case *int:
+		n, err := strconv.Atoi(text)
+		*dst = n
 		return err
 	case *int64:
 		n, err := humanize.ParseBytes(text)

@@ -35,6 +35,9 @@ type Retention struct {
 	// Predictions is for predictions, which status and redelivery need.
 	// Default: 720h.
 	Predictions duration.Duration `json:"predictions,omitempty"`
+	// Events is for the events of an inbox, from when they ended. Default:
+	// 72h.
+	Events duration.Duration `json:"events,omitempty"`
 }
 
 // Config configures a Tracker. Acquire, Client, Poller and Seal are required.
@@ -103,6 +106,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.Retention.Deliveries <= 0 {
 		c.Retention.Deliveries = duration.Duration(72 * time.Hour)
+	}
+	if c.Retention.Events <= 0 {
+		c.Retention.Events = duration.Duration(72 * time.Hour)
 	}
 	if c.Retention.Predictions <= 0 {
 		c.Retention.Predictions = duration.Duration(720 * time.Hour)
@@ -226,7 +232,11 @@ func (t *Tracker) forget(ctx context.Context, st store.Store) {
 		if passing.Passed() < poller.Settling {
 			continue
 		}
-		err := st.Forget(ctx, store.Before{Deliveries: passing.Before(time.Duration(keep.Deliveries)), Predictions: passing.Before(time.Duration(keep.Predictions))})
+		err := st.Forget(ctx, store.Before{
+			Deliveries:  passing.Before(time.Duration(keep.Deliveries)),
+			Predictions: passing.Before(time.Duration(keep.Predictions)),
+			Events:      passing.Before(time.Duration(keep.Events)),
+		})
 		if err != nil && ctx.Err() == nil {
 			t.conf.Logger.Error("deleting what is past retention", zap.Error(err))
 		}
