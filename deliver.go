@@ -376,6 +376,7 @@ func (a *App) startSender() error {
 	if inbox, ok := s.ref.Store.(store.Inbox); ok {
 		s.config.Pauses = inbox.Pauses
 	}
+	s.config.Inboxes = a.inboxes
 	if s.engine, err = delivery.New(s.config); err != nil {
 		return err
 	}
