@@ -225,6 +225,14 @@ func (a *App) failed(r delivery.Report) {
 	a.emit("replicate_webhook_failed", data)
 }
 
+// inboxFailed reports an event that its app has not accepted in time.
+func (a *App) inboxFailed(r delivery.Report) {
+	a.emit("replicate_webhook_inbox_failed", map[string]any{
+		"id": r.Delivery.ID, "scope": r.Delivery.Inbound.Scope, "event": r.Delivery.Inbound.Name,
+		"prediction": r.Delivery.Inbound.PredictionID, "attempts": r.Attempt.Number, "status": r.Attempt.Status, "error": r.Attempt.Error,
+	})
+}
+
 func deliveryData(r delivery.Report) map[string]any {
 	return map[string]any{
 		"delivery": r.Delivery.ID, "prediction": r.Delivery.PredictionID, "event": r.Delivery.Event.Name(),
@@ -241,14 +249,6 @@ func (a *App) endpointOpen(r delivery.EndpointReport) {
 
 func (a *App) endpointClosed(r delivery.EndpointReport) {
 	a.emit("replicate_webhook_endpoint_closed", map[string]any{"endpoint": r.Endpoint})
-}
-
-func (a *App) inboxFailed(r delivery.Report) {
-	a.emit("replicate_webhook_inbox_failed", map[string]any{
-		"id": r.Delivery.ID, "scope": r.Delivery.Inbound.Scope,
-		"prediction": r.Delivery.PredictionID, "event": r.Delivery.Inbound.Name,
-		"attempts": r.Attempt.Number, "status": r.Attempt.Status, "error": r.Attempt.Error,
-	})
 }
 
 // signingSecrets reads the configured signing secrets. One that changes in its
