@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/duration"
 )
@@ -89,6 +90,9 @@ func kindOf(t *testing.T, f reflect.StructField) string {
 	}
 	if f.Type == reflect.TypeFor[caddy.Duration]() || f.Type == reflect.TypeFor[duration.Duration]() {
 		return "duration"
+	}
+	if f.Type == reflect.TypeFor[caddyhttp.Route]() {
+		return "route"
 	}
 	switch f.Type.Kind() {
 	case reflect.String:
@@ -294,8 +298,10 @@ func TestCaddyfileOptionsAreTheJSONFields(t *testing.T) {
 			continue
 		}
 		place, prefix := tab.place, ""
-		if inner, ok := strings.CutPrefix(place, "global option "); ok {
-			place, prefix = "global option", inner+"."
+		for _, outer := range []string{"global option", "replicate_webhook"} {
+			if inner, ok := strings.CutPrefix(place, outer+" "); ok {
+				place, prefix = outer, inner+"."
+			}
 		}
 		typ := types[modules[place]]
 		if typ == nil {
@@ -317,6 +323,9 @@ func TestCaddyfileOptionsAreTheJSONFields(t *testing.T) {
 		var listed []string
 		for _, r := range tab.rows {
 			name, _, _ := strings.Cut(code(r[0]), " ")
+			if name == "handle" {
+				name = "routes" // as in Caddy's own subroutes
+			}
 			listed = append(listed, name)
 			if !strings.HasPrefix(r[1], "`") || name == "store" {
 				continue
@@ -352,7 +361,7 @@ func defaultIn(doc string) string {
 	value, _, _ := strings.Cut(after+" ", ". ")
 	value = strings.TrimSuffix(strings.TrimSpace(value), ".")
 	value = strings.ReplaceAll(value, " and ", " ")
-	for _, unit := range []string{"KiB", "MiB"} {
+	for _, unit := range []string{"KiB", "MiB", "GiB"} {
 		value = strings.ReplaceAll(value, " "+unit, unit)
 	}
 	return value

@@ -75,6 +75,9 @@ func whole(place string, options ...string) string {
 	case place == "replicate_webhook":
 		needs("secret", "secret {env.WEBHOOK_SECRET}")
 		block = "localhost {\n\treplicate_webhook {\n%s\n}\n}\n"
+	case place == "replicate_webhook inbox":
+		needs("handle", "handle {\nrespond 204\n}")
+		block = "localhost {\n\treplicate_webhook {\nsecret {env.WEBHOOK_SECRET}\ninbox {\n%s\n}\n}\n}\n"
 	case place == "replicate_predictions":
 		needs("api", "api https://api.replicate.com/v1")
 		block = "localhost {\n\treplicate_predictions {\n%s\n}\n}\n"
