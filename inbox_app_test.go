@@ -70,7 +70,7 @@ func TestInboxSurvivesTheApp(t *testing.T) {
 	e.reload(options)
 	send(predictions/2, predictions, "prediction.started")
 	send(0, predictions/2, "prediction.completed")
-	e.Stop()
+	e.Reload("{\n{$GLOBALS}\n}\n") // the store is opened anew
 	e.reload(options)
 	send(predictions/2, predictions, "prediction.completed")
 

@@ -223,6 +223,9 @@ func (e *Engine) claim() (next time.Time) {
 			e.storeDown(err)
 			return earlier(wake, e.retryStore)
 		}
+		// Not before the time at which outages were restored, whose breakers are to
+		// be half-open.
+		now = e.conf.Now()
 		claimed, due, err := e.conf.Store.ClaimDeliveries(e.life, limit, func(lane store.Lane) store.Slots {
 			e.mu.Lock()
 			defer e.mu.Unlock()

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -522,6 +523,38 @@ func TestAcceptedIsAcceptedAfterAReload(t *testing.T) {
 		synctest.Wait()
 		if got := s.outcomes(t); len(got) != 1 || got[0].Disposition != store.Delivered {
 			t.Errorf("outcomes %+v", got)
+		}
+	})
+}
+
+// TestAppThatIsDownOverARestart: an app that was down when a process ended is probed
+// at once by the next one, and its events go on.
+func TestAppThatIsDownOverARestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newMemStore()
+		e := engine(t, s, noNetwork, inbox(func(context.Context, *store.Delivery, int) AppResponse {
+			return AppResponse{Status: 503}
+		}))
+		for n := range int64(40) {
+			s.accept(n+1, "default")
+		}
+		time.Sleep(7 * time.Second)
+		if err := e.Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if len(s.outages) != 1 {
+			t.Fatalf("outages %v", s.outages)
+		}
+		before := len(s.outcomes(t))
+		var passed atomic.Int64 // time passes between any two looks at the clock
+		engine(t, s, noNetwork, inbox(func(context.Context, *store.Delivery, int) AppResponse {
+			return AppResponse{Status: 200}
+		}), func(c *Config) {
+			c.Now = func() time.Time { return time.Now().Add(time.Duration(passed.Add(1000))) }
+		})
+		time.Sleep(6 * time.Second)
+		if n := len(s.outcomes(t)) - before; n != 40 {
+			t.Errorf("%d events were accepted", n)
 		}
 	})
 }
