@@ -29,7 +29,7 @@ func (s *Store) initClaims() {
 
 // commitClaim ends a claim and commits its entry.
 func (s *Store) commitClaim(ctx context.Context, c *claims.Claim) error {
-	return s.commits.Do(ctx, settlement{claim: c, commit: true})
+	return s.commits.Do(ctx, settlement{claim: c, commit: true, accepted: accepting(c)})
 }
 
 // claimRows are the rows of claims in the database. It implements
@@ -73,5 +73,5 @@ func (r *claimRows) Free(c *claims.Claim) bool {
 // CommitLater implements claims.Database. If too many jobs wait already, the
 // sender's retry commits the event.
 func (r *claimRows) CommitLater(c *claims.Claim) {
-	r.s.commits.TryAdd(settlement{claim: c, commit: true})
+	r.s.commits.TryAdd(settlement{claim: c, commit: true, accepted: accepting(c)})
 }

@@ -28,7 +28,8 @@ const readyEndpoints = `WITH RECURSIVE e AS (
 ) f WHERE e.endpoint IS NOT NULL ORDER BY f.due, e.endpoint`
 
 // handedOut lists the columns that an attempt needs.
-const handedOut = "d.n, d.nonce, d.prediction, d.event, d.attempts, d.due, d.created, d.endpoint, d.state, d.owner, d.lease, p.id, p.client, p.url, p.traceparent, b.body"
+const handedOut = "d.n, d.nonce, d.prediction, d.event, d.attempts, d.due, d.created, d.endpoint, d.state, d.owner, d.lease, p.id, p.client, p.url, p.traceparent, b.body, " +
+	"d.redelivery, i.scope, i.name, i.prediction, i.refusals, i.overtaken, i.since, i.head"
 
 // takeReady claims deliveries that are due, no more of each endpoint than it has
 // slots. It skips rows that another node has locked.
@@ -44,12 +45,13 @@ const takeReady = `WITH taken AS (
 	)) RETURNING *
 ) SELECT ` + handedOut + " FROM taken d " + joinHanded
 
-const readTaken = "SELECT " + handedOut + " FROM unnest($1::bigint[]) AS i (n), LATERAL (SELECT * FROM webhook_deliveries d WHERE d.n = i.n LIMIT 1) d " + joinHanded
+const readTaken = "SELECT " + handedOut + " FROM unnest($1::bigint[]) AS t (n), LATERAL (SELECT * FROM webhook_deliveries d WHERE d.n = t.n LIMIT 1) d " + joinHanded
 
 // joinHanded joins the prediction and the payload of a delivery. The limits make
 // the server use an index, even where its statistics say that a table is empty.
 const joinHanded = "LEFT JOIN LATERAL (SELECT * FROM webhook_predictions p WHERE p.ref = d.prediction LIMIT 1) p ON true " +
-	"LEFT JOIN LATERAL (SELECT * FROM webhook_payloads b WHERE b.n = " + payloadNumber + " LIMIT 1) b ON true"
+	"LEFT JOIN LATERAL (SELECT * FROM webhook_payloads b WHERE b.n = " + payloadNumber + " LIMIT 1) b ON true " +
+	"LEFT JOIN LATERAL (SELECT * FROM webhook_inbound i WHERE i.n = d.n AND d.prediction < 0 LIMIT 1) i ON true"
 
 // handed is a delivery read for its attempt.
 type handed struct {
@@ -65,12 +67,16 @@ func scanHanded(row pgx.CollectableRow) (handed, error) {
 	var nonce, created int64
 	var kind int16
 	var endpoint, id, client, url, trace []byte
-	err := row.Scan(&h.leased.n, &nonce, &h.leased.prediction, &kind, &h.Attempts, &h.due, &created, &endpoint, &h.state, &h.owner, &h.lease,
-		&id, &client, &url, &trace, &h.Payload)
+	var in eventColumns
+	err := row.Scan(append([]any{&h.leased.n, &nonce, &h.leased.prediction, &kind, &h.Attempts, &h.due, &created, &endpoint, &h.state, &h.owner, &h.lease,
+		&id, &client, &url, &trace, &h.Payload}, in.targets()...)...)
 	h.N, h.Prediction, h.Event, h.endpoint = h.leased.n, h.leased.prediction, event.Set(kind), string(endpoint)
 	h.PredictionID, h.Client, h.URL, h.Traceparent = string(id), string(client), string(url), string(trace)
-	h.ID, h.CreatedAt = ledger.DeliveryID(h.N, nonce), timeOf(created)
-	h.whole = id != nil && h.Payload != nil
+	h.ID, h.CreatedAt = ledger.IDOf(h.N, nonce, h.Prediction), timeOf(created)
+	h.whole = (id != nil || in.head != nil) && h.Payload != nil
+	if ledger.IsInbound(h.Prediction) {
+		in.fill(&h.Delivery)
+	}
 	return h, err
 }
 
@@ -144,7 +150,7 @@ func (c *claiming) run(ctx context.Context) (next int64, err error) {
 	if scan {
 		if err := c.s.use(func(within context.Context, conn *pgx.Conn) error {
 			ready, err := collect(within, conn, scanReady, readyEndpoints)
-			c.ready = ready
+			c.ready = c.s.inbox.running(ready)
 			return err
 		}); err != nil {
 			return 0, err
@@ -282,7 +288,7 @@ func (c *claiming) hand(h *handed) {
 		c.drop(&h.leased)
 		return
 	}
-	h.CreatedAt, h.DueAt = c.s.fromDatabase(h.CreatedAt), c.s.fromDatabase(timeOf(h.due))
+	h.CreatedAt, h.DueAt, h.WaitingSince = c.s.fromDatabase(h.CreatedAt), c.s.fromDatabase(timeOf(h.due)), c.s.fromDatabase(h.WaitingSince)
 	h.Lane = store.ParseLane(h.endpoint)
 	c.out = append(c.out, *h)
 }
@@ -334,6 +340,7 @@ func (c *claiming) takeFromDatabase() error {
 			}
 			if taken, err = collectNext(res, scanHanded); err == nil {
 				c.ready, err = collectNext(res, scanReady)
+				c.ready = c.s.inbox.running(c.ready)
 			}
 			return errors.Join(err, res.Close())
 		})
@@ -440,7 +447,7 @@ func (s *Store) releaseJob(ref, n, owner, lease int64) *job {
 			d.Claimed = false
 			d.Changed |= ledger.Place
 		}
-		t.Settle()
+		t.settle()
 		return u.finish(t)
 	}}
 }
@@ -468,7 +475,9 @@ func (s *Store) Postpone(ctx context.Context, d store.Delivery, due time.Time) e
 // SetApart implements store.Queue.
 func (s *Store) SetApart(ctx context.Context, d store.Delivery) error {
 	return s.endClaim(ctx, &d, func(_ *unit, t *tracked, row *delivery) error {
-		t.Wait(row, &d, true)
+		if row.Row.in == nil {
+			t.Wait(row, &d, true)
+		}
 		return nil
 	})
 }
@@ -489,7 +498,12 @@ func (s *Store) Complete(ctx context.Context, o store.Outcome) error {
 			return err
 		}
 		u.attempts = append(u.attempts, attemptRow{id: id, delivery: d, prediction: t.Ref, Attempt: o.Attempt})
-		t.Complete(&u.tx, d, &o, s.toDatabase(o.Due).UnixMilli())
+		due := s.toDatabase(o.Due).UnixMilli()
+		if d.Row.in != nil {
+			t.line(d).Complete(&u.tx, d, &o, due)
+		} else {
+			t.Complete(&u.tx, d, &o, due)
+		}
 		return nil
 	})
 }
@@ -517,7 +531,7 @@ func (s *Store) endClaim(ctx context.Context, c *store.Delivery, f func(*unit, *
 			if err := f(u, t, d); err != nil {
 				return err
 			}
-			t.Settle()
+			t.settle()
 			return u.finish(t)
 		},
 	})

@@ -214,6 +214,8 @@ type settlement struct {
 	claim *claims.Claim
 	// commit means that the claim's entry is committed.
 	commit bool
+	// accepted is what becomes of the claim's events, nil if it has none.
+	accepted *acceptance
 }
 
 // newCommits returns the batcher that ends claims.
@@ -221,6 +223,9 @@ func (s *Store) newCommits() *groupcommit.Batcher[settlement] {
 	return groupcommit.New(groupcommit.Options[settlement]{
 		Commit: func(group []settlement) error { return transact(s, group, outageWait, s.settle) },
 		Finish: func(x settlement, err error) error {
+			if x.accepted != nil {
+				return s.inbox.settled(x, err)
+			}
 			switch {
 			case err == nil && x.commit:
 				x.claim.Committed()
@@ -242,6 +247,9 @@ type entryRows struct {
 // settle deletes the rows of claims and inserts the entries of those that are
 // committed, in one transaction.
 func (s *Store) settle(ctx context.Context, conn *pgx.Conn, group []settlement) error {
+	if slices.ContainsFunc(group, func(x settlement) bool { return x.accepted != nil }) {
+		return s.inbox.settle(ctx, conn, group)
+	}
 	began := time.Now()
 	var free claimKeys
 	var rows entryRows
@@ -277,23 +285,26 @@ func (s *Store) settle(ctx context.Context, conn *pgx.Conn, group []settlement) 
 func (r *entryRows) collect(group []settlement) (committed int) {
 	at := make(map[store.Key]int)
 	for _, x := range group {
-		if !x.commit {
+		if !x.commit || x.accepted.isRefused() {
 			continue
 		}
 		committed++
 		e := &x.claim.Entry
-		signed := e.PurgeMark()
+		signed, expires := e.PurgeMark(), e.Expires.UnixMilli()
+		if x.accepted.waits() {
+			expires = never
+		}
 		for _, k := range e.Keys {
 			i, ok := at[k]
 			if !ok {
 				at[k] = len(r.keys)
 				r.keys = append(r.keys, k)
 				r.scopes = append(r.scopes, e.Scope)
-				r.expires = append(r.expires, e.Expires.UnixMilli())
+				r.expires = append(r.expires, expires)
 				r.signed = append(r.signed, signed)
 				continue
 			}
-			r.expires[i] = max(r.expires[i], e.Expires.UnixMilli())
+			r.expires[i] = max(r.expires[i], expires)
 			r.signed[i] = max(r.signed[i], signed)
 		}
 	}
@@ -362,6 +373,7 @@ func (s *Store) Purge() error {
 		}
 		if n < purgeEntries {
 			s.claims.Expire(now)
+			s.inbox.expire(now)
 			return nil
 		}
 		select {
@@ -375,7 +387,7 @@ func (s *Store) Purge() error {
 // countEntries sets the metric of the number of entries.
 func (s *Store) countEntries() error {
 	return s.use(func(ctx context.Context, conn *pgx.Conn) error {
-		n, err := count(ctx, conn, "webhook_dedup")
+		n, err := count(ctx, conn, "webhook_dedup", "webhook_dedup")
 		if err == nil {
 			metrics.SetDedupEntries(n)
 		}

@@ -35,16 +35,16 @@ func (s *Store) Counts(ctx context.Context) (store.Counts, error) {
 	err := s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		var pending, tracked int
 		var oldest int64
-		err := conn.QueryRow(ctx, `SELECT (SELECT count(*) FROM webhook_deliveries WHERE state = 0),
+		err := conn.QueryRow(ctx, `SELECT (SELECT count(*) FROM webhook_deliveries WHERE state = 0 AND n < $1),
 			(SELECT count(*) FROM webhook_predictions WHERE happened < 2 AND key IS NOT NULL),
-			coalesce((SELECT created FROM webhook_deliveries WHERE state = 0 ORDER BY n LIMIT 1), 0)`).Scan(&pending, &tracked, &oldest)
+			coalesce((SELECT created FROM webhook_deliveries WHERE state = 0 AND n < $1 ORDER BY n LIMIT 1), 0)`, int64(ledger.FirstEvent)).Scan(&pending, &tracked, &oldest)
 		if err != nil {
 			return err
 		}
 		c.Deliveries[store.DeliveryPending], c.Tracked, c.OldestPending = pending, tracked, timeOf(oldest)
 		var state int16
 		var n int
-		rows, err := conn.Query(ctx, "SELECT state, count(*) FROM webhook_deliveries WHERE state >= 2 GROUP BY state")
+		rows, err := conn.Query(ctx, "SELECT state, count(*) FROM webhook_deliveries WHERE state >= 2 AND n < $1 GROUP BY state", int64(ledger.FirstEvent))
 		if err != nil {
 			return err
 		}
@@ -56,22 +56,29 @@ func (s *Store) Counts(ctx context.Context) (store.Counts, error) {
 		}); err != nil {
 			return err
 		}
-		all, err := count(ctx, conn, "webhook_deliveries")
+		all, err := count(ctx, conn, "webhook_deliveries WHERE n < 1099511627776", "webhook_deliveries")
 		if err != nil {
 			return err
 		}
+		if all > exactCount { // an estimate, which is of events, too
+			var events int
+			if err := conn.QueryRow(ctx, "SELECT coalesce(sum(waiting + accepted + failed + discarded + refused), 0)::bigint FROM webhook_inbox_counts").Scan(&events); err != nil {
+				return err
+			}
+			all = max(all-events, exactCount)
+		}
 		c.Deliveries[store.DeliveryDelivered] = max(all-others, 0)
-		c.Entries, err = count(ctx, conn, "webhook_dedup")
+		c.Entries, err = count(ctx, conn, "webhook_dedup", "webhook_dedup")
 		return err
 	})
 	return c, err
 }
 
-// count returns the number of a table's rows, which is an estimate if they are
-// many.
-func count(ctx context.Context, conn *pgx.Conn, table string) (n int, err error) {
+// count returns the number of rows of a table, which is an estimate of all its rows
+// if they are many.
+func count(ctx context.Context, conn *pgx.Conn, rows, table string) (n int, err error) {
 	var estimate int
-	err = conn.QueryRow(ctx, "SELECT (SELECT count(*) FROM (SELECT 1 FROM "+table+" LIMIT $1) r), (SELECT reltuples::bigint FROM pg_class WHERE oid = $2::text::regclass)", exactCount, table).Scan(&n, &estimate)
+	err = conn.QueryRow(ctx, "SELECT (SELECT count(*) FROM (SELECT 1 FROM "+rows+" LIMIT $1) r), (SELECT reltuples::bigint FROM pg_class WHERE oid = $2::text::regclass)", exactCount, table).Scan(&n, &estimate)
 	if n == exactCount {
 		n = max(n, estimate)
 	}
@@ -88,6 +95,10 @@ type scan struct {
 	index, where string
 	args         []any
 	since        time.Time
+	// from and to bound the numbers: those from from on and below to. to is
+	// optional. width is how many numbers one query looks through. Default:
+	// scanSpan.
+	from, to, width int64
 	// whole reports that the rows are few enough for one query.
 	whole bool
 	// text is a column whose value keep decides on.
@@ -113,14 +124,20 @@ func (w *scan) run(ctx context.Context, conn *pgx.Conn, before int64, limit int)
 	if before <= 0 {
 		before = math.MaxInt64
 	}
+	if w.to > 0 {
+		before = min(before, w.to)
+	}
+	if w.width == 0 {
+		w.width = scanSpan
+	}
 	for began := time.Now(); ; {
-		low := int64(0)
+		low := w.from
 		if !w.whole {
 			top, created, err := w.top(ctx, conn, before)
 			if err != nil || top == 0 || created < w.since.UnixMilli() && !w.since.IsZero() {
 				return numbers, 0, err
 			}
-			before, low = top+1, max(top-scanSpan, 0)
+			before, low = top+1, max(top-w.width, w.from)
 		}
 		found, last, err := w.span(ctx, conn, before, low, limit-len(numbers))
 		if err != nil {
@@ -131,7 +148,7 @@ func (w *scan) run(ctx context.Context, conn *pgx.Conn, before int64, limit int)
 			before = last
 		}
 		switch {
-		case before <= 1:
+		case before <= max(w.from, 1):
 			return numbers, 0, nil
 		case len(numbers) >= limit || time.Since(began) > scanTime:
 			return numbers, before, nil
@@ -141,11 +158,11 @@ func (w *scan) run(ctx context.Context, conn *pgx.Conn, before int64, limit int)
 
 // top finds the next row that the index has. Numbers have gaps.
 func (w *scan) top(ctx context.Context, conn *pgx.Conn, before int64) (number, created int64, err error) {
-	query := "SELECT " + w.number + ", created FROM " + w.table + " r WHERE " + w.number + " < $1"
+	query := "SELECT " + w.number + ", created FROM " + w.table + " r WHERE " + w.number + " < $1 AND " + w.number + " >= $2"
 	if w.index != "" {
 		query += " AND " + w.index
 	}
-	err = conn.QueryRow(ctx, query+" ORDER BY "+w.number+" DESC LIMIT 1", before).Scan(&number, &created)
+	err = conn.QueryRow(ctx, query+" ORDER BY "+w.number+" DESC LIMIT 1", before, w.from).Scan(&number, &created)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return 0, 0, nil
 	}
@@ -202,9 +219,16 @@ func refs(ctx context.Context, conn *pgx.Conn, id string) ([]int64, error) {
 // ListDeliveries implements store.Inspector.
 func (s *Store) ListDeliveries(ctx context.Context, f store.DeliveryFilter) (rows []store.DeliveryRow, next int64, err error) {
 	err = s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		w := scan{number: "n", table: "webhook_deliveries", since: f.Since}
+		w := scan{number: "n", table: "webhook_deliveries", since: f.Since, to: ledger.FirstEvent}
+		if f.Inbound {
+			w.from, w.to, w.width = ledger.FirstEvent, 0, eventSpan
+			s.inbox.filter(&w, f)
+		}
 		if f.Prediction != "" {
 			refs, err := refs(ctx, conn, f.Prediction)
+			if f.Inbound {
+				refs, err = orderNumbers(ctx, conn, f.Scope, f.Prediction)
+			}
 			if err != nil || len(refs) == 0 {
 				return err
 			}
@@ -220,10 +244,10 @@ func (s *Store) ListDeliveries(ctx context.Context, f store.DeliveryFilter) (row
 				w.index = condition
 			}
 		}
-		if f.Event != 0 && f.Event != event.All {
+		if f.Event != 0 && f.Event != event.All && !f.Inbound {
 			w.and("event & %s <> 0", int16(f.Event))
 		}
-		if f.Endpoint != "" {
+		if f.Endpoint != "" && !f.Inbound {
 			w.text = "(SELECT url FROM webhook_predictions p WHERE p.ref = r.prediction)"
 			// The beginning of the URL excludes most of the others.
 			w.and("lower(encode("+w.text+", 'escape')) LIKE %s", likeEscape.Replace(urlStart(f.Endpoint))+"%")
@@ -233,7 +257,11 @@ func (s *Store) ListDeliveries(ctx context.Context, f store.DeliveryFilter) (row
 		if numbers, next, err = w.run(ctx, conn, f.Before, f.Limit); err != nil || len(numbers) == 0 {
 			return err
 		}
-		rows, err = listDeliveries(ctx, conn, numbers, "NULL::bytea")
+		if f.Inbound {
+			rows, err = s.inbox.list(ctx, conn, numbers, "NULL::bytea", "NULL::bytea")
+		} else {
+			rows, err = listDeliveries(ctx, conn, numbers, "NULL::bytea")
+		}
 		return err
 	})
 	return rows, next, err
@@ -272,12 +300,16 @@ func listDeliveries(ctx context.Context, conn *pgx.Conn, numbers []int64, payloa
 
 // FindDelivery implements store.Inspector.
 func (s *Store) FindDelivery(ctx context.Context, id string) (store.DeliveryRow, []store.Attempt, error) {
-	n, _, ok := ledger.ParseDeliveryID(id)
+	n, _, ok := ledger.ParseID(id)
 	if !ok {
 		return store.DeliveryRow{}, nil, store.ErrNotFound
 	}
 	var rows []store.DeliveryRow
 	err := s.read(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
+		if n >= ledger.FirstEvent {
+			rows, err = s.inbox.list(ctx, conn, []int64{n}, "i.head", "(SELECT body FROM webhook_payloads WHERE n = d.n)")
+			return err
+		}
 		rows, err = listDeliveries(ctx, conn, []int64{n}, "(SELECT body FROM webhook_payloads WHERE n = "+payloadNumber+")")
 		return err
 	})

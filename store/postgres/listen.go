@@ -184,6 +184,8 @@ func (s *Store) handleNotification(payload string) {
 		if payload[1:] != strconv.FormatInt(s.nodes.id.Load(), 10) {
 			s.queue.requestRescan()
 		}
+	case 'p': // an inbox was paused, or is not any more
+		signal(s.inbox.reload)
 	case 'n': // a node has left
 		signal(s.health.trouble)
 	}

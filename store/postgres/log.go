@@ -23,7 +23,7 @@ func (s *Store) Attempts(ctx context.Context, ref int64, before int64, limit int
 
 func (s *Store) readAttempts(ctx context.Context, where string, args ...any) (out []store.Attempt, err error) {
 	err = s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		rows, err := conn.Query(ctx, `SELECT a.id, a.delivery, d.nonce, a.event, a.url, a.status, a.number, a.at, a.took, a.response, a.error, a.exception
+		rows, err := conn.Query(ctx, `SELECT a.id, a.delivery, d.nonce, d.prediction, a.event, a.url, a.status, a.number, a.at, a.took, a.response, a.error, a.exception
 			FROM webhook_attempts a JOIN webhook_deliveries d ON d.n = a.delivery WHERE `+where, args...)
 		if err != nil {
 			return err
@@ -36,11 +36,11 @@ func (s *Store) readAttempts(ctx context.Context, where string, args ...any) (ou
 
 func scanAttempt(row pgx.CollectableRow) (store.Attempt, error) {
 	var a store.Attempt
-	var n, nonce, at, took int64
+	var n, nonce, number, at, took int64
 	var kind int16
 	var url, response, text []byte
-	err := row.Scan(&a.ID, &n, &nonce, &kind, &url, &a.Status, &a.Number, &at, &took, &response, &text, &a.Exception)
-	a.Delivery, a.Event, a.At, a.Took = ledger.DeliveryID(n, nonce), event.Set(kind), timeOf(at), time.Duration(took)
+	err := row.Scan(&a.ID, &n, &nonce, &number, &kind, &url, &a.Status, &a.Number, &at, &took, &response, &text, &a.Exception)
+	a.Delivery, a.Event, a.At, a.Took = ledger.IDOf(n, nonce, number), event.Set(kind), timeOf(at), time.Duration(took)
 	a.URL, a.Response, a.Error = string(url), string(response), string(text)
 	return a, err
 }
@@ -94,9 +94,9 @@ func (s *Store) Forget(ctx context.Context, before store.Before) error {
 	if err := s.closed(); err != nil || s.clock.wrong.Load() {
 		return err // the log and the status report a wrong clock
 	}
-	deliveries, predictions := s.toDatabase(before.Deliveries), s.toDatabase(before.Predictions)
+	deliveries, predictions, events := s.toDatabase(before.Deliveries), s.toDatabase(before.Predictions), s.toDatabase(before.Events)
 	return errors.Join(
-		s.forgetRows(ctx, deliveries, "deliveries", "n", "r.state <> 0 AND r.owner = 0 AND r.due < $2",
+		s.forgetRows(ctx, deliveries, "deliveries", "n", 0, ledger.FirstEvent, "r.state <> 0 AND r.owner = 0 AND r.due < $2",
 			"DELETE FROM webhook_attempts a USING webhook_deliveries d WHERE d.n = ANY($1) AND a.prediction = d.prediction AND a.delivery = d.n",
 			// A redelivery locks the payload that it shares. The statement
 			// after this one sees deliveries that were committed meanwhile.
@@ -107,9 +107,46 @@ func (s *Store) Forget(ctx context.Context, before store.Before) error {
 			"DELETE FROM webhook_deliveries WHERE n = ANY($1)"),
 		// The lock on a prediction keeps others from adding deliveries to it,
 		// and the second condition sees those that were added before.
-		s.forgetRows(ctx, predictions, "predictions", "ref", "(r.key IS NULL OR r.webhook <> 0 AND r.happened >= 2) AND "+undelivered,
+		s.forgetRows(ctx, predictions, "predictions", "ref", 0, never, "(r.key IS NULL OR r.webhook <> 0 AND r.happened >= 2) AND "+undelivered,
 			"DELETE FROM webhook_predictions r WHERE ref = ANY($1) AND "+undelivered),
+		s.forgetRows(ctx, events, "deliveries", "n", ledger.FirstEvent-1, never, "r.state <> 0 AND r.owner = 0 AND r.due < $2"+
+			" AND NOT EXISTS (SELECT 1 FROM webhook_inbound i WHERE i.n = r.n AND i.recorded AND i.expires <> 0)", deleteEvents...),
+		s.forgetRecorded(ctx),
 	)
+}
+
+// deleteEvents deletes events.
+var deleteEvents = []string{
+	`INSERT INTO webhook_inbox_counts (scope, waiting, accepted, failed, discarded, refused, bytes, ended)
+		SELECT i.scope, 0, -count(*) FILTER (WHERE d.state = 1), -count(*) FILTER (WHERE d.state = 2), -count(*) FILTER (WHERE d.state = 4),
+			-count(*) FILTER (WHERE d.state = 5), -sum(i.size), -sum(i.size)
+		FROM webhook_inbound i JOIN webhook_deliveries d ON d.n = i.n WHERE i.n = ANY($1) GROUP BY i.scope`,
+	"DELETE FROM webhook_attempts a USING webhook_deliveries d WHERE d.n = ANY($1) AND a.prediction = d.prediction AND a.delivery = d.n",
+	"DELETE FROM webhook_payloads WHERE n = ANY($1)",
+	"DELETE FROM webhook_inbound WHERE n = ANY($1)",
+	"DELETE FROM webhook_deliveries WHERE n = ANY($1)",
+}
+
+// findExpired selects recorded events that are to be deleted by a time of their own.
+const findExpired = "SELECT n FROM webhook_inbound WHERE recorded AND expires <> 0 AND expires < $1 ORDER BY expires LIMIT $2 FOR UPDATE SKIP LOCKED"
+
+// forgetRecorded deletes the recorded events that have a time of their own.
+func (s *Store) forgetRecorded(ctx context.Context) error {
+	f := forgetting{s: s, deletes: deleteEvents}
+	for {
+		n := 0
+		err := s.use(func(_ context.Context, conn *pgx.Conn) error {
+			within, cancel := context.WithTimeout(ctx, groupTimeout)
+			defer cancel()
+			return f.delete(within, conn, &n, findExpired, s.now().UnixMilli(), forgetBatch)
+		})
+		switch {
+		case err != nil:
+			return fmt.Errorf("%w: deleting from %s: %w", store.ErrUnavailable, s.name, err)
+		case n < forgetBatch:
+			return nil
+		}
+	}
 }
 
 const undelivered = "NOT EXISTS (SELECT 1 FROM webhook_deliveries d WHERE d.prediction = r.ref)"
@@ -126,6 +163,7 @@ type forgetting struct {
 	s          *Store
 	span, lock string
 	before     int64
+	to         int64
 	deletes    []string
 }
 
@@ -133,23 +171,25 @@ type forgetting struct {
 // oldest first. Numbers follow time but for a few that were given at the same
 // time, so a walk from the oldest ends at a batch of younger ones. Where a clock
 // was set that may hide old rows behind it: a sweep looks at some of all rows with
-// each call, one call going on where the last ended.
-func (s *Store) forgetRows(ctx context.Context, before time.Time, table, number, condition string, deletes ...string) error {
+// each call, one call going on where the last ended. It looks at numbers above from
+// and below to.
+func (s *Store) forgetRows(ctx context.Context, before time.Time, table, number string, first, to int64, condition string, deletes ...string) error {
 	f := forgetting{
-		s: s, before: before.UnixMilli(), deletes: deletes,
-		span: fmt.Sprintf("SELECT coalesce(max(%[1]s), 0), coalesce(min(created), $2) FROM (SELECT %[1]s, created FROM webhook_%[2]s WHERE %[1]s > $1 ORDER BY %[1]s LIMIT %[3]d) r",
+		s: s, before: before.UnixMilli(), to: to, deletes: deletes,
+		span: fmt.Sprintf("SELECT coalesce(max(%[1]s), 0), coalesce(min(created), $2) FROM (SELECT %[1]s, created FROM webhook_%[2]s WHERE %[1]s > $1 AND %[1]s < $3 ORDER BY %[1]s LIMIT %[3]d) r",
 			number, table, forgetBatch),
 		lock: fmt.Sprintf("SELECT r.%[1]s FROM webhook_%[2]s r WHERE r.%[1]s > $1 AND r.%[1]s <= $3 AND r.created < $2 AND %[3]s ORDER BY r.%[1]s FOR UPDATE SKIP LOCKED",
 			number, table, condition),
 	}
-	for from, old := int64(0), true; old; {
+	for from, old := first, true; old; {
 		var err error
 		if from, old, err = f.batch(ctx, from); err != nil {
 			return err
 		}
 	}
-	swept, _ := s.swept.Load(table)
+	swept, _ := s.swept.Load(f.lock)
 	from, _ := swept.(int64)
+	from = max(from, first)
 	for range sweepBatches {
 		last, _, err := f.batch(ctx, from)
 		if err != nil {
@@ -159,7 +199,7 @@ func (s *Store) forgetRows(ctx context.Context, before time.Time, table, number,
 			break // from the beginning the next time
 		}
 	}
-	s.swept.Store(table, from)
+	s.swept.Store(f.lock, from)
 	return nil
 }
 
@@ -173,34 +213,40 @@ func (f *forgetting) batch(ctx context.Context, from int64) (last int64, old boo
 		within, cancel := context.WithTimeout(ctx, groupTimeout)
 		defer cancel()
 		var oldest int64
-		if err := conn.QueryRow(within, f.span, from, f.before).Scan(&last, &oldest); err != nil {
+		if err := conn.QueryRow(within, f.span, from, f.before, f.to).Scan(&last, &oldest); err != nil {
 			return err
 		}
 		if old = last > 0 && oldest < f.before; !old {
 			return nil
 		}
-		return pgx.BeginFunc(within, conn, func(tx pgx.Tx) error {
-			if _, err := tx.Exec(within, settings); err != nil {
-				return err
-			}
-			rows, err := tx.Query(within, f.lock, from, f.before, last)
-			if err != nil {
-				return err
-			}
-			due, err := pgx.CollectRows(rows, pgx.RowTo[int64])
-			if err != nil || len(due) == 0 {
-				return err
-			}
-			for _, statement := range f.deletes {
-				if _, err := tx.Exec(within, statement, due); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
+		var n int
+		return f.delete(within, conn, &n, f.lock, from, f.before, last)
 	})
 	if err != nil {
 		err = fmt.Errorf("%w: deleting from %s: %w", store.ErrUnavailable, f.s.name, err)
 	}
 	return last, old, err
+}
+
+// delete deletes the rows whose numbers a query selects, and counts them.
+func (f *forgetting) delete(ctx context.Context, conn *pgx.Conn, n *int, query string, args ...any) error {
+	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, settings); err != nil {
+			return err
+		}
+		rows, err := tx.Query(ctx, query, args...)
+		if err != nil {
+			return err
+		}
+		due, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+		if *n = len(due); err != nil || len(due) == 0 {
+			return err
+		}
+		for _, statement := range f.deletes {
+			if _, err := tx.Exec(ctx, statement, due); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }

@@ -75,15 +75,16 @@ type Store struct {
 	keeper keeper
 	clock  clock
 
-	nodes     nodes
-	health    health
-	waiters   waiters
-	claims    claims.Table
-	requests  *groupcommit.Batcher[*claimRequest]
-	commits   *groupcommit.Batcher[settlement]
-	queue     queue
-	polls     polling.Schedule
-	jobs      *groupcommit.Batcher[*job]
+	nodes    nodes
+	health   health
+	waiters  waiters
+	claims   claims.Table
+	requests *groupcommit.Batcher[*claimRequest]
+	commits  *groupcommit.Batcher[settlement]
+	queue    queue
+	polls    polling.Schedule
+	jobs     *groupcommit.Batcher[*job]
+	*inbox
 	notifying chan struct{}
 	// swept has the numbers up to which tables were swept, by name.
 	swept sync.Map
@@ -132,6 +133,7 @@ func Open(opts Options) (*Store, error) {
 	}
 	s.opts.MaxConns = size + 2
 	s.polls.Init(passing.New(opts.Now))
+	s.inbox = newInbox(s)
 	s.health.init()
 	s.nodes.lease = opts.Lease
 	if err := s.open(size); err != nil {
@@ -144,11 +146,12 @@ func Open(opts Options) (*Store, error) {
 	s.requests = s.newRequests()
 	s.commits = s.newCommits()
 	s.jobs = s.newJobs()
-	s.working.Add(4)
+	s.working.Add(5)
 	go s.keepLoop()
 	go s.listenLoop(listen)
 	go s.purgeLoop()
 	go s.notifyLoop()
+	go s.inbox.loop()
 	if err := s.takeOver(); err != nil {
 		return nil, errors.Join(fmt.Errorf("store postgres at %s: taking over what other nodes left: %w", s.name, err), s.Close())
 	}
@@ -183,7 +186,10 @@ func (s *Store) open(size int) error {
 	s.initClaims()
 	s.waiters.init()
 	s.queue.init()
-	return s.keeper.use(ctx, s.connector, s.register)
+	if err := s.keeper.use(ctx, s.connector, s.register); err != nil {
+		return err
+	}
+	return s.keeper.use(ctx, s.connector, s.inbox.open)
 }
 
 // prepare checks the server and migrates the schema.
@@ -260,7 +266,7 @@ func (s *Store) read(ctx context.Context, f func(context.Context, *pgx.Conn) err
 	defer cancel()
 	err := s.share(within, f)
 	switch {
-	case err == nil, errors.Is(err, store.ErrNotFound), errors.Is(err, store.ErrDisabled):
+	case err == nil, refusal(err):
 		return err
 	case ctx.Err() != nil:
 		return ctx.Err()

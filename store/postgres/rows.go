@@ -87,28 +87,63 @@ func (u *unit) load(refs []int64, keys [][]byte, numbers int, begin bool) error 
 	if keys == nil {
 		keys = [][]byte{}
 	}
+	refs, orders := splitRefs(refs)
 	var b pgx.Batch
 	if begin {
 		b.Queue("BEGIN")
 		b.Queue(settings)
 	}
-	b.Queue(lockPredictions, refs, keys)
-	b.Queue(lockDeliveries, refs, keys)
+	named := len(refs) > 0 || len(keys) > 0
+	if named {
+		b.Queue(lockPredictions, refs, keys)
+		b.Queue(lockDeliveries, refs, keys)
+	}
+	if len(orders) > 0 {
+		b.Queue(lockOrders, u.s.inbox.locks(orders))
+		b.Queue(lockEvents, orders)
+	}
+	if u.settling != nil {
+		u.settling.ask(&b)
+	}
 	if numbers > 0 {
 		b.Queue(nextNumbers, numbers)
 	}
 	res := u.conn.SendBatch(u.ctx, &b)
-	return errors.Join(u.receive(res, keys, numbers, begin), res.Close())
-}
-
-func (u *unit) receive(res pgx.BatchResults, keys [][]byte, numbers int, begin bool) error {
-	if begin {
-		for range 2 {
-			if _, err := res.Exec(); err != nil {
+	err := func() error {
+		if begin {
+			for range 2 {
+				if _, err := res.Exec(); err != nil {
+					return err
+				}
+			}
+		}
+		if named {
+			if err := u.receive(res, keys); err != nil {
 				return err
 			}
 		}
-	}
+		if len(orders) > 0 {
+			if err := u.receiveEvents(res, orders); err != nil {
+				return err
+			}
+		}
+		if u.settling != nil {
+			if err := u.settling.receive(res); err != nil {
+				return err
+			}
+		}
+		if numbers > 0 {
+			more, err := collectNext(res, pgx.RowTo[int64])
+			u.numbers = append(u.numbers, more...)
+			return err
+		}
+		return nil
+	}()
+	return errors.Join(err, res.Close())
+}
+
+// receive takes in the predictions and deliveries that load asked for.
+func (u *unit) receive(res pgx.BatchResults, keys [][]byte) error {
 	rows, err := res.Query()
 	if err != nil {
 		return err
@@ -153,15 +188,7 @@ func (u *unit) receive(res pgx.BatchResults, keys [][]byte, numbers int, begin b
 	for _, t := range fresh {
 		slices.SortFunc(t.Deliveries, func(a, b *delivery) int { return cmp.Compare(a.N, b.N) })
 	}
-	if err := rows.Err(); err != nil || numbers == 0 {
-		return err
-	}
-	if rows, err = res.Query(); err != nil {
-		return err
-	}
-	more, err := pgx.CollectRows(rows, pgx.RowTo[int64])
-	u.numbers = append(u.numbers, more...)
-	return err
+	return rows.Err()
 }
 
 const (
@@ -257,11 +284,20 @@ func (r *deliveryRows) queue(b *pgx.Batch, sql string) {
 // flush writes what has changed and commits.
 func (u *unit) flush() error {
 	var b pgx.Batch
+	if u.settling != nil {
+		u.settling.queue(&b)
+	}
 	u.queuePredictions(&b)
 	u.queueDeliveries(&b)
+	u.queueEvents(&b)
 	u.queueAttempts(&b)
 	b.Queue("COMMIT")
-	return u.conn.SendBatch(u.ctx, &b).Close()
+	res := u.conn.SendBatch(u.ctx, &b)
+	if u.settling == nil {
+		return res.Close()
+	}
+	err := u.settling.freed(res)
+	return errors.Join(err, res.Close())
 }
 
 func (u *unit) queuePredictions(b *pgx.Batch) {

@@ -9,12 +9,12 @@ import (
 )
 
 // schemaVersion is the newest schema this build reads and writes.
-const schemaVersion = 2
+const schemaVersion = 3
 
 // migrations lead from each schema version to the next. A released one is never
 // changed. Version 2: a redelivery shares the payload of the delivery it repeats,
-// and outages outlive the nodes that found them. They run in the schema
-// that the connection's search_path names first, under an advisory lock, so
+// and outages outlive the nodes that found them. Version 3: inbound events. They
+// run in the schema that the connection's search_path names first, under an advisory lock, so
 // that nodes may start together.
 //
 // Times are Unix milliseconds by the clock of the node that wrote them. An
@@ -58,7 +58,59 @@ CREATE TABLE webhook_presence (
 	began bigint PRIMARY KEY,
 	ended bigint NOT NULL
 );
-`}
+`, inboxSchema}
+
+// inboxSchema holds what inbound events have beside their rows of deliveries and
+// payloads. Their numbers begin at ledger.FirstEvent, so that a walk over the
+// deliveries to clients reads no events, and the other way round.
+//
+// The entries of a waiting event, whose keys it has, never expire: expires is when
+// they would. Of an ended event that was recorded it is when that is deleted, of any
+// other it is 0. place is what the events of one order are ordered by, and ended when
+// the event ended, 0 while it waits.
+//
+// What a scope holds is the sum of its rows of counts. Each transaction adds one,
+// so that none waits for another, and they are merged from time to time.
+const inboxSchema = `
+CREATE SEQUENCE webhook_event_numbers START 1099511627776;
+CREATE TABLE webhook_inbound (
+	n          bigint  PRIMARY KEY,
+	scope      text    NOT NULL,
+	name       bytea   NOT NULL,
+	prediction bytea   NOT NULL,
+	refusals   integer NOT NULL,
+	overtaken  boolean NOT NULL,
+	recorded   boolean NOT NULL,
+	place      bigint  NOT NULL,
+	since      bigint  NOT NULL,
+	ended      bigint  NOT NULL,
+	expires    bigint  NOT NULL,
+	size       bigint  NOT NULL,
+	keys       uuid[]  NOT NULL,
+	head       bytea
+);
+CREATE INDEX webhook_inbound_waiting ON webhook_inbound (scope, n) WHERE ended = 0;
+CREATE INDEX webhook_inbound_ended ON webhook_inbound (scope, ended) WHERE ended <> 0 AND size > 0;
+CREATE INDEX webhook_inbound_expires ON webhook_inbound (expires) WHERE recorded AND expires <> 0;
+CREATE TABLE webhook_inbox_counts (
+	scope     text   NOT NULL,
+	id        bigint GENERATED ALWAYS AS IDENTITY,
+	waiting   bigint NOT NULL,
+	accepted  bigint NOT NULL,
+	failed    bigint NOT NULL,
+	discarded bigint NOT NULL,
+	refused   bigint NOT NULL,
+	bytes     bigint NOT NULL,
+	ended     bigint NOT NULL,
+	PRIMARY KEY (scope, id)
+);
+CREATE TABLE webhook_inbox_pauses (
+	scope text   NOT NULL,
+	began bigint NOT NULL,
+	ended bigint NOT NULL,
+	PRIMARY KEY (scope, began)
+);
+`
 
 // trackingSchema holds predictions and deliveries.
 //
@@ -138,6 +190,7 @@ CREATE TABLE webhook_secrets (
 // tables are those whose rights are looked at when the store is opened.
 var tables = []string{
 	"nodes", "dedup", "purged", "claims", "predictions", "deliveries", "payloads", "attempts", "secrets", "outages", "presence",
+	"inbound", "inbox_counts", "inbox_pauses",
 }
 
 // migrate brings the schema up to date, or says why it can't be used.
@@ -204,7 +257,7 @@ func checkRights(ctx context.Context, tx pgx.Tx) error {
 		return err
 	}
 	var sequences bool
-	err = tx.QueryRow(ctx, "SELECT has_sequence_privilege('webhook_numbers', 'USAGE') AND has_sequence_privilege('webhook_node_ids', 'USAGE')").Scan(&sequences)
+	err = tx.QueryRow(ctx, "SELECT has_sequence_privilege('webhook_numbers', 'USAGE') AND has_sequence_privilege('webhook_node_ids', 'USAGE') AND has_sequence_privilege('webhook_event_numbers', 'USAGE')").Scan(&sequences)
 	if err != nil {
 		return err
 	}
@@ -212,7 +265,7 @@ func checkRights(ctx context.Context, tx pgx.Tx) error {
 	case len(lacking) > 0:
 		return fmt.Errorf("is not the user's to write: grant SELECT, INSERT, UPDATE and DELETE on webhook_%s and the other webhook_ tables", lacking[0])
 	case !sequences:
-		return errors.New("is not the user's to write: grant USAGE on the sequences webhook_numbers and webhook_node_ids")
+		return errors.New("is not the user's to write: grant USAGE on the sequences webhook_numbers, webhook_node_ids and webhook_event_numbers")
 	}
 	return nil
 }

@@ -22,7 +22,7 @@ type job struct {
 	keys [][]byte
 	// do may run more than once, each time from the beginning, also after a
 	// commit whose outcome is not known: then it finds its own work done. It
-	// returns ErrNotFound or ErrDisabled before it has changed anything.
+	// returns an error that refusal knows before it has changed anything.
 	do func(*unit) error
 	// after runs once the job is committed.
 	after   func()
@@ -33,7 +33,8 @@ type job struct {
 const numbersPerJob = 4
 
 // tracked is a prediction with those of its deliveries that matter: what is
-// pending or held, and the first of the started event.
+// pending or held, and the first of the started event. Where Ref is an order number,
+// it is the inbound events of that, in their order.
 type tracked struct {
 	ledger.Entry[row]
 	poller        int64
@@ -52,6 +53,8 @@ type row struct {
 	owner, lease int64
 	// idle reports that no node had claimed it when it was read.
 	idle bool
+	// in is what an inbound event has beside that.
+	in *inboundRow
 }
 
 // unit is a group's transaction.
@@ -75,6 +78,11 @@ type unit struct {
 	leasedAny bool
 	withdrawn []*leased
 	ended     []*leased // claims that end when it is committed
+
+	// counts is what it changes of inboxes, by scope, and settling what ends claims
+	// of events in the transaction, nil in a unit of jobs.
+	counts   map[string]*tally
+	settling *settling
 }
 
 type attemptRow struct {
@@ -112,37 +120,62 @@ func (s *Store) commit(ctx context.Context, j *job) error {
 	}
 	err := s.jobs.Do(ctx, j)
 	switch {
-	case err == nil, errors.Is(err, store.ErrUnavailable), errors.Is(err, store.ErrNotFound), errors.Is(err, store.ErrDisabled):
+	case err == nil, errors.Is(err, store.ErrUnavailable), refusal(err):
 		return err
 	}
 	return fmt.Errorf("%w: %w", store.ErrUnavailable, err)
 }
 
+// refusal reports whether a job that returns the error has changed nothing, and is
+// not at fault.
+func refusal(err error) bool {
+	for _, r := range []error{store.ErrNotFound, store.ErrDisabled, store.ErrEnded, store.ErrWaiting, store.ErrNoBody} {
+		if errors.Is(err, r) {
+			return true
+		}
+	}
+	return false
+}
+
 // runUnit runs jobs in one transaction.
-func (s *Store) runUnit(ctx context.Context, conn *pgx.Conn, jobs []*job) (err error) {
+func (s *Store) runUnit(ctx context.Context, conn *pgx.Conn, jobs []*job) error {
+	return s.newUnit(ctx, conn).run(func(u *unit) error {
+		if err := u.begin(jobs); err != nil {
+			return err
+		}
+		for _, j := range jobs {
+			j.refused = j.do(u)
+			if j.refused != nil && !refusal(j.refused) {
+				return j.refused
+			}
+		}
+		return nil
+	})
+}
+
+func (s *Store) newUnit(ctx context.Context, conn *pgx.Conn) *unit {
 	u := &unit{
 		s: s, ctx: ctx, conn: conn, me: s.nodes.id.Load(), lease: s.queue.newLease(),
 		byRef: make(map[int64]*tracked), byKey: make(map[string]*tracked), taken: make(map[string]int),
 	}
 	u.tx = ledger.Tx[row]{Now: s.now().UnixMilli(), Withdraw: u.withdraw}
+	return u
+}
+
+// run runs the work of the transaction, which it has to begin, and commits.
+func (u *unit) run(work func(*unit) error) (err error) {
 	defer func() {
 		if err != nil {
 			u.undo()
-			_, _ = conn.Exec(ctx, "ROLLBACK")
+			_, _ = u.conn.Exec(u.ctx, "ROLLBACK")
 		}
 	}()
-	if err := u.begin(jobs); err != nil {
+	if err := work(u); err != nil {
 		return err
-	}
-	for _, j := range jobs {
-		j.refused = j.do(u)
-		if j.refused != nil && !errors.Is(j.refused, store.ErrNotFound) && !errors.Is(j.refused, store.ErrDisabled) {
-			return j.refused
-		}
 	}
 	if err := u.flush(); err != nil {
 		if u.leasedAny {
-			s.queue.lose(u.lease)
+			u.s.queue.lose(u.lease)
 		}
 		return err
 	}
@@ -168,6 +201,7 @@ func (u *unit) apply() {
 	var ready []*leased
 	for _, t := range u.touched {
 		switch {
+		case ledger.IsInbound(t.Ref):
 		case t.poller == u.me && !t.gone:
 			u.s.polls.Update(&t.Prediction)
 		default:
@@ -189,6 +223,7 @@ func (u *unit) apply() {
 		}
 	}
 	u.s.queue.put(ready)
+	u.s.inbox.changed(u.counts)
 	for _, i := range u.ended {
 		u.s.queue.endClaim(i)
 	}
@@ -275,6 +310,7 @@ func (u *unit) withdraw(d *delivery) bool {
 // those that may be attempted.
 func (u *unit) finish(t *tracked) error {
 	u.touch(t)
+	t.narrow()
 	for _, d := range t.Deliveries {
 		if d.Fresh && d.N == 0 {
 			n, err := u.number()
@@ -286,7 +322,9 @@ func (u *unit) finish(t *tracked) error {
 		if d.Lane != (store.Lane{}) {
 			d.Row.endpoint, d.Lane = d.Lane.String(), store.Lane{}
 		}
-		ready := d.State == store.DeliveryPending && !d.Held && !d.Claimed && d.Due <= u.tx.Now
+		// Events are claimed by nodes that have the inbox of their scope, of which
+		// this one need not be.
+		ready := d.State == store.DeliveryPending && !d.Held && !d.Claimed && d.Due <= u.tx.Now && d.Row.in == nil
 		if endpoint := d.Row.endpoint; ready && (d.Fresh || d.Changed.Has(ledger.Order)) && u.taken[endpoint] < u.s.queue.room(endpoint) {
 			u.taken[endpoint]++
 			u.leasedAny = true

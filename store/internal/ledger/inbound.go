@@ -15,6 +15,10 @@ import (
 // refusals do not let others go first.
 type Line[R any] []*Delivery[R]
 
+// FirstEvent is the lowest number of an inbound event. Those of deliveries to clients
+// are below, so that a walk over the ones reads none of the others.
+const FirstEvent = 1 << 40
+
 // OrderNumber returns what an inbound event has in place of its prediction's
 // number: a negative number, even for an ordered event. The ordered events of a
 // prediction in a scope share one. Where two predictions share one by chance, they

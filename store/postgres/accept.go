@@ -1,0 +1,370 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
+	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/claims"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/ledger"
+)
+
+// acceptance is what becomes of the events of a claim that is committed.
+type acceptance struct {
+	// refused is why nothing of the claim was stored, or nil.
+	refused error
+	// waiting reports that one of the events waits from now on.
+	waiting bool
+}
+
+// accepting returns the acceptance of a claim that is to be committed, nil where it
+// has no events.
+func accepting(c *claims.Claim) *acceptance {
+	if len(c.Events) == 0 {
+		return nil
+	}
+	return new(acceptance)
+}
+
+func (a *acceptance) isRefused() bool { return a != nil && a.refused != nil }
+func (a *acceptance) waits() bool     { return a != nil && a.waiting }
+
+// numbered is the number that an event has had since a transaction tried to store it:
+// if it is not known whether that was committed, a later one finds out by the number.
+type numbered struct {
+	n, nonce int64
+	// expires is when the entry expires.
+	expires int64
+}
+
+// errElsewhere reports that another node has committed one of a claim's keys, after it
+// took this node for gone.
+var errElsewhere = fmt.Errorf("%w: another node has committed the event meanwhile", store.ErrUnavailable)
+
+// settling is the part of a unit that ends claims.
+type settling struct {
+	u     *unit
+	group []settlement
+	free  claimKeys
+
+	keys     [][16]byte // of claims with events
+	tried    []int64    // numbers of events that may be stored
+	wanted   int        // how many numbers may be needed
+	known    map[[16]byte]bool
+	stored   map[int64]bool
+	numbers  []int64
+	handled  map[*store.Inbound]bool
+	exact    map[string]bool // scopes whose usage was read in the transaction
+	rows     entryRows
+	waited   []store.Key
+	accepted int
+}
+
+const findEvents = "SELECT n FROM webhook_deliveries WHERE n = ANY($1::bigint[])"
+
+// settle ends claims, like Store.settle, and stores their events with their entries.
+func (b *inbox) settle(ctx context.Context, conn *pgx.Conn, group []settlement) error {
+	began := time.Now()
+	g := &settling{
+		u: b.s.newUnit(ctx, conn), group: group,
+		known: make(map[[16]byte]bool), stored: make(map[int64]bool), handled: make(map[*store.Inbound]bool), exact: make(map[string]bool),
+	}
+	g.u.settling = g
+	if err := g.u.run(func(u *unit) error { return g.run(b) }); err != nil {
+		return err
+	}
+	if g.accepted > 0 {
+		metrics.ObserveCommit(g.accepted, time.Since(began))
+	}
+	if len(g.waited) > 0 {
+		go b.s.notifyClaims(g.waited)
+	}
+	return nil
+}
+
+func (g *settling) run(b *inbox) error {
+	var orders []int64
+	recorded := 0
+	for _, x := range g.group {
+		g.free.add(x.claim)
+		if x.accepted == nil {
+			continue
+		}
+		*x.accepted = acceptance{}
+		for _, k := range x.claim.Entry.Keys {
+			g.keys = append(g.keys, k)
+		}
+		for _, ev := range x.claim.Events {
+			if number := ledger.OrderNumber(ev.Scope, ev.PredictionID, ev.Ordered); ledger.IsOrdered(number) {
+				orders = append(orders, number)
+			}
+			if ev.Recorded != nil {
+				recorded++
+			}
+			if n := b.number(ev); n != nil {
+				g.tried = append(g.tried, n.n)
+			} else {
+				g.wanted++
+			}
+		}
+	}
+	if err := g.u.load(orders, nil, recorded, true); err != nil {
+		return err
+	}
+	for _, x := range g.group {
+		if x.accepted == nil {
+			continue
+		}
+		if err := g.accept(b, x); err != nil {
+			return err
+		}
+	}
+	g.accepted = g.rows.collect(g.group)
+	return nil
+}
+
+// ask queues what is read before the events are stored, after the locks.
+func (g *settling) ask(b *pgx.Batch) {
+	b.Queue(findEntries, g.keys, g.u.tx.Now)
+	b.Queue(findEvents, g.tried)
+	b.Queue(nextEventNumbers, g.wanted)
+}
+
+func (g *settling) receive(res pgx.BatchResults) error {
+	keys, err := collectNext(res, pgx.RowTo[[16]byte])
+	if err != nil {
+		return err
+	}
+	for _, k := range keys {
+		g.known[k] = true
+	}
+	stored, err := collectNext(res, pgx.RowTo[int64])
+	if err != nil {
+		return err
+	}
+	for _, n := range stored {
+		g.stored[n] = true
+	}
+	g.numbers, err = collectNext(res, pgx.RowTo[int64])
+	return err
+}
+
+// accept stores the events of a claim that are not stored yet. It stores none when
+// one of them has no room.
+func (g *settling) accept(b *inbox, x settlement) error {
+	c := x.claim
+	var fresh []*store.Inbound
+	for _, ev := range c.Events {
+		if n := b.number(ev); b.idOf(ev) == "" && !g.handled[ev] && (n == nil || !g.stored[n.n]) {
+			fresh = append(fresh, ev)
+		}
+	}
+	if len(fresh) == 0 {
+		return nil
+	}
+	if slices.ContainsFunc(c.Entry.Keys, func(k store.Key) bool { return g.known[k] }) {
+		x.accepted.refused = errElsewhere
+		return nil
+	}
+	if err := g.makeRoom(b, fresh); err != nil {
+		if errors.Is(err, store.ErrInboxFull) {
+			x.accepted.refused = err
+			return nil
+		}
+		return err
+	}
+	expires, keys := c.Entry.Expires.UnixMilli(), make([][16]byte, len(c.Entry.Keys))
+	for i, k := range c.Entry.Keys {
+		keys[i] = k
+	}
+	if len(keys) == 0 {
+		expires = never
+	}
+	for _, ev := range fresh {
+		n := b.number(ev)
+		if n == nil {
+			n = &numbered{n: g.numbers[0], nonce: newNonce(), expires: expires}
+			g.numbers = g.numbers[1:]
+			b.setNumber(ev, n)
+		}
+		if err := g.u.accept(ev, n.n, n.nonce, expires, keys); err != nil {
+			return err
+		}
+		g.handled[ev] = true
+		x.accepted.waiting = x.accepted.waiting || ev.Recorded == nil
+	}
+	return nil
+}
+
+// makeRoom finds room for events of one scope, and deletes the heads and bodies of
+// ended ones for it.
+func (g *settling) makeRoom(b *inbox, events []*store.Inbound) error {
+	scope := events[0].Scope
+	if !slices.ContainsFunc(events, func(ev *store.Inbound) bool { return ev.MaxEvents > 0 || ev.MaxBytes > 0 }) {
+		return nil
+	}
+	if !b.usageKnown(scope) {
+		if err := g.readUsage(b, scope); err != nil {
+			return err
+		}
+	}
+	free, err := g.room(b, scope, events)
+	if (err != nil || free > 0) && !g.exact[scope] {
+		// What other nodes have changed is not known to the byte.
+		if err := g.readUsage(b, scope); err != nil {
+			return err
+		}
+		free, err = g.room(b, scope, events)
+	}
+	if err != nil || free == 0 {
+		return err
+	}
+	return g.evict(scope, free)
+}
+
+func (g *settling) readUsage(b *inbox, scope string) error {
+	g.exact[scope] = true
+	return b.readUsage(g.u.ctx, g.u.conn, scope)
+}
+
+// room returns how many bytes of ended events are to be deleted to make room for
+// events. The error is store.ErrInboxFull.
+func (g *settling) room(b *inbox, scope string, events []*store.Inbound) (free int64, err error) {
+	usage := b.usageOf(scope)
+	if t := g.u.counts[scope]; t != nil {
+		usage.Waiting += t.events[store.DeliveryPending]
+		usage.Bytes += t.bytes
+		usage.Ended += t.ended
+	}
+	for _, ev := range events {
+		f, err := usage.Room(ev)
+		if err != nil {
+			return 0, err
+		}
+		free += f
+		usage.Waiting++
+		usage.Bytes += ledger.Size(ev) - f
+		usage.Ended -= f
+	}
+	return free, nil
+}
+
+// evictBatch is how many events are read at a time to make room.
+const evictBatch = 64
+
+const (
+	findEnded = `SELECT n, size FROM webhook_inbound WHERE scope = $1 AND ended <> 0 AND size > 0 ORDER BY scope, ended, n LIMIT $2 FOR UPDATE SKIP LOCKED`
+	dropHeads = "UPDATE webhook_inbound SET head = NULL, size = 0 WHERE n = ANY($1)"
+	dropBody  = "DELETE FROM webhook_payloads WHERE n = ANY($1)"
+)
+
+// evict deletes the heads and bodies of events that ended, the first of them first,
+// until so many bytes are free.
+func (g *settling) evict(scope string, bytes int64) error {
+	u := g.u
+	for bytes > 0 {
+		type sized struct{ N, Size int64 }
+		rows, err := u.conn.Query(u.ctx, findEnded, scope, evictBatch)
+		if err != nil {
+			return err
+		}
+		ended, err := pgx.CollectRows(rows, pgx.RowToStructByPos[sized])
+		if err != nil {
+			return err
+		}
+		if len(ended) == 0 {
+			return nil // other nodes are deleting them: the bound is exceeded by that
+		}
+		var gone []int64
+		for _, e := range ended {
+			if bytes <= 0 {
+				break
+			}
+			gone = append(gone, e.N)
+			t := u.tally(scope)
+			t.bytes, t.ended, bytes = t.bytes-e.Size, t.ended-e.Size, bytes-e.Size
+		}
+		var b pgx.Batch
+		b.Queue(dropHeads, gone)
+		b.Queue(dropBody, gone)
+		if err := u.conn.SendBatch(u.ctx, &b).Close(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// queue queues the end of the claims and their entries.
+func (g *settling) queue(b *pgx.Batch) {
+	b.Queue(freeRows, g.free.keys, g.free.owner, g.free.tokens)
+	b.Queue(insertEntries, g.rows.keys, g.rows.scopes, g.rows.expires, g.rows.signed)
+}
+
+// freed takes in which claims others wait for.
+func (g *settling) freed(res pgx.BatchResults) error {
+	freed, err := collectNext(res, scanFreed)
+	g.waited = waitedFor(freed)
+	return err
+}
+
+// settled ends a claim with events, in memory.
+func (b *inbox) settled(x settlement, err error) error {
+	c := x.claim
+	b.mu.Lock()
+	for _, ev := range c.Events {
+		n := b.numbers[ev]
+		stored := err == nil && x.accepted.refused == nil
+		if stored && ev.ID == "" {
+			ev.ID = ledger.EventID(n.n, n.nonce)
+		}
+		if stored || len(c.Entry.Keys) == 0 || x.accepted.refused != nil {
+			delete(b.numbers, ev)
+		}
+	}
+	b.mu.Unlock()
+	switch {
+	case err != nil:
+		return err
+	case errors.Is(x.accepted.refused, store.ErrInboxFull):
+		return x.accepted.refused
+	}
+	c.Committed()
+	return x.accepted.refused
+}
+
+// number returns the number of an event, nil while it has none.
+func (b *inbox) number(ev *store.Inbound) *numbered {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.numbers[ev]
+}
+
+func (b *inbox) setNumber(ev *store.Inbound, n *numbered) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.numbers[ev] = n
+}
+
+// idOf returns the ID of an event that is stored.
+func (b *inbox) idOf(ev *store.Inbound) string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return ev.ID
+}
+
+// expire forgets the numbers of events whose claims have expired.
+func (b *inbox) expire(now int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for ev, n := range b.numbers {
+		if n.expires <= now {
+			delete(b.numbers, ev)
+		}
+	}
+}
