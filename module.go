@@ -117,7 +117,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	}
 	a.provisionOperator()
 	return errors.Join(
-		metrics.Register(ctx.GetMetricsRegistry(), a.storeCounts),
+		metrics.Register(ctx.GetMetricsRegistry(), scraped{a}),
 		metrics.RegisterSecrets(ctx.GetMetricsRegistry(), a.secrets.Ages),
 	)
 }
@@ -168,13 +168,24 @@ func (a *App) refused(d edge.Digest) {
 	})
 }
 
-// storeCounts returns the store's row counts while the app has it open: a scrape is
-// not a reason to open it.
-func (a *App) storeCounts(ctx context.Context) (store.Counts, error) {
-	if a.sender.running.Load() == nil {
+// scraped is the store for scrapes, while the app has it open: a scrape is not a
+// reason to open it.
+type scraped struct{ app *App }
+
+// Counts implements metrics.Store.
+func (s scraped) Counts(ctx context.Context) (store.Counts, error) {
+	if s.app.sender.running.Load() == nil {
 		return store.Counts{}, store.ErrUnavailable
 	}
-	return a.operator.Counts(ctx)
+	return s.app.operator.Counts(ctx)
+}
+
+// InboxStates implements metrics.Store.
+func (s scraped) InboxStates(ctx context.Context) ([]store.InboxState, error) {
+	if s.app.sender.running.Load() == nil {
+		return nil, store.ErrUnavailable
+	}
+	return s.app.operator.InboxStates(ctx)
 }
 
 // provisionOperator sets up the service of the admin API and the dashboard.

@@ -39,9 +39,9 @@ type App interface {
 // Status | Meaning
 // -------|--------
 // 400 | a parameter is wrong, missing or unknown
-// 404 | there is no such route, prediction, delivery or endpoint, or the app is not in the configuration
+// 404 | there is no such route, prediction, delivery, endpoint, event or inbox, or the app is not in the configuration
 // 405 | another method is meant, see Allow
-// 409 | the prediction's webhook is disabled
+// 409 | the prediction's webhook is disabled, or the event has ended, is waiting or can't be replayed
 // 503 | the store can't be asked now
 type API struct{}
 
@@ -87,22 +87,66 @@ var routes = []route{
 	{method: http.MethodPost, path: "endpoints/reset", params: []string{"endpoint"}, serve: func(r *request) (any, error) {
 		return r.s.ResetEndpoint(r.query.Get("endpoint"))
 	}},
+	// Those for many events come first: a segment for all is no id.
+	{method: http.MethodGet, path: "events", lists: true, serve: func(r *request) (any, error) { return r.s.QueryEvents(r.ctx, r.query) }},
+	{method: http.MethodPost, path: "events/retry", lists: true, serve: changeEvents(operator.ActionRetry)},
+	{method: http.MethodPost, path: "events/discard", lists: true, serve: changeEvents(operator.ActionDiscard)},
+	{method: http.MethodPost, path: "events/replay", lists: true, serve: changeEvents(operator.ActionReplay)},
+	{method: http.MethodGet, path: "events/{id}", serve: func(r *request) (any, error) { return r.s.Event(r.ctx, r.id) }},
+	{method: http.MethodGet, path: "events/{id}/request", serve: func(r *request) (any, error) { return r.s.ForwardRequest(r.ctx, r.id) }},
+	{method: http.MethodPost, path: "events/{id}/retry", serve: changeEvent(operator.ActionRetry)},
+	{method: http.MethodPost, path: "events/{id}/discard", serve: changeEvent(operator.ActionDiscard)},
+	{method: http.MethodPost, path: "events/{id}/replay", serve: changeEvent(operator.ActionReplay)},
+	{method: http.MethodGet, path: "inbox", serve: func(r *request) (any, error) { return r.s.Inboxes(r.ctx) }},
+	{method: http.MethodPost, path: "inbox/pause", params: []string{"scope"}, serve: setPaused(true)},
+	{method: http.MethodPost, path: "inbox/resume", params: []string{"scope"}, serve: setPaused(false)},
 	{method: http.MethodGet, path: "secret", params: []string{"client"}, serve: func(r *request) (any, error) {
 		return r.s.Secret(r.ctx, r.query.Get("client"))
 	}},
 }
 
 func redeliverAll(r *request) (any, error) {
-	dry := r.query.Get("dry_run")
-	if !slices.Contains([]string{"", "true", "false"}, dry) || len(r.query["dry_run"]) > 1 {
-		return nil, &operator.InvalidError{Option: "dry_run", Problem: "must be true or false"}
+	dry, err := r.dryRun()
+	if err != nil {
+		return nil, err
 	}
-	r.query.Del("dry_run")
 	q, err := operator.ParseDeliveryQuery(r.query)
 	if err != nil {
 		return nil, err
 	}
-	return r.s.RedeliverAll(r.ctx, q, dry == "true")
+	return r.s.RedeliverAll(r.ctx, q, dry)
+}
+
+func changeEvents(a operator.EventAction) func(*request) (any, error) {
+	return func(r *request) (any, error) {
+		dry, err := r.dryRun()
+		if err != nil {
+			return nil, err
+		}
+		q, err := operator.ParseEventQuery(r.query)
+		if err != nil {
+			return nil, err
+		}
+		return r.s.ChangeEvents(r.ctx, a, q, dry)
+	}
+}
+
+func changeEvent(a operator.EventAction) func(*request) (any, error) {
+	return func(r *request) (any, error) { return r.s.ChangeEvent(r.ctx, a, r.id) }
+}
+
+func setPaused(paused bool) func(*request) (any, error) {
+	return func(r *request) (any, error) { return r.s.SetPaused(r.ctx, r.query.Get("scope"), paused) }
+}
+
+// dryRun takes the parameter dry_run out of the query.
+func (r *request) dryRun() (bool, error) {
+	dry := r.query.Get("dry_run")
+	if !slices.Contains([]string{"", "true", "false"}, dry) || len(r.query["dry_run"]) > 1 {
+		return false, &operator.InvalidError{Option: "dry_run", Problem: "must be true or false"}
+	}
+	r.query.Del("dry_run")
+	return dry == "true", nil
 }
 
 func serve(w http.ResponseWriter, r *http.Request) error {

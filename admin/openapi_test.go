@@ -16,6 +16,8 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/admin"
 	"github.com/caddy-replicate/replicate-webhook/e2e/rig/caddyrun"
 	"github.com/caddy-replicate/replicate-webhook/e2e/rig/siterun"
+	"github.com/caddy-replicate/replicate-webhook/internal/operator"
+	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
 // schema is what this description uses of JSON Schema. Other keywords are
@@ -195,6 +197,23 @@ func TestAnswersAreAsDescribed(t *testing.T) {
 		"limit": "1", "cursor": "zz", "status": "failed", "state": "failed", "event": "failed", "since": "1h",
 		"endpoint": s.Hook.URL, "prediction": id, "client": s.APIURL() + siterun.Client, "api": s.APIURL(), "dry_run": "true",
 	}
+	db := s.Store()
+	for _, scope := range []string{"default", "full"} {
+		if err := db.(store.Inbox).SetPaused(t.Context(), scope, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Events in the states that the routes need: waiting ones of an inbox that is
+	// paused, ended ones, and one whose body made room for another.
+	waiting := func() string { return siterun.Accept(t, db, store.Inbound{Scope: "default", PredictionID: "p1"}) }
+	discarded := func(id string) string {
+		if _, err := s.Admin.ChangeEvent(t.Context(), operator.ActionDiscard, id); err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	recorded := siterun.Accept(t, db, store.Inbound{Scope: "other", Recorded: &store.Attempt{Status: 200, Number: 1, At: time.Now(), Took: time.Millisecond}})
+	example["scope"] = "other"
 	seen := make(map[string]bool)
 	ask := func(method, path, query string, op operation) (status int) {
 		t.Helper()
@@ -242,6 +261,17 @@ func TestAnswersAreAsDescribed(t *testing.T) {
 			for old, now := range map[string]string{"/predictions/{id}": "/predictions/" + id, "/deliveries/{id}": "/deliveries/" + rows.Results[0].ID} {
 				real = strings.Replace(real, old, now, 1)
 			}
+			example["state"] = "failed"
+			switch path {
+			case "/events/retry", "/events/discard":
+				example["state"] = "waiting"
+			case "/events/{id}", "/events/{id}/request":
+				real = strings.Replace(path, "{id}", recorded, 1)
+			case "/events/{id}/retry", "/events/{id}/discard":
+				real = strings.Replace(path, "{id}", waiting(), 1)
+			case "/events/{id}/replay":
+				real = strings.Replace(path, "{id}", discarded(waiting()), 1)
+			}
 			none = strings.Replace(none, "{id}", "nobody", 1)
 			required := ""
 			for _, p := range op.Parameters {
@@ -281,6 +311,25 @@ func TestAnswersAreAsDescribed(t *testing.T) {
 	op := doc.Paths["/deliveries/{id}/redeliver"]["post"]
 	if got := ask("post", "/deliveries/"+rows.Results[0].ID+"/redeliver", "", op); got != http.StatusConflict {
 		t.Errorf("redelivering to a disabled webhook: status %d", got)
+	}
+	ended, waits := discarded(waiting()), waiting()
+	bodiless := discarded(siterun.Accept(t, db, store.Inbound{Scope: "full"}))
+	inboxes, err := s.Admin.Inboxes(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, in := range inboxes.Results {
+		if in.Scope == "full" {
+			siterun.Accept(t, db, store.Inbound{Scope: "full", MaxBytes: in.Bytes})
+		}
+	}
+	for _, c := range []struct{ method, path, id string }{
+		{"post", "/events/{id}/retry", ended}, {"post", "/events/{id}/discard", ended}, {"post", "/events/{id}/replay", waits},
+		{"post", "/events/{id}/replay", recorded}, {"post", "/events/{id}/replay", bodiless}, {"get", "/events/{id}/request", bodiless},
+	} {
+		if got := ask(c.method, strings.Replace(c.path, "{id}", c.id, 1), "", doc.Paths[c.path][c.method]); got != http.StatusConflict {
+			t.Errorf("%s of an event in the wrong state: status %d", c.path, got)
+		}
 	}
 	// Nothing in the configuration has the app any more.
 	s.Reload(s.Expand("{\n{$GLOBALS}\n}\nhttp://127.0.0.1:{$PORT1} {\n respond 204\n}\n"))

@@ -16,8 +16,9 @@ func init() {
 		Usage: "<command>",
 		Short: "Operates and tests webhooks",
 		Long: `
-Shows the predictions, webhooks and deliveries of a running Caddy, redelivers
-failed ones, and signs, verifies and sends webhooks for local development.
+Shows the predictions, webhooks, deliveries and events of a running Caddy,
+redelivers and replays failed ones, and signs, verifies and sends webhooks for
+local development.
 
 Commands that ask a running Caddy find its admin endpoint as 'caddy reload'
 does: by --address, else by --config, else at localhost:2019.
@@ -29,10 +30,11 @@ Exit codes:
 
   0  success
   1  wrong usage, or an unexpected error
-  2  there is no such prediction, delivery or endpoint
+  2  there is no such prediction, delivery, endpoint, event or inbox
   3  the admin endpoint can't be reached, or has another version
   4  refused: the signature is not valid, the receiver refused the webhook,
-     the webhook is disabled, or the store accepts no commits
+     the webhook is disabled, the event has ended or is waiting, or the store
+     accepts no commits
 `,
 		CobraFunc: build,
 	})
@@ -43,7 +45,7 @@ func build(cmd *cobra.Command) {
 	cmd.Args = noArgs
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 	for _, sub := range []func() *cobra.Command{
-		statusCommand, predictionsCommand, deliveriesCommand, endpointsCommand, secretCommand,
+		statusCommand, predictionsCommand, deliveriesCommand, endpointsCommand, eventsCommand, inboxCommand, secretCommand,
 		signCommand, verifyCommand, sendCommand, demoCommand, backupCommand, copyCommand,
 	} {
 		cmd.AddCommand(sub())

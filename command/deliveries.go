@@ -49,7 +49,12 @@ func addFilter(cmd *cobra.Command, q *operator.DeliveryQuery) {
 	f.StringVar(&q.Prediction, "prediction", "", "Only of the prediction of this id")
 	enumerate(cmd, "state", "pending", "delivered", "failed", "superseded", "canceled")
 	enumerate(cmd, "event", "started", "completed", "failed")
-	f.StringVar(&q.Since, "since", "", "Only from then on: a time such as 2026-11-25T12:00:00Z, or how long ago, such as 24h")
+	addSince(cmd, &q.Since)
+}
+
+// addSince adds the flag that selects what is new.
+func addSince(cmd *cobra.Command, since *string) {
+	cmd.Flags().StringVar(since, "since", "", "Only from then on: a time such as 2026-11-25T12:00:00Z, or how long ago, such as 24h")
 }
 
 func listDeliveries(ctx context.Context, t *terminal, c *client.Client, q operator.DeliveryQuery) error {
@@ -121,10 +126,6 @@ func (t *terminal) delivery(d *operator.DeliveryDetail) {
 	if d.URL == "" {
 		url = cell{"none: the webhook is disabled", dim}
 	}
-	payload := string(d.Payload)
-	if len(payload) > shownPayload {
-		payload = fmt.Sprintf("%s… (%d bytes, --payload has all)", strings.ToValidUTF8(payload[:shownPayload], ""), len(payload))
-	}
 	t.facts([]fact{
 		{"delivery", cell{d.ID, bold}},
 		{"state", state},
@@ -132,14 +133,31 @@ func (t *terminal) delivery(d *operator.DeliveryDetail) {
 		{"prediction", cell{text: d.Prediction}},
 		{"client", cell{text: d.Client}},
 		{"url", url},
-		{"payload", cell{text: payload}},
+		{"payload", cell{text: shortPayload(d.Payload)}},
 	})
 	t.printf("\n")
-	t.timeline(d)
+	line := t.timeline(d.Created, "committed", d.URL, d.Log)
+	switch {
+	case d.State == "pending" && d.Due.After(t.now):
+		line("o", yellow, d.Due, fmt.Sprintf("attempt %d is due %s", d.Attempts+1, t.ago(d.Due)))
+	case d.State == "pending":
+		line("o", yellow, d.Due, fmt.Sprintf("attempt %d is due or under way", d.Attempts+1))
+	default:
+		line("o", stateColor(d.State), d.Ended, d.State)
+	}
 }
 
-// timeline writes what happened to a delivery, line by line.
-func (t *terminal) timeline(d *operator.DeliveryDetail) {
+// shortPayload returns the beginning of a payload.
+func shortPayload(payload []byte) string {
+	if len(payload) > shownPayload {
+		return fmt.Sprintf("%s… (%d bytes, --payload has all)", strings.ToValidUTF8(string(payload[:shownPayload]), ""), len(payload))
+	}
+	return string(payload)
+}
+
+// timeline writes what happened, line by line, and returns a function that writes
+// one more. first is what happened at the beginning, and to the URL of now.
+func (t *terminal) timeline(began time.Time, first, to string, log []operator.Attempt) func(sign string, c color, at time.Time, text string) {
 	exact := exact
 	if t.width > 0 && t.width < 70 {
 		exact = func(at time.Time) string { return at.UTC().Format("15:04:05.000Z") }
@@ -147,9 +165,9 @@ func (t *terminal) timeline(d *operator.DeliveryDetail) {
 	line := func(sign string, c color, at string, text string) {
 		t.facts([]fact{{sign + " " + at, cell{text, c}}})
 	}
-	line("o", "", exact(d.Created), "committed")
-	for i := range d.Log {
-		a := &d.Log[i]
+	line("o", "", exact(began), first)
+	for i := range log {
+		a := &log[i]
 		text, c := fmt.Sprintf("attempt %d: ", a.Number), red
 		switch {
 		case a.OK():
@@ -164,16 +182,9 @@ func (t *terminal) timeline(d *operator.DeliveryDetail) {
 		if a.Response != "" {
 			line("|", dim, strings.Repeat(" ", len(exact(a.At))), a.Response)
 		}
-		if i > 0 && a.URL != d.Log[i-1].URL || i == 0 && a.URL != d.URL {
+		if i > 0 && a.URL != log[i-1].URL || i == 0 && a.URL != to {
 			line("|", dim, strings.Repeat(" ", len(exact(a.At))), "to "+a.URL)
 		}
 	}
-	switch {
-	case d.State == "pending" && d.Due.After(t.now):
-		line("o", yellow, exact(d.Due), fmt.Sprintf("attempt %d is due %s", d.Attempts+1, t.ago(d.Due)))
-	case d.State == "pending":
-		line("o", yellow, exact(d.Due), fmt.Sprintf("attempt %d is due or under way", d.Attempts+1))
-	default:
-		line("o", stateColor(d.State), exact(d.Ended), d.State)
-	}
+	return func(sign string, c color, at time.Time, text string) { line(sign, c, exact(at), text) }
 }

@@ -111,14 +111,14 @@ func events(names []string) string {
 
 func shortEvent(name string) string { return strings.TrimPrefix(name, "prediction.") }
 
-// stateColor returns the color of a state of a delivery or a webhook.
+// stateColor returns the color of a state of a delivery, an event or a webhook.
 func stateColor(state string) color {
 	switch state {
-	case "delivered", "closed":
+	case "delivered", "accepted", "closed":
 		return green
-	case "failed", "open":
+	case "failed", "refused", "open":
 		return red
-	case "pending", "half_open":
+	case "pending", "waiting", "running", "half_open":
 		return yellow
 	}
 	return dim

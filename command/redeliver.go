@@ -27,18 +27,12 @@ payload is the same.`,
 		Example: `  caddy replicate-webhook deliveries redeliver dlv_1_0123456789abcdef
   caddy replicate-webhook deliveries redeliver --all --since 24h --dry-run`,
 		RunE: run(asking(func(ctx context.Context, t *terminal, c *client.Client, ids []string) error {
-			filtered := q != (operator.DeliveryQuery{})
-			switch {
-			case all && len(ids) > 0:
-				return errors.New("--all can't be combined with deliveries: name some, or use --all")
-			case all:
+			sel := selection{all: all, dry: dry, filtered: q != (operator.DeliveryQuery{}), ids: ids}
+			if err := sel.check("delivery", "deliveries"); err != nil {
+				return err
+			}
+			if all {
 				return redeliverAll(ctx, t, c, q, dry)
-			case len(ids) == 0:
-				return errors.New("no delivery is named: give the ids of deliveries, or --all")
-			case filtered:
-				return errors.New("a filter needs --all")
-			case dry:
-				return errors.New("--dry-run needs --all")
 			}
 			return redeliver(ctx, t, c, ids)
 		})),
@@ -50,23 +44,62 @@ payload is the same.`,
 	return cmd
 }
 
+// selection is what a command is to be done with: what is named, or all that a
+// filter selects.
+type selection struct {
+	all, dry, filtered bool
+	ids                []string
+}
+
+// check returns an error unless it is one of the two. thing and things are what is
+// named, in the singular and the plural.
+func (s *selection) check(thing, things string) error {
+	switch {
+	case s.all && len(s.ids) > 0:
+		return fmt.Errorf("--all can't be combined with %s: name some, or use --all", things)
+	case s.all:
+		return nil
+	case len(s.ids) == 0:
+		return fmt.Errorf("no %s is named: give the ids of %s, or --all", thing, things)
+	case s.filtered:
+		return errors.New("a filter needs --all")
+	case s.dry:
+		return errors.New("--dry-run needs --all")
+	}
+	return nil
+}
+
 func redeliver(ctx context.Context, t *terminal, c *client.Client, ids []string) error {
-	var done []operator.Redelivery
+	return each(t, "delivery", ids, func(id string) (operator.Redelivery, error) {
+		r, err := c.Redeliver(ctx, id)
+		if err == nil && !t.json {
+			t.printf("%s is sent again as %s\n", r.Of, r.ID)
+		}
+		return r, err
+	})
+}
+
+// each calls do with what is named, and writes the documents. what is the kind of
+// it, for the error when there is none.
+func each[T any](t *terminal, what string, ids []string, do func(id string) (T, error)) error {
+	var done []T
 	var failed error
 	for _, id := range ids {
-		r, err := c.Redeliver(ctx, id)
+		doc, err := do(id)
 		if err != nil {
 			// The others may be there.
-			failed = errors.Join(failed, notFound(err, "delivery", id))
-			if code := exitCode(err); code != exitNotFound && code != exitRefused {
+			err = notFound(err, what, id)
+			code := exitCode(err)
+			if code == exitRefused && len(ids) > 1 {
+				err = fmt.Errorf("%s: %w", id, err)
+			}
+			failed = errors.Join(failed, err)
+			if code != exitNotFound && code != exitRefused {
 				break
 			}
 			continue
 		}
-		done = append(done, r)
-		if !t.json {
-			t.printf("%s is sent again as %s\n", r.Of, r.ID)
-		}
+		done = append(done, doc)
 	}
 	if len(ids) == 1 && len(done) == 1 {
 		t.document(done[0])
@@ -78,22 +111,10 @@ func redeliver(ctx context.Context, t *terminal, c *client.Client, ids []string)
 
 func redeliverAll(ctx context.Context, t *terminal, c *client.Client, q operator.DeliveryQuery, dry bool) error {
 	q.Limit = operator.MaxLimit
-	total := 0
-	if t.progress && !dry {
-		// How many there are is only of use to a bar.
-		counted, err := bulk(ctx, c, q, true, func(operator.Bulk) {})
-		if err != nil {
-			return err
-		}
-		total = counted.Matched
-	}
-	bar := progress{to: t.err, width: t.width, total: total}
-	sum, err := bulk(ctx, c, q, dry, func(sum operator.Bulk) {
-		if total > 0 {
-			bar.show(sum.Matched)
-		}
+	sum, err := bulk(t, dry, operator.Bulk{DryRun: dry}, func(cursor string, dry bool) (operator.Bulk, error) {
+		q.Cursor = cursor
+		return c.RedeliverAll(ctx, q, dry)
 	})
-	bar.end()
 	if !t.document(sum) {
 		verb := "sent again"
 		if dry {
@@ -101,27 +122,54 @@ func redeliverAll(ctx context.Context, t *terminal, c *client.Client, q operator
 		}
 		t.printf("%d %s, %d arrived since or are on their way, %d have a disabled webhook\n", sum.Redelivered, verb, sum.Overtaken, sum.Disabled)
 	}
-	if err != nil && sum.Next != "" {
-		err = fmt.Errorf("%w; nothing is lost by calling this again", err)
-	}
 	return err
 }
 
-// bulk calls until all is done.
-func bulk(ctx context.Context, c *client.Client, q operator.DeliveryQuery, dry bool, step func(operator.Bulk)) (operator.Bulk, error) {
-	sum := operator.Bulk{DryRun: dry}
-	for {
-		page, err := c.RedeliverAll(ctx, q, dry)
-		if err != nil {
-			return sum, err
+// summed is the result of a bulk call, to which those of further calls are added.
+type summed[S any] interface {
+	*S
+	Add(S)
+	Progress() (matched int, next string)
+}
+
+// bulk calls until all is done, and returns the sum of the results, which begins
+// with zero. It draws a bar meanwhile.
+func bulk[S any, P summed[S]](t *terminal, dry bool, zero S, call func(cursor string, dry bool) (S, error)) (S, error) {
+	run := func(dry bool, step func(matched int)) (S, error) {
+		sum := zero
+		for cursor := ""; ; {
+			page, err := call(cursor, dry)
+			if err != nil {
+				if cursor != "" {
+					err = fmt.Errorf("%w; nothing is lost by calling this again", err)
+				}
+				return sum, err
+			}
+			P(&sum).Add(page)
+			var matched int
+			matched, cursor = P(&sum).Progress()
+			step(matched)
+			if cursor == "" {
+				return sum, nil
+			}
 		}
-		sum.Add(page)
-		step(sum)
-		if sum.Next == "" {
-			return sum, nil
-		}
-		q.Cursor = sum.Next
 	}
+	bar := progress{to: t.err, width: t.width}
+	if t.progress && !dry {
+		// How many there are is only of use to a bar.
+		counted, err := run(true, func(int) {})
+		if err != nil {
+			return zero, err
+		}
+		bar.total, _ = P(&counted).Progress()
+	}
+	sum, err := run(dry, func(matched int) {
+		if bar.total > 0 {
+			bar.show(matched)
+		}
+	})
+	bar.end()
+	return sum, err
 }
 
 // progress is a bar that is drawn over itself.

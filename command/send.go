@@ -73,9 +73,8 @@ response is 2xx.`,
 }
 
 func (s *sending) run(ctx context.Context, t *terminal, target string) error {
-	u, err := url.Parse(target)
-	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return errors.New("the URL must be absolute, such as http://localhost:8080/webhooks/replicate")
+	if err := checkTarget(target); err != nil {
+		return err
 	}
 	body, name, err := s.payload(t)
 	if err != nil {
@@ -89,7 +88,9 @@ func (s *sending) run(ctx context.Context, t *terminal, target string) error {
 	if name != "" {
 		h.Set("X-Replicate-Event", name)
 	}
-	done, err := s.post(ctx, target, h, body)
+	client := newReceiverClient(s.insecure, s.timeout)
+	defer client.CloseIdleConnections()
+	done, err := post(ctx, client, http.MethodPost, target, h, body)
 	if err != nil {
 		return refused("sending to %s: %w", target, err)
 	}
@@ -155,14 +156,27 @@ func canonical(flag, text string) ([]byte, error) {
 // shownResponse bounds the part of a response that is read.
 const shownResponse = 4 << 10
 
-func (s *sending) post(ctx context.Context, target string, h http.Header, body []byte) (sent, error) {
+// checkTarget returns an error for a URL that nothing can be sent to.
+func checkTarget(target string) error {
+	u, err := url.Parse(target)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return errors.New("the URL must be absolute, such as http://localhost:8080/webhooks/replicate")
+	}
+	return nil
+}
+
+// newReceiverClient returns a client that follows no redirects.
+func newReceiverClient(insecure bool, timeout time.Duration) *http.Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
-	if s.insecure {
+	if insecure {
 		transport.TLSClientConfig = &tls.Config{InsecureSkipVerify: true} // asked for by name
 	}
-	defer transport.CloseIdleConnections()
-	c := &http.Client{Transport: transport, Timeout: s.timeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, target, bytes.NewReader(body))
+	return &http.Client{Transport: transport, Timeout: timeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+}
+
+// post sends a body.
+func post(ctx context.Context, c *http.Client, method, target string, h http.Header, body []byte) (sent, error) {
+	req, err := http.NewRequestWithContext(ctx, method, target, bytes.NewReader(body))
 	if err != nil {
 		return sent{}, err
 	}

@@ -71,6 +71,9 @@ func (t *terminal) status(s *operator.Status) {
 		{"endpoints", endpoints},
 		{"dedup", cell{text: fmt.Sprint(s.DedupEntries) + " entries"}},
 	}
+	for i := range s.Inboxes {
+		facts = append(facts, fact{"inbox " + s.Inboxes[i].Scope, t.inbox(&s.Inboxes[i])})
+	}
 	if s.Store.ClockWrong {
 		ahead := time.Duration(s.Store.ClockAhead) * time.Millisecond
 		side := "ahead of"

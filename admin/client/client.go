@@ -20,8 +20,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/internal/operator"
 )
 
-// Errors on which callers decide, beside operator.ErrNotFound, ErrDisabled and
-// ErrUnavailable.
+// Errors on which callers decide, beside those of package operator.
 var (
 	// ErrUnreachable: nothing responds at the address.
 	ErrUnreachable = errors.New("the admin endpoint can't be reached")
@@ -43,7 +42,7 @@ func (e *Error) Is(target error) bool {
 	switch target {
 	case operator.ErrNotFound:
 		return e.Status == http.StatusNotFound
-	case operator.ErrDisabled:
+	case operator.ErrDisabled, operator.ErrEnded, operator.ErrWaiting, operator.ErrNoBody:
 		return e.Status == http.StatusConflict
 	case operator.ErrUnavailable:
 		return e.Status == http.StatusServiceUnavailable
@@ -148,6 +147,49 @@ func (c *Client) Endpoints(ctx context.Context) (operator.Endpoints, error) {
 // ResetEndpoint closes an endpoint's breaker.
 func (c *Client) ResetEndpoint(ctx context.Context, endpoint string) (operator.Reset, error) {
 	return call[operator.Reset](ctx, c, http.MethodPost, "endpoints/reset", param("endpoint", endpoint))
+}
+
+// Events lists events.
+func (c *Client) Events(ctx context.Context, q operator.EventQuery) (operator.EventPage, error) {
+	return call[operator.EventPage](ctx, c, http.MethodGet, "events", q.Values())
+}
+
+// Event finds an event.
+func (c *Client) Event(ctx context.Context, id string) (operator.EventDetail, error) {
+	return call[operator.EventDetail](ctx, c, http.MethodGet, "events/"+url.PathEscape(id), nil)
+}
+
+// ForwardRequest returns the request that the app of an event gets.
+func (c *Client) ForwardRequest(ctx context.Context, id string) (operator.ForwardRequest, error) {
+	return call[operator.ForwardRequest](ctx, c, http.MethodGet, "events/"+url.PathEscape(id)+"/request", nil)
+}
+
+// ChangeEvent does something with an event.
+func (c *Client) ChangeEvent(ctx context.Context, a operator.EventAction, id string) (operator.EventChange, error) {
+	return call[operator.EventChange](ctx, c, http.MethodPost, "events/"+url.PathEscape(id)+"/"+string(a), nil)
+}
+
+// ChangeEvents does something with a page of what matches: see Next of the result.
+func (c *Client) ChangeEvents(ctx context.Context, a operator.EventAction, q operator.EventQuery, dry bool) (operator.EventBulk, error) {
+	v := q.Values()
+	if dry {
+		v.Set("dry_run", "true")
+	}
+	return call[operator.EventBulk](ctx, c, http.MethodPost, "events/"+string(a), v)
+}
+
+// Inboxes lists the inboxes.
+func (c *Client) Inboxes(ctx context.Context) (operator.Inboxes, error) {
+	return call[operator.Inboxes](ctx, c, http.MethodGet, "inbox", nil)
+}
+
+// SetPaused pauses or resumes the inbox of a scope.
+func (c *Client) SetPaused(ctx context.Context, scope string, paused bool) (operator.Paused, error) {
+	path := "inbox/resume"
+	if paused {
+		path = "inbox/pause"
+	}
+	return call[operator.Paused](ctx, c, http.MethodPost, path, param("scope", scope))
 }
 
 // Secret returns the signing secret of a client; client is empty where all

@@ -24,12 +24,18 @@ const metricsPage = "docs/metrics.md"
 
 var descText = regexp.MustCompile(`^Desc\{fqName: "([^"]+)", help: "([^"]*)",(?: unit: "[^"]*",)? constLabels: \{\}, variableLabels: \{([^}]*)\}`)
 
+// emptyStore is a store without rows.
+type emptyStore struct{}
+
+func (emptyStore) Counts(context.Context) (store.Counts, error)            { return store.Counts{}, nil }
+func (emptyStore) InboxStates(context.Context) ([]store.InboxState, error) { return nil, nil }
+
 // metricRows are the rows of the page's table, as the collectors describe
 // themselves.
 func metricRows(t *testing.T) []string {
 	t.Helper()
 	registry := prometheus.NewRegistry()
-	if err := metrics.Register(registry, func(context.Context) (store.Counts, error) { return store.Counts{}, nil }); err != nil {
+	if err := metrics.Register(registry, emptyStore{}); err != nil {
 		t.Fatal(err)
 	}
 	ages := func() map[string]time.Duration { return map[string]time.Duration{"secret": 0} }

@@ -61,6 +61,9 @@ func TestAdminEndpointTakesNoNonsense(t *testing.T) {
 		{http.MethodGet, "predictions?limit=-1"}, {http.MethodGet, "predictions?limit=1e9"}, {http.MethodGet, "predictions?limit=99999999999999999999"}, {http.MethodGet, "predictions?cursor=%00"}, {http.MethodGet, "predictions?cursor=-5"},
 		{http.MethodGet, "predictions?status=<script>alert(1)</script>"}, {http.MethodGet, "deliveries?state='%20OR%201=1"}, {http.MethodGet, "deliveries?event=x"}, {http.MethodGet, "deliveries?nothing=x"},
 		{http.MethodGet, "predictions/" + id + "'--"}, {http.MethodGet, "predictions/%2e%2e%2fsecret"}, {http.MethodGet, "predictions/" + long}, {http.MethodGet, "predictions/" + id + "/secret"}, {http.MethodGet, "secret/"}, {http.MethodGet, "%73ecret"}, {http.MethodGet, ""},
+		{http.MethodGet, "events/replay"}, {http.MethodPost, "events"}, {http.MethodGet, "events/x/replay"}, {http.MethodPost, "events/x/replay"}, {http.MethodPost, "events/x/request"}, {http.MethodGet, "events/x/request"}, {http.MethodGet, "events/" + long},
+		{http.MethodPost, "events/discard?state=failed"}, {http.MethodPost, "events/discard?state=waiting&state=failed"}, {http.MethodPost, "events/replay?dry_run=1"}, {http.MethodGet, "events?endpoint=x"}, {http.MethodGet, "events?state=pending"},
+		{http.MethodPost, "inbox/pause"}, {http.MethodPost, "inbox/pause?scope=nothing"}, {http.MethodPost, "inbox/resume?scope=%00"}, {http.MethodGet, "inbox/pause?scope=default"}, {http.MethodGet, "inbox?x=1"},
 		{http.MethodGet, "status?x=1"}, {http.MethodGet, "secret?client=a&client=b"}, {http.MethodGet, "deliveries?%zz"},
 	} {
 		r := must(http.NewRequest(c.method, "http://"+s.AdminAddr+"/replicate_webhook/", nil))

@@ -366,6 +366,9 @@ func TestScopeWithoutAnInbox(t *testing.T) {
 		if got := s.outcomes(t); len(got) != 0 {
 			t.Fatalf("outcomes %+v", got)
 		}
+		if list := e.Inboxes(); len(list) != 1 || list[0].Endpoint != "default" {
+			t.Errorf("the inboxes are %+v", list)
+		}
 		if _, ok := e.Inbox("other"); ok {
 			t.Error("there is an inbox of a scope that has none")
 		}

@@ -114,6 +114,17 @@ func (e *Engine) Inbox(scope string) (s EndpointStatus, ok bool) {
 	return s, true
 }
 
+// Inboxes returns what Inbox returns of each scope, by name.
+func (e *Engine) Inboxes() []EndpointStatus {
+	list := make([]EndpointStatus, 0, len(e.conf.inboxes))
+	for scope := range e.conf.inboxes {
+		s, _ := e.Inbox(scope)
+		list = append(list, s)
+	}
+	slices.SortFunc(list, func(a, b EndpointStatus) int { return strings.Compare(a.Endpoint, b.Endpoint) })
+	return list
+}
+
 func (p *endpoint) status(now time.Time) EndpointStatus {
 	b := &p.breaker
 	s := EndpointStatus{Endpoint: p.name, State: b.state(now), InFlight: p.inFlight, Failures: b.failures}

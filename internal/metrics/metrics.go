@@ -5,13 +5,10 @@
 package metrics
 
 import (
-	"context"
 	"errors"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-
-	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
 const (
@@ -27,11 +24,11 @@ var (
 	commitBatch   = histogram("store_commit_batch", "Operations committed together in one transaction.", prometheus.ExponentialBuckets(1, 2, 11))
 )
 
-// Register adds the collectors to a configuration's registry. count is called at
-// each scrape and returns the row counts of the configuration's store.
-func Register(r *prometheus.Registry, count func(context.Context) (store.Counts, error)) error {
+// Register adds the collectors to a configuration's registry. The row counts of the
+// configuration's store are read at each scrape.
+func Register(r *prometheus.Registry, s Store) error {
 	for _, c := range []prometheus.Collector{
-		requests, verifySeconds, dedupEntries, commitSeconds, commitBatch, unreadable, sealingReady, clockOffset, storeCounts{count},
+		requests, verifySeconds, dedupEntries, commitSeconds, commitBatch, unreadable, sealingReady, clockOffset, storeCounts{s},
 		deliveries, attempts, attemptSeconds, deliveryLag, endpointsOpen, inboxAttempts, inboxLag,
 	} {
 		var already prometheus.AlreadyRegisteredError

@@ -89,20 +89,28 @@ func (s *Service) Deliveries(ctx context.Context, q DeliveryQuery) (DeliveryPage
 func (s *Service) Delivery(ctx context.Context, id string) (out DeliveryDetail, err error) {
 	err = s.use(func(o store.Store) error {
 		row, attempts, err := o.FindDelivery(ctx, id)
+		if err == nil && row.Inbound != nil {
+			err = ErrNotFound // it is an event of an inbox
+		}
 		if err != nil {
 			return err
 		}
-		out = DeliveryDetail{Delivery: deliveryOf(&row), Payload: row.Payload, Log: []Attempt{}}
-		for i := range attempts {
-			a := &attempts[i]
-			out.Log = append(out.Log, Attempt{
-				ID: a.ID, Number: a.Number, URL: a.URL, At: a.At.UTC(), Seconds: a.Took.Seconds(),
-				Status: a.Status, Response: a.Response, Error: a.Error,
-			})
-		}
+		out = DeliveryDetail{Delivery: deliveryOf(&row), Payload: row.Payload, Log: attemptsOf(attempts)}
 		return nil
 	})
 	return out, err
+}
+
+func attemptsOf(attempts []store.Attempt) []Attempt {
+	out := make([]Attempt, len(attempts))
+	for i := range attempts {
+		a := &attempts[i]
+		out[i] = Attempt{
+			ID: a.ID, Number: a.Number, URL: a.URL, At: a.At.UTC(), Seconds: a.Took.Seconds(),
+			Status: a.Status, Response: a.Response, Error: a.Error,
+		}
+	}
+	return out
 }
 
 func deliveryOf(r *store.DeliveryRow) Delivery {

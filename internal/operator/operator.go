@@ -23,12 +23,19 @@ const APIVersion = 1
 
 // Errors of the methods of Service, beside *InvalidError.
 var (
-	// ErrNotFound: there is no such prediction, delivery or endpoint.
+	// ErrNotFound: there is no such prediction, delivery, endpoint, event or
+	// inbox.
 	ErrNotFound = store.ErrNotFound
 	// ErrDisabled: the prediction's webhook is disabled.
 	ErrDisabled = store.ErrDisabled
 	// ErrUnavailable: the store is unavailable.
 	ErrUnavailable = store.ErrUnavailable
+	// ErrEnded: the event has ended.
+	ErrEnded = store.ErrEnded
+	// ErrWaiting: the event is waiting or running.
+	ErrWaiting = store.ErrWaiting
+	// ErrNoBody: the event can't be forwarded again.
+	ErrNoBody = store.ErrNoBody
 )
 
 // InvalidError is the error of a query with an option that is not valid.
@@ -48,7 +55,7 @@ func HTTPStatus(err error) int {
 		return http.StatusBadRequest
 	case errors.Is(err, ErrNotFound):
 		return http.StatusNotFound
-	case errors.Is(err, ErrDisabled):
+	case errors.Is(err, ErrDisabled), errors.Is(err, ErrEnded), errors.Is(err, ErrWaiting), errors.Is(err, ErrNoBody):
 		return http.StatusConflict
 	case errors.Is(err, ErrUnavailable):
 		return http.StatusServiceUnavailable
@@ -64,6 +71,7 @@ func invalid(option, format string, args ...any) error {
 type Engine interface {
 	Status() delivery.Status
 	Endpoints() []delivery.EndpointStatus
+	Inboxes() []delivery.EndpointStatus
 	Reset(endpoint string) bool
 }
 

@@ -38,6 +38,17 @@ type PredictionQuery struct {
 	Cursor string
 }
 
+// EventQuery is like DeliveryQuery, for events.
+type EventQuery struct {
+	State      string // waiting, running, accepted, refused, failed or discarded
+	Scope      string
+	Event      string // its name, such as prediction.completed
+	Prediction string // id
+	Since      string // a time (RFC 3339), or how long ago, such as 24h
+	Limit      int    // of one page
+	Cursor     string // Next of the page before
+}
+
 // field is a parameter and where its value goes.
 type field struct {
 	name string
@@ -59,6 +70,14 @@ func (q *PredictionQuery) fields() []field {
 	}
 }
 
+func (q *EventQuery) fields() []field {
+	return []field{
+		{name: "state", text: &q.State}, {name: "scope", text: &q.Scope}, {name: "event", text: &q.Event},
+		{name: "prediction", text: &q.Prediction}, {name: "since", text: &q.Since},
+		{name: "limit", n: &q.Limit}, {name: "cursor", text: &q.Cursor},
+	}
+}
+
 // ParseDeliveryQuery reads a query. Parameters that are not known or come more
 // than once are an *InvalidError; what the values mean is checked when the
 // query is used.
@@ -69,6 +88,12 @@ func ParseDeliveryQuery(v url.Values) (q DeliveryQuery, err error) {
 
 // ParsePredictionQuery is like ParseDeliveryQuery, for predictions.
 func ParsePredictionQuery(v url.Values) (q PredictionQuery, err error) {
+	err = parse(v, q.fields())
+	return q, err
+}
+
+// ParseEventQuery is like ParseDeliveryQuery, for events.
+func ParseEventQuery(v url.Values) (q EventQuery, err error) {
 	err = parse(v, q.fields())
 	return q, err
 }
@@ -91,11 +116,23 @@ func (s *Service) QueryPredictions(ctx context.Context, v url.Values) (Predictio
 	return s.Predictions(ctx, q)
 }
 
+// QueryEvents is like Events, for the query of a URL.
+func (s *Service) QueryEvents(ctx context.Context, v url.Values) (EventPage, error) {
+	q, err := ParseEventQuery(v)
+	if err != nil {
+		return EventPage{}, err
+	}
+	return s.Events(ctx, q)
+}
+
 // Values writes the query as ParseDeliveryQuery reads it.
 func (q DeliveryQuery) Values() url.Values { return values(q.fields()) }
 
 // Values writes the query as ParsePredictionQuery reads it.
 func (q PredictionQuery) Values() url.Values { return values(q.fields()) }
+
+// Values writes the query as ParseEventQuery reads it.
+func (q EventQuery) Values() url.Values { return values(q.fields()) }
 
 func parse(v url.Values, fields []field) error {
 	for name, given := range v {
@@ -167,6 +204,41 @@ func (q *DeliveryQuery) filter(now time.Time) (f store.DeliveryFilter, err error
 	}
 	f.Limit, f.Before, err = page(q.Limit, q.Cursor)
 	return f, err
+}
+
+// eventFilter is a filter of the store, and the state as it was asked for.
+type eventFilter struct {
+	store.DeliveryFilter
+	state string
+}
+
+// filter checks the query and returns the filter.
+func (q *EventQuery) filter(now time.Time) (f eventFilter, err error) {
+	f.DeliveryFilter = store.DeliveryFilter{Inbound: true, Scope: q.Scope, Name: q.Event, Prediction: q.Prediction}
+	if f.state = q.State; f.state != "" {
+		state, ok := store.ParseEventState(f.state)
+		if !ok && f.state != stateRunning {
+			return f, invalid("state", "is %q: use waiting, running, accepted, refused, failed or discarded", f.state)
+		}
+		f.State = &state // that of running is that of waiting
+	}
+	if f.Since, err = since(q.Since, now); err != nil {
+		return f, err
+	}
+	f.Limit, f.Before, err = page(q.Limit, q.Cursor)
+	return f, err
+}
+
+// selects reports whether a row that the store selected is in the state that was
+// asked for. To the store what is running is waiting.
+func (f *eventFilter) selects(r *store.DeliveryRow) bool {
+	switch f.state {
+	case stateRunning:
+		return r.Claimed
+	case "waiting":
+		return !r.Claimed
+	}
+	return true
 }
 
 func (q *PredictionQuery) filter() (f store.PredictionFilter, err error) {

@@ -56,6 +56,9 @@ func (b *Bulk) Add(o Bulk) {
 	b.Next = o.Next
 }
 
+// Progress returns how many deliveries were looked at, and Next.
+func (b *Bulk) Progress() (matched int, next string) { return b.Matched, b.Next }
+
 const (
 	// bulkTime bounds one call, so that its response comes while somebody is
 	// waiting for it.
@@ -83,59 +86,65 @@ func (s *Service) RedeliverAll(ctx context.Context, q DeliveryQuery, dry bool) (
 	if *f.State == store.DeliveryPending {
 		return out, invalid("state", "is pending: those deliveries are on their way already")
 	}
-	limit := f.Limit
-	err = s.use(func(o store.Store) error {
-		for began := time.Now(); ; {
-			f.Limit = min(limit-out.Matched, bulkCommits)
-			rows, next, err := o.ListDeliveries(ctx, f)
-			if err != nil {
-				return err
-			}
-			// After an error the same rows come again: those that were
-			// redelivered are overtaken then.
-			if err := s.redeliverRows(ctx, o, rows, &out); err != nil {
-				return err
-			}
-			f.Before, out.Next = next, cursor(next)
-			if next == 0 || out.Matched >= limit || time.Since(began) > bulkTime {
-				return nil
-			}
+	var mu sync.Mutex
+	// After an error the same rows come again: those that were redelivered are
+	// overtaken then.
+	out.Next, err = s.everyRow(ctx, f, func(o store.Store, r *store.DeliveryRow) error {
+		again, err := false, error(nil)
+		if r.URL != "" {
+			again, err = s.redeliverRow(ctx, o, r, dry)
 		}
+		mu.Lock()
+		defer mu.Unlock()
+		switch {
+		case errors.Is(err, store.ErrNotFound): // forgotten meanwhile
+			return nil
+		case r.URL == "", errors.Is(err, store.ErrDisabled):
+			out.Disabled++
+		case err != nil:
+			return err
+		case again:
+			out.Redelivered++
+		default:
+			out.Overtaken++
+		}
+		out.Matched++
+		return nil
 	})
 	return out, err
 }
 
-func (s *Service) redeliverRows(ctx context.Context, o store.Store, rows []store.DeliveryRow, out *Bulk) error {
-	var mu sync.Mutex
-	var errs []error
-	var wg sync.WaitGroup
-	for i := range rows {
-		r := &rows[i]
-		wg.Go(func() {
-			again, err := false, error(nil)
-			if r.URL != "" {
-				again, err = s.redeliverRow(ctx, o, r, out.DryRun)
+// everyRow calls do with the rows that a filter selects, newest first: with as many
+// as its limit says, and until bulkTime has passed. do is called for several rows
+// at a time. next is the cursor to go on with, empty when there are no more; after
+// an error of do it is where that page began.
+func (s *Service) everyRow(ctx context.Context, f store.DeliveryFilter, do func(store.Store, *store.DeliveryRow) error) (next string, err error) {
+	left := f.Limit
+	next = cursor(f.Before)
+	err = s.use(func(o store.Store) error {
+		for began := time.Now(); ; {
+			f.Limit = min(left, bulkCommits)
+			rows, more, err := o.ListDeliveries(ctx, f)
+			if err != nil {
+				return err
 			}
-			mu.Lock()
-			defer mu.Unlock()
-			switch {
-			case errors.Is(err, store.ErrNotFound): // forgotten meanwhile
-				return
-			case r.URL == "", errors.Is(err, store.ErrDisabled):
-				out.Disabled++
-			case err != nil:
-				errs = append(errs, err)
-				return
-			case again:
-				out.Redelivered++
-			default:
-				out.Overtaken++
+			errs := make([]error, len(rows))
+			var wg sync.WaitGroup
+			for i := range rows {
+				wg.Go(func() { errs[i] = do(o, &rows[i]) })
 			}
-			out.Matched++
-		})
-	}
-	wg.Wait()
-	return errors.Join(errs...)
+			wg.Wait()
+			if err := errors.Join(errs...); err != nil {
+				return err
+			}
+			left -= len(rows)
+			f.Before, next = more, cursor(more)
+			if more == 0 || left <= 0 || time.Since(began) > bulkTime {
+				return nil
+			}
+		}
+	})
+	return next, err
 }
 
 // redeliverRow redelivers one, unless a later delivery of its event makes that

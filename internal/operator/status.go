@@ -31,6 +31,8 @@ type Status struct {
 	Attempts delivery.Status `json:"attempts"`
 	// EndpointsOpen are the endpoints whose breaker is open in this process.
 	EndpointsOpen int `json:"endpoints_open"`
+	// Inboxes are those of the edge, by scope.
+	Inboxes []Inbox `json:"inboxes"`
 	// Polls made by this configuration.
 	Polls uint64 `json:"polls"`
 	// Unreadable counts the sealed values that this configuration could not
@@ -75,7 +77,7 @@ func (s *Service) Status(ctx context.Context) (Status, error) {
 	polls := s.conf.Poller.Stats()
 	out := Status{
 		API: APIVersion, Version: s.conf.Version, Since: s.since.UTC(),
-		Store: StoreStatus{Kind: s.conf.Store},
+		Store: StoreStatus{Kind: s.conf.Store}, Inboxes: []Inbox{},
 		Polls: polls.Polls, Unreadable: polls.Unreadable + s.conf.Keys.Unreadable(),
 	}
 	if e := s.conf.Engine(); e != nil {
@@ -97,6 +99,9 @@ func (s *Service) Status(ctx context.Context) (Status, error) {
 			return err
 		}
 		if c, err = o.Counts(ctx); err != nil {
+			return err
+		}
+		if out.Inboxes, err = s.inboxes(ctx, o); err != nil {
 			return err
 		}
 		out.Sealing, err = s.conf.Sealing.Status(ctx, o)

@@ -12,10 +12,13 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/caddyrun"
 	"github.com/caddy-replicate/replicate-webhook/e2e/rig/siterun"
+	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
 // scrape returns a site's metrics, by name and labels as they are written.
@@ -58,6 +61,11 @@ func busy(t testing.TB) *siterun.Site {
 		t.Fatal(err)
 	}
 	_ = resp.Body.Close()
+	db := s.Store()
+	for range 3 {
+		siterun.Accept(t, db, store.Inbound{Scope: "default", Recorded: &store.Attempt{Status: http.StatusInternalServerError, Number: 1, At: time.Now()}})
+	}
+	siterun.Accept(t, db, store.Inbound{Scope: "other"}) // it waits: there is no inbox for it
 	return s
 }
 
@@ -173,10 +181,16 @@ func TestCountersSurviveAReload(t *testing.T) {
 		`caddy_replicate_webhook_queue_deliveries{state="pending"}`:   0,
 		`caddy_replicate_webhook_oldest_pending_seconds`:              0,
 		`caddy_replicate_webhook_tracked_predictions`:                 0,
+		`caddy_replicate_webhook_inbox_events{state="failed"}`:        3,
+		`caddy_replicate_webhook_inbox_events{state="waiting"}`:       1,
+		`caddy_replicate_webhook_inbox_events{state="discarded"}`:     0,
 	} {
 		if got, ok := before[sample]; !ok || got != want {
 			t.Errorf("%s is %v (there: %t), want %v", sample, got, ok, want)
 		}
+	}
+	if age := before[`caddy_replicate_webhook_inbox_oldest_waiting_seconds`]; age <= 0 || age > caddyrun.Patience.Seconds() {
+		t.Errorf("the oldest waiting event has waited for %vs", age)
 	}
 	s.Reload(s.Config(siterun.Options{App: []string{"workers 17"}}))
 	after := scrape(t, s)
