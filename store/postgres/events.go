@@ -23,11 +23,14 @@ const (
 	// lockEvents is a statement of its own, that sees what was committed before
 	// the locks were held.
 	lockEvents = "SELECT " + deliveryColumns + `, i.scope, i.recorded, i.refusals, i.overtaken, i.place, i.since, i.expires, i.size, i.keys
-		FROM webhook_deliveries d JOIN webhook_inbound i ON i.n = d.n
-		WHERE d.prediction = ANY($1) AND (d.state = 0 OR d.owner <> 0) FOR UPDATE`
+		FROM webhook_deliveries d ` + joinInbound + `
+		WHERE d.prediction = ANY($1) AND (d.state = 0 OR d.owner <> 0) FOR UPDATE OF d`
+	// joinInbound joins what an event has beside its row d of deliveries. The limit
+	// makes the server use the index.
+	joinInbound = "CROSS JOIN LATERAL (SELECT * FROM webhook_inbound i WHERE i.n = d.n LIMIT 1) i"
 	// readEvent reads an event whose lock is held, whether or not it waits.
 	readEvent = "SELECT " + deliveryColumns + `, i.scope, i.recorded, i.refusals, i.overtaken, i.place, i.since, i.expires, i.size, i.keys
-		FROM webhook_deliveries d JOIN webhook_inbound i ON i.n = d.n WHERE d.n = $1 AND d.nonce = $2 FOR UPDATE`
+		FROM webhook_deliveries d ` + joinInbound + ` WHERE d.n = $1 AND d.nonce = $2 FOR UPDATE OF d`
 	nextEventNumbers = "SELECT nextval('webhook_event_numbers') FROM generate_series(1, $1)"
 	insertEvents     = `INSERT INTO webhook_inbound (n, scope, name, prediction, refusals, overtaken, recorded, place, since, ended, expires, size, keys, head)
 		SELECT n, scope, name, prediction, 0, false, recorded, n, since, ended, expires, size, ARRAY(SELECT k.key FROM unnest($11::bigint[], $12::uuid[]) AS k (n, key) WHERE k.n = j.n), head

@@ -463,5 +463,5 @@ func (b *inbox) list(ctx context.Context, conn *pgx.Conn, numbers []int64, head,
 	}, `SELECT d.n, d.nonce, d.prediction, d.state, d.attempts, d.due, d.created, d.owner <> 0,
 			i.head IS NOT NULL AND NOT i.recorded AND EXISTS (SELECT 1 FROM webhook_payloads b WHERE b.n = d.n), `+body+`,
 			d.redelivery, i.scope, i.name, i.prediction, i.refusals, i.overtaken, i.since, `+head+`
-		FROM webhook_deliveries d JOIN webhook_inbound i ON i.n = d.n WHERE d.n = ANY($1) ORDER BY d.n DESC`, numbers)
+		FROM webhook_deliveries d `+joinInbound+` WHERE d.n = ANY($1) ORDER BY d.n DESC`, numbers)
 }

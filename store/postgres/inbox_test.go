@@ -282,7 +282,9 @@ func acceptedElsewhere(t *testing.T, dsn string) {
 	a, b := node(t, dsn), node(t, dsn)
 	c := mustClaim(t, a, entryOf("1"))
 	// b takes a for gone, as after a pause of the process.
-	if err := b.use(func(ctx context.Context, conn *pgx.Conn) error { return execute(ctx, conn, "DELETE FROM webhook_claims") }); err != nil {
+	if err := b.use(func(ctx context.Context, conn *pgx.Conn) error {
+		return execute(ctx, conn, "DELETE FROM webhook_claims")
+	}); err != nil {
 		t.Fatal(err)
 	}
 	mustAccept(t, b, "1")

@@ -20,6 +20,8 @@ var hot = map[string]string{
 	"updatePredictions": updatePredictions, "insertPredictions": insertPredictions, "deletePredictions": deletePredictions,
 	"updateDeliveries": updateDeliveries, "insertDeliveries": insertDeliveries, "insertPayloads": insertPayloads, "insertAttempts": insertAttempts,
 	"readPredictions": readPredictions, "orphanDeliveries": orphanDeliveries, "orphanPolls": orphanPolls, "readOrphans": readOrphans, "takeOrphans": takeOrphans,
+	"lockEvents": lockEvents, "readEvent": readEvent, "insertEvents": insertEvents, "updateEvents": updateEvents, "expireEntries": expireEntries,
+	"findEvents": findEvents, "findEnded": findEnded, "dropHeads": dropHeads, "dropBody": dropBody, "insertCounts": insertCounts, "findExpired": findExpired,
 	"byKey": "SELECT " + predictionColumns + " FROM webhook_predictions p WHERE p.key = $1", "byToken": "SELECT " + predictionColumns + " FROM webhook_predictions p WHERE p.token = $1",
 }
 
@@ -68,7 +70,7 @@ func plans(t *testing.T, conn *pgx.Conn) map[string]string {
 }
 
 // wholeTable matches what reads all of a table that grows.
-var wholeTable = regexp.MustCompile(`Seq Scan on webhook_(dedup|predictions|deliveries|payloads|attempts)|Hash Join|Merge Join|Hash Left Join|Merge Left Join`)
+var wholeTable = regexp.MustCompile(`Seq Scan on webhook_(dedup|predictions|deliveries|payloads|attempts|inbound|inbox_counts)|Hash Join|Merge Join|Hash Left Join|Merge Left Join`)
 
 // TestPlans: the plans of all statements of hot paths are the same for empty
 // tables and for a million rows, whether or not the database has looked at them,
