@@ -177,7 +177,7 @@ func (g *group) completeEvent(e *tracked, i *item, d *delivery, o *store.Outcome
 
 // storedEvent is a row of an event for an operator.
 type storedEvent struct {
-	number, expires int64
+	number          int64
 	scope           string
 	recorded, whole bool
 }

@@ -117,7 +117,7 @@ func forgetEvents(t *testing.T, b *inbox) {
 }
 
 func forgetEventsApart(t *testing.T, b *inbox) {
-	p := b.track("p", event.Completed)
+	b.track("p", event.Completed)
 	b.finish()
 	id := b.accepted(b.event("a", "p"))
 	b.succeed(b.next("a"))
@@ -127,7 +127,7 @@ func forgetEventsApart(t *testing.T, b *inbox) {
 		t.Errorf("the event has %d attempts, %v", len(log), err)
 	}
 	b.forgotten("p")
-	p = b.track("q", event.Completed)
+	p := b.track("q", event.Completed)
 	b.finish()
 	b.advance(time.Hour)
 	b.forgetEvents(0)
