@@ -100,7 +100,7 @@ func TestCopyCommandIsCareful(t *testing.T) {
 		want string
 	}{
 		{[]string{"--to", "postgres://user:hunter2@host/db"}, "never the dsn itself"},
-		{[]string{"--to", "NO_SUCH_VARIABLE_IS_SET"}, "there is no dsn"},
+		{[]string{"--to", "NO_SUCH_VARIABLE_IS_SET"}, "an environment variable that is not set"},
 		{[]string{"postgres://user:hunter2@host/db"}, "takes no arguments"},
 	} {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)

@@ -107,6 +107,11 @@ func ThroughReloads(c *http.Client) *http.Client {
 
 type resender struct{ http.RoundTripper }
 
+// CloseIdleConnections closes what http.Client's method is to close.
+func (t resender) CloseIdleConnections() {
+	(&http.Client{Transport: t.RoundTripper}).CloseIdleConnections()
+}
+
 // RoundTrip implements http.RoundTripper.
 func (t resender) RoundTrip(r *http.Request) (*http.Response, error) {
 	const tries = 4
