@@ -92,13 +92,20 @@ func (e *Env) globals() string {
 // found free and Caddy's binding it.
 const firstPort, lastPort = 10000, 30000
 
+// given are the ports that this process has chosen: one may be free until another
+// port is chosen, too.
+var given sync.Map
+
 func freePort(t testing.TB) int {
 	t.Helper()
 	for range 1000 {
 		port := firstPort + rand.IntN(lastPort-firstPort)
 		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err == nil {
-			_ = l.Close()
+		if err != nil {
+			continue
+		}
+		_ = l.Close()
+		if _, again := given.LoadOrStore(port, true); !again {
 			return port
 		}
 	}
