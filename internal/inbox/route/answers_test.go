@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -326,14 +327,14 @@ func init() {
 // context says.
 type hanging struct{}
 
-var hangEnds chan struct{}
+var hangEnds atomic.Pointer[chan struct{}]
 
 func (*hanging) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "http.handlers.inbox_hang", New: func() caddy.Module { return new(hanging) }}
 }
 
 func (*hanging) ServeHTTP(w http.ResponseWriter, _ *http.Request, _ caddyhttp.Handler) error {
-	<-hangEnds
+	<-*hangEnds.Load()
 	w.WriteHeader(200)
 	_, err := io.WriteString(w, "too late")
 	return err
@@ -341,7 +342,8 @@ func (*hanging) ServeHTTP(w http.ResponseWriter, _ *http.Request, _ caddyhttp.Ha
 
 // TestAnAttemptEndsInTime whatever the app does. What it said by then counts.
 func TestAnAttemptEndsInTime(t *testing.T) {
-	hangEnds = make(chan struct{})
+	ends := make(chan struct{})
+	hangEnds.Store(&ends)
 	hung, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -349,7 +351,7 @@ func TestAnAttemptEndsInTime(t *testing.T) {
 	t.Setenv("HUNG", hung.Addr().String())
 	// Long enough for a response that comes at once.
 	routes := startAnswers(t, hasNoEnd, route.Options{Timeout: 5 * time.Second})
-	t.Cleanup(func() { close(hangEnds); hung.Close() })
+	t.Cleanup(func() { close(ends); hung.Close() })
 	t.Run("all", func(t *testing.T) {
 		for i, way := range hasNoEnd {
 			t.Run(way.name, func(t *testing.T) {
@@ -382,9 +384,10 @@ func TestAnAttemptThatIsCanceledHasNoResponse(t *testing.T) {
 
 // TestHandlersThatHangAreBounded: they hold the bodies of their events.
 func TestHandlersThatHangAreBounded(t *testing.T) {
-	hangEnds = make(chan struct{})
+	ends := make(chan struct{})
+	hangEnds.Store(&ends)
 	_, routes := start(t, route.Options{}, "inbox_hang", "respond 200")
-	t.Cleanup(func() { close(hangEnds) })
+	t.Cleanup(func() { close(ends) })
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	var wg sync.WaitGroup
