@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -374,14 +373,7 @@ func (a *App) startSender() error {
 	if s.keys.StoredName() != "" {
 		s.config.Store = signingStore{s.ref, s.keeper.Ready}
 	}
-	inbox, ok := s.ref.Store.(store.Inbox)
-	switch keeps := slices.ContainsFunc(a.edges, func(e *Edge) bool { return e.Inbox != nil || e.Record > 0 }); {
-	case ok:
-		s.config.Inboxes, s.config.Pauses = a.inboxes, inbox.Pauses
-	case keeps:
-		// It would commit an event without the event.
-		return errors.New("the configured store keeps no events: inbox and record need one that does, such as sqlite")
-	}
+	s.config.Inboxes, s.config.Pauses = a.inboxes, s.ref.Pauses
 	if s.engine, err = delivery.New(s.config); err != nil {
 		return err
 	}

@@ -292,10 +292,10 @@ func (e *Edge) edgeInbox() *edge.Inbox {
 }
 
 // warnOfInboxes logs which scopes have events that wait without an inbox.
-func (a *App) warnOfInboxes(s store.Inbox) {
+func (a *App) warnOfInboxes() {
 	ctx, cancel := context.WithTimeout(a.ctx, store.CommitTimeout)
 	defer cancel()
-	scopes, err := s.Inboxes(ctx)
+	scopes, err := a.ref.Inboxes(ctx)
 	if err != nil {
 		a.logger.Warn("it is not known whether events wait for a scope that has no inbox any more", zap.Error(err))
 		return

@@ -219,9 +219,7 @@ func (a *App) Start() error {
 	if clocked, ok := a.ref.Store.(store.Clocked); ok {
 		clocked.SetMaxClockError(a.maxClockError())
 	}
-	if s, ok := a.ref.Store.(store.Inbox); ok {
-		a.warnOfInboxes(s)
-	}
+	a.warnOfInboxes()
 	if err := a.startSender(); err != nil {
 		return err
 	}

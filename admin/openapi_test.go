@@ -199,7 +199,7 @@ func TestAnswersAreAsDescribed(t *testing.T) {
 	}
 	db := s.Store()
 	for _, scope := range []string{"default", "full"} {
-		if err := db.(store.Inbox).SetPaused(t.Context(), scope, true); err != nil {
+		if err := db.SetPaused(t.Context(), scope, true); err != nil {
 			t.Fatal(err)
 		}
 	}

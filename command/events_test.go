@@ -20,7 +20,7 @@ func eventsSite(t *testing.T) (s *siterun.Site, waiting, later, recorded string)
 	t.Helper()
 	s = siterun.Start(t, siterun.Options{})
 	db := s.Store()
-	if err := db.(store.Inbox).SetPaused(t.Context(), "a", true); err != nil {
+	if err := db.SetPaused(t.Context(), "a", true); err != nil {
 		t.Fatal(err)
 	}
 	waiting = siterun.Accept(t, db, store.Inbound{Scope: "a", Name: "prediction.completed", PredictionID: "p1", Ordered: true})

@@ -30,6 +30,7 @@ type Store interface {
 	Secrets
 	Retention
 	Inspector
+	Inbox
 }
 
 // CommitTimeout bounds the wait for a commit that is made whether or not its caller

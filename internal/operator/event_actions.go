@@ -32,12 +32,7 @@ type EventChange struct {
 // ErrUnavailable, ErrEnded with retry and discard, or ErrWaiting or ErrNoBody with
 // replay.
 func (s *Service) ChangeEvent(ctx context.Context, a EventAction, id string) (EventChange, error) {
-	err := s.useInbox(func(o store.Store, in store.Inbox) error {
-		if in == nil {
-			return ErrNotFound
-		}
-		return a.do(ctx, in, id)
-	})
+	err := s.use(func(o store.Store) error { return a.do(ctx, o, id) })
 	switch {
 	case err == nil:
 		return EventChange{ID: id, Action: a}, nil
@@ -106,8 +101,7 @@ func (s *Service) ChangeEvents(ctx context.Context, a EventAction, q EventQuery,
 	}
 	var mu sync.Mutex
 	out.Next, err = s.everyRow(ctx, f.DeliveryFilter, func(o store.Store, r *store.DeliveryRow) error {
-		in, ok := o.(store.Inbox)
-		if !ok || !f.selects(r) {
+		if !f.selects(r) {
 			return nil
 		}
 		err := error(nil)
@@ -115,7 +109,7 @@ func (s *Service) ChangeEvents(ctx context.Context, a EventAction, q EventQuery,
 		case a == ActionReplay && !r.Replayable:
 			err = ErrNoBody
 		case !dry:
-			err = a.do(ctx, in, r.ID)
+			err = a.do(ctx, o, r.ID)
 		}
 		mu.Lock()
 		defer mu.Unlock()

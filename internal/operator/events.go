@@ -86,10 +86,7 @@ func (s *Service) Events(ctx context.Context, q EventQuery) (EventPage, error) {
 	if err != nil {
 		return out, err
 	}
-	err = s.useInbox(func(o store.Store, in store.Inbox) error {
-		if in == nil {
-			return nil
-		}
+	err = s.use(func(o store.Store) error {
 		rows, next, err := o.ListDeliveries(ctx, f.DeliveryFilter)
 		for i := range rows {
 			if f.selects(&rows[i]) {

@@ -61,14 +61,6 @@ type Paused struct {
 	Paused bool   `json:"paused"`
 }
 
-// useInbox is use with the store's inbox, nil for a store that has none.
-func (s *Service) useInbox(f func(store.Store, store.Inbox) error) error {
-	return s.use(func(o store.Store) error {
-		in, _ := o.(store.Inbox)
-		return f(o, in)
-	})
-}
-
 // Inboxes lists the inboxes. The error is ErrUnavailable.
 func (s *Service) Inboxes(ctx context.Context) (Inboxes, error) {
 	out := Inboxes{Results: []Inbox{}}
@@ -80,7 +72,7 @@ func (s *Service) Inboxes(ctx context.Context) (Inboxes, error) {
 }
 
 func (s *Service) inboxes(ctx context.Context, o store.Store) ([]Inbox, error) {
-	states, err := inboxStates(ctx, o)
+	states, err := o.Inboxes(ctx)
 	if err != nil {
 		return []Inbox{}, err
 	}
@@ -112,18 +104,10 @@ func (s *Service) inboxes(ctx context.Context, o store.Store) ([]Inbox, error) {
 	return out, nil
 }
 
-// inboxStates returns nothing for a store without an inbox.
-func inboxStates(ctx context.Context, o store.Store) ([]store.InboxState, error) {
-	if in, ok := o.(store.Inbox); ok {
-		return in.Inboxes(ctx)
-	}
-	return nil, nil
-}
-
 // InboxStates returns what the store holds of inboxes. ErrUnavailable.
 func (s *Service) InboxStates(ctx context.Context) (states []store.InboxState, err error) {
 	err = s.use(func(o store.Store) error {
-		states, err = inboxStates(ctx, o)
+		states, err = o.Inboxes(ctx)
 		return err
 	})
 	return states, err
@@ -132,10 +116,8 @@ func (s *Service) InboxStates(ctx context.Context) (states []store.InboxState, e
 // apps returns the apps that this process forwards events to, by scope.
 func (s *Service) apps() map[string]*InboxBreaker {
 	out := make(map[string]*InboxBreaker)
-	e, ok := s.conf.Engine().(interface {
-		Inboxes() []delivery.EndpointStatus
-	})
-	if !ok {
+	e := s.conf.Engine()
+	if e == nil {
 		return out
 	}
 	for _, a := range e.Inboxes() {
@@ -153,15 +135,15 @@ func (s *Service) SetPaused(ctx context.Context, scope string, paused bool) (Pau
 	if scope == "" {
 		return Paused{}, invalid("scope", "is missing: name one of the inboxes listed")
 	}
-	err := s.useInbox(func(o store.Store, in store.Inbox) error {
+	err := s.use(func(o store.Store) error {
 		known, err := s.inboxes(ctx, o)
 		if err != nil {
 			return err
 		}
-		if in == nil || !slices.ContainsFunc(known, func(in Inbox) bool { return in.Scope == scope }) {
+		if !slices.ContainsFunc(known, func(in Inbox) bool { return in.Scope == scope }) {
 			return ErrNotFound
 		}
-		return in.SetPaused(ctx, scope, paused)
+		return o.SetPaused(ctx, scope, paused)
 	})
 	if err != nil {
 		return Paused{}, err

@@ -12,7 +12,7 @@ import (
 )
 
 // RunInbox runs the suite for inbound events. Each test gets a resource of its own
-// from fresh. What it opens must implement store.Inbox.
+// from fresh.
 func RunInbox(t *testing.T, fresh func(t *testing.T) Resource) {
 	for _, group := range []struct {
 		name  string
@@ -49,8 +49,6 @@ type inboxCase struct {
 // inbox is one test's store and clock. Its events are told by their names, and are
 // in the scope "default" unless a test says otherwise.
 type inbox struct{ *tracking }
-
-func (b *inbox) role() store.Inbox { return b.s.(store.Inbox) }
 
 // inboxLane is where the events of the scope "default" wait.
 var inboxLane = store.InboxLane("default")
@@ -184,7 +182,7 @@ func (b *inbox) listed(f store.DeliveryFilter) (names []string) {
 // usage returns what operators see of a scope's inbox.
 func (b *inbox) usage(scope string) store.InboxState {
 	b.t.Helper()
-	all, err := b.role().Inboxes(ctx)
+	all, err := b.s.Inboxes(ctx)
 	b.must(err)
 	for _, s := range all {
 		if s.Scope == scope {
@@ -465,7 +463,7 @@ func inboxClosed(t *testing.T, b *inbox) {
 	b.accept("", "a", "b")
 	claimed := b.events("a", "b")
 	c := b.claim(b.entry("c"))
-	in := b.role()
+	in := b.s
 	b.must(b.s.Close())
 	_, claiming := b.s.Claim(ctx, b.entry("d"), 0)
 	for name, err := range map[string]error{
@@ -544,7 +542,7 @@ func boundBytes(t *testing.T, b *inbox) {
 		}
 	}
 	gone(false, true, false)
-	if err := b.role().ReplayEvent(ctx, ids[1]); !errors.Is(err, store.ErrNoBody) {
+	if err := b.s.ReplayEvent(ctx, ids[1]); !errors.Is(err, store.ErrNoBody) {
 		t.Fatalf("replaying it: %v", err)
 	}
 	b.accepted(b.sized("e", 350))
@@ -565,7 +563,7 @@ func boundSparesWaiting(t *testing.T, b *inbox) {
 	b.refusedBy(b.sized("c", 250), store.ErrInboxFull)
 	claimed := b.events("a", "b")
 	b.succeed(claimed[1])
-	b.must(b.role().ReplayEvent(ctx, id)) // waits again
+	b.must(b.s.ReplayEvent(ctx, id)) // waits again
 	b.refusedBy(b.sized("c", 250), store.ErrInboxFull)
 	b.refuse(claimed[0])
 	b.restart()
@@ -587,10 +585,10 @@ func boundReopened(t *testing.T, b *inbox) {
 	other := b.event("other", "")
 	other.Scope = "other"
 	b.accepted(other)
-	before, err := b.role().Inboxes(ctx)
+	before, err := b.s.Inboxes(ctx)
 	b.must(err)
 	b.reopen()
-	after, err := b.role().Inboxes(ctx)
+	after, err := b.s.Inboxes(ctx)
 	b.must(err)
 	if !slices.Equal(before, after) || len(after) != 2 {
 		t.Errorf("inboxes are %+v, were %+v", after, before)

@@ -43,9 +43,9 @@ func recordedHasEnded(t *testing.T, b *inbox) {
 			t.Errorf("the log is %+v", log)
 		}
 		b.refused(b.entry("recorded"), store.ErrDuplicate)
-		b.refusedTo(b.role().ReplayEvent(ctx, id), store.ErrNoBody)
-		b.refusedTo(b.role().RetryEvent(ctx, id), store.ErrEnded)
-		b.refusedTo(b.role().DiscardEvent(ctx, id), store.ErrEnded)
+		b.refusedTo(b.s.ReplayEvent(ctx, id), store.ErrNoBody)
+		b.refusedTo(b.s.RetryEvent(ctx, id), store.ErrEnded)
+		b.refusedTo(b.s.DiscardEvent(ctx, id), store.ErrEnded)
 		b.restart()
 	}
 	if got := b.usage("default"); got.Events[store.DeliveryDelivered] != 1 || got.Events[store.DeliveryPending] != 1 {
@@ -104,7 +104,7 @@ func forgetEvents(t *testing.T, b *inbox) {
 	b.forgetEvents(30 * time.Minute) // from when they ended
 	b.found(waiting)
 	b.advance(time.Hour)
-	b.must(b.role().ReplayEvent(ctx, late))
+	b.must(b.s.ReplayEvent(ctx, late))
 	b.forgetEvents(30 * time.Minute)
 	b.gone(waiting)
 	b.found(late)
@@ -287,7 +287,7 @@ func listPages(t *testing.T, b *inbox) {
 }
 
 func listInboxes(t *testing.T, b *inbox) {
-	if all, err := b.role().Inboxes(ctx); err != nil || len(all) != 0 {
+	if all, err := b.s.Inboxes(ctx); err != nil || len(all) != 0 {
 		t.Fatalf("inboxes are %+v, %v", all, err)
 	}
 	first := b.now()
@@ -298,7 +298,7 @@ func listInboxes(t *testing.T, b *inbox) {
 	other := b.event("x", "")
 	other.Scope = "a scope before"
 	b.accepted(other)
-	all, err := b.role().Inboxes(ctx)
+	all, err := b.s.Inboxes(ctx)
 	b.must(err)
 	if len(all) != 2 || all[0].Scope != "a scope before" || all[1].Scope != "default" || all[1].Bytes != 24 || !all[1].OldestWaiting.Equal(first) {
 		t.Fatalf("inboxes are %+v", all)

@@ -276,7 +276,7 @@ func (m *inboxWorld) stepPause() {
 	scope := m.scope()
 	m.paused[scope] = !m.paused[scope]
 	m.step("pause %s: %t", scope, m.paused[scope])
-	m.must(m.role().SetPaused(ctx, scope, m.paused[scope]))
+	m.must(m.s.SetPaused(ctx, scope, m.paused[scope]))
 }
 
 func (m *inboxWorld) stepRetry() {
@@ -292,7 +292,7 @@ func (m *inboxWorld) stepRetry() {
 			e.due = m.now()
 		}
 	}
-	if err := m.role().RetryEvent(ctx, e.ID); !errors.Is(err, want) {
+	if err := m.s.RetryEvent(ctx, e.ID); !errors.Is(err, want) {
 		m.fail("retrying %s: %v, want %v", e.Name, err, want)
 	}
 }
@@ -303,7 +303,7 @@ func (m *inboxWorld) stepDiscard() {
 		return
 	}
 	m.step("discard %s", e.Name)
-	m.must(m.role().DiscardEvent(ctx, e.ID))
+	m.must(m.s.DiscardEvent(ctx, e.ID))
 	e.state, e.ended = store.DeliveryCanceled, m.now()
 }
 
@@ -320,7 +320,7 @@ func (m *inboxWorld) stepReplay() {
 	case e.Recorded != nil:
 		want = store.ErrNoBody
 	}
-	if err := m.role().ReplayEvent(ctx, e.ID); !errors.Is(err, want) {
+	if err := m.s.ReplayEvent(ctx, e.ID); !errors.Is(err, want) {
 		m.fail("replaying %s: %v, want %v", e.Name, err, want)
 	}
 	if want != nil {
@@ -369,7 +369,7 @@ func (m *inboxWorld) check() {
 		s.Events[e.state]++
 		s.Bytes += int64(len(e.Head) + len(e.Body))
 	}
-	all, err := m.role().Inboxes(ctx)
+	all, err := m.s.Inboxes(ctx)
 	m.must(err)
 	for _, got := range all {
 		if m.paused[got.Scope] == got.PausedAt.IsZero() {
@@ -409,7 +409,7 @@ func (m *inboxWorld) drain() {
 	m.t.Helper()
 	for scope := range m.paused {
 		m.paused[scope] = false
-		m.must(m.role().SetPaused(ctx, scope, false))
+		m.must(m.s.SetPaused(ctx, scope, false))
 	}
 	for id, c := range m.held {
 		m.end(c, m.byID(id), store.Delivered, false)

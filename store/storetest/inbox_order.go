@@ -145,7 +145,7 @@ func orderEnded(_ *testing.T, b *inbox) {
 	b.attempt(b.next("a"), store.Gone, true)
 	b.attempt(b.next("b"), store.Exhausted, true)
 	d := b.next("c")
-	b.must(b.role().DiscardEvent(ctx, d.ID))
+	b.must(b.s.DiscardEvent(ctx, d.ID))
 	b.events() // the attempt under way is its last
 	b.refuse(d)
 	b.succeed(b.next("d"))
@@ -156,7 +156,7 @@ func orderSurvives(t *testing.T, b *inbox) {
 	id := b.accepted(b.event("first", "p"))
 	b.accept("p", "a")
 	b.succeed(b.next("first"))
-	b.must(b.role().ReplayEvent(ctx, id)) // behind a
+	b.must(b.s.ReplayEvent(ctx, id)) // behind a
 	b.accept("p", "b")
 	b.accept("q", "x")
 	b.restart()
@@ -307,8 +307,8 @@ func pauseHandsOutNothing(t *testing.T, b *inbox) {
 	if len(claimed) != 2 {
 		t.Fatalf("due: %q", eventNames(claimed))
 	}
-	b.must(b.role().SetPaused(ctx, "default", true))
-	if !b.role().Paused("default") || b.role().Paused("other") {
+	b.must(b.s.SetPaused(ctx, "default", true))
+	if !b.s.Paused("default") || b.s.Paused("other") {
 		t.Fatal("the wrong scope is paused")
 	}
 	if at := b.usage("default").PausedAt; !at.Equal(b.now()) {
@@ -337,9 +337,9 @@ func pauseHandsOutNothing(t *testing.T, b *inbox) {
 	}
 	changed, stop := b.s.Changed()
 	defer stop()
-	b.must(b.role().SetPaused(ctx, "default", false))
+	b.must(b.s.SetPaused(ctx, "default", false))
 	<-changed
-	if b.role().Paused("default") || !b.usage("default").PausedAt.IsZero() {
+	if b.s.Paused("default") || !b.usage("default").PausedAt.IsZero() {
 		t.Fatal("it is paused")
 	}
 	got, _ = b.claimed()
@@ -349,16 +349,16 @@ func pauseHandsOutNothing(t *testing.T, b *inbox) {
 }
 
 func pauseSurvives(t *testing.T, b *inbox) {
-	b.must(b.role().SetPaused(ctx, "default", true)) // before it has an event
-	b.must(b.role().SetPaused(ctx, "default", true))
+	b.must(b.s.SetPaused(ctx, "default", true)) // before it has an event
+	b.must(b.s.SetPaused(ctx, "default", true))
 	at := b.now()
 	b.accept("", "a")
 	b.restart()
-	if !b.role().Paused("default") || !b.usage("default").PausedAt.Equal(at) {
+	if !b.s.Paused("default") || !b.usage("default").PausedAt.Equal(at) {
 		t.Fatalf("the inbox is %+v", b.usage("default"))
 	}
 	b.events()
-	b.must(b.role().SetPaused(ctx, "default", false))
+	b.must(b.s.SetPaused(ctx, "default", false))
 	b.next("a")
 	b.restart()
 	b.next("a")
@@ -368,17 +368,17 @@ func pausesTold(t *testing.T, b *inbox) {
 	var want []store.Span
 	for range 3 {
 		began := b.now()
-		b.must(b.role().SetPaused(ctx, "default", true))
+		b.must(b.s.SetPaused(ctx, "default", true))
 		b.advance(time.Minute)
-		if got := b.role().Pauses("default"); len(got) != len(want)+1 || !got[len(want)].Ended.IsZero() {
+		if got := b.s.Pauses("default"); len(got) != len(want)+1 || !got[len(want)].Ended.IsZero() {
 			t.Fatalf("pauses are %v", got)
 		}
-		b.must(b.role().SetPaused(ctx, "default", false))
+		b.must(b.s.SetPaused(ctx, "default", false))
 		want = append(want, store.Span{Began: began, Ended: b.now()})
 		b.advance(time.Minute)
 	}
 	for range 2 {
-		got := b.role().Pauses("default")
+		got := b.s.Pauses("default")
 		if len(got) != len(want) {
 			t.Fatalf("pauses are %v, want %v", got, want)
 		}
@@ -389,7 +389,7 @@ func pausesTold(t *testing.T, b *inbox) {
 		}
 		b.restart()
 	}
-	if got := b.role().Pauses("other"); len(got) != 0 {
+	if got := b.s.Pauses("other"); len(got) != 0 {
 		t.Fatalf("pauses of another scope are %v", got)
 	}
 }
@@ -405,16 +405,16 @@ func operatorRetry(_ *testing.T, b *inbox) {
 	id := b.accepted(b.event("a", "p"))
 	b.accept("p", "b")
 	d := b.next("a")
-	b.must(b.role().RetryEvent(ctx, id)) // it is under way
+	b.must(b.s.RetryEvent(ctx, id)) // it is under way
 	b.events()
 	b.refuse(d)
 	b.events()
 	changed, stop := b.s.Changed()
 	defer stop()
-	b.must(b.role().RetryEvent(ctx, id))
+	b.must(b.s.RetryEvent(ctx, id))
 	<-changed
 	b.succeed(b.next("a"))
-	b.refusedTo(b.role().RetryEvent(ctx, id), store.ErrEnded)
+	b.refusedTo(b.s.RetryEvent(ctx, id), store.ErrEnded)
 }
 
 func operatorDiscard(_ *testing.T, b *inbox) {
@@ -422,10 +422,10 @@ func operatorDiscard(_ *testing.T, b *inbox) {
 	second := b.accepted(b.event("b", "p"))
 	third := b.accepted(b.event("c", "p"))
 	b.accept("p", "d")
-	b.must(b.role().DiscardEvent(ctx, second))
-	b.must(b.role().DiscardEvent(ctx, first))
-	b.must(b.role().DiscardEvent(ctx, third))
-	b.refusedTo(b.role().DiscardEvent(ctx, first), store.ErrEnded)
+	b.must(b.s.DiscardEvent(ctx, second))
+	b.must(b.s.DiscardEvent(ctx, first))
+	b.must(b.s.DiscardEvent(ctx, third))
+	b.refusedTo(b.s.DiscardEvent(ctx, first), store.ErrEnded)
 	b.state(first, "discarded")
 	b.next("d")
 	b.restart()
@@ -438,8 +438,8 @@ func operatorDiscardClaimed(t *testing.T, b *inbox) {
 		name := fmt.Sprint("during ", v)
 		id := b.accepted(b.event(name, ""))
 		d := b.next(name)
-		b.must(b.role().DiscardEvent(ctx, id))
-		b.refusedTo(b.role().ReplayEvent(ctx, id), store.ErrWaiting)
+		b.must(b.s.DiscardEvent(ctx, id))
+		b.refusedTo(b.s.ReplayEvent(ctx, id), store.ErrWaiting)
 		b.attempt(d, v, v != store.Delivered)
 		want := "discarded"
 		if v == store.Delivered {
@@ -459,11 +459,11 @@ func operatorDiscardClaimed(t *testing.T, b *inbox) {
 func operatorReplay(t *testing.T, b *inbox) {
 	id := b.accepted(b.event("a", "p"))
 	created := b.now()
-	b.refusedTo(b.role().ReplayEvent(ctx, id), store.ErrWaiting)
+	b.refusedTo(b.s.ReplayEvent(ctx, id), store.ErrWaiting)
 	b.refuseOften("a")
 	b.attempt(b.next("a"), store.Gone, true)
 	b.advance(time.Hour)
-	b.must(b.role().ReplayEvent(ctx, id))
+	b.must(b.s.ReplayEvent(ctx, id))
 	since := b.now()
 	b.restart()
 	d := b.next("a")
@@ -477,9 +477,9 @@ func operatorReplay(t *testing.T, b *inbox) {
 	if len(log) != store.MaxRefusals+2 || log[len(log)-1].Number != len(log) {
 		t.Fatalf("%d attempts are logged", len(log))
 	}
-	b.must(b.role().ReplayEvent(ctx, id)) // an accepted one, too
-	b.must(b.role().DiscardEvent(ctx, id))
-	b.must(b.role().ReplayEvent(ctx, id)) // and a discarded one
+	b.must(b.s.ReplayEvent(ctx, id)) // an accepted one, too
+	b.must(b.s.DiscardEvent(ctx, id))
+	b.must(b.s.ReplayEvent(ctx, id)) // and a discarded one
 	b.next("a")
 }
 
@@ -489,8 +489,8 @@ func operatorReplayOrder(_ *testing.T, b *inbox) {
 	b.accept("p", "c", "d")
 	b.succeed(b.next("a"))
 	b.succeed(b.next("b"))
-	b.must(b.role().ReplayEvent(ctx, second))
-	b.must(b.role().ReplayEvent(ctx, first))
+	b.must(b.s.ReplayEvent(ctx, second))
+	b.must(b.s.ReplayEvent(ctx, first))
 	b.accept("p", "e")
 	for _, want := range []string{"c", "d", "b", "a", "e"} {
 		b.succeed(b.next(want))
@@ -500,7 +500,7 @@ func operatorReplayOrder(_ *testing.T, b *inbox) {
 func operatorNotFound(_ *testing.T, b *inbox) {
 	id := b.accepted(b.event("a", ""))
 	for _, id := range []string{"", "evt_1", "dlv_1_0000000000000000", id + "0", id[:len(id)-1] + "x", "evt_1_0000000000000000"} {
-		in := b.role()
+		in := b.s
 		for _, err := range []error{in.RetryEvent(ctx, id), in.DiscardEvent(ctx, id), in.ReplayEvent(ctx, id), second(b.s.RedeliverDelivery(ctx, id))} {
 			b.refusedTo(err, store.ErrNotFound)
 		}
@@ -513,7 +513,7 @@ func operatorNotFound(_ *testing.T, b *inbox) {
 func operatorNotEvents(_ *testing.T, b *inbox) {
 	b.track("p", 1)
 	d := b.one("p started")
-	in := b.role()
+	in := b.s
 	for _, err := range []error{in.RetryEvent(ctx, d.ID), in.DiscardEvent(ctx, d.ID), in.ReplayEvent(ctx, d.ID)} {
 		b.refusedTo(err, store.ErrNotFound)
 	}
