@@ -242,17 +242,7 @@ func (g *settling) room(b *inbox, scope string, events []*store.Inbound) (free i
 		usage.Bytes += t.bytes
 		usage.Ended += t.ended
 	}
-	for _, ev := range events {
-		f, err := usage.Room(ev)
-		if err != nil {
-			return 0, err
-		}
-		free += f
-		usage.Waiting++
-		usage.Bytes += ledger.Size(ev) - f
-		usage.Ended -= f
-	}
-	return free, nil
+	return usage.RoomFor(events)
 }
 
 // evictBatch is how many events are read at a time to make room.

@@ -118,7 +118,7 @@ func (b *inbox) load(ctx context.Context, conn *pgx.Conn) error {
 	changed := false
 	for _, scopes := range []map[string][]store.Span{b.pauses, pauses} {
 		for scope := range scopes {
-			changed = changed || openPause(b.pauses[scope]) != openPause(pauses[scope])
+			changed = changed || ledger.PausedSince(b.pauses[scope]) != ledger.PausedSince(pauses[scope])
 		}
 	}
 	b.pauses = pauses
@@ -127,14 +127,6 @@ func (b *inbox) load(ctx context.Context, conn *pgx.Conn) error {
 		b.s.queue.look(0)
 	}
 	return nil
-}
-
-// openPause returns when the pause began that has not ended, the zero time without one.
-func openPause(spans []store.Span) time.Time {
-	if n := len(spans); n > 0 && spans[n-1].Ended.IsZero() {
-		return spans[n-1].Began
-	}
-	return time.Time{}
 }
 
 // running returns the endpoints without those of scopes that are paused.
@@ -146,7 +138,7 @@ func (b *inbox) running(ready []readyEndpoint) []readyEndpoint {
 	}
 	return slices.DeleteFunc(ready, func(e readyEndpoint) bool {
 		scope, inbound := store.ParseLane(e.name).Inbox()
-		return inbound && !openPause(b.pauses[scope]).IsZero()
+		return inbound && !ledger.PausedSince(b.pauses[scope]).IsZero()
 	})
 }
 
@@ -172,7 +164,7 @@ func (b *inbox) SetPaused(ctx context.Context, scope string, paused bool) error 
 		batch.Queue(lockPauses, b.locks([]int64{ledger.OrderNumber(scope, "pause", true)})[0])
 		if now := b.s.now().UnixMilli(); paused {
 			batch.Queue(beginPause, scope, now)
-			batch.Queue(dropPauses, scope, maxSpans-1)
+			batch.Queue(dropPauses, scope, ledger.MaxSpans-1)
 		} else {
 			batch.Queue(endPause, scope, now)
 		}
@@ -188,7 +180,7 @@ func (b *inbox) SetPaused(ctx context.Context, scope string, paused bool) error 
 func (b *inbox) Paused(scope string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return !openPause(b.pauses[scope]).IsZero()
+	return !ledger.PausedSince(b.pauses[scope]).IsZero()
 }
 
 // Pauses implements store.Inbox.
@@ -213,7 +205,7 @@ func (b *inbox) Inboxes(ctx context.Context) ([]store.InboxState, error) {
 	paused := make(map[string]time.Time)
 	b.mu.Lock()
 	for scope, spans := range b.pauses {
-		if at := openPause(spans); !at.IsZero() {
+		if at := ledger.PausedSince(spans); !at.IsZero() {
 			paused[scope] = b.s.fromDatabase(at)
 		}
 	}
@@ -444,7 +436,8 @@ func orderNumbers(ctx context.Context, conn *pgx.Conn, scope, prediction string)
 		}
 	}
 	for _, scope := range scopes {
-		out = append(out, ledger.OrderNumber(scope, prediction, true), ledger.OrderNumber(scope, prediction, false))
+		numbers := ledger.OrderNumbers(scope, prediction)
+		out = append(out, numbers[:]...)
 	}
 	return out, nil
 }

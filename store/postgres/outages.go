@@ -7,6 +7,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/ledger"
 )
 
 // Outages implements store.Outages. They are those that any node has found.
@@ -39,9 +40,6 @@ func (s *Store) EndOutage(ctx context.Context, lane store.Lane) error {
 	})
 }
 
-// maxSpans is how many times in which a node was there are kept.
-const maxSpans = 1000
-
 // Witness implements store.Outages. It is about all nodes together.
 func (s *Store) Witness(ctx context.Context, grace time.Duration) (spans []store.Span, err error) {
 	err = s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
@@ -55,7 +53,7 @@ func (s *Store) Witness(ctx context.Context, grace time.Duration) (spans []store
 			return err
 		}
 		spans = store.Witnessed(found, timeOf(s.now().UnixMilli()), grace)
-		spans = spans[max(0, len(spans)-maxSpans):]
+		spans = spans[max(0, len(spans)-ledger.MaxSpans):]
 		last := spans[len(spans)-1]
 		b := newBatch()
 		b.Queue("DELETE FROM webhook_presence WHERE began < $1 OR began > $2", spans[0].Began.UnixMilli(), last.Began.UnixMilli())

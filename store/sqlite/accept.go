@@ -21,20 +21,15 @@ func (g *group) accept(c *claims.Claim) (ids []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	var free int64
-	usage := box.usage()
+	var fresh []*store.Inbound
 	for _, ev := range c.Events {
-		if ev.ID != "" || g.accepts[ev] != "" {
-			continue
+		if ev.ID == "" && g.accepts[ev] == "" {
+			fresh = append(fresh, ev)
 		}
-		f, err := usage.Room(ev)
-		if err != nil {
-			return nil, err
-		}
-		free += f
-		usage.Waiting++
-		usage.Bytes += ledger.Size(ev) - f
-		usage.Ended -= f
+	}
+	free, err := box.usage().RoomFor(fresh)
+	if err != nil {
+		return nil, err
 	}
 	if err := g.evict(box, free); err != nil {
 		return nil, err

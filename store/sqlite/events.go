@@ -68,7 +68,7 @@ type waitingEvents struct {
 func (s *Store) loadEvents(now, shift int64) error {
 	w := &waitingEvents{s: s, now: now, shift: shift}
 	const from = " FROM deliveries d INDEXED BY deliveries_pending"
-	const where = " WHERE d.state = 0 AND d.n >= " + firstEventText
+	where := " WHERE d.state = 0 AND d.n >= " + firstEventText
 	if err := eachRow(s.db, "SELECT "+waitingColumns+", b.place"+from+" JOIN inbound b ON b.n = d.n"+where+" AND d.redelivery = 1", func(row []int64) error {
 		w.replayed = append(w.replayed, [5]int64(row))
 		return nil

@@ -59,7 +59,7 @@ func (g *group) pause(scope string, paused bool) ([]store.Span, error) {
 	for _, p := range stored {
 		spans = append(spans, store.Span{Began: timeOf(p[0]), Ended: timeOf(p[1])})
 	}
-	open := len(spans) > 0 && spans[len(spans)-1].Ended.IsZero()
+	open := !ledger.PausedSince(spans).IsZero()
 	switch now := g.now(); {
 	case open == paused:
 		return nil, nil
@@ -67,7 +67,7 @@ func (g *group) pause(scope string, paused bool) ([]store.Span, error) {
 		if n := len(stored); n > 0 {
 			now = max(now, stored[n-1][1]) // the clock may have been set back
 		}
-		if n := len(spans) - maxSpans + 1; n > 0 {
+		if n := len(spans) - ledger.MaxSpans + 1; n > 0 {
 			spans = spans[n:]
 		}
 		spans = append(spans, store.Span{Began: timeOf(now)})
@@ -83,16 +83,7 @@ func (g *group) pause(scope string, paused bool) ([]store.Span, error) {
 }
 
 // Paused implements store.Inbox.
-func (b *inbox) Paused(scope string) bool { return !b.pausedAt(scope).Began.IsZero() }
-
-// pausedAt returns the pause that a scope is in, zero if it is in none.
-func (b *inbox) pausedAt(scope string) store.Span {
-	spans := b.Pauses(scope)
-	if n := len(spans); n > 0 && spans[n-1].Ended.IsZero() {
-		return spans[n-1]
-	}
-	return store.Span{}
-}
+func (b *inbox) Paused(scope string) bool { return !ledger.PausedSince(b.Pauses(scope)).IsZero() }
 
 // Pauses implements store.Inbox.
 func (b *inbox) Pauses(scope string) []store.Span {
@@ -108,7 +99,7 @@ func (b *inbox) Inboxes(ctx context.Context) ([]store.InboxState, error) {
 	}
 	var out []store.InboxState
 	for _, box := range b.list() {
-		st := store.InboxState{Scope: box.scope, PausedAt: b.pausedAt(box.scope).Began, Bytes: box.bytes}
+		st := store.InboxState{Scope: box.scope, PausedAt: ledger.PausedSince(b.Pauses(box.scope)), Bytes: box.bytes}
 		for i, n := range box.events {
 			st.Events[i] = int(n)
 		}
@@ -138,7 +129,7 @@ func (b *inbox) list() (out []box) {
 // where the last call ended, since older ones wait again only when they are
 // replayed.
 func (b *inbox) oldest(ctx context.Context, of box) (at time.Time, err error) {
-	from := max(of.oldest, firstEvent)
+	from := max(of.oldest, ledger.FirstEvent)
 	var n, created int64
 	err = b.s.db.QueryRowContext(ctx, "SELECT n, created FROM deliveries INDEXED BY deliveries_pending WHERE state = 0 AND n >= ? AND scope = ? ORDER BY n LIMIT 1", from, of.id).Scan(&n, &created)
 	if errors.Is(err, sql.ErrNoRows) {
@@ -198,7 +189,9 @@ func (b *inbox) operate(ctx context.Context, id string, do func(*group, *deliver
 func (b *inbox) orderNumbers(scope, prediction string) (out []any) {
 	for _, box := range b.list() {
 		if scope == "" || scope == box.scope {
-			out = append(out, ledger.OrderNumber(box.scope, prediction, true), ledger.OrderNumber(box.scope, prediction, false))
+			for _, n := range ledger.OrderNumbers(box.scope, prediction) {
+				out = append(out, n)
+			}
 		}
 	}
 	return out

@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/internal/claims"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/ledger"
 	"github.com/caddy-replicate/replicate-webhook/store/internal/move"
 )
 
@@ -54,7 +55,7 @@ func TestUnreadableEventHoldsUpNoOther(t *testing.T) {
 		accepted(t, s, name, inboundEvent(name, "p"))
 	}
 	must(t, s.commit(t.Context(), func(g *group) error {
-		return errors.Join(g.exec("DELETE FROM inbound WHERE n = ?", firstEvent), g.exec("UPDATE inbound SET body = NULL WHERE n = ?", firstEvent+1))
+		return errors.Join(g.exec("DELETE FROM inbound WHERE n = ?", ledger.FirstEvent), g.exec("UPDATE inbound SET body = NULL WHERE n = ?", ledger.FirstEvent+1))
 	}))
 	must(t, s.Close())
 	s = openAt(t, path, &now)
@@ -273,7 +274,7 @@ func TestExportHasEventsAndPauses(t *testing.T) {
 		a.Refusals != 1 || a.Redelivery || a.Place != a.N || a.Since != now.UnixMilli() || a.Expires != now.Add(time.Hour).UnixMilli() || a.Due != now.Add(time.Minute).UnixMilli() {
 		t.Errorf("the first event is %+v", a)
 	}
-	if !b.Redelivery || b.Place <= b.N || b.Ordered || b.State != 0 || b.Delivery.N != firstEvent+1 {
+	if !b.Redelivery || b.Place <= b.N || b.Ordered || b.State != 0 || b.Delivery.N != ledger.FirstEvent+1 {
 		t.Errorf("the second event is %+v", b)
 	}
 	for d, err := range x.Deliveries() {

@@ -13,9 +13,9 @@ import (
 
 // ListDeliveries implements store.Inspector.
 func (s *Store) ListDeliveries(ctx context.Context, f store.DeliveryFilter) ([]store.DeliveryRow, int64, error) {
-	w := scan{number: "t.n", from: "deliveries t", since: f.Since, end: firstEvent}
+	w := scan{number: "t.n", from: "deliveries t", since: f.Since, end: ledger.FirstEvent}
 	if f.Inbound {
-		w.first, w.end = firstEvent, 0
+		w.first, w.end = ledger.FirstEvent, 0
 	}
 	and := func(condition string, args ...any) {
 		if w.where != "" {
@@ -187,7 +187,7 @@ func (s *Store) FindDelivery(ctx context.Context, id string) (store.DeliveryRow,
 		return store.DeliveryRow{}, nil, store.ErrNotFound
 	}
 	find := s.deliveryRows
-	if n >= firstEvent {
+	if n >= ledger.FirstEvent {
 		find = s.eventRows
 	}
 	rows, err := find(ctx, []int64{n}, true)

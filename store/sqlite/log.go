@@ -88,9 +88,9 @@ func (s *Store) Forget(ctx context.Context, before store.Before) error {
 		return err
 	}
 	return errors.Join(
-		s.forgetRows(ctx, forgetting{before.Deliveries, "deliveries", "n", 0, firstEvent - 1, "state <> 0 AND due < ?2", (*group).forgetDelivery}),
+		s.forgetRows(ctx, forgetting{before.Deliveries, "deliveries", "n", 0, ledger.FirstEvent - 1, "state <> 0 AND due < ?2", (*group).forgetDelivery}),
 		s.forgetRows(ctx, forgetting{before.Predictions, "predictions", "ref", 0, math.MaxInt64, "(key IS NULL OR webhook <> 0 AND happened >= 2) AND " + undelivered, (*group).forgetPrediction}),
-		s.forgetRows(ctx, forgetting{before.Events, "deliveries", "n", firstEvent - 1, math.MaxInt64, "state <> 0 AND expires = 0 AND due < ?2", (*group).forgetEvent}),
+		s.forgetRows(ctx, forgetting{before.Events, "deliveries", "n", ledger.FirstEvent - 1, math.MaxInt64, "state <> 0 AND expires = 0 AND due < ?2", (*group).forgetEvent}),
 		s.forgetRecorded(ctx),
 	)
 }

@@ -5,7 +5,10 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
+
+	"github.com/caddy-replicate/replicate-webhook/store/internal/ledger"
 )
 
 // schemaVersion is the newest schema this build reads and writes.
@@ -17,7 +20,7 @@ const schemaVersion = 3
 // Version 2: a redelivery shares the payload of the delivery it repeats, and
 // outages outlive the process that found them.
 //
-// Version 3: inbound events are deliveries with numbers from firstEvent on, and
+// Version 3: inbound events are deliveries with numbers from ledger.FirstEvent on, and
 // negative prediction numbers. The columns say of an event: the row of inboxes of
 // its scope, its name, how often it was refused, the size of its head and body, and
 // when its entry of dedup expires while it waits, or when it is to be deleted if it
@@ -72,12 +75,9 @@ CREATE TABLE pauses (
 ) WITHOUT ROWID;
 `}
 
-// firstEvent is the lowest number of an inbound event. Those of deliveries to
-// clients are below, so that neither are in the way of a walk over the others.
-const (
-	firstEvent     = 1 << 40
-	firstEventText = "1099511627776"
-)
+// firstEventText is ledger.FirstEvent in statements, whose partial indexes want a
+// constant.
+var firstEventText = strconv.Itoa(ledger.FirstEvent)
 
 // payloadNumber is the number of the payload of a row d of deliveries. A
 // delivery's own payload has its number.

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/ledger"
 )
 
 // Outages implements store.Outages.
@@ -42,9 +43,6 @@ func (s *Store) EndOutage(ctx context.Context, lane store.Lane) error {
 	})
 }
 
-// maxSpans is how many spans are kept.
-const maxSpans = 1000
-
 // Witness implements store.Outages.
 func (s *Store) Witness(ctx context.Context, grace time.Duration) (spans []store.Span, err error) {
 	err = s.commit(ctx, func(g *group) error {
@@ -65,7 +63,7 @@ func (s *Store) Witness(ctx context.Context, grace time.Duration) (spans []store
 			return err
 		}
 		spans = store.Witnessed(spans, timeOf(g.now()), grace)
-		spans = spans[max(0, len(spans)-maxSpans):]
+		spans = spans[max(0, len(spans)-ledger.MaxSpans):]
 		last := spans[len(spans)-1]
 		if err := g.exec("DELETE FROM presence WHERE began < ?1 OR began > ?2", spans[0].Began.UnixMilli(), last.Began.UnixMilli()); err != nil {
 			return err

@@ -16,6 +16,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/internal/groupcommit"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/ledger"
 	"github.com/caddy-replicate/replicate-webhook/store/internal/polling"
 )
 
@@ -108,7 +109,7 @@ func (w *writer) restore() error {
 		highest(&w.lastAttempt, "id", "attempts"),
 	)
 	// An event that is replayed takes a number for its place.
-	w.lastEvent = max(w.lastEvent, event, firstEvent-1)
+	w.lastEvent = max(w.lastEvent, event, ledger.FirstEvent-1)
 	return err
 }
 

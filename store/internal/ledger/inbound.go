@@ -3,6 +3,7 @@ package ledger
 import (
 	"encoding/binary"
 	"slices"
+	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
@@ -36,6 +37,12 @@ func OrderNumber(scope, prediction string, ordered bool) int64 {
 		n |= 1
 	}
 	return n
+}
+
+// OrderNumbers returns the order numbers that the events of a prediction may have in a
+// scope.
+func OrderNumbers(scope, prediction string) [2]int64 {
+	return [2]int64{OrderNumber(scope, prediction, true), OrderNumber(scope, prediction, false)}
 }
 
 // LoneNumber returns the order number of an event without a prediction, by its own
@@ -79,6 +86,34 @@ func (u Usage) Room(ev *store.Inbound) (free int64, err error) {
 		return u.Ended, nil
 	}
 	return 0, store.ErrInboxFull
+}
+
+// RoomFor is Room for several events, which are stored together or not at all.
+func (u Usage) RoomFor(events []*store.Inbound) (free int64, err error) {
+	for _, ev := range events {
+		f, err := u.Room(ev)
+		if err != nil {
+			return 0, err
+		}
+		free += f
+		u.Waiting++
+		u.Bytes += Size(ev) - f
+		u.Ended -= f
+	}
+	return free, nil
+}
+
+// MaxSpans is how many times a store keeps in which a process was running, and in
+// which a scope was paused.
+const MaxSpans = 1000
+
+// PausedSince returns when the pause of a scope began that has not ended, the last of
+// its pauses. It is zero without one.
+func PausedSince(pauses []store.Span) time.Time {
+	if n := len(pauses); n > 0 && pauses[n-1].Ended.IsZero() {
+		return pauses[n-1].Began
+	}
+	return time.Time{}
 }
 
 // RecordedState returns the state of an event whose app has given a response.

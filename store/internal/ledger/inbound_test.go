@@ -297,3 +297,28 @@ func TestEventIDs(t *testing.T) {
 		t.Error("IDs do not tell events from deliveries")
 	}
 }
+
+// TestRoomForSeveralEvents: each takes from what is left by those before it.
+func TestRoomForSeveralEvents(t *testing.T) {
+	event := func(size int) *store.Inbound {
+		return &store.Inbound{Body: make([]byte, size), MaxEvents: 10, MaxBytes: 100}
+	}
+	for name, c := range map[string]struct {
+		Usage
+		events []*store.Inbound
+		free   int64
+		full   bool
+	}{
+		"none":                  {Usage{10, 100, 0}, nil, 0, false},
+		"both fit":              {Usage{8, 80, 0}, []*store.Inbound{event(10), event(10)}, 0, false},
+		"one event too many":    {Usage{9, 0, 0}, []*store.Inbound{event(1), event(1)}, 0, true},
+		"ended ones make room":  {Usage{1, 90, 50}, []*store.Inbound{event(20), event(30)}, 40, false},
+		"too few ended ones":    {Usage{1, 90, 30}, []*store.Inbound{event(20), event(30)}, 0, true},
+		"the first has no room": {Usage{1, 90, 0}, []*store.Inbound{event(20), event(1)}, 0, true},
+	} {
+		free, err := c.RoomFor(c.events)
+		if free != c.free || errors.Is(err, store.ErrInboxFull) != c.full || (err != nil) != c.full {
+			t.Errorf("%s: %d bytes are to be deleted, %v", name, free, err)
+		}
+	}
+}
