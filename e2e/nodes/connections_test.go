@@ -104,7 +104,7 @@ func TestConnectionLimit(t *testing.T) {
 // TestGracefulStop: what a node held goes on at once at the others when it is
 // stopped, every time.
 func TestGracefulStop(t *testing.T) {
-	const rounds = 20
+	const rounds = 6
 	database := pgtest.Start(t)
 	dsn := database.Fresh(t)
 	c := newClusterOn(t, database, 2, dsn, dsn)

@@ -108,31 +108,29 @@ http://127.0.0.1:{$PORT1} {
 	const good = "postgres://app:x@127.0.0.1:1/hooks?sslmode=disable"
 	c := caddyrun.NewChild(t, text)
 	c.Configure(c.Expand(text))
-	for _, dsn := range []string{
+	for i, dsn := range []string{
 		"postgres://app:hunterbefore@trustnoafter@db/hooks", "postgres://app:hunterbefore/trustnoafter@db/hooks", "postgres://app:hunterbefore#trustnoafter@db/hooks",
 		"postgres://app:hunterbefore?trustnoafter=1@db/hooks", "postgres://app:hunterbefore:trustnoafter@db/hooks", "postgres://app:hunterbefore%trustnoafter@db/hooks",
 		"postgres://app:hunterbefore[trustnoafter@db/hooks", "postgres://app:hunterbefore trustnoafter@db/hooks", "postgres://hunterbefore@trustnoafter:x@db/hooks",
 		"host=db user=app password=hunterbefore trustnoafter", "host=db user=app password=hunterbefore trustnoafter=1", "host=hunterbefore@trustnoafter user=app",
 		"postgres://app:hunterbefore@db/hooks?sslmode=trustnoafter", "postgres://app:hunterbefore@db:trustnoafter/hooks", "DATABASE_URL=postgres://app:hunterbefore@trustnoafter/hooks",
 	} {
-		for _, listen := range []bool{false, true} {
-			c.Environ = []string{"C_DSN=" + dsn, "C_LISTEN=" + good, "C_SEAL=a seal key, long enough", "C_EDGE=" + unknown}
-			if listen {
-				c.Environ = []string{"C_DSN=" + good, "C_LISTEN=" + dsn, "C_SEAL=a seal key, long enough", "C_EDGE=" + unknown}
-			}
-			out, err := c.Command("validate", "--config", c.Path("Caddyfile")).CombinedOutput()
-			if err == nil || !strings.Contains(string(out), "dsn") {
-				t.Errorf("%s: %v: %s", dsn, err, out)
-			}
-			secrets.absent(t, "the output of caddy validate", out)
+		// One place each: what a dsn may look like is the store's own test.
+		c.Environ = []string{"C_DSN=" + dsn, "C_LISTEN=" + good, "C_SEAL=a seal key, long enough", "C_EDGE=" + unknown}
+		cmd := c.Command("validate", "--config", c.Path("Caddyfile"))
+		switch i % 3 {
+		case 1:
+			c.Environ = []string{"C_DSN=" + good, "C_LISTEN=" + dsn, "C_SEAL=a seal key, long enough", "C_EDGE=" + unknown}
+			cmd = c.Command("validate", "--config", c.Path("Caddyfile"))
+		case 2:
+			cmd = c.Command("replicate-webhook", "copy", "--from", c.Path("none.db"))
+			cmd.Env = append(cmd.Env, "DATABASE_URL="+dsn)
 		}
-		cmd := c.Command("replicate-webhook", "copy", "--from", c.Path("none.db"))
-		cmd.Env = append(cmd.Env, "DATABASE_URL="+dsn)
 		out, err := cmd.CombinedOutput()
-		if err == nil || len(out) == 0 {
-			t.Errorf("caddy replicate-webhook copy said %q", out)
+		if err == nil || len(out) == 0 || i%3 != 2 && !strings.Contains(string(out), "dsn") {
+			t.Errorf("%v of %s: %v: %s", cmd.Args[1:], dsn, err, out)
 		}
-		secrets.absent(t, "the output of copy", out)
+		secrets.absent(t, "the output of "+cmd.Args[1], out)
 	}
 	// Nor where a running Caddy is given it.
 	c.Environ = []string{"C_DSN=" + good, "C_LISTEN=" + good, "C_SEAL=a seal key, long enough", "C_EDGE=" + unknown}

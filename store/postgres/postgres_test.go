@@ -11,7 +11,7 @@ import (
 
 // resources gives each test a schema of its own in one server.
 func resources(t *testing.T, wrap func(*Store) storetest.Opened) func(t *testing.T) storetest.Resource {
-	server := pgtest.Start(t)
+	server := pgtest.Start(t, "fsync=off")
 	return func(t *testing.T) storetest.Resource {
 		dsn := server.Fresh(t)
 		return func(t *testing.T, now func() time.Time) storetest.Opened {

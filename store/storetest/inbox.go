@@ -14,10 +14,7 @@ import (
 // RunInbox runs the suite for inbound events. Each test gets a resource of its own
 // from fresh.
 func RunInbox(t *testing.T, fresh func(t *testing.T) Resource) {
-	for _, group := range []struct {
-		name  string
-		cases []inboxCase
-	}{
+	runGroups(t, fresh, func(b *bench) *inbox { return &inbox{&tracking{b}} }, []group[*inbox]{
 		{"accept", acceptCases},
 		{"bounds", boundCases},
 		{"order", inboxOrderCases},
@@ -25,25 +22,8 @@ func RunInbox(t *testing.T, fresh func(t *testing.T) Resource) {
 		{"operators", inboxOperatorCases},
 		{"keeping", inboxKeepingCases},
 		{"lists", inboxListCases},
-		{"model", inboxModelCases},
-	} {
-		t.Run(group.name, func(t *testing.T) {
-			for _, c := range group.cases {
-				t.Run(c.name, func(t *testing.T) {
-					b := &inbox{&tracking{&bench{t: t, resource: fresh(t)}}}
-					b.clock.Store(time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC).UnixMilli())
-					b.open()
-					defer func() { _ = b.s.Close() }()
-					c.test(t, b)
-				})
-			}
-		})
-	}
-}
-
-type inboxCase struct {
-	name string
-	test func(*testing.T, *inbox)
+		{"model", modelCases(inboxModel)},
+	})
 }
 
 // inbox is one test's store and clock. Its events are told by their names, and are

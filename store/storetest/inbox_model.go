@@ -11,63 +11,35 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
-var inboxModelCases = func() (cases []inboxCase) {
-	for seed := range uint64(12) {
-		cases = append(cases, inboxCase{fmt.Sprintf("seed %d", seed), func(t *testing.T, b *inbox) { inboxModel(t, b, seed) }})
-	}
-	return cases
-}()
-
 const inboxModelSteps = 300
 
 // inboxModel does random things to events of a few predictions in two scopes, and
 // expects of the store what a few lines of plain code expect.
 func inboxModel(t *testing.T, b *inbox, seed uint64) {
 	m := &inboxWorld{
-		inbox:  b,
-		rand:   rand.New(rand.NewPCG(seed, 1)),
-		held:   make(map[string]store.Delivery),
-		paused: make(map[string]bool),
+		inbox:   b,
+		history: history{rand: rand.New(rand.NewPCG(seed, 1))},
+		held:    make(map[string]store.Delivery),
+		paused:  make(map[string]bool),
 	}
-	defer func() {
-		if t.Failed() {
-			t.Logf("seed %d, last steps: %q", seed, m.steps[max(0, len(m.steps)-40):])
-		}
-	}()
-	steps := []struct {
-		weight int
-		do     func()
-	}{
+	m.do(t, inboxModelSteps, []operation{
 		{14, m.stepAccept}, {20, m.stepClaim}, {34, m.stepComplete}, {4, m.stepPostpone}, {10, m.stepAdvance},
 		{3, m.stepPause}, {4, m.stepRetry}, {4, m.stepDiscard}, {5, m.stepReplay}, {2, m.stepForget}, {2, m.stepRestart},
-	}
-	total := 0
-	for _, s := range steps {
-		total += s.weight
-	}
-	for i := range inboxModelSteps {
-		at := m.rand.IntN(total)
-		for _, s := range steps {
-			if at -= s.weight; at < 0 {
-				s.do()
-				break
-			}
-		}
+	}, func(i int) {
 		if i%5 == 0 {
 			m.check()
 		}
-	}
+	})
 	m.drain()
 }
 
 // inboxWorld is what the store should hold.
 type inboxWorld struct {
 	*inbox
-	rand   *rand.Rand
+	history
 	events []*modelEvent // those of one line in its order
 	held   map[string]store.Delivery
 	paused map[string]bool
-	steps  []string
 	names  int
 }
 
@@ -78,10 +50,6 @@ type modelEvent struct {
 	overtaken, replayed bool
 	claimed             bool
 	due, ended          time.Time
-}
-
-func (m *inboxWorld) step(format string, args ...any) {
-	m.steps = append(m.steps, fmt.Sprintf(format, args...))
 }
 
 func (m *inboxWorld) fail(format string, args ...any) {

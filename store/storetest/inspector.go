@@ -15,17 +15,12 @@ import (
 // RunInspector runs the suite for what operators ask of a store. Each test gets
 // a resource of its own from fresh.
 func RunInspector(t *testing.T, fresh func(t *testing.T) Resource) {
-	for _, group := range []struct {
-		name  string
-		cases []trackingCase
-	}{
+	runGroups(t, fresh, newTracking, []group[*tracking]{
 		{"counts", countCases},
 		{"deliveries", listDeliveryCases},
 		{"predictions", listPredictionCases},
 		{"one delivery", findDeliveryCases},
-	} {
-		t.Run(group.name, func(t *testing.T) { runTracking(t, fresh, group.cases) })
-	}
+	})
 }
 
 func (b *tracking) counts() store.Counts {

@@ -25,10 +25,7 @@ type Resource func(t *testing.T, now func() time.Time) Opened
 
 // Run runs the tests of store.Dedup. Each test gets a resource of its own from fresh.
 func Run(t *testing.T, fresh func(t *testing.T) Resource) {
-	for _, c := range []struct {
-		name string
-		test func(*testing.T, *bench)
-	}{
+	runCases(t, fresh, func(b *bench) *bench { return b }, []testCase[*bench]{
 		{"committed is a duplicate", committedIsDuplicate},
 		{"committed survives reopening", committedSurvives},
 		{"released is free", releasedIsFree},
@@ -52,15 +49,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Resource) {
 		{"purging many", purgeMany},
 		{"many commits at once", manyCommits},
 		{"closed is unavailable", closedIsUnavailable},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			b := &bench{t: t, resource: fresh(t)}
-			b.clock.Store(time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC).UnixMilli())
-			b.open()
-			defer func() { _ = b.s.Close() }()
-			c.test(t, b)
-		})
-	}
+	})
 }
 
 // bench is the store and the clock of one test.

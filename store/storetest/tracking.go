@@ -15,10 +15,7 @@ import (
 // RunTracking runs the suite for predictions and deliveries. Each test gets a
 // resource of its own from fresh.
 func RunTracking(t *testing.T, fresh func(t *testing.T) Resource) {
-	for _, group := range []struct {
-		name  string
-		cases []trackingCase
-	}{
+	runGroups(t, fresh, newTracking, []group[*tracking]{
 		{"events", eventCases},
 		{"claims", claimCases},
 		{"outages", outageCases},
@@ -29,32 +26,15 @@ func RunTracking(t *testing.T, fresh func(t *testing.T) Resource) {
 		{"signals", signalCases},
 		{"keeping", keepingCases},
 		{"sealed", sealedCases},
-		{"model", modelCases},
-	} {
-		t.Run(group.name, func(t *testing.T) { runTracking(t, fresh, group.cases) })
-	}
-}
-
-func runTracking(t *testing.T, fresh func(t *testing.T) Resource, cases []trackingCase) {
-	for _, c := range cases {
-		t.Run(c.name, func(t *testing.T) {
-			b := &tracking{&bench{t: t, resource: fresh(t)}}
-			b.clock.Store(time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC).UnixMilli())
-			b.open()
-			defer func() { _ = b.s.Close() }()
-			c.test(t, b)
-		})
-	}
-}
-
-type trackingCase struct {
-	name string
-	test func(*testing.T, *tracking)
+		{"model", modelCases(model)},
+	})
 }
 
 // tracking is one test's store and clock. Its predictions are told by their
 // ids, its events by "<id> <event>".
 type tracking struct{ *bench }
+
+func newTracking(b *bench) *tracking { return &tracking{b} }
 
 const (
 	testAPI = "https://api.example.com/v1"

@@ -241,7 +241,7 @@ func forgetBehindTheFuture(t *testing.T, b *tracking) {
 }
 
 func forgetMany(t *testing.T, b *tracking) {
-	const n = 1000
+	const n = 600 // more than a store forgets in one transaction
 	var last store.Prediction
 	for i := range n {
 		last = b.track(fmt.Sprint(i), event.Started, event.Completed)

@@ -11,13 +11,6 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
-var modelCases = func() (cases []trackingCase) {
-	for seed := range uint64(12) {
-		cases = append(cases, trackingCase{fmt.Sprintf("seed %d", seed), func(t *testing.T, b *tracking) { model(t, b, seed) }})
-	}
-	return cases
-}()
-
 const modelSteps = 250
 
 // model does random things to up to three predictions and expects of the store
@@ -25,48 +18,25 @@ const modelSteps = 250
 func model(t *testing.T, b *tracking, seed uint64) {
 	m := &world{
 		tracking:    b,
-		rand:        rand.New(rand.NewPCG(seed, 0)),
+		history:     history{rand: rand.New(rand.NewPCG(seed, 0))},
 		predictions: make(map[int64]*modelPrediction),
 		held:        make(map[string]store.Delivery),
 	}
-	defer func() {
-		if t.Failed() {
-			t.Logf("seed %d, last steps: %q", seed, m.steps[max(0, len(m.steps)-30):])
-		}
-	}()
-	steps := []struct {
-		weight int
-		do     func()
-	}{
+	m.do(t, modelSteps, []operation{
 		{4, m.stepTrack}, {14, m.stepObserve}, {5, m.stepSetWebhook}, {20, m.stepClaim}, {30, m.stepComplete},
 		{4, m.stepPostpone}, {4, m.stepSetApart}, {8, m.stepAdvance}, {3, m.stepRedeliver}, {2, m.stepRestart},
-	}
-	total := 0
-	for _, s := range steps {
-		total += s.weight
-	}
-	for range modelSteps {
-		at := m.rand.IntN(total)
-		for _, s := range steps {
-			if at -= s.weight; at < 0 {
-				s.do()
-				break
-			}
-		}
-		m.check()
-	}
+	}, func(int) { m.check() })
 	m.drain()
 }
 
 // world is what the store should hold.
 type world struct {
 	*tracking
-	rand        *rand.Rand
+	history
 	predictions map[int64]*modelPrediction
 	order       []*modelPrediction
 	deliveries  []*modelDelivery
 	held        map[string]store.Delivery
-	steps       []string
 }
 
 type modelPrediction struct {
@@ -83,10 +53,6 @@ type modelDelivery struct {
 	attempts   int
 	due        time.Time
 	claimed    bool
-}
-
-func (m *world) step(format string, args ...any) {
-	m.steps = append(m.steps, fmt.Sprintf(format, args...))
 }
 
 func (m *world) fail(format string, args ...any) {
