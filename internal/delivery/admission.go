@@ -277,16 +277,17 @@ func (a *admission) allowed(p *endpoint, now time.Time) int {
 		return 0
 	}
 	used := p.inFlight + p.offered
-	n := p.limits.Concurrency - used
-	if p.limiter != nil {
-		n = min(n, p.tokens(now)-p.offered)
-	}
 	if p.inbox != nil {
-		n = p.limits.Concurrency - a.conf.Apps.count(p.inbox.Scope)
+		// Those of the configuration that is being replaced count, too.
+		n := p.limits.Concurrency - a.conf.Apps.count(p.inbox.Scope)
 		if p.breaker.open {
 			n = min(n, 1-used)
 		}
 		return max(n, 0)
+	}
+	n := p.limits.Concurrency - used
+	if p.limiter != nil {
+		n = min(n, p.tokens(now)-p.offered)
 	}
 	if p.trustedAt(now) && !p.breaker.open {
 		// Half of what is free: the next endpoint finds something left.

@@ -361,7 +361,7 @@ func (e *Engine) run(f *attemptInFlight) {
 // disposition returns what follows from an attempt that ended at the given time.
 func (e *Engine) disposition(f *attemptInFlight, r *result, attempt int, end time.Time) (store.Disposition, time.Time) {
 	inbox := f.endpoint.inbox
-	if inbox == nil {
+	if inbox == nil || r.final() {
 		return e.conf.Retry.disposition(r, attempt, end)
 	}
 	e.mu.Lock()

@@ -48,6 +48,9 @@ func (r *result) failed(ctx context.Context, err error, at phase, timeout time.D
 	r.cause = err
 }
 
+// final reports that no other attempt follows, whatever the schedule says.
+func (r *result) final() bool { return r.outcome.success() || r.outcome == OutcomeGone }
+
 // err returns the failure as an error, nil for a success.
 func (r *result) err() error {
 	switch {

@@ -98,27 +98,18 @@ func (e *Engine) Endpoints() []EndpointStatus {
 	return list
 }
 
-// Inbox returns the state of a scope's app: as of an endpoint, whose name is the
-// scope. ok reports that the configuration has an inbox for the scope.
-func (e *Engine) Inbox(scope string) (s EndpointStatus, ok bool) {
-	if e.conf.inboxes[scope] == nil {
-		return EndpointStatus{}, false
-	}
+// Inboxes returns the states of the apps behind the configuration's inboxes: each as
+// of an endpoint, whose name is the scope. They are sorted by it.
+func (e *Engine) Inboxes() []EndpointStatus {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	s.State = Closed
-	if p := e.admission.endpoints[store.InboxLane(scope).Endpoint]; p != nil {
-		s = p.status(e.conf.Now())
-	}
-	s.Endpoint = scope
-	return s, true
-}
-
-// Inboxes returns what Inbox returns of each scope, by name.
-func (e *Engine) Inboxes() []EndpointStatus {
 	list := make([]EndpointStatus, 0, len(e.conf.inboxes))
 	for scope := range e.conf.inboxes {
-		s, _ := e.Inbox(scope)
+		s := EndpointStatus{State: Closed}
+		if p := e.admission.endpoints[store.InboxLane(scope).Endpoint]; p != nil {
+			s = p.status(e.conf.Now())
+		}
+		s.Endpoint = scope
 		list = append(list, s)
 	}
 	slices.SortFunc(list, func(a, b EndpointStatus) int { return strings.Compare(a.Endpoint, b.Endpoint) })
