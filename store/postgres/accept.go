@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/internal/claims"
 	"github.com/caddy-replicate/replicate-webhook/store/internal/ledger"
@@ -47,52 +45,36 @@ type numbered struct {
 // took this node for gone.
 var errElsewhere = fmt.Errorf("%w: another node has committed the event meanwhile", store.ErrUnavailable)
 
-// settling is the part of a unit that ends claims.
-type settling struct {
+// storing settles claims of which some have events, and stores these.
+type storing struct {
+	*settling
+	inbox *inbox
 	u     *unit
-	group []settlement
-	free  claimKeys
 
-	keys     [][16]byte // of claims with events
-	tried    []int64    // numbers of events that may be stored
-	wanted   int        // how many numbers may be needed
-	known    map[[16]byte]bool
-	stored   map[int64]bool
-	numbers  []int64
-	handled  map[*store.Inbound]bool
-	exact    map[string]bool // scopes whose usage was read in the transaction
-	rows     entryRows
-	waited   []store.Key
-	accepted int
+	keys    [][16]byte // of claims with events
+	tried   []int64    // numbers of events that may be stored
+	wanted  int        // how many numbers may be needed
+	known   map[[16]byte]bool
+	stored  map[int64]bool
+	numbers []int64
+	handled map[*store.Inbound]bool
+	exact   map[string]bool // scopes whose usage was read in the transaction
 }
 
 const findEvents = "SELECT n FROM webhook_deliveries WHERE n = ANY($1::bigint[])"
 
-// settle ends claims, like Store.settle, and stores their events with their entries.
-func (b *inbox) settle(ctx context.Context, conn *pgx.Conn, group []settlement) error {
-	began := time.Now()
-	g := &settling{
-		u: b.s.newUnit(ctx, conn), group: group,
-		known: make(map[[16]byte]bool), stored: make(map[int64]bool), handled: make(map[*store.Inbound]bool), exact: make(map[string]bool),
-	}
-	g.u.settling = g
-	if err := g.u.run(func(u *unit) error { return g.run(b) }); err != nil {
-		return err
-	}
-	if g.accepted > 0 {
-		metrics.ObserveCommit(g.accepted, time.Since(began))
-	}
-	if len(g.waited) > 0 {
-		go b.s.notifyClaims(g.waited)
-	}
-	return nil
+// settle ends claims and stores their events with their entries.
+func (g *storing) settle(ctx context.Context, conn *pgx.Conn) error {
+	g.known, g.stored, g.handled, g.exact = make(map[[16]byte]bool), make(map[int64]bool), make(map[*store.Inbound]bool), make(map[string]bool)
+	g.u = g.inbox.s.newUnit(ctx, conn)
+	g.u.storing = g
+	return g.u.run(func(*unit) error { return g.run() })
 }
 
-func (g *settling) run(b *inbox) error {
+func (g *storing) run() error {
 	var orders []int64
 	recorded := 0
 	for _, x := range g.group {
-		g.free.add(x.claim)
 		if x.accepted == nil {
 			continue
 		}
@@ -107,7 +89,7 @@ func (g *settling) run(b *inbox) error {
 			if ev.Recorded != nil {
 				recorded++
 			}
-			if n := b.number(ev); n != nil {
+			if n := g.inbox.number(ev); n != nil {
 				g.tried = append(g.tried, n.n)
 			} else {
 				g.wanted++
@@ -121,22 +103,22 @@ func (g *settling) run(b *inbox) error {
 		if x.accepted == nil {
 			continue
 		}
-		if err := g.accept(b, x); err != nil {
+		if err := g.accept(x); err != nil {
 			return err
 		}
 	}
-	g.accepted = g.rows.collect(g.group)
+	g.committed = g.rows.collect(g.group)
 	return nil
 }
 
 // ask queues what is read before the events are stored, after the locks.
-func (g *settling) ask(b *pgx.Batch) {
+func (g *storing) ask(b *pgx.Batch) {
 	b.Queue(findEntries, g.keys, g.u.tx.Now)
 	b.Queue(findEvents, g.tried)
 	b.Queue(nextEventNumbers, g.wanted)
 }
 
-func (g *settling) receive(res pgx.BatchResults) error {
+func (g *storing) receive(res pgx.BatchResults) error {
 	keys, err := collectNext(res, pgx.RowTo[[16]byte])
 	if err != nil {
 		return err
@@ -157,11 +139,11 @@ func (g *settling) receive(res pgx.BatchResults) error {
 
 // accept stores the events of a claim that are not stored yet. It stores none when
 // one of them has no room.
-func (g *settling) accept(b *inbox, x settlement) error {
+func (g *storing) accept(x settlement) error {
 	c := x.claim
 	var fresh []*store.Inbound
 	for _, ev := range c.Events {
-		if n := b.number(ev); b.idOf(ev) == "" && !g.handled[ev] && (n == nil || !g.stored[n.n]) {
+		if n := g.inbox.number(ev); g.inbox.idOf(ev) == "" && !g.handled[ev] && (n == nil || !g.stored[n.n]) {
 			fresh = append(fresh, ev)
 		}
 	}
@@ -172,7 +154,7 @@ func (g *settling) accept(b *inbox, x settlement) error {
 		x.accepted.refused = errElsewhere
 		return nil
 	}
-	if err := g.makeRoom(b, fresh); err != nil {
+	if err := g.makeRoom(fresh); err != nil {
 		if errors.Is(err, store.ErrInboxFull) {
 			x.accepted.refused = err
 			return nil
@@ -187,11 +169,11 @@ func (g *settling) accept(b *inbox, x settlement) error {
 		expires = never
 	}
 	for _, ev := range fresh {
-		n := b.number(ev)
+		n := g.inbox.number(ev)
 		if n == nil {
 			n = &numbered{n: g.numbers[0], nonce: newNonce(), expires: expires}
 			g.numbers = g.numbers[1:]
-			b.setNumber(ev, n)
+			g.inbox.setNumber(ev, n)
 		}
 		if err := g.u.accept(ev, n.n, n.nonce, expires, keys); err != nil {
 			return err
@@ -204,23 +186,23 @@ func (g *settling) accept(b *inbox, x settlement) error {
 
 // makeRoom finds room for events of one scope, and deletes the heads and bodies of
 // ended ones for it.
-func (g *settling) makeRoom(b *inbox, events []*store.Inbound) error {
+func (g *storing) makeRoom(events []*store.Inbound) error {
 	scope := events[0].Scope
 	if !slices.ContainsFunc(events, func(ev *store.Inbound) bool { return ev.MaxEvents > 0 || ev.MaxBytes > 0 }) {
 		return nil
 	}
-	if !b.usageKnown(scope) {
-		if err := g.readUsage(b, scope); err != nil {
+	if !g.inbox.usageKnown(scope) {
+		if err := g.readUsage(scope); err != nil {
 			return err
 		}
 	}
-	free, err := g.room(b, scope, events)
+	free, err := g.room(scope, events)
 	if (err != nil || free > 0) && !g.exact[scope] {
 		// What other nodes have changed is not known to the byte.
-		if err := g.readUsage(b, scope); err != nil {
+		if err := g.readUsage(scope); err != nil {
 			return err
 		}
-		free, err = g.room(b, scope, events)
+		free, err = g.room(scope, events)
 	}
 	if err != nil || free == 0 {
 		return err
@@ -228,15 +210,15 @@ func (g *settling) makeRoom(b *inbox, events []*store.Inbound) error {
 	return g.evict(scope, free)
 }
 
-func (g *settling) readUsage(b *inbox, scope string) error {
+func (g *storing) readUsage(scope string) error {
 	g.exact[scope] = true
-	return b.readUsage(g.u.ctx, g.u.conn, scope)
+	return g.inbox.readUsage(g.u.ctx, g.u.conn, scope)
 }
 
 // room returns how many bytes of ended events are to be deleted to make room for
 // events. The error is store.ErrInboxFull.
-func (g *settling) room(b *inbox, scope string, events []*store.Inbound) (free int64, err error) {
-	usage := b.usageOf(scope)
+func (g *storing) room(scope string, events []*store.Inbound) (free int64, err error) {
+	usage := g.inbox.usageOf(scope)
 	if t := g.u.counts[scope]; t != nil {
 		usage.Waiting += t.events[store.DeliveryPending]
 		usage.Bytes += t.bytes
@@ -256,7 +238,7 @@ const (
 
 // evict deletes the heads and bodies of events that ended, the first of them first,
 // until so many bytes are free.
-func (g *settling) evict(scope string, bytes int64) error {
+func (g *storing) evict(scope string, bytes int64) error {
 	u := g.u
 	for bytes > 0 {
 		type sized struct{ N, Size int64 }
@@ -288,19 +270,6 @@ func (g *settling) evict(scope string, bytes int64) error {
 		}
 	}
 	return nil
-}
-
-// queue queues the end of the claims and their entries.
-func (g *settling) queue(b *pgx.Batch) {
-	b.Queue(freeRows, g.free.keys, g.free.owner, g.free.tokens)
-	b.Queue(insertEntries, g.rows.keys, g.rows.scopes, g.rows.expires, g.rows.signed)
-}
-
-// freed takes in which claims others wait for.
-func (g *settling) freed(res pgx.BatchResults) error {
-	freed, err := collectNext(res, scanFreed)
-	g.waited = waitedFor(freed)
-	return err
 }
 
 // settled ends a claim with events, in memory.

@@ -245,39 +245,63 @@ type entryRows struct {
 }
 
 // settle deletes the rows of claims and inserts the entries of those that are
-// committed, in one transaction.
+// committed, with their events, in one transaction.
 func (s *Store) settle(ctx context.Context, conn *pgx.Conn, group []settlement) error {
-	if slices.ContainsFunc(group, func(x settlement) bool { return x.accepted != nil }) {
-		return s.inbox.settle(ctx, conn, group)
-	}
 	began := time.Now()
-	var free claimKeys
-	var rows entryRows
+	g := &settling{group: group}
 	for _, x := range group {
-		free.add(x.claim)
+		g.free.add(x.claim)
 	}
-	committed := rows.collect(group)
+	settle := g.settle
+	if slices.ContainsFunc(group, func(x settlement) bool { return x.accepted != nil }) {
+		settle = (&storing{settling: g, inbox: s.inbox}).settle
+	}
+	if err := settle(ctx, conn); err != nil {
+		return err
+	}
+	if g.committed > 0 {
+		metrics.ObserveCommit(g.committed, time.Since(began))
+	}
+	if len(g.waited) > 0 {
+		go s.notifyClaims(g.waited)
+	}
+	return nil
+}
+
+// settling ends claims in a transaction.
+type settling struct {
+	group     []settlement
+	free      claimKeys
+	rows      entryRows
+	committed int         // how many of the claims are committed
+	waited    []store.Key // keys that other nodes wait for
+}
+
+// settle ends claims without events.
+func (g *settling) settle(ctx context.Context, conn *pgx.Conn) error {
+	g.committed = g.rows.collect(g.group)
 	b := newBatch()
-	b.Queue(freeRows, free.keys, free.owner, free.tokens)
-	if committed > 0 {
-		b.Queue(insertEntries, rows.keys, rows.scopes, rows.expires, rows.signed)
-	}
+	g.queue(b)
 	res, err := send(ctx, conn, b)
 	if err != nil {
 		return err
 	}
+	return errors.Join(g.freed(res), res.Close())
+}
+
+// queue queues the end of the claims and their entries.
+func (g *settling) queue(b *pgx.Batch) {
+	b.Queue(freeRows, g.free.keys, g.free.owner, g.free.tokens)
+	if len(g.rows.keys) > 0 {
+		b.Queue(insertEntries, g.rows.keys, g.rows.scopes, g.rows.expires, g.rows.signed)
+	}
+}
+
+// freed takes in which claims others wait for. It reads the first result of queue.
+func (g *settling) freed(res pgx.BatchResults) error {
 	freed, err := collectNext(res, scanFreed)
-	if err := errors.Join(err, res.Close()); err != nil {
-		return err
-	}
-	waited := waitedFor(freed)
-	if committed > 0 {
-		metrics.ObserveCommit(committed, time.Since(began))
-	}
-	if len(waited) > 0 {
-		go s.notifyClaims(waited)
-	}
-	return nil
+	g.waited = waitedFor(freed)
+	return err
 }
 
 // collect adds the entries that are to be committed, each key once. It returns how

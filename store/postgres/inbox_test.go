@@ -259,7 +259,7 @@ func unknownCommitOnce(t *testing.T, dsn string) {
 		c := mustClaim(t, s, entryOf(ev.Name)).(*claims.Claim)
 		c.Events = []*store.Inbound{ev}
 		x := settlement{claim: c, commit: true, accepted: accepting(c)}
-		if err := s.use(func(ctx context.Context, conn *pgx.Conn) error { return s.inbox.settle(ctx, conn, []settlement{x}) }); err != nil {
+		if err := s.use(func(ctx context.Context, conn *pgx.Conn) error { return s.settle(ctx, conn, []settlement{x}) }); err != nil {
 			t.Fatal(err)
 		}
 		if err := c.Commit(ctx); err != nil {

@@ -102,8 +102,8 @@ func (u *unit) load(refs []int64, keys [][]byte, numbers int, begin bool) error 
 		b.Queue(lockOrders, u.s.inbox.locks(orders))
 		b.Queue(lockEvents, orders)
 	}
-	if u.settling != nil {
-		u.settling.ask(&b)
+	if u.storing != nil {
+		u.storing.ask(&b)
 	}
 	if numbers > 0 {
 		b.Queue(nextNumbers, numbers)
@@ -127,8 +127,8 @@ func (u *unit) load(refs []int64, keys [][]byte, numbers int, begin bool) error 
 				return err
 			}
 		}
-		if u.settling != nil {
-			if err := u.settling.receive(res); err != nil {
+		if u.storing != nil {
+			if err := u.storing.receive(res); err != nil {
 				return err
 			}
 		}
@@ -284,8 +284,8 @@ func (r *deliveryRows) queue(b *pgx.Batch, sql string) {
 // flush writes what has changed and commits.
 func (u *unit) flush() error {
 	var b pgx.Batch
-	if u.settling != nil {
-		u.settling.queue(&b)
+	if u.storing != nil {
+		u.storing.queue(&b)
 	}
 	u.queuePredictions(&b)
 	u.queueDeliveries(&b)
@@ -293,10 +293,10 @@ func (u *unit) flush() error {
 	u.queueAttempts(&b)
 	b.Queue("COMMIT")
 	res := u.conn.SendBatch(u.ctx, &b)
-	if u.settling == nil {
+	if u.storing == nil {
 		return res.Close()
 	}
-	err := u.settling.freed(res)
+	err := u.storing.freed(res)
 	return errors.Join(err, res.Close())
 }
 

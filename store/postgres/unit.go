@@ -79,10 +79,10 @@ type unit struct {
 	withdrawn []*leased
 	ended     []*leased // claims that end when it is committed
 
-	// counts is what it changes of inboxes, by scope, and settling what ends claims
-	// of events in the transaction, nil in a unit of jobs.
-	counts   map[string]*tally
-	settling *settling
+	// counts is what it changes of inboxes, by scope, and storing what stores events
+	// in the transaction, nil in a unit of jobs.
+	counts  map[string]*tally
+	storing *storing
 }
 
 type attemptRow struct {
