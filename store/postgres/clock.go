@@ -27,6 +27,9 @@ type clock struct {
 	wrong atomic.Bool
 }
 
+// databaseClock is the part of the store that converts between the clocks.
+type databaseClock struct{ s *Store }
+
 // reading is one comparison of the clocks.
 type reading struct {
 	database time.Time
@@ -35,25 +38,25 @@ type reading struct {
 }
 
 // checkClock takes in the database's time, which was read between the two others.
-func (s *Store) checkClock(sent, received, database time.Time) {
-	if s.opts.DatabaseNow != nil {
-		database = s.opts.DatabaseNow()
+func (c *databaseClock) checkClock(sent, received, database time.Time) {
+	if c.s.opts.DatabaseNow != nil {
+		database = c.s.opts.DatabaseNow()
 	}
 	at := sent.Add(received.Sub(sent) / 2)
 	// The wall clock may have been set since the process began.
-	node := s.opts.Now().Round(0).Add(-received.Sub(at))
+	node := c.s.opts.Now().Round(0).Add(-received.Sub(at))
 	r := &reading{database: database, at: at, ahead: node.Sub(database)}
-	s.clock.reading.Store(r)
+	c.s.clock.reading.Store(r)
 	metrics.SetClockOffset(r.ahead)
-	wrong := r.ahead.Abs() > s.clock.max()
-	if s.clock.wrong.Swap(wrong) == wrong {
+	wrong := r.ahead.Abs() > c.s.clock.max()
+	if c.s.clock.wrong.Swap(wrong) == wrong {
 		return
 	}
 	if wrong {
-		s.opts.Logger().Error("the clock of this node is wrong, or the database's is: it forgets nothing until they agree, and refuses genuine webhooks that its clock takes for old ones",
-			zap.String("store", s.name), zap.Duration("ahead_of_database", r.ahead.Round(time.Millisecond)), zap.Duration("most", s.clock.max()))
+		c.s.opts.Logger().Error("the clock of this node is wrong, or the database's is: it forgets nothing until they agree, and refuses genuine webhooks that its clock takes for old ones",
+			zap.String("store", c.s.name), zap.Duration("ahead_of_database", r.ahead.Round(time.Millisecond)), zap.Duration("most", c.s.clock.max()))
 	} else {
-		s.opts.Logger().Info("the clocks of this node and of the database agree again", zap.String("store", s.name))
+		c.s.opts.Logger().Info("the clocks of this node and of the database agree again", zap.String("store", c.s.name))
 	}
 }
 
@@ -66,37 +69,37 @@ func (c *clock) max() time.Duration {
 }
 
 // SetMaxClockError implements store.Clocked.
-func (s *Store) SetMaxClockError(d time.Duration) { s.clock.most.Store(int64(d)) }
+func (c *databaseClock) SetMaxClockError(d time.Duration) { c.s.clock.most.Store(int64(d)) }
 
 // ClockOffset implements store.Clocked.
-func (s *Store) ClockOffset() (ahead time.Duration, wrong bool) {
-	if r := s.clock.reading.Load(); r != nil {
+func (c *databaseClock) ClockOffset() (ahead time.Duration, wrong bool) {
+	if r := c.s.clock.reading.Load(); r != nil {
 		ahead = r.ahead
 	}
-	return ahead, s.clock.wrong.Load()
+	return ahead, c.s.clock.wrong.Load()
 }
 
 // now is the time by the database's clock.
-func (s *Store) now() time.Time {
-	if s.opts.DatabaseNow != nil {
-		return s.opts.DatabaseNow()
+func (c *databaseClock) now() time.Time {
+	if c.s.opts.DatabaseNow != nil {
+		return c.s.opts.DatabaseNow()
 	}
-	r := s.clock.reading.Load()
+	r := c.s.clock.reading.Load()
 	return r.database.Add(time.Since(r.at))
 }
 
 // toDatabase converts a time by the node's clock.
-func (s *Store) toDatabase(t time.Time) time.Time {
+func (c *databaseClock) toDatabase(t time.Time) time.Time {
 	if t.IsZero() {
 		return t
 	}
-	return s.now().Add(t.Sub(s.opts.Now()))
+	return c.s.now().Add(t.Sub(c.s.opts.Now()))
 }
 
 // fromDatabase converts a time by the database's clock.
-func (s *Store) fromDatabase(t time.Time) time.Time {
+func (c *databaseClock) fromDatabase(t time.Time) time.Time {
 	if t.IsZero() {
 		return t
 	}
-	return s.opts.Now().Add(t.Sub(s.now()))
+	return c.s.opts.Now().Add(t.Sub(c.s.now()))
 }

@@ -33,6 +33,9 @@ type health struct {
 	next chan struct{}
 }
 
+// availability is the part of the store that says whether the database takes writes.
+type availability struct{ s *Store }
+
 func (h *health) init() {
 	h.trouble, h.next = make(chan struct{}, 1), make(chan struct{})
 }
@@ -49,44 +52,44 @@ func (h *health) begin() (end func()) {
 // available returns the reason why nothing can be committed now, or nil. A node
 // whose heartbeats have failed for too long must not begin anything: others may have
 // taken over what it holds.
-func (s *Store) available() error {
-	if err := s.health.down.Load(); err != nil {
+func (h *availability) available() error {
+	if err := h.s.health.down.Load(); err != nil {
 		return *err
 	}
-	if !s.nodes.held() {
-		return fmt.Errorf("%w: %s has not responded for too long", store.ErrUnavailable, s.name)
+	if !h.s.nodes.held() {
+		return fmt.Errorf("%w: %s has not responded for too long", store.ErrUnavailable, h.s.name)
 	}
 	return nil
 }
 
 // probe is like available, but if the database is unavailable, it first waits for a
 // heartbeat, at most probeWait.
-func (s *Store) probe(ctx context.Context) error {
-	err := s.available()
+func (h *availability) probe(ctx context.Context) error {
+	err := h.s.available()
 	if err == nil {
 		return nil
 	}
-	s.health.mu.Lock()
-	next := s.health.next
-	s.health.mu.Unlock()
-	signal(s.health.trouble)
+	h.s.health.mu.Lock()
+	next := h.s.health.next
+	h.s.health.mu.Unlock()
+	signal(h.s.health.trouble)
 	timeout := time.NewTimer(probeWait)
 	defer timeout.Stop()
 	select {
 	case <-next:
 	case <-timeout.C:
 	case <-ctx.Done():
-	case <-s.stop:
+	case <-h.s.stop:
 		return err
 	}
-	return s.available()
+	return h.s.available()
 }
 
 // await probes until the database is available, at most for the given time.
-func (s *Store) await(ctx context.Context, wait time.Duration) error {
+func (h *availability) await(ctx context.Context, wait time.Duration) error {
 	for deadline := time.Now().Add(wait); ; {
-		err := s.probe(ctx)
-		if err == nil || ctx.Err() != nil || s.closed() != nil || !time.Now().Before(deadline) {
+		err := h.s.probe(ctx)
+		if err == nil || ctx.Err() != nil || h.s.closed() != nil || !time.Now().Before(deadline) {
 			return err
 		}
 	}
@@ -94,25 +97,25 @@ func (s *Store) await(ctx context.Context, wait time.Duration) error {
 
 // failed notes that the database is unavailable, because of err. It returns the error
 // for callers.
-func (s *Store) failed(err error) error {
+func (h *availability) failed(err error) error {
 	full := serverFull(err)
-	err = fmt.Errorf("%w: committing to %s: %w", store.ErrUnavailable, s.name, err)
-	if s.health.down.Swap(&err) == nil {
-		s.opts.Logger().Error("store takes no writes", zap.Error(err))
+	err = fmt.Errorf("%w: committing to %s: %w", store.ErrUnavailable, h.s.name, err)
+	if h.s.health.down.Swap(&err) == nil {
+		h.s.opts.Logger().Error("store takes no writes", zap.Error(err))
 		if !full {
 			// All connections may be broken. After a failover all lead to
 			// what is now a replica.
-			s.pool.Reset()
+			h.s.pool.Reset()
 		}
 	}
-	signal(s.health.trouble)
+	signal(h.s.health.trouble)
 	return err
 }
 
 // recovered notes that a heartbeat has succeeded.
-func (s *Store) recovered() {
-	if s.health.down.Swap(nil) != nil {
-		s.opts.Logger().Info("store takes writes again", zap.String("store", s.name))
+func (h *availability) recovered() {
+	if h.s.health.down.Swap(nil) != nil {
+		h.s.opts.Logger().Info("store takes writes again", zap.String("store", h.s.name))
 	}
-	s.claims.Resume()
+	h.s.claims.Resume()
 }

@@ -44,12 +44,12 @@ func (k *keeper) close() {
 
 // beatWith runs f with the connection for heartbeats. If the server has no connection
 // left to replace that, f gets one of the pool's.
-func (s *Store) beatWith(f func(context.Context, *pgx.Conn) error) error {
+func (m *membership) beatWith(f func(context.Context, *pgx.Conn) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), groupTimeout)
 	defer cancel()
-	err := s.keeper.use(ctx, s.connector, f)
+	err := m.s.keeper.use(ctx, m.s.connector, f)
 	if serverFull(err) {
-		return s.with(ctx, f)
+		return m.s.with(ctx, f)
 	}
 	return err
 }

@@ -43,6 +43,10 @@ type sighting struct {
 	at   time.Time
 }
 
+// membership is the part of the store that keeps this node registered, and takes over
+// what nodes held that are gone.
+type membership struct{ s *Store }
+
 // held reports whether this node certainly still owns what it holds.
 func (n *nodes) held() bool {
 	last := n.confirmed.Load()
@@ -50,7 +54,7 @@ func (n *nodes) held() bool {
 }
 
 // register inserts this node under a new id.
-func (s *Store) register(ctx context.Context, conn *pgx.Conn) error {
+func (m *membership) register(ctx context.Context, conn *pgx.Conn) error {
 	sent := time.Now()
 	var id int64
 	var database time.Time
@@ -58,57 +62,57 @@ func (s *Store) register(ctx context.Context, conn *pgx.Conn) error {
 	if err != nil {
 		return err
 	}
-	s.checkClock(sent, time.Now(), database)
-	s.nodes.id.Store(id)
-	s.nodes.confirmed.Store(&sent)
+	m.s.checkClock(sent, time.Now(), database)
+	m.s.nodes.id.Store(id)
+	m.s.nodes.confirmed.Store(&sent)
 	return nil
 }
 
 // keepLoop sends heartbeats and takes over from nodes that send none.
-func (s *Store) keepLoop() {
-	defer s.working.Done()
+func (m *membership) keepLoop() {
+	defer m.s.working.Done()
 	for {
-		wait := s.opts.Lease / beatsPerLease
-		if s.health.down.Load() != nil {
+		wait := m.s.opts.Lease / beatsPerLease
+		if m.s.health.down.Load() != nil {
 			wait = min(wait, probeInterval)
 		}
 		t := time.NewTimer(wait)
 		select {
-		case <-s.stop:
+		case <-m.s.stop:
 			t.Stop()
 			return
-		case <-s.health.trouble:
+		case <-m.s.health.trouble:
 		case <-t.C:
 		}
 		t.Stop()
-		end := s.health.begin()
-		gone, err := s.beat()
+		end := m.s.health.begin()
+		gone, err := m.s.beat()
 		if err != nil {
-			_ = s.failed(err)
+			_ = m.s.failed(err)
 			end()
 			// The failure itself has signaled trouble to this loop.
 			select {
-			case <-s.health.trouble:
+			case <-m.s.health.trouble:
 			default:
 			}
 			continue
 		}
-		s.recovered()
+		m.s.recovered()
 		end()
-		if err := s.sweep(gone); err != nil {
-			s.opts.Logger().Warn("taking over from nodes that are gone", zap.String("store", s.name), zap.Error(err))
+		if err := m.s.sweep(gone); err != nil {
+			m.s.opts.Logger().Warn("taking over from nodes that are gone", zap.String("store", m.s.name), zap.Error(err))
 		}
 	}
 }
 
 // beat sends a heartbeat and returns the nodes that are gone.
-func (s *Store) beat() (gone []int64, err error) {
-	n := &s.nodes
+func (m *membership) beat() (gone []int64, err error) {
+	n := &m.s.nodes
 	sent := time.Now()
 	counts := make(map[int64]int64)
 	var removed bool
 	var database time.Time
-	err = s.beatWith(func(ctx context.Context, conn *pgx.Conn) error {
+	err = m.s.beatWith(func(ctx context.Context, conn *pgx.Conn) error {
 		clear(counts)
 		sent = time.Now()
 		b := newBatch()
@@ -142,10 +146,10 @@ func (s *Store) beat() (gone []int64, err error) {
 		return nil, err
 	}
 	if removed {
-		return nil, s.reregister()
+		return nil, m.s.reregister()
 	}
 	n.confirmed.Store(&sent)
-	s.checkClock(sent, time.Now(), database)
+	m.s.checkClock(sent, time.Now(), database)
 	return n.look(counts, sent, time.Now()), nil
 }
 
@@ -170,57 +174,57 @@ func (n *nodes) look(counts map[int64]int64, sent, now time.Time) (gone []int64)
 
 // reregister registers the node again after others took it for gone. What it held now
 // belongs to them.
-func (s *Store) reregister() error {
-	s.opts.Logger().Warn("other nodes took this one for gone: it registers again", zap.String("store", s.name))
-	if err := s.beatWith(s.register); err != nil {
+func (m *membership) reregister() error {
+	m.s.opts.Logger().Warn("other nodes took this one for gone: it registers again", zap.String("store", m.s.name))
+	if err := m.s.beatWith(m.s.register); err != nil {
 		return err
 	}
-	s.queue.clear()
-	s.polls.Clear()
+	m.s.queue.clear()
+	m.s.polls.Clear()
 	return nil
 }
 
 // sweep deletes the nodes that are gone and takes over what they held.
-func (s *Store) sweep(gone []int64) error {
-	err := s.use(func(ctx context.Context, conn *pgx.Conn) error {
+func (m *membership) sweep(gone []int64) error {
+	err := m.s.use(func(ctx context.Context, conn *pgx.Conn) error {
 		if len(gone) > 0 {
-			s.opts.Logger().Warn("nodes are gone: taking over what they held", zap.String("store", s.name), zap.Int64s("nodes", gone))
+			m.s.opts.Logger().Warn("nodes are gone: taking over what they held", zap.String("store", m.s.name), zap.Int64s("nodes", gone))
 			if _, err := conn.Exec(ctx, "DELETE FROM webhook_nodes WHERE id = ANY($1)", gone); err != nil {
 				return err
 			}
 		}
-		return s.sweepClaims(ctx, conn)
+		return m.s.sweepClaims(ctx, conn)
 	})
 	if err != nil {
 		return err
 	}
-	if err := s.takeOver(); err != nil {
+	if err := m.s.takeOver(); err != nil {
 		return err
 	}
 	// This finds what lost notifications told.
-	s.queue.requestRescan()
+	m.s.queue.requestRescan()
 	return nil
 }
 
 // leave gives back what this node holds. If it can't, it logs that: the others then
 // take over once they find that the node is gone.
-func (s *Store) leave() error {
-	err := s.available()
+func (m *membership) leave() error {
+	err := m.s.available()
 	if err == nil {
 		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 		defer cancel()
-		id := s.nodes.id.Load()
-		err = s.with(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		id := m.s.nodes.id.Load()
+		err = m.s.with(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 			b := newBatch()
 			b.Queue("DELETE FROM webhook_nodes WHERE id = $1", id)
 			b.Queue("DELETE FROM webhook_claims WHERE key IN (SELECT key FROM webhook_claims WHERE owner = $1 ORDER BY key FOR UPDATE)", id)
-			b.Queue("SELECT pg_notify($1, 'n')", s.channel)
+			b.Queue("SELECT pg_notify($1, 'n')", m.s.channel)
 			return conn.SendBatch(ctx, b).Close()
 		})
 	}
 	if err != nil {
-		s.opts.Logger().Warn("could not give back what this node held: other nodes take over once they find that it is gone",
-			zap.String("store", s.name), zap.Duration("within", s.nodes.lease*3/2), zap.Error(err))
+		m.s.opts.Logger().Warn("could not give back what this node held: other nodes take over once they find that it is gone",
+			zap.String("store", m.s.name), zap.Duration("within", m.s.nodes.lease*3/2), zap.Error(err))
 	}
 	return nil
 }

@@ -16,14 +16,14 @@ import (
 const readPredictions = "SELECT " + predictionColumns + " FROM webhook_predictions p WHERE p.ref = ANY($1)"
 
 // ClaimPolls implements store.Polls.
-func (s *Store) ClaimPolls(ctx context.Context, limit int) ([]store.Prediction, time.Time, error) {
-	if err := s.closed(); err != nil {
+func (k *tracker) ClaimPolls(ctx context.Context, limit int) ([]store.Prediction, time.Time, error) {
+	if err := k.s.closed(); err != nil {
 		return nil, time.Time{}, err
 	}
-	if err := s.available(); err != nil {
-		return nil, s.opts.Now().Add(claimLater), err
+	if err := k.s.available(); err != nil {
+		return nil, k.s.opts.Now().Add(claimLater), err
 	}
-	taken, next := s.polls.Take(limit)
+	taken, next := k.s.polls.Take(limit)
 	if len(taken) == 0 {
 		return nil, next, nil
 	}
@@ -32,8 +32,8 @@ func (s *Store) ClaimPolls(ctx context.Context, limit int) ([]store.Prediction, 
 		refs[i] = p.Ref
 	}
 	found := make(map[int64]store.Prediction, len(refs))
-	me := s.nodes.id.Load()
-	err := s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+	me := k.s.nodes.id.Load()
+	err := k.s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		_, err := collect(ctx, conn, func(row pgx.CollectableRow) (bool, error) {
 			p, poller, err := scanPrediction(row)
 			if err == nil && poller == me && !p.Seen.Has(event.Terminal) {
@@ -44,9 +44,9 @@ func (s *Store) ClaimPolls(ctx context.Context, limit int) ([]store.Prediction, 
 		return err
 	})
 	if err != nil {
-		again := s.opts.Now().Add(claimLater)
+		again := k.s.opts.Now().Add(claimLater)
 		for _, p := range taken {
-			s.polls.Again(p.Ref, again, p.Failures)
+			k.s.polls.Again(p.Ref, again, p.Failures)
 		}
 		return nil, again, err
 	}
@@ -55,7 +55,7 @@ func (s *Store) ClaimPolls(ctx context.Context, limit int) ([]store.Prediction, 
 		p, ok := found[t.Ref]
 		if !ok {
 			// Another node has observed its end, or polls it.
-			s.polls.Remove(t.Ref)
+			k.s.polls.Remove(t.Ref)
 			continue
 		}
 		p.PollFailures, p.Watched = int(t.Failures), t.Watched
@@ -65,12 +65,12 @@ func (s *Store) ClaimPolls(ctx context.Context, limit int) ([]store.Prediction, 
 }
 
 // PollAgain implements store.Polls.
-func (s *Store) PollAgain(_ context.Context, p store.Prediction, due time.Time) error {
-	if err := s.closed(); err != nil {
+func (k *tracker) PollAgain(_ context.Context, p store.Prediction, due time.Time) error {
+	if err := k.s.closed(); err != nil {
 		return err
 	}
-	if s.polls.Again(p.Ref, due, int32(p.PollFailures)) {
-		q := &s.queue
+	if k.s.polls.Again(p.Ref, due, int32(p.PollFailures)) {
+		q := &k.s.queue
 		q.mu.Lock()
 		q.signal()
 		q.mu.Unlock()

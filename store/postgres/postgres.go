@@ -64,6 +64,13 @@ type Options struct {
 
 // Store is an open database. It implements store.Closer.
 type Store struct {
+	availability
+	databaseClock
+	membership
+	outages
+	sealedValues
+	tracker
+
 	opts      Options
 	name      string // of the database, in messages
 	connector *connector
@@ -136,6 +143,8 @@ func Open(opts Options) (*Store, error) {
 	s.inbox = newInbox(s)
 	s.health.init()
 	s.nodes.lease = opts.Lease
+	s.availability.s, s.databaseClock.s, s.membership.s = s, s, s
+	s.outages.s, s.sealedValues.s, s.tracker.s = s, s, s
 	if err := s.open(size); err != nil {
 		s.keeper.close()
 		if s.pool != nil {

@@ -13,9 +13,12 @@ import (
 // They are found by the index of predictions that are asked for.
 const credentials = "FROM webhook_predictions WHERE " + polled + " AND credential IS NOT NULL"
 
+// sealedValues is the part of the store that implements store.Secrets but for Secret.
+type sealedValues struct{ s *Store }
+
 // CountSealed implements store.Secrets.
-func (s *Store) CountSealed(ctx context.Context, n int) (counts map[string]int, err error) {
-	err = s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+func (c *sealedValues) CountSealed(ctx context.Context, n int) (counts map[string]int, err error) {
+	err = c.s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		counts = make(map[string]int)
 		secrets, err := sealedSecrets(ctx, conn)
 		if err != nil {
@@ -55,8 +58,8 @@ func sealedSecrets(ctx context.Context, conn *pgx.Conn) (values []store.SealedVa
 }
 
 // ListSealed implements store.Secrets.
-func (s *Store) ListSealed(ctx context.Context, prefix []byte, after int64, limit int) (values []store.SealedValue, next int64, err error) {
-	err = s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+func (c *sealedValues) ListSealed(ctx context.Context, prefix []byte, after int64, limit int) (values []store.SealedValue, next int64, err error) {
+	err = c.s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		values, next = nil, 0
 		if after == 0 {
 			secrets, err := sealedSecrets(ctx, conn)
@@ -98,7 +101,7 @@ const resealCredentials = `WITH j AS (
 ) UPDATE webhook_predictions p SET credential = j.new FROM j, mine WHERE p.ref = mine.ref AND j.ref = p.ref AND p.credential = j.old`
 
 // Reseal implements store.Secrets.
-func (s *Store) Reseal(ctx context.Context, values []store.Resealed) error {
+func (c *sealedValues) Reseal(ctx context.Context, values []store.Resealed) error {
 	var b pgx.Batch
 	var refs []int64
 	var before, after [][]byte
@@ -112,5 +115,5 @@ func (s *Store) Reseal(ctx context.Context, values []store.Resealed) error {
 	if len(refs) > 0 {
 		b.Queue(resealCredentials, refs, before, after)
 	}
-	return s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error { return conn.SendBatch(ctx, &b).Close() })
+	return c.s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error { return conn.SendBatch(ctx, &b).Close() })
 }

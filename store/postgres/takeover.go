@@ -31,16 +31,16 @@ const takeoverBatch = 500
 
 // takeOver frees the deliveries of nodes that are gone, and polls their predictions
 // from then on.
-func (s *Store) takeOver() error {
+func (m *membership) takeOver() error {
 	for more := true; more; {
 		var err error
-		if more, err = s.freeDeliveries(); err != nil {
+		if more, err = m.s.freeDeliveries(); err != nil {
 			return err
 		}
 	}
 	for more := true; more; {
 		var err error
-		if more, err = s.takePolls(); err != nil {
+		if more, err = m.s.takePolls(); err != nil {
 			return err
 		}
 	}
@@ -62,11 +62,11 @@ type orphan struct{ n, prediction, owner, lease int64 }
 
 // freeDeliveries ends the claims of nodes that are gone, and those that this node
 // made in a transaction whose outcome it does not know.
-func (s *Store) freeDeliveries() (more bool, err error) {
-	lost := s.queue.takeLost()
-	me := s.nodes.id.Load()
+func (m *membership) freeDeliveries() (more bool, err error) {
+	lost := m.s.queue.takeLost()
+	me := m.s.nodes.id.Load()
 	var orphans []orphan
-	err = s.use(func(ctx context.Context, conn *pgx.Conn) error {
+	err = m.s.use(func(ctx context.Context, conn *pgx.Conn) error {
 		owners, err := collect(ctx, conn, pgx.RowTo[int64], orphanDeliveries)
 		if err != nil || len(owners) == 0 && len(lost) == 0 {
 			return err
@@ -78,11 +78,11 @@ func (s *Store) freeDeliveries() (more bool, err error) {
 	})
 	if err != nil {
 		for _, lease := range lost {
-			s.queue.lose(lease)
+			m.s.queue.lose(lease)
 		}
 		return false, err
 	}
-	orphans = slices.DeleteFunc(orphans, func(o orphan) bool { return o.owner == me && s.queue.knows(o.n, o.lease) })
+	orphans = slices.DeleteFunc(orphans, func(o orphan) bool { return o.owner == me && m.s.queue.knows(o.n, o.lease) })
 	if len(orphans) == 0 {
 		return false, nil
 	}
@@ -90,7 +90,7 @@ func (s *Store) freeDeliveries() (more bool, err error) {
 	defer cancel()
 	var jobs []<-chan error
 	for _, o := range orphans {
-		done, err := s.jobs.Add(ctx, s.releaseJob(o.prediction, o.n, o.owner, o.lease))
+		done, err := m.s.jobs.Add(ctx, m.s.releaseJob(o.prediction, o.n, o.owner, o.lease))
 		if err != nil {
 			return false, err
 		}
@@ -98,13 +98,13 @@ func (s *Store) freeDeliveries() (more bool, err error) {
 	}
 	freed := 0
 	for _, done := range jobs {
-		if s.jobs.Wait(ctx, done) == nil {
+		if m.s.jobs.Wait(ctx, done) == nil {
 			freed++
 		}
 	}
 	if len(orphans) == takeoverBatch {
 		for _, lease := range lost {
-			s.queue.lose(lease)
+			m.s.queue.lose(lease)
 		}
 	}
 	return freed > 0 && len(orphans) == takeoverBatch, nil
@@ -123,21 +123,21 @@ func (q *queue) knows(n, lease int64) bool {
 }
 
 // takePolls takes over the polls of nodes that are gone.
-func (s *Store) takePolls() (more bool, err error) {
+func (m *membership) takePolls() (more bool, err error) {
 	var refs []int64
-	err = s.use(func(ctx context.Context, conn *pgx.Conn) error {
+	err = m.s.use(func(ctx context.Context, conn *pgx.Conn) error {
 		owners, err := collect(ctx, conn, pgx.RowTo[int64], orphanPolls)
 		if err != nil || len(owners) == 0 {
 			return err
 		}
-		refs, err = collect(ctx, conn, pgx.RowTo[int64], takeOrphans, s.nodes.id.Load(), owners, takeoverBatch)
+		refs, err = collect(ctx, conn, pgx.RowTo[int64], takeOrphans, m.s.nodes.id.Load(), owners, takeoverBatch)
 		return err
 	})
 	for _, ref := range refs {
-		s.polls.Add(ref)
+		m.s.polls.Add(ref)
 	}
 	if len(refs) > 0 {
-		s.queue.look(never)
+		m.s.queue.look(never)
 	}
 	return len(refs) == takeoverBatch, err
 }
@@ -146,21 +146,21 @@ func (s *Store) takePolls() (more bool, err error) {
 const notifyInterval = 50 * time.Millisecond
 
 // notifyPeers notifies other nodes that a delivery is due.
-func (s *Store) notifyPeers() { signal(s.notifying) }
+func (m *membership) notifyPeers() { signal(m.s.notifying) }
 
 // notifyLoop sends the notifications, one for many deliveries.
-func (s *Store) notifyLoop() {
-	defer s.working.Done()
+func (m *membership) notifyLoop() {
+	defer m.s.working.Done()
 	for {
 		select {
-		case <-s.stop:
+		case <-m.s.stop:
 			return
-		case <-s.notifying:
+		case <-m.s.notifying:
 		}
 		// After an error the others find out at their next scan.
-		_ = s.notify(fmt.Sprintf("d%d", s.nodes.id.Load()))
+		_ = m.s.notify(fmt.Sprintf("d%d", m.s.nodes.id.Load()))
 		select {
-		case <-s.stop:
+		case <-m.s.stop:
 			return
 		case <-time.After(notifyInterval):
 		}

@@ -19,8 +19,11 @@ func (s *Store) Ready() error {
 	return s.probe(context.Background())
 }
 
+// tracker is the part of the store that keeps and polls predictions.
+type tracker struct{ s *Store }
+
 // Reserve implements store.Predictions.
-func (s *Store) Reserve(ctx context.Context, p store.Prediction) (int64, error) {
+func (k *tracker) Reserve(ctx context.Context, p store.Prediction) (int64, error) {
 	p = ledger.Reserved(p)
 	var ref int64
 	j := new(job)
@@ -36,7 +39,7 @@ func (s *Store) Reserve(ctx context.Context, p store.Prediction) (int64, error) 
 		}
 		return err
 	}
-	err := s.commit(ctx, j)
+	err := k.s.commit(ctx, j)
 	if err != nil {
 		return 0, err
 	}
@@ -44,8 +47,8 @@ func (s *Store) Reserve(ctx context.Context, p store.Prediction) (int64, error) 
 }
 
 // Abandon implements store.Predictions.
-func (s *Store) Abandon(ctx context.Context, ref int64) error {
-	return s.commit(ctx, &job{refs: []int64{ref}, do: func(u *unit) error {
+func (k *tracker) Abandon(ctx context.Context, ref int64) error {
+	return k.s.commit(ctx, &job{refs: []int64{ref}, do: func(u *unit) error {
 		if t, err := u.find(ref); err == nil && t.ID == "" {
 			t.gone = true
 			u.touch(t)
@@ -55,10 +58,10 @@ func (s *Store) Abandon(ctx context.Context, ref int64) error {
 }
 
 // Track implements store.Predictions.
-func (s *Store) Track(ctx context.Context, p *store.Prediction, events []store.Event) error {
+func (k *tracker) Track(ctx context.Context, p *store.Prediction, events []store.Event) error {
 	asked := *p // after an error the caller may change p while the job still runs
 	var tracked store.Prediction
-	err := s.commit(ctx, &job{
+	err := k.s.commit(ctx, &job{
 		refs: []int64{asked.Ref}, keys: [][]byte{ledger.PredictionKey(asked.API, asked.ID)},
 		do: func(u *unit) error {
 			t, err := u.track(asked, events)
@@ -130,8 +133,8 @@ func (u *unit) poll(t *tracked) {
 }
 
 // change commits an operation on a prediction.
-func (s *Store) change(ctx context.Context, ref int64, operation func(*unit, *tracked) error) error {
-	return s.commit(ctx, &job{refs: []int64{ref}, do: func(u *unit) error {
+func (k *tracker) change(ctx context.Context, ref int64, operation func(*unit, *tracked) error) error {
+	return k.s.commit(ctx, &job{refs: []int64{ref}, do: func(u *unit) error {
 		t, err := u.find(ref)
 		if err != nil {
 			return err
@@ -144,11 +147,11 @@ func (s *Store) change(ctx context.Context, ref int64, operation func(*unit, *tr
 }
 
 // Observe implements store.Predictions.
-func (s *Store) Observe(ctx context.Context, ref int64, id string, events []store.Event) error {
+func (k *tracker) Observe(ctx context.Context, ref int64, id string, events []store.Event) error {
 	if len(events) == 0 && id == "" {
 		return nil
 	}
-	return s.change(ctx, ref, func(u *unit, t *tracked) error {
+	return k.s.change(ctx, ref, func(u *unit, t *tracked) error {
 		if t.ID == "" && id != "" {
 			other, err := u.findKey(t.API, id)
 			switch {
@@ -166,25 +169,25 @@ func (s *Store) Observe(ctx context.Context, ref int64, id string, events []stor
 }
 
 // SetWebhook implements store.Predictions.
-func (s *Store) SetWebhook(ctx context.Context, ref int64, url string, events event.Set) error {
-	return s.change(ctx, ref, func(u *unit, t *tracked) error {
+func (k *tracker) SetWebhook(ctx context.Context, ref int64, url string, events event.Set) error {
+	return k.s.change(ctx, ref, func(u *unit, t *tracked) error {
 		t.SetWebhook(&u.tx, url, events)
 		return nil
 	})
 }
 
 // Prediction implements store.Predictions.
-func (s *Store) Prediction(ctx context.Context, api, id string) (store.Prediction, error) {
-	return s.findPrediction(ctx, "p.key = $1", ledger.PredictionKey(api, id))
+func (k *tracker) Prediction(ctx context.Context, api, id string) (store.Prediction, error) {
+	return k.s.findPrediction(ctx, "p.key = $1", ledger.PredictionKey(api, id))
 }
 
 // ByToken implements store.Predictions.
-func (s *Store) ByToken(ctx context.Context, token []byte) (store.Prediction, error) {
-	return s.findPrediction(ctx, "p.token = $1", token)
+func (k *tracker) ByToken(ctx context.Context, token []byte) (store.Prediction, error) {
+	return k.s.findPrediction(ctx, "p.token = $1", token)
 }
 
-func (s *Store) findPrediction(ctx context.Context, where string, arg any) (p store.Prediction, err error) {
-	err = s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+func (k *tracker) findPrediction(ctx context.Context, where string, arg any) (p store.Prediction, err error) {
+	err = k.s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		found, err := collect(ctx, conn, scanOnlyPrediction, "SELECT "+predictionColumns+" FROM webhook_predictions p WHERE "+where, arg)
 		if err == nil && len(found) == 0 {
 			err = store.ErrNotFound
@@ -198,7 +201,7 @@ func (s *Store) findPrediction(ctx context.Context, where string, arg any) (p st
 }
 
 // Secret implements store.Secrets.
-func (s *Store) Secret(ctx context.Context, name string, make func() ([]byte, error)) ([]byte, error) {
+func (k *tracker) Secret(ctx context.Context, name string, make func() ([]byte, error)) ([]byte, error) {
 	var sealed []byte
 	read := func(ctx context.Context, conn *pgx.Conn) error {
 		err := conn.QueryRow(ctx, "SELECT sealed FROM webhook_secrets WHERE name = $1", name).Scan(&sealed)
@@ -207,14 +210,14 @@ func (s *Store) Secret(ctx context.Context, name string, make func() ([]byte, er
 		}
 		return err
 	}
-	if err := s.read(ctx, read); !errors.Is(err, store.ErrNotFound) {
+	if err := k.s.read(ctx, read); !errors.Is(err, store.ErrNotFound) {
 		return sealed, err
 	}
 	made, err := make()
 	if err != nil {
 		return nil, err
 	}
-	err = s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+	err = k.s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		err := execute(ctx, conn, "INSERT INTO webhook_secrets (name, sealed) VALUES ($1, $2) ON CONFLICT DO NOTHING", name, made)
 		if err != nil {
 			return err
