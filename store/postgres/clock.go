@@ -19,16 +19,17 @@ const DefaultMaxClockError = 150 * time.Second
 
 const readClock = "SELECT clock_timestamp()"
 
-// clock is what is known of the database's clock.
+// clock is the database's, as far as it is known, and converts between that and the
+// node's.
 type clock struct {
+	opts *Options
+	name string // of the database, in messages
+
 	reading atomic.Pointer[reading]
 	most    atomic.Int64
 	// wrong is set while the node's clock is too far off.
 	wrong atomic.Bool
 }
-
-// databaseClock is the part of the store that converts between the clocks.
-type databaseClock struct{ s *Store }
 
 // reading is one comparison of the clocks.
 type reading struct {
@@ -38,30 +39,30 @@ type reading struct {
 }
 
 // checkClock takes in the database's time, which was read between the two others.
-func (c *databaseClock) checkClock(sent, received, database time.Time) {
-	if c.s.opts.DatabaseNow != nil {
-		database = c.s.opts.DatabaseNow()
+func (c *clock) checkClock(sent, received, database time.Time) {
+	if c.opts.DatabaseNow != nil {
+		database = c.opts.DatabaseNow()
 	}
 	at := sent.Add(received.Sub(sent) / 2)
 	// The wall clock may have been set since the process began.
-	node := c.s.opts.Now().Round(0).Add(-received.Sub(at))
+	node := c.opts.Now().Round(0).Add(-received.Sub(at))
 	r := &reading{database: database, at: at, ahead: node.Sub(database)}
-	c.s.clock.reading.Store(r)
+	c.reading.Store(r)
 	metrics.SetClockOffset(r.ahead)
-	wrong := r.ahead.Abs() > c.s.clock.max()
-	if c.s.clock.wrong.Swap(wrong) == wrong {
+	wrong := r.ahead.Abs() > c.maxError()
+	if c.wrong.Swap(wrong) == wrong {
 		return
 	}
 	if wrong {
-		c.s.opts.Logger().Error("the clock of this node is wrong, or the database's is: it forgets nothing until they agree, and refuses genuine webhooks that its clock takes for old ones",
-			zap.String("store", c.s.name), zap.Duration("ahead_of_database", r.ahead.Round(time.Millisecond)), zap.Duration("most", c.s.clock.max()))
+		c.opts.Logger().Error("the clock of this node is wrong, or the database's is: it forgets nothing until they agree, and refuses genuine webhooks that its clock takes for old ones",
+			zap.String("store", c.name), zap.Duration("ahead_of_database", r.ahead.Round(time.Millisecond)), zap.Duration("most", c.maxError()))
 	} else {
-		c.s.opts.Logger().Info("the clocks of this node and of the database agree again", zap.String("store", c.s.name))
+		c.opts.Logger().Info("the clocks of this node and of the database agree again", zap.String("store", c.name))
 	}
 }
 
 // max is how far the clocks may be apart.
-func (c *clock) max() time.Duration {
+func (c *clock) maxError() time.Duration {
 	if d := time.Duration(c.most.Load()); d > 0 {
 		return d
 	}
@@ -69,37 +70,37 @@ func (c *clock) max() time.Duration {
 }
 
 // SetMaxClockError implements store.Clocked.
-func (c *databaseClock) SetMaxClockError(d time.Duration) { c.s.clock.most.Store(int64(d)) }
+func (c *clock) SetMaxClockError(d time.Duration) { c.most.Store(int64(d)) }
 
 // ClockOffset implements store.Clocked.
-func (c *databaseClock) ClockOffset() (ahead time.Duration, wrong bool) {
-	if r := c.s.clock.reading.Load(); r != nil {
+func (c *clock) ClockOffset() (ahead time.Duration, wrong bool) {
+	if r := c.reading.Load(); r != nil {
 		ahead = r.ahead
 	}
-	return ahead, c.s.clock.wrong.Load()
+	return ahead, c.wrong.Load()
 }
 
 // now is the time by the database's clock.
-func (c *databaseClock) now() time.Time {
-	if c.s.opts.DatabaseNow != nil {
-		return c.s.opts.DatabaseNow()
+func (c *clock) now() time.Time {
+	if c.opts.DatabaseNow != nil {
+		return c.opts.DatabaseNow()
 	}
-	r := c.s.clock.reading.Load()
+	r := c.reading.Load()
 	return r.database.Add(time.Since(r.at))
 }
 
 // toDatabase converts a time by the node's clock.
-func (c *databaseClock) toDatabase(t time.Time) time.Time {
+func (c *clock) toDatabase(t time.Time) time.Time {
 	if t.IsZero() {
 		return t
 	}
-	return c.s.now().Add(t.Sub(c.s.opts.Now()))
+	return c.now().Add(t.Sub(c.opts.Now()))
 }
 
 // fromDatabase converts a time by the database's clock.
-func (c *databaseClock) fromDatabase(t time.Time) time.Time {
+func (c *clock) fromDatabase(t time.Time) time.Time {
 	if t.IsZero() {
 		return t
 	}
-	return c.s.opts.Now().Add(t.Sub(c.s.now()))
+	return c.opts.Now().Add(t.Sub(c.now()))
 }

@@ -6,16 +6,26 @@ import (
 
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/internal/claims"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/groupcommit"
 )
 
+// dedup implements store.Dedup. Claims of this node are in a table, and those of all
+// nodes in the database.
+type dedup struct {
+	s        *Store
+	claims   claims.Table
+	requests *groupcommit.Batcher[*claimRequest]
+	commits  *groupcommit.Batcher[settlement]
+}
+
 // Claim implements store.Dedup.
-func (s *Store) Claim(ctx context.Context, e store.Entry, wait time.Duration) (store.Claim, error) {
+func (d *dedup) Claim(ctx context.Context, e store.Entry, wait time.Duration) (store.Claim, error) {
 	began := time.Now()
-	if err := s.probe(ctx); err != nil && ctx.Err() != nil {
+	if err := d.s.probe(ctx); err != nil && ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
-	e.Expires = s.toDatabase(e.Expires)
-	c, err := s.claims.Claim(ctx, e, wait-time.Since(began))
+	e.Expires = d.s.toDatabase(e.Expires)
+	c, err := d.claims.Claim(ctx, e, wait-time.Since(began))
 	if err != nil {
 		return nil, err
 	}
@@ -23,13 +33,13 @@ func (s *Store) Claim(ctx context.Context, e store.Entry, wait time.Duration) (s
 }
 
 // initClaims connects the table of claims with the database.
-func (s *Store) initClaims() {
-	s.claims.Init(claims.Options{Available: s.available, Commit: s.commitClaim, Database: &claimRows{s: s}})
+func (d *dedup) initClaims() {
+	d.claims.Init(claims.Options{Available: d.s.available, Commit: d.commitClaim, Database: &claimRows{s: d.s}})
 }
 
 // commitClaim ends a claim and commits its entry.
-func (s *Store) commitClaim(ctx context.Context, c *claims.Claim) error {
-	return s.commits.Do(ctx, settlement{claim: c, commit: true, accepted: accepting(c)})
+func (d *dedup) commitClaim(ctx context.Context, c *claims.Claim) error {
+	return d.commits.Do(ctx, settlement{claim: c, commit: true, accepted: accepting(c)})
 }
 
 // claimRows are the rows of claims in the database. It implements

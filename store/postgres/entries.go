@@ -23,12 +23,12 @@ type claimRequest struct {
 }
 
 // newRequests returns the batcher that acquires claims.
-func (s *Store) newRequests() *groupcommit.Batcher[*claimRequest] {
+func (d *dedup) newRequests() *groupcommit.Batcher[*claimRequest] {
 	return groupcommit.New(groupcommit.Options[*claimRequest]{
-		Commit: func(group []*claimRequest) error { return transact(s, group, 0, s.acquireAll) },
+		Commit: func(group []*claimRequest) error { return transact(d.s, group, 0, d.acquireAll) },
 		Finish: func(q *claimRequest, err error) error {
 			if err != nil {
-				s.claims.Lost(q.claim)
+				d.claims.Lost(q.claim)
 			} else {
 				err = q.refused
 			}
@@ -91,7 +91,7 @@ type claimRow struct {
 // acquireAll takes the rows of the group's claims and then checks whether the events
 // are known. An entry and the end of its claim are committed together, so that
 // whoever gets the claim after that sees the entry.
-func (s *Store) acquireAll(ctx context.Context, conn *pgx.Conn, requests []*claimRequest) error {
+func (d *dedup) acquireAll(ctx context.Context, conn *pgx.Conn, requests []*claimRequest) error {
 	var all claimKeys
 	scopes := make(map[string]int64)
 	for _, q := range requests {
@@ -104,7 +104,7 @@ func (s *Store) acquireAll(ctx context.Context, conn *pgx.Conn, requests []*clai
 	}
 	b := newBatch()
 	b.Queue(takeRows, all.keys, all.owner, all.tokens)
-	b.Queue(findEntries, all.keys, s.now().UnixMilli())
+	b.Queue(findEntries, all.keys, d.s.now().UnixMilli())
 	b.Queue(findMarks, names)
 	res, err := send(ctx, conn, b)
 	if err != nil {
@@ -139,7 +139,7 @@ func (s *Store) acquireAll(ctx context.Context, conn *pgx.Conn, requests []*clai
 		return err
 	}
 	var free claimKeys
-	me := s.nodes.id.Load()
+	me := d.s.nodes.id.Load()
 	for _, q := range requests {
 		if q.refused = judge(q.claim, me, had, known, scopes); q.refused != nil {
 			free.add(q.claim)
@@ -154,7 +154,7 @@ func (s *Store) acquireAll(ctx context.Context, conn *pgx.Conn, requests []*clai
 	if err != nil {
 		return err
 	}
-	go s.notifyClaims(waited)
+	go d.s.notifyClaims(waited)
 	return nil
 }
 
@@ -219,18 +219,18 @@ type settlement struct {
 }
 
 // newCommits returns the batcher that ends claims.
-func (s *Store) newCommits() *groupcommit.Batcher[settlement] {
+func (d *dedup) newCommits() *groupcommit.Batcher[settlement] {
 	return groupcommit.New(groupcommit.Options[settlement]{
-		Commit: func(group []settlement) error { return transact(s, group, outageWait, s.settle) },
+		Commit: func(group []settlement) error { return transact(d.s, group, outageWait, d.settle) },
 		Finish: func(x settlement, err error) error {
 			if x.accepted != nil {
-				return s.inbox.settled(x, err)
+				return d.s.inbox.settled(x, err)
 			}
 			switch {
 			case err == nil && x.commit:
 				x.claim.Committed()
 			case err != nil && !x.commit:
-				s.claims.Lost(x.claim)
+				d.claims.Lost(x.claim)
 			}
 			return err
 		},
@@ -246,7 +246,7 @@ type entryRows struct {
 
 // settle deletes the rows of claims and inserts the entries of those that are
 // committed, with their events, in one transaction.
-func (s *Store) settle(ctx context.Context, conn *pgx.Conn, group []settlement) error {
+func (d *dedup) settle(ctx context.Context, conn *pgx.Conn, group []settlement) error {
 	began := time.Now()
 	g := &settling{group: group}
 	for _, x := range group {
@@ -254,7 +254,7 @@ func (s *Store) settle(ctx context.Context, conn *pgx.Conn, group []settlement) 
 	}
 	settle := g.settle
 	if slices.ContainsFunc(group, func(x settlement) bool { return x.accepted != nil }) {
-		settle = (&storing{settling: g, inbox: s.inbox}).settle
+		settle = (&storing{settling: g, inbox: d.s.inbox}).settle
 	}
 	if err := settle(ctx, conn); err != nil {
 		return err
@@ -263,7 +263,7 @@ func (s *Store) settle(ctx context.Context, conn *pgx.Conn, group []settlement) 
 		metrics.ObserveCommit(g.committed, time.Since(began))
 	}
 	if len(g.waited) > 0 {
-		go s.notifyClaims(g.waited)
+		go d.s.notifyClaims(g.waited)
 	}
 	return nil
 }
@@ -339,7 +339,7 @@ const sweepRows = `DELETE FROM webhook_claims WHERE key = ANY(ARRAY(SELECT key F
 	WHERE owner <> ALL(ARRAY(SELECT id FROM webhook_nodes)) ORDER BY key FOR UPDATE SKIP LOCKED))`
 
 // sweepClaims deletes the claims of nodes that are gone.
-func (s *Store) sweepClaims(ctx context.Context, conn *pgx.Conn) error {
+func (d *dedup) sweepClaims(ctx context.Context, conn *pgx.Conn) error {
 	return execute(ctx, conn, sweepRows)
 }
 
@@ -347,21 +347,21 @@ func (s *Store) sweepClaims(ctx context.Context, conn *pgx.Conn) error {
 const purgeEntries = 2000
 
 // purgeLoop purges expired entries in small batches.
-func (s *Store) purgeLoop() {
-	defer s.working.Done()
-	t := time.NewTicker(s.opts.PurgeEvery)
+func (d *dedup) purgeLoop() {
+	defer d.s.working.Done()
+	t := time.NewTicker(d.s.opts.PurgeEvery)
 	defer t.Stop()
 	for {
 		select {
-		case <-s.stop:
+		case <-d.s.stop:
 			return
 		case <-t.C:
 		}
-		if s.available() != nil {
+		if d.s.available() != nil {
 			continue
 		}
-		if err := errors.Join(s.Purge(), s.countEntries()); err != nil {
-			s.opts.Logger().Error("purging entries", zap.String("store", s.name), zap.Error(err))
+		if err := errors.Join(d.Purge(), d.countEntries()); err != nil {
+			d.s.opts.Logger().Error("purging entries", zap.String("store", d.s.name), zap.Error(err))
 		}
 	}
 }
@@ -378,14 +378,14 @@ const purgeRows = `WITH gone AS (
 ) SELECT count(*) FROM gone`
 
 // Purge purges all entries that have expired.
-func (s *Store) Purge() error {
-	if s.clock.wrong.Load() {
+func (d *dedup) Purge() error {
+	if d.s.clock.wrong.Load() {
 		return nil // the log and the status report it
 	}
-	now := s.now().UnixMilli()
+	now := d.s.now().UnixMilli()
 	for {
 		var n int
-		err := s.use(func(ctx context.Context, conn *pgx.Conn) error {
+		err := d.s.use(func(ctx context.Context, conn *pgx.Conn) error {
 			counts, err := collect(ctx, conn, pgx.RowTo[int], purgeRows, now, purgeEntries)
 			if err == nil {
 				n = counts[0]
@@ -396,12 +396,12 @@ func (s *Store) Purge() error {
 			return err
 		}
 		if n < purgeEntries {
-			s.claims.Expire(now)
-			s.inbox.expire(now)
+			d.claims.Expire(now)
+			d.s.inbox.expire(now)
 			return nil
 		}
 		select {
-		case <-s.stop:
+		case <-d.s.stop:
 			return nil
 		default:
 		}
@@ -409,8 +409,8 @@ func (s *Store) Purge() error {
 }
 
 // countEntries sets the metric of the number of entries.
-func (s *Store) countEntries() error {
-	return s.use(func(ctx context.Context, conn *pgx.Conn) error {
+func (d *dedup) countEntries() error {
+	return d.s.use(func(ctx context.Context, conn *pgx.Conn) error {
 		n, err := count(ctx, conn, "webhook_dedup", "webhook_dedup")
 		if err == nil {
 			metrics.SetDedupEntries(n)

@@ -23,6 +23,8 @@ const (
 
 // health says whether the database takes writes.
 type health struct {
+	s *Store
+
 	// down is the reason why it does not, or nil.
 	down atomic.Pointer[error]
 	// trouble makes the keep loop send a heartbeat at once.
@@ -33,10 +35,8 @@ type health struct {
 	next chan struct{}
 }
 
-// availability is the part of the store that says whether the database takes writes.
-type availability struct{ s *Store }
-
-func (h *health) init() {
+func (h *health) init(s *Store) {
+	h.s = s
 	h.trouble, h.next = make(chan struct{}, 1), make(chan struct{})
 }
 
@@ -52,8 +52,8 @@ func (h *health) begin() (end func()) {
 // available returns the reason why nothing can be committed now, or nil. A node
 // whose heartbeats have failed for too long must not begin anything: others may have
 // taken over what it holds.
-func (h *availability) available() error {
-	if err := h.s.health.down.Load(); err != nil {
+func (h *health) available() error {
+	if err := h.down.Load(); err != nil {
 		return *err
 	}
 	if !h.s.nodes.held() {
@@ -64,15 +64,15 @@ func (h *availability) available() error {
 
 // probe is like available, but if the database is unavailable, it first waits for a
 // heartbeat, at most probeWait.
-func (h *availability) probe(ctx context.Context) error {
-	err := h.s.available()
+func (h *health) probe(ctx context.Context) error {
+	err := h.available()
 	if err == nil {
 		return nil
 	}
-	h.s.health.mu.Lock()
-	next := h.s.health.next
-	h.s.health.mu.Unlock()
-	signal(h.s.health.trouble)
+	h.mu.Lock()
+	next := h.next
+	h.mu.Unlock()
+	signal(h.trouble)
 	timeout := time.NewTimer(probeWait)
 	defer timeout.Stop()
 	select {
@@ -82,13 +82,13 @@ func (h *availability) probe(ctx context.Context) error {
 	case <-h.s.stop:
 		return err
 	}
-	return h.s.available()
+	return h.available()
 }
 
 // await probes until the database is available, at most for the given time.
-func (h *availability) await(ctx context.Context, wait time.Duration) error {
+func (h *health) await(ctx context.Context, wait time.Duration) error {
 	for deadline := time.Now().Add(wait); ; {
-		err := h.s.probe(ctx)
+		err := h.probe(ctx)
 		if err == nil || ctx.Err() != nil || h.s.closed() != nil || !time.Now().Before(deadline) {
 			return err
 		}
@@ -97,10 +97,10 @@ func (h *availability) await(ctx context.Context, wait time.Duration) error {
 
 // failed notes that the database is unavailable, because of err. It returns the error
 // for callers.
-func (h *availability) failed(err error) error {
+func (h *health) failed(err error) error {
 	full := serverFull(err)
 	err = fmt.Errorf("%w: committing to %s: %w", store.ErrUnavailable, h.s.name, err)
-	if h.s.health.down.Swap(&err) == nil {
+	if h.down.Swap(&err) == nil {
 		h.s.opts.Logger().Error("store takes no writes", zap.Error(err))
 		if !full {
 			// All connections may be broken. After a failover all lead to
@@ -108,13 +108,13 @@ func (h *availability) failed(err error) error {
 			h.s.pool.Reset()
 		}
 	}
-	signal(h.s.health.trouble)
+	signal(h.trouble)
 	return err
 }
 
 // recovered notes that a heartbeat has succeeded.
-func (h *availability) recovered() {
-	if h.s.health.down.Swap(nil) != nil {
+func (h *health) recovered() {
+	if h.down.Swap(nil) != nil {
 		h.s.opts.Logger().Info("store takes writes again", zap.String("store", h.s.name))
 	}
 	h.s.claims.Resume()

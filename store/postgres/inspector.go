@@ -30,9 +30,9 @@ const (
 
 // Counts implements store.Inspector. Large numbers of entries and of
 // deliveries that succeeded are estimates.
-func (s *Store) Counts(ctx context.Context) (store.Counts, error) {
+func (h *history) Counts(ctx context.Context) (store.Counts, error) {
 	var c store.Counts
-	err := s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+	err := h.s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		var pending, tracked int
 		var oldest int64
 		err := conn.QueryRow(ctx, `SELECT (SELECT count(*) FROM webhook_deliveries WHERE state = 0 AND n < $1),
@@ -217,12 +217,12 @@ func refs(ctx context.Context, conn *pgx.Conn, id string) ([]int64, error) {
 }
 
 // ListDeliveries implements store.Inspector.
-func (s *Store) ListDeliveries(ctx context.Context, f store.DeliveryFilter) (rows []store.DeliveryRow, next int64, err error) {
-	err = s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+func (h *history) ListDeliveries(ctx context.Context, f store.DeliveryFilter) (rows []store.DeliveryRow, next int64, err error) {
+	err = h.s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		w := scan{number: "n", table: "webhook_deliveries", since: f.Since, to: ledger.FirstEvent}
 		if f.Inbound {
 			w.from, w.to, w.width = ledger.FirstEvent, 0, eventSpan
-			s.inbox.filter(&w, f)
+			h.s.inbox.filter(&w, f)
 		}
 		if f.Prediction != "" {
 			refs, err := refs(ctx, conn, f.Prediction)
@@ -258,7 +258,7 @@ func (s *Store) ListDeliveries(ctx context.Context, f store.DeliveryFilter) (row
 			return err
 		}
 		if f.Inbound {
-			rows, err = s.inbox.list(ctx, conn, numbers, "NULL::bytea", "NULL::bytea")
+			rows, err = h.s.inbox.list(ctx, conn, numbers, "NULL::bytea", "NULL::bytea")
 		} else {
 			rows, err = listDeliveries(ctx, conn, numbers, "NULL::bytea")
 		}
@@ -299,15 +299,15 @@ func listDeliveries(ctx context.Context, conn *pgx.Conn, numbers []int64, payloa
 }
 
 // FindDelivery implements store.Inspector.
-func (s *Store) FindDelivery(ctx context.Context, id string) (store.DeliveryRow, []store.Attempt, error) {
+func (h *history) FindDelivery(ctx context.Context, id string) (store.DeliveryRow, []store.Attempt, error) {
 	n, _, ok := ledger.ParseID(id)
 	if !ok {
 		return store.DeliveryRow{}, nil, store.ErrNotFound
 	}
 	var rows []store.DeliveryRow
-	err := s.read(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
+	err := h.s.read(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
 		if n >= ledger.FirstEvent {
-			rows, err = s.inbox.list(ctx, conn, []int64{n}, "i.head", "(SELECT body FROM webhook_payloads WHERE n = d.n)")
+			rows, err = h.s.inbox.list(ctx, conn, []int64{n}, "i.head", "(SELECT body FROM webhook_payloads WHERE n = d.n)")
 			return err
 		}
 		rows, err = listDeliveries(ctx, conn, []int64{n}, "(SELECT body FROM webhook_payloads WHERE n = "+payloadNumber+")")
@@ -319,18 +319,18 @@ func (s *Store) FindDelivery(ctx context.Context, id string) (store.DeliveryRow,
 	case len(rows) == 0 || rows[0].ID != id:
 		return store.DeliveryRow{}, nil, store.ErrNotFound
 	}
-	attempts, err := s.readAttempts(ctx, "a.prediction = $1 AND a.delivery = $2 ORDER BY a.id", rows[0].Prediction, n)
+	attempts, err := h.readAttempts(ctx, "a.prediction = $1 AND a.delivery = $2 ORDER BY a.id", rows[0].Prediction, n)
 	return rows[0], attempts, err
 }
 
 // RedeliverDelivery implements store.Inspector.
-func (s *Store) RedeliverDelivery(ctx context.Context, id string) (string, error) {
+func (h *history) RedeliverDelivery(ctx context.Context, id string) (string, error) {
 	n, nonce, ok := ledger.ParseDeliveryID(id)
 	if !ok {
 		return "", store.ErrNotFound
 	}
 	var ref int64
-	err := s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+	err := h.s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		err := conn.QueryRow(ctx, "SELECT prediction FROM webhook_deliveries WHERE n = $1 AND nonce = $2", n, nonce).Scan(&ref)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return store.ErrNotFound
@@ -340,12 +340,12 @@ func (s *Store) RedeliverDelivery(ctx context.Context, id string) (string, error
 	if err != nil {
 		return "", err
 	}
-	return s.redeliver(ctx, ref, "d.n = $1", n)
+	return h.redeliver(ctx, ref, "d.n = $1", n)
 }
 
 // ListPredictions implements store.Inspector.
-func (s *Store) ListPredictions(ctx context.Context, f store.PredictionFilter) (out []store.Prediction, next int64, err error) {
-	err = s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+func (h *history) ListPredictions(ctx context.Context, f store.PredictionFilter) (out []store.Prediction, next int64, err error) {
+	err = h.s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		w := scan{number: "ref", table: "webhook_predictions"}
 		if f.ID != "" {
 			refs, err := refs(ctx, conn, f.ID)

@@ -44,12 +44,12 @@ func (k *keeper) close() {
 
 // beatWith runs f with the connection for heartbeats. If the server has no connection
 // left to replace that, f gets one of the pool's.
-func (m *membership) beatWith(f func(context.Context, *pgx.Conn) error) error {
+func (n *nodes) beatWith(f func(context.Context, *pgx.Conn) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), groupTimeout)
 	defer cancel()
-	err := m.s.keeper.use(ctx, m.s.connector, f)
+	err := n.s.keeper.use(ctx, n.s.connector, f)
 	if serverFull(err) {
-		return m.s.with(ctx, f)
+		return n.s.with(ctx, f)
 	}
 	return err
 }

@@ -18,6 +18,20 @@ import (
 // Notifications only save time. What a lost one told is found by a rescan: a claim
 // after a second, deliveries and polls with the next heartbeat.
 
+// listener sends notifications to the other nodes and receives theirs.
+type listener struct {
+	s       *Store
+	channel string
+	waiters waiters
+	// notifying has one place, for whoever sends.
+	notifying chan struct{}
+}
+
+func (l *listener) init(s *Store) {
+	l.s, l.notifying = s, make(chan struct{}, 1)
+	l.waiters.init()
+}
+
 // waiters are the callers that wait for claims of other nodes, by key.
 type waiters struct {
 	mu      sync.Mutex
@@ -79,7 +93,7 @@ func signal(c chan struct{}) {
 
 // notifyClaims notifies other nodes that keys are free. An error is ignored: they
 // find that by a rescan.
-func (s *Store) notifyClaims(keys []store.Key) {
+func (l *listener) notifyClaims(keys []store.Key) {
 	if len(keys) == 0 {
 		return
 	}
@@ -87,13 +101,13 @@ func (s *Store) notifyClaims(keys []store.Key) {
 	for i, k := range keys {
 		payloads[i] = "k" + hex.EncodeToString(k[:])
 	}
-	_ = s.notify(payloads...)
+	_ = l.notify(payloads...)
 }
 
 // notify sends notifications to all nodes.
-func (s *Store) notify(payloads ...string) error {
-	return s.use(func(ctx context.Context, conn *pgx.Conn) error {
-		return execute(ctx, conn, "SELECT pg_notify($1, p) FROM unnest($2::text[]) p", s.channel, payloads)
+func (l *listener) notify(payloads ...string) error {
+	return l.s.use(func(ctx context.Context, conn *pgx.Conn) error {
+		return execute(ctx, conn, "SELECT pg_notify($1, p) FROM unnest($2::text[]) p", l.channel, payloads)
 	})
 }
 
@@ -102,29 +116,29 @@ const listenInterval = time.Second
 
 // listenLoop receives the notifications of other nodes. A pooler passes none on, so
 // that behind one without a listen_dsn the node finds everything by rescans.
-func (s *Store) listenLoop(c *connector) {
-	defer s.working.Done()
+func (l *listener) listenLoop(c *connector) {
+	defer l.s.working.Done()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	go func() {
 		select {
-		case <-s.stop:
+		case <-l.s.stop:
 			cancel()
 		case <-ctx.Done():
 		}
 	}()
 	missing := false
 	for ctx.Err() == nil {
-		err := s.listen(ctx, c, &missing)
+		err := l.listen(ctx, c, &missing)
 		if !missing && ctx.Err() == nil {
 			missing = true
-			s.opts.Logger().Warn("receives no notifications of other nodes: what they change is noticed a second or two later", zap.String("store", s.name), zap.Error(err))
+			l.s.opts.Logger().Warn("receives no notifications of other nodes: what they change is noticed a second or two later", zap.String("store", l.s.name), zap.Error(err))
 		}
 		select {
 		case <-ctx.Done():
 		case <-time.After(listenInterval):
 		}
-		if errors.Is(err, errNotifications) && c == s.connector {
+		if errors.Is(err, errNotifications) && c == l.s.connector {
 			<-ctx.Done() // dsn will go on leading to the pooler
 		}
 	}
@@ -133,7 +147,7 @@ func (s *Store) listenLoop(c *connector) {
 var errNotifications = errors.New("the connection leads to a pooler, which passes no notifications on: set listen_dsn to the server itself")
 
 // listen listens until the connection breaks.
-func (s *Store) listen(ctx context.Context, c *connector, missing *bool) error {
+func (l *listener) listen(ctx context.Context, c *connector, missing *bool) error {
 	if c.pooled.Load() {
 		return errNotifications
 	}
@@ -146,47 +160,47 @@ func (s *Store) listen(ctx context.Context, c *connector, missing *bool) error {
 		return errNotifications
 	}
 	var same bool
-	err = conn.QueryRow(ctx, "SELECT EXISTS (SELECT 1 FROM webhook_nodes WHERE id = $1)", s.nodes.id.Load()).Scan(&same)
+	err = conn.QueryRow(ctx, "SELECT EXISTS (SELECT 1 FROM webhook_nodes WHERE id = $1)", l.s.nodes.id.Load()).Scan(&same)
 	switch {
 	case err != nil:
 		return fmt.Errorf("reading the tables of the store by listen_dsn: %w", err)
 	case !same:
 		return errors.New("listen_dsn leads to another database or schema than dsn")
 	}
-	if _, err := conn.Exec(ctx, "LISTEN "+pgx.Identifier{s.channel}.Sanitize()); err != nil {
+	if _, err := conn.Exec(ctx, "LISTEN "+pgx.Identifier{l.channel}.Sanitize()); err != nil {
 		return err
 	}
 	if *missing {
 		*missing = false
-		s.opts.Logger().Info("receives notifications of other nodes again", zap.String("store", s.name))
+		l.s.opts.Logger().Info("receives notifications of other nodes again", zap.String("store", l.s.name))
 	}
-	s.waiters.signalAll() // for what was sent while the node did not listen
+	l.waiters.signalAll() // for what was sent while the node did not listen
 	for {
 		n, err := conn.WaitForNotification(ctx)
 		if err != nil {
 			return err
 		}
-		s.handleNotification(n.Payload)
+		l.handleNotification(n.Payload)
 	}
 }
 
 // handleNotification acts on a notification of another node.
-func (s *Store) handleNotification(payload string) {
+func (l *listener) handleNotification(payload string) {
 	if payload == "" {
 		return
 	}
 	switch payload[0] {
 	case 'k':
 		if b, err := hex.DecodeString(payload[1:]); err == nil && len(b) == len(store.Key{}) {
-			s.waiters.signal(store.Key(b))
+			l.waiters.signal(store.Key(b))
 		}
 	case 'd': // deliveries or polls may be due
-		if payload[1:] != strconv.FormatInt(s.nodes.id.Load(), 10) {
-			s.queue.requestRescan()
+		if payload[1:] != strconv.FormatInt(l.s.nodes.id.Load(), 10) {
+			l.s.queue.requestRescan()
 		}
 	case 'p': // an inbox was paused, or is not any more
-		signal(s.inbox.reload)
+		signal(l.s.inbox.reload)
 	case 'n': // a node has left
-		signal(s.health.trouble)
+		signal(l.s.health.trouble)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -13,16 +14,24 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store/internal/ledger"
 )
 
+// history is the part of the store that lists deliveries and attempts, makes them
+// again, and forgets them in time.
+type history struct {
+	s *Store
+	// swept has the numbers up to which tables were swept, by name.
+	swept sync.Map
+}
+
 // Attempts implements store.Log.
-func (s *Store) Attempts(ctx context.Context, ref int64, before int64, limit int) ([]store.Attempt, error) {
+func (h *history) Attempts(ctx context.Context, ref int64, before int64, limit int) ([]store.Attempt, error) {
 	if before <= 0 {
 		before = never
 	}
-	return s.readAttempts(ctx, "a.prediction = $1 AND a.id < $2 ORDER BY a.id DESC LIMIT $3", ref, before, limit)
+	return h.readAttempts(ctx, "a.prediction = $1 AND a.id < $2 ORDER BY a.id DESC LIMIT $3", ref, before, limit)
 }
 
-func (s *Store) readAttempts(ctx context.Context, where string, args ...any) (out []store.Attempt, err error) {
-	err = s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+func (h *history) readAttempts(ctx context.Context, where string, args ...any) (out []store.Attempt, err error) {
+	err = h.s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		rows, err := conn.Query(ctx, `SELECT a.id, a.delivery, d.nonce, d.prediction, a.event, a.url, a.status, a.number, a.at, a.took, a.response, a.error, a.exception
 			FROM webhook_attempts a JOIN webhook_deliveries d ON d.n = a.delivery WHERE `+where, args...)
 		if err != nil {
@@ -46,8 +55,8 @@ func scanAttempt(row pgx.CollectableRow) (store.Attempt, error) {
 }
 
 // Redeliver implements store.Log.
-func (s *Store) Redeliver(ctx context.Context, ref int64, attempt int64) (string, error) {
-	return s.redeliver(ctx, ref, "d.n = (SELECT delivery FROM webhook_attempts WHERE id = $1 AND prediction = $2) AND d.prediction = $2", attempt, ref)
+func (h *history) Redeliver(ctx context.Context, ref int64, attempt int64) (string, error) {
+	return h.redeliver(ctx, ref, "d.n = (SELECT delivery FROM webhook_attempts WHERE id = $1 AND prediction = $2) AND d.prediction = $2", attempt, ref)
 }
 
 // payloadNumber is the number of the payload of a row d of deliveries. A
@@ -56,10 +65,10 @@ const payloadNumber = "CASE d.payload WHEN 0 THEN d.n ELSE d.payload END"
 
 // redeliver commits a new delivery like the one that the condition selects. Its
 // payload is locked, so that no other node deletes it meanwhile.
-func (s *Store) redeliver(ctx context.Context, ref int64, where string, args ...any) (string, error) {
+func (h *history) redeliver(ctx context.Context, ref int64, where string, args ...any) (string, error) {
 	query := "SELECT d.event, b.n FROM webhook_deliveries d JOIN webhook_payloads b ON b.n = " + payloadNumber + " WHERE " + where + " FOR KEY SHARE OF b"
 	var made *delivery
-	err := s.change(ctx, ref, func(u *unit, t *tracked) error {
+	err := h.s.change(ctx, ref, func(u *unit, t *tracked) error {
 		if made != nil {
 			if done, err := u.committed(made); err != nil || done {
 				return err
@@ -90,13 +99,13 @@ func (u *unit) committed(d *delivery) (done bool, err error) {
 }
 
 // Forget implements store.Retention. All nodes may do so at once.
-func (s *Store) Forget(ctx context.Context, before store.Before) error {
-	if err := s.closed(); err != nil || s.clock.wrong.Load() {
+func (h *history) Forget(ctx context.Context, before store.Before) error {
+	if err := h.s.closed(); err != nil || h.s.clock.wrong.Load() {
 		return err // the log and the status report a wrong clock
 	}
-	deliveries, predictions, events := s.toDatabase(before.Deliveries), s.toDatabase(before.Predictions), s.toDatabase(before.Events)
+	deliveries, predictions, events := h.s.toDatabase(before.Deliveries), h.s.toDatabase(before.Predictions), h.s.toDatabase(before.Events)
 	return errors.Join(
-		s.forgetRows(ctx, deliveries, "deliveries", "n", 0, ledger.FirstEvent, "r.state <> 0 AND r.owner = 0 AND r.due < $2",
+		h.forgetRows(ctx, deliveries, "deliveries", "n", 0, ledger.FirstEvent, "r.state <> 0 AND r.owner = 0 AND r.due < $2",
 			"DELETE FROM webhook_attempts a USING webhook_deliveries d WHERE d.n = ANY($1) AND a.prediction = d.prediction AND a.delivery = d.n",
 			// A redelivery locks the payload that it shares. The statement
 			// after this one sees deliveries that were committed meanwhile.
@@ -107,11 +116,11 @@ func (s *Store) Forget(ctx context.Context, before store.Before) error {
 			"DELETE FROM webhook_deliveries WHERE n = ANY($1)"),
 		// The lock on a prediction keeps others from adding deliveries to it,
 		// and the second condition sees those that were added before.
-		s.forgetRows(ctx, predictions, "predictions", "ref", 0, never, "(r.key IS NULL OR r.webhook <> 0 AND r.happened >= 2) AND "+undelivered,
+		h.forgetRows(ctx, predictions, "predictions", "ref", 0, never, "(r.key IS NULL OR r.webhook <> 0 AND r.happened >= 2) AND "+undelivered,
 			"DELETE FROM webhook_predictions r WHERE ref = ANY($1) AND "+undelivered),
-		s.forgetRows(ctx, events, "deliveries", "n", ledger.FirstEvent-1, never, "r.state <> 0 AND r.owner = 0 AND r.due < $2"+
+		h.forgetRows(ctx, events, "deliveries", "n", ledger.FirstEvent-1, never, "r.state <> 0 AND r.owner = 0 AND r.due < $2"+
 			" AND NOT EXISTS (SELECT 1 FROM webhook_inbound i WHERE i.n = r.n AND i.recorded AND i.expires <> 0)", deleteEvents...),
-		s.forgetRecorded(ctx),
+		h.forgetRecorded(ctx),
 	)
 }
 
@@ -131,18 +140,18 @@ var deleteEvents = []string{
 const findExpired = "SELECT n FROM webhook_inbound WHERE recorded AND expires <> 0 AND expires < $1 ORDER BY expires LIMIT $2 FOR UPDATE SKIP LOCKED"
 
 // forgetRecorded deletes the recorded events that have a time of their own.
-func (s *Store) forgetRecorded(ctx context.Context) error {
-	f := forgetting{s: s, deletes: deleteEvents}
+func (h *history) forgetRecorded(ctx context.Context) error {
+	f := forgetting{s: h.s, deletes: deleteEvents}
 	for {
 		n := 0
-		err := s.use(func(_ context.Context, conn *pgx.Conn) error {
+		err := h.s.use(func(_ context.Context, conn *pgx.Conn) error {
 			within, cancel := context.WithTimeout(ctx, groupTimeout)
 			defer cancel()
-			return f.delete(within, conn, &n, findExpired, s.now().UnixMilli(), forgetBatch)
+			return f.delete(within, conn, &n, findExpired, h.s.now().UnixMilli(), forgetBatch)
 		})
 		switch {
 		case err != nil:
-			return fmt.Errorf("%w: deleting from %s: %w", store.ErrUnavailable, s.name, err)
+			return fmt.Errorf("%w: deleting from %s: %w", store.ErrUnavailable, h.s.name, err)
 		case n < forgetBatch:
 			return nil
 		}
@@ -173,9 +182,9 @@ type forgetting struct {
 // was set that may hide old rows behind it: a sweep looks at some of all rows with
 // each call, one call going on where the last ended. It looks at numbers above from
 // and below to.
-func (s *Store) forgetRows(ctx context.Context, before time.Time, table, number string, first, to int64, condition string, deletes ...string) error {
+func (h *history) forgetRows(ctx context.Context, before time.Time, table, number string, first, to int64, condition string, deletes ...string) error {
 	f := forgetting{
-		s: s, before: before.UnixMilli(), to: to, deletes: deletes,
+		s: h.s, before: before.UnixMilli(), to: to, deletes: deletes,
 		span: fmt.Sprintf("SELECT coalesce(max(%[1]s), 0), coalesce(min(created), $2) FROM (SELECT %[1]s, created FROM webhook_%[2]s WHERE %[1]s > $1 AND %[1]s < $3 ORDER BY %[1]s LIMIT %[3]d) r",
 			number, table, forgetBatch),
 		lock: fmt.Sprintf("SELECT r.%[1]s FROM webhook_%[2]s r WHERE r.%[1]s > $1 AND r.%[1]s <= $3 AND r.created < $2 AND %[3]s ORDER BY r.%[1]s FOR UPDATE SKIP LOCKED",
@@ -187,7 +196,7 @@ func (s *Store) forgetRows(ctx context.Context, before time.Time, table, number 
 			return err
 		}
 	}
-	swept, _ := s.swept.Load(f.lock)
+	swept, _ := h.swept.Load(f.lock)
 	from, _ := swept.(int64)
 	from = max(from, first)
 	for range sweepBatches {
@@ -199,7 +208,7 @@ func (s *Store) forgetRows(ctx context.Context, before time.Time, table, number 
 			break // from the beginning the next time
 		}
 	}
-	s.swept.Store(f.lock, from)
+	h.swept.Store(f.lock, from)
 	return nil
 }
 

@@ -25,8 +25,11 @@ const (
 	probeInterval = 100 * time.Millisecond
 )
 
-// nodes is what a node knows of itself and of the others.
+// nodes is what a node knows of itself and of the others. It keeps this one registered,
+// and takes over what nodes held that are gone.
 type nodes struct {
+	s *Store
+
 	// id is this node's, 0 before it is registered.
 	id    atomic.Int64
 	lease time.Duration
@@ -43,10 +46,6 @@ type sighting struct {
 	at   time.Time
 }
 
-// membership is the part of the store that keeps this node registered, and takes over
-// what nodes held that are gone.
-type membership struct{ s *Store }
-
 // held reports whether this node certainly still owns what it holds.
 func (n *nodes) held() bool {
 	last := n.confirmed.Load()
@@ -54,7 +53,7 @@ func (n *nodes) held() bool {
 }
 
 // register inserts this node under a new id.
-func (m *membership) register(ctx context.Context, conn *pgx.Conn) error {
+func (n *nodes) register(ctx context.Context, conn *pgx.Conn) error {
 	sent := time.Now()
 	var id int64
 	var database time.Time
@@ -62,57 +61,56 @@ func (m *membership) register(ctx context.Context, conn *pgx.Conn) error {
 	if err != nil {
 		return err
 	}
-	m.s.checkClock(sent, time.Now(), database)
-	m.s.nodes.id.Store(id)
-	m.s.nodes.confirmed.Store(&sent)
+	n.s.checkClock(sent, time.Now(), database)
+	n.id.Store(id)
+	n.confirmed.Store(&sent)
 	return nil
 }
 
 // keepLoop sends heartbeats and takes over from nodes that send none.
-func (m *membership) keepLoop() {
-	defer m.s.working.Done()
+func (n *nodes) keepLoop() {
+	defer n.s.working.Done()
 	for {
-		wait := m.s.opts.Lease / beatsPerLease
-		if m.s.health.down.Load() != nil {
+		wait := n.s.opts.Lease / beatsPerLease
+		if n.s.health.down.Load() != nil {
 			wait = min(wait, probeInterval)
 		}
 		t := time.NewTimer(wait)
 		select {
-		case <-m.s.stop:
+		case <-n.s.stop:
 			t.Stop()
 			return
-		case <-m.s.health.trouble:
+		case <-n.s.health.trouble:
 		case <-t.C:
 		}
 		t.Stop()
-		end := m.s.health.begin()
-		gone, err := m.s.beat()
+		end := n.s.health.begin()
+		gone, err := n.beat()
 		if err != nil {
-			_ = m.s.failed(err)
+			_ = n.s.failed(err)
 			end()
 			// The failure itself has signaled trouble to this loop.
 			select {
-			case <-m.s.health.trouble:
+			case <-n.s.health.trouble:
 			default:
 			}
 			continue
 		}
-		m.s.recovered()
+		n.s.recovered()
 		end()
-		if err := m.s.sweep(gone); err != nil {
-			m.s.opts.Logger().Warn("taking over from nodes that are gone", zap.String("store", m.s.name), zap.Error(err))
+		if err := n.sweep(gone); err != nil {
+			n.s.opts.Logger().Warn("taking over from nodes that are gone", zap.String("store", n.s.name), zap.Error(err))
 		}
 	}
 }
 
 // beat sends a heartbeat and returns the nodes that are gone.
-func (m *membership) beat() (gone []int64, err error) {
-	n := &m.s.nodes
+func (n *nodes) beat() (gone []int64, err error) {
 	sent := time.Now()
 	counts := make(map[int64]int64)
 	var removed bool
 	var database time.Time
-	err = m.s.beatWith(func(ctx context.Context, conn *pgx.Conn) error {
+	err = n.beatWith(func(ctx context.Context, conn *pgx.Conn) error {
 		clear(counts)
 		sent = time.Now()
 		b := newBatch()
@@ -146,10 +144,10 @@ func (m *membership) beat() (gone []int64, err error) {
 		return nil, err
 	}
 	if removed {
-		return nil, m.s.reregister()
+		return nil, n.reregister()
 	}
 	n.confirmed.Store(&sent)
-	m.s.checkClock(sent, time.Now(), database)
+	n.s.checkClock(sent, time.Now(), database)
 	return n.look(counts, sent, time.Now()), nil
 }
 
@@ -174,57 +172,57 @@ func (n *nodes) look(counts map[int64]int64, sent, now time.Time) (gone []int64)
 
 // reregister registers the node again after others took it for gone. What it held now
 // belongs to them.
-func (m *membership) reregister() error {
-	m.s.opts.Logger().Warn("other nodes took this one for gone: it registers again", zap.String("store", m.s.name))
-	if err := m.s.beatWith(m.s.register); err != nil {
+func (n *nodes) reregister() error {
+	n.s.opts.Logger().Warn("other nodes took this one for gone: it registers again", zap.String("store", n.s.name))
+	if err := n.beatWith(n.register); err != nil {
 		return err
 	}
-	m.s.queue.clear()
-	m.s.polls.Clear()
+	n.s.queue.clear()
+	n.s.polls.Clear()
 	return nil
 }
 
 // sweep deletes the nodes that are gone and takes over what they held.
-func (m *membership) sweep(gone []int64) error {
-	err := m.s.use(func(ctx context.Context, conn *pgx.Conn) error {
+func (n *nodes) sweep(gone []int64) error {
+	err := n.s.use(func(ctx context.Context, conn *pgx.Conn) error {
 		if len(gone) > 0 {
-			m.s.opts.Logger().Warn("nodes are gone: taking over what they held", zap.String("store", m.s.name), zap.Int64s("nodes", gone))
+			n.s.opts.Logger().Warn("nodes are gone: taking over what they held", zap.String("store", n.s.name), zap.Int64s("nodes", gone))
 			if _, err := conn.Exec(ctx, "DELETE FROM webhook_nodes WHERE id = ANY($1)", gone); err != nil {
 				return err
 			}
 		}
-		return m.s.sweepClaims(ctx, conn)
+		return n.s.sweepClaims(ctx, conn)
 	})
 	if err != nil {
 		return err
 	}
-	if err := m.s.takeOver(); err != nil {
+	if err := n.takeOver(); err != nil {
 		return err
 	}
 	// This finds what lost notifications told.
-	m.s.queue.requestRescan()
+	n.s.queue.requestRescan()
 	return nil
 }
 
 // leave gives back what this node holds. If it can't, it logs that: the others then
 // take over once they find that the node is gone.
-func (m *membership) leave() error {
-	err := m.s.available()
+func (n *nodes) leave() error {
+	err := n.s.available()
 	if err == nil {
 		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 		defer cancel()
-		id := m.s.nodes.id.Load()
-		err = m.s.with(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		id := n.id.Load()
+		err = n.s.with(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 			b := newBatch()
 			b.Queue("DELETE FROM webhook_nodes WHERE id = $1", id)
 			b.Queue("DELETE FROM webhook_claims WHERE key IN (SELECT key FROM webhook_claims WHERE owner = $1 ORDER BY key FOR UPDATE)", id)
-			b.Queue("SELECT pg_notify($1, 'n')", m.s.channel)
+			b.Queue("SELECT pg_notify($1, 'n')", n.s.channel)
 			return conn.SendBatch(ctx, b).Close()
 		})
 	}
 	if err != nil {
-		m.s.opts.Logger().Warn("could not give back what this node held: other nodes take over once they find that it is gone",
-			zap.String("store", m.s.name), zap.Duration("within", m.s.nodes.lease*3/2), zap.Error(err))
+		n.s.opts.Logger().Warn("could not give back what this node held: other nodes take over once they find that it is gone",
+			zap.String("store", n.s.name), zap.Duration("within", n.lease*3/2), zap.Error(err))
 	}
 	return nil
 }

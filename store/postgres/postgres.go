@@ -27,7 +27,6 @@ import (
 
 	passing "github.com/caddy-replicate/replicate-webhook/internal/clock"
 	"github.com/caddy-replicate/replicate-webhook/store"
-	"github.com/caddy-replicate/replicate-webhook/store/internal/claims"
 	"github.com/caddy-replicate/replicate-webhook/store/internal/groupcommit"
 	"github.com/caddy-replicate/replicate-webhook/store/internal/polling"
 )
@@ -64,9 +63,12 @@ type Options struct {
 
 // Store is an open database. It implements store.Closer.
 type Store struct {
-	availability
-	databaseClock
-	membership
+	clock
+	dedup
+	health
+	history
+	listener
+	nodes
 	outages
 	sealedValues
 	tracker
@@ -75,26 +77,15 @@ type Store struct {
 	name      string // of the database, in messages
 	connector *connector
 	pool      *pgxpool.Pool
-	channel   string // of notifications
 	// shared bounds the connections of the pool that are used for work that does
 	// not commit.
 	shared chan struct{}
 	keeper keeper
-	clock  clock
 
-	nodes    nodes
-	health   health
-	waiters  waiters
-	claims   claims.Table
-	requests *groupcommit.Batcher[*claimRequest]
-	commits  *groupcommit.Batcher[settlement]
-	queue    queue
-	polls    polling.Schedule
-	jobs     *groupcommit.Batcher[*job]
+	queue queue
+	polls polling.Schedule
+	jobs  *groupcommit.Batcher[*job]
 	*inbox
-	notifying chan struct{}
-	// swept has the numbers up to which tables were swept, by name.
-	swept sync.Map
 
 	stop     chan struct{}
 	working  sync.WaitGroup
@@ -136,15 +127,16 @@ func Open(opts Options) (*Store, error) {
 	size := max(opts.MaxConns, MinMaxConns) - 2
 	s := &Store{
 		opts: opts, name: place(c.conf), connector: c, stop: make(chan struct{}),
-		shared: make(chan struct{}, max(size-writers, 1)), notifying: make(chan struct{}, 1),
+		shared: make(chan struct{}, max(size-writers, 1)),
 	}
 	s.opts.MaxConns = size + 2
 	s.polls.Init(passing.New(opts.Now))
 	s.inbox = newInbox(s)
-	s.health.init()
-	s.nodes.lease = opts.Lease
-	s.availability.s, s.databaseClock.s, s.membership.s = s, s, s
-	s.outages.s, s.sealedValues.s, s.tracker.s = s, s, s
+	s.clock.opts, s.clock.name = &s.opts, s.name
+	s.dedup.s, s.history.s, s.outages.s, s.sealedValues.s, s.tracker.s = s, s, s, s, s
+	s.health.init(s)
+	s.nodes.s, s.nodes.lease = s, opts.Lease
+	s.listener.init(s)
 	if err := s.open(size); err != nil {
 		s.keeper.close()
 		if s.pool != nil {
@@ -193,7 +185,6 @@ func (s *Store) open(size int) error {
 		taken = append(taken, conn)
 	}
 	s.initClaims()
-	s.waiters.init()
 	s.queue.init()
 	if err := s.keeper.use(ctx, s.connector, s.register); err != nil {
 		return err

@@ -31,16 +31,16 @@ const takeoverBatch = 500
 
 // takeOver frees the deliveries of nodes that are gone, and polls their predictions
 // from then on.
-func (m *membership) takeOver() error {
+func (n *nodes) takeOver() error {
 	for more := true; more; {
 		var err error
-		if more, err = m.s.freeDeliveries(); err != nil {
+		if more, err = n.s.freeDeliveries(); err != nil {
 			return err
 		}
 	}
 	for more := true; more; {
 		var err error
-		if more, err = m.s.takePolls(); err != nil {
+		if more, err = n.s.takePolls(); err != nil {
 			return err
 		}
 	}
@@ -62,11 +62,11 @@ type orphan struct{ n, prediction, owner, lease int64 }
 
 // freeDeliveries ends the claims of nodes that are gone, and those that this node
 // made in a transaction whose outcome it does not know.
-func (m *membership) freeDeliveries() (more bool, err error) {
-	lost := m.s.queue.takeLost()
-	me := m.s.nodes.id.Load()
+func (n *nodes) freeDeliveries() (more bool, err error) {
+	lost := n.s.queue.takeLost()
+	me := n.id.Load()
 	var orphans []orphan
-	err = m.s.use(func(ctx context.Context, conn *pgx.Conn) error {
+	err = n.s.use(func(ctx context.Context, conn *pgx.Conn) error {
 		owners, err := collect(ctx, conn, pgx.RowTo[int64], orphanDeliveries)
 		if err != nil || len(owners) == 0 && len(lost) == 0 {
 			return err
@@ -78,11 +78,11 @@ func (m *membership) freeDeliveries() (more bool, err error) {
 	})
 	if err != nil {
 		for _, lease := range lost {
-			m.s.queue.lose(lease)
+			n.s.queue.lose(lease)
 		}
 		return false, err
 	}
-	orphans = slices.DeleteFunc(orphans, func(o orphan) bool { return o.owner == me && m.s.queue.knows(o.n, o.lease) })
+	orphans = slices.DeleteFunc(orphans, func(o orphan) bool { return o.owner == me && n.s.queue.knows(o.n, o.lease) })
 	if len(orphans) == 0 {
 		return false, nil
 	}
@@ -90,7 +90,7 @@ func (m *membership) freeDeliveries() (more bool, err error) {
 	defer cancel()
 	var jobs []<-chan error
 	for _, o := range orphans {
-		done, err := m.s.jobs.Add(ctx, m.s.releaseJob(o.prediction, o.n, o.owner, o.lease))
+		done, err := n.s.jobs.Add(ctx, n.s.releaseJob(o.prediction, o.n, o.owner, o.lease))
 		if err != nil {
 			return false, err
 		}
@@ -98,13 +98,13 @@ func (m *membership) freeDeliveries() (more bool, err error) {
 	}
 	freed := 0
 	for _, done := range jobs {
-		if m.s.jobs.Wait(ctx, done) == nil {
+		if n.s.jobs.Wait(ctx, done) == nil {
 			freed++
 		}
 	}
 	if len(orphans) == takeoverBatch {
 		for _, lease := range lost {
-			m.s.queue.lose(lease)
+			n.s.queue.lose(lease)
 		}
 	}
 	return freed > 0 && len(orphans) == takeoverBatch, nil
@@ -123,21 +123,21 @@ func (q *queue) knows(n, lease int64) bool {
 }
 
 // takePolls takes over the polls of nodes that are gone.
-func (m *membership) takePolls() (more bool, err error) {
+func (n *nodes) takePolls() (more bool, err error) {
 	var refs []int64
-	err = m.s.use(func(ctx context.Context, conn *pgx.Conn) error {
+	err = n.s.use(func(ctx context.Context, conn *pgx.Conn) error {
 		owners, err := collect(ctx, conn, pgx.RowTo[int64], orphanPolls)
 		if err != nil || len(owners) == 0 {
 			return err
 		}
-		refs, err = collect(ctx, conn, pgx.RowTo[int64], takeOrphans, m.s.nodes.id.Load(), owners, takeoverBatch)
+		refs, err = collect(ctx, conn, pgx.RowTo[int64], takeOrphans, n.id.Load(), owners, takeoverBatch)
 		return err
 	})
 	for _, ref := range refs {
-		m.s.polls.Add(ref)
+		n.s.polls.Add(ref)
 	}
 	if len(refs) > 0 {
-		m.s.queue.look(never)
+		n.s.queue.look(never)
 	}
 	return len(refs) == takeoverBatch, err
 }
@@ -146,21 +146,21 @@ func (m *membership) takePolls() (more bool, err error) {
 const notifyInterval = 50 * time.Millisecond
 
 // notifyPeers notifies other nodes that a delivery is due.
-func (m *membership) notifyPeers() { signal(m.s.notifying) }
+func (n *nodes) notifyPeers() { signal(n.s.notifying) }
 
 // notifyLoop sends the notifications, one for many deliveries.
-func (m *membership) notifyLoop() {
-	defer m.s.working.Done()
+func (n *nodes) notifyLoop() {
+	defer n.s.working.Done()
 	for {
 		select {
-		case <-m.s.stop:
+		case <-n.s.stop:
 			return
-		case <-m.s.notifying:
+		case <-n.s.notifying:
 		}
 		// After an error the others find out at their next scan.
-		_ = m.s.notify(fmt.Sprintf("d%d", m.s.nodes.id.Load()))
+		_ = n.s.notify(fmt.Sprintf("d%d", n.id.Load()))
 		select {
-		case <-m.s.stop:
+		case <-n.s.stop:
 			return
 		case <-time.After(notifyInterval):
 		}
