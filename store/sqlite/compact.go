@@ -18,27 +18,27 @@ const (
 
 // Compact merges rows that were committed with few entries each, so that opening a
 // store with a million entries reads a few thousand rows.
-func (s *Store) Compact() error {
-	s.compacting.Lock()
-	defer s.compacting.Unlock()
+func (d *dedup) Compact() error {
+	d.compacting.Lock()
+	defer d.compacting.Unlock()
 	for {
 		var last, highest int64
-		err := s.writer.do(context.Background(), &op{write: func(g *group) (err error) {
-			last, highest, err = g.compact(s.compacted)
+		err := d.s.writer.do(context.Background(), &op{write: func(g *group) (err error) {
+			last, highest, err = g.compact(d.compacted)
 			return err
 		}})
 		switch {
 		case err != nil:
 			return err
-		case highest < s.compacted:
-			s.compacted = 0 // all rows were purged and numbers begin again
+		case highest < d.compacted:
+			d.compacted = 0 // all rows were purged and numbers begin again
 			continue
 		case last == 0:
 			return nil
 		}
-		s.compacted = last
+		d.compacted = last
 		select {
-		case <-s.stop:
+		case <-d.s.stop:
 			return nil
 		default:
 		}

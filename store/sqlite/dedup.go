@@ -3,15 +3,27 @@ package sqlite
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/internal/claims"
 )
 
+// dedup implements store.Dedup. All entries are in memory, too.
+type dedup struct {
+	s       *Store
+	entries entries
+	claims  claims.Table
+	// compacted is the number up to which rows were merged. It is guarded by
+	// compacting, which each call of Compact holds.
+	compacting sync.Mutex
+	compacted  int64
+}
+
 // Claim implements store.Dedup.
-func (s *Store) Claim(ctx context.Context, e store.Entry, wait time.Duration) (store.Claim, error) {
-	c, err := s.claims.Claim(ctx, e, wait)
+func (d *dedup) Claim(ctx context.Context, e store.Entry, wait time.Duration) (store.Claim, error) {
+	c, err := d.claims.Claim(ctx, e, wait)
 	if err != nil {
 		return nil, err
 	}
@@ -20,30 +32,30 @@ func (s *Store) Claim(ctx context.Context, e store.Entry, wait time.Duration) (s
 
 // initClaims connects the table of claims with the committed entries and the
 // writer.
-func (s *Store) initClaims() {
-	s.claims.Init(claims.Options{
-		Check: s.checkEntry,
+func (d *dedup) initClaims() {
+	d.claims.Init(claims.Options{
+		Check: d.checkEntry,
 		// The writer is made later.
-		Available: func() error { return s.writer.available() },
-		Commit:    s.commitClaim,
+		Available: func() error { return d.s.writer.available() },
+		Commit:    d.commitClaim,
 	})
 }
 
 // checkEntry returns the reason why an entry must not be claimed. A duplicate is
 // not reported while the file is missing: the 2xx that it gets would promise what
 // the file no longer keeps.
-func (s *Store) checkEntry(e *store.Entry) error {
-	if err := s.writer.available(); isMoved(err) {
+func (d *dedup) checkEntry(e *store.Entry) error {
+	if err := d.s.writer.available(); isMoved(err) {
 		return err
 	}
-	return s.entries.check(e, s.inbox.boxes.expiry(e.Scope, s.opts.clock.Settled().UnixMilli()))
+	return d.entries.check(e, d.s.inbox.boxes.expiry(e.Scope, d.s.opts.clock.Settled().UnixMilli()))
 }
 
 // commitClaim writes the entry of a claim and its events, or neither.
-func (s *Store) commitClaim(ctx context.Context, c *claims.Claim) error {
+func (d *dedup) commitClaim(ctx context.Context, c *claims.Claim) error {
 	var full error
 	var ids []string
-	err := s.writer.do(ctx, &op{
+	err := d.s.writer.do(ctx, &op{
 		write: func(g *group) (err error) {
 			full = nil
 			if ids, err = g.accept(c); errors.Is(err, store.ErrInboxFull) {
@@ -62,7 +74,7 @@ func (s *Store) commitClaim(ctx context.Context, c *claims.Claim) error {
 			for i, ev := range c.Events {
 				ev.ID = ids[i]
 			}
-			s.entries.add(&c.Entry)
+			d.entries.add(&c.Entry)
 			c.Committed()
 		},
 		ends: true,

@@ -12,7 +12,7 @@ import (
 )
 
 // ListDeliveries implements store.Inspector.
-func (s *Store) ListDeliveries(ctx context.Context, f store.DeliveryFilter) ([]store.DeliveryRow, int64, error) {
+func (h *history) ListDeliveries(ctx context.Context, f store.DeliveryFilter) ([]store.DeliveryRow, int64, error) {
 	w := scan{number: "t.n", from: "deliveries t", since: f.Since, end: ledger.FirstEvent}
 	if f.Inbound {
 		w.first, w.end = ledger.FirstEvent, 0
@@ -25,14 +25,14 @@ func (s *Store) ListDeliveries(ctx context.Context, f store.DeliveryFilter) ([]s
 		w.args = append(w.args, args...)
 	}
 	if f.Prediction != "" {
-		refs, err := s.refs(ctx, f.Prediction)
+		refs, err := h.refs(ctx, f.Prediction)
 		if f.Inbound {
-			refs, err = s.inbox.orderNumbers(f.Scope, f.Prediction), nil
+			refs, err = h.s.inbox.orderNumbers(f.Scope, f.Prediction), nil
 			w.join = " JOIN inbound b ON b.n = t.n"
 			and("b.prediction = ?", f.Prediction)
 		}
 		if err != nil || len(refs) == 0 {
-			return nil, 0, s.readError(err)
+			return nil, 0, h.s.readError(err)
 		}
 		w.whole, w.from = true, "deliveries t INDEXED BY deliveries_prediction"
 		and("t.prediction IN ("+marks(len(refs))+")", refs...)
@@ -48,9 +48,9 @@ func (s *Store) ListDeliveries(ctx context.Context, f store.DeliveryFilter) ([]s
 		}
 	}
 	if f.Inbound && f.Scope != "" {
-		b := s.inbox.boxes.find(f.Scope)
+		b := h.s.inbox.boxes.find(f.Scope)
 		if b == nil {
-			return nil, 0, s.closed()
+			return nil, 0, h.s.closed()
 		}
 		and("t.scope = ?", b.id)
 	}
@@ -67,16 +67,16 @@ func (s *Store) ListDeliveries(ctx context.Context, f store.DeliveryFilter) ([]s
 		and("p.url LIKE ? ESCAPE '\\'", likeEscape.Replace(urlStart(f.Endpoint))+"%")
 		w.text, w.keep = "p.url", func(url string) bool { return store.EndpointOf(url) == f.Endpoint }
 	}
-	numbers, next, err := w.run(ctx, s.db, f.Before, f.Limit)
+	numbers, next, err := w.run(ctx, h.s.db, f.Before, f.Limit)
 	if err != nil || len(numbers) == 0 {
-		return nil, next, s.readError(err)
+		return nil, next, h.s.readError(err)
 	}
-	list := s.deliveryRows
+	list := h.deliveryRows
 	if f.Inbound {
-		list = s.eventRows
+		list = h.eventRows
 	}
 	rows, err := list(ctx, numbers, false)
-	return rows, next, s.readError(err)
+	return rows, next, h.s.readError(err)
 }
 
 // urlStart returns the text that the URLs of an endpoint begin with, up to the
@@ -95,10 +95,10 @@ var likeEscape = strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`)
 func marks(n int) string { return strings.TrimSuffix(strings.Repeat("?,", n), ",") }
 
 // refs returns the predictions with an ID, of which each API may have one.
-func (s *Store) refs(ctx context.Context, id string) (refs []any, err error) {
+func (h *history) refs(ctx context.Context, id string) (refs []any, err error) {
 	low := ledger.IDKey(id)
 	high := append(ledger.IDKey(id), 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff)
-	rows, err := s.db.QueryContext(ctx, "SELECT ref FROM predictions WHERE key BETWEEN ? AND ? ORDER BY ref DESC", low, high)
+	rows, err := h.s.db.QueryContext(ctx, "SELECT ref FROM predictions WHERE key BETWEEN ? AND ? ORDER BY ref DESC", low, high)
 	if err != nil {
 		return nil, err
 	}
@@ -115,7 +115,7 @@ func (s *Store) refs(ctx context.Context, id string) (refs []any, err error) {
 
 // deliveryRows reads deliveries by their numbers, newest first, and their payloads
 // if whole is set.
-func (s *Store) deliveryRows(ctx context.Context, numbers []int64, whole bool) ([]store.DeliveryRow, error) {
+func (h *history) deliveryRows(ctx context.Context, numbers []int64, whole bool) ([]store.DeliveryRow, error) {
 	payload := "x''"
 	if whole {
 		payload = "(SELECT body FROM payloads WHERE n = " + payloadNumber + ")"
@@ -124,7 +124,7 @@ func (s *Store) deliveryRows(ctx context.Context, numbers []int64, whole bool) (
 	for i, n := range numbers {
 		args[i] = n
 	}
-	rows, err := s.db.QueryContext(ctx, `SELECT d.n, d.nonce, d.prediction, d.event, d.redelivery, d.state, d.attempts, d.due, d.created, p.id, p.client, p.url, p.traceparent, `+payload+`
+	rows, err := h.s.db.QueryContext(ctx, `SELECT d.n, d.nonce, d.prediction, d.event, d.redelivery, d.state, d.attempts, d.due, d.created, p.id, p.client, p.url, p.traceparent, `+payload+`
 		FROM deliveries d JOIN predictions p ON p.ref = d.prediction WHERE d.n IN (`+marks(len(numbers))+`) ORDER BY d.n DESC`, args...)
 	if err != nil {
 		return nil, err
@@ -148,7 +148,7 @@ func (s *Store) deliveryRows(ctx context.Context, numbers []int64, whole bool) (
 }
 
 // eventRows is deliveryRows for inbound events.
-func (s *Store) eventRows(ctx context.Context, numbers []int64, whole bool) ([]store.DeliveryRow, error) {
+func (h *history) eventRows(ctx context.Context, numbers []int64, whole bool) ([]store.DeliveryRow, error) {
 	content := "NULL, NULL"
 	if whole {
 		content = "b.head, b.body"
@@ -157,7 +157,7 @@ func (s *Store) eventRows(ctx context.Context, numbers []int64, whole bool) ([]s
 	for i, n := range numbers {
 		args[i] = n
 	}
-	rows, err := s.db.QueryContext(ctx, "SELECT "+eventColumns+", d.state, d.attempts, d.due, b.body IS NOT NULL AND NOT b.recorded, "+content+
+	rows, err := h.s.db.QueryContext(ctx, "SELECT "+eventColumns+", d.state, d.attempts, d.due, b.body IS NOT NULL AND NOT b.recorded, "+content+
 		" FROM deliveries d JOIN inbound b ON b.n = d.n WHERE d.n IN ("+marks(len(numbers))+") ORDER BY d.n DESC", args...)
 	if err != nil {
 		return nil, err
@@ -168,55 +168,55 @@ func (s *Store) eventRows(ctx context.Context, numbers []int64, whole bool) ([]s
 		var r store.DeliveryRow
 		var due int64
 		var head, body []byte
-		d, err := s.scanEvent(rows, &r.State, &r.Attempts, &due, &r.Replayable, &head, &body)
+		d, err := h.s.scanEvent(rows, &r.State, &r.Attempts, &due, &r.Replayable, &head, &body)
 		if err != nil {
 			return nil, err
 		}
 		d.Attempts = r.Attempts
 		d.Inbound.Head, d.Inbound.Body, d.Payload = head, body, body
-		r.Delivery, r.Due, r.Claimed = *d, timeOf(due), s.claimed(d.N) != nil
+		r.Delivery, r.Due, r.Claimed = *d, timeOf(due), h.s.claimed(d.N) != nil
 		out = append(out, r)
 	}
 	return out, rows.Err()
 }
 
 // FindDelivery implements store.Inspector.
-func (s *Store) FindDelivery(ctx context.Context, id string) (store.DeliveryRow, []store.Attempt, error) {
+func (h *history) FindDelivery(ctx context.Context, id string) (store.DeliveryRow, []store.Attempt, error) {
 	n, _, ok := ledger.ParseID(id)
 	if !ok {
 		return store.DeliveryRow{}, nil, store.ErrNotFound
 	}
-	find := s.deliveryRows
+	find := h.deliveryRows
 	if n >= ledger.FirstEvent {
-		find = s.eventRows
+		find = h.eventRows
 	}
 	rows, err := find(ctx, []int64{n}, true)
 	if err != nil {
-		return store.DeliveryRow{}, nil, s.readError(err)
+		return store.DeliveryRow{}, nil, h.s.readError(err)
 	}
 	if len(rows) == 0 || rows[0].ID != id {
 		return store.DeliveryRow{}, nil, store.ErrNotFound
 	}
-	attempts, err := s.attempts(ctx, "a.prediction = ? AND a.delivery = ? ORDER BY a.id", rows[0].Prediction, n)
+	attempts, err := h.attempts(ctx, "a.prediction = ? AND a.delivery = ? ORDER BY a.id", rows[0].Prediction, n)
 	return rows[0], attempts, err
 }
 
 // RedeliverDelivery implements store.Inspector.
-func (s *Store) RedeliverDelivery(ctx context.Context, id string) (string, error) {
+func (h *history) RedeliverDelivery(ctx context.Context, id string) (string, error) {
 	n, nonce, ok := ledger.ParseDeliveryID(id)
 	if !ok {
 		return "", store.ErrNotFound
 	}
-	return s.redeliver(ctx, "d.n = ? AND d.nonce = ?", n, nonce)
+	return h.redeliver(ctx, "d.n = ? AND d.nonce = ?", n, nonce)
 }
 
 // ListPredictions implements store.Inspector.
-func (s *Store) ListPredictions(ctx context.Context, f store.PredictionFilter) ([]store.Prediction, int64, error) {
+func (h *history) ListPredictions(ctx context.Context, f store.PredictionFilter) ([]store.Prediction, int64, error) {
 	w := scan{number: "t.ref", from: "predictions t"}
 	if f.ID != "" {
-		refs, err := s.refs(ctx, f.ID)
+		refs, err := h.refs(ctx, f.ID)
 		if err != nil || len(refs) == 0 {
-			return nil, 0, s.readError(err)
+			return nil, 0, h.s.readError(err)
 		}
 		w.whole, w.where, w.args = true, "ref IN ("+marks(len(refs))+")", refs
 	} else {
@@ -231,24 +231,24 @@ func (s *Store) ListPredictions(ctx context.Context, f store.PredictionFilter) (
 			w.from, w.index = "predictions t INDEXED BY predictions_unsent", "t.webhook >= 2 AND t.webhook = "+strconv.Itoa(status)
 		}
 	}
-	refs, next, err := w.run(ctx, s.db, f.Before, f.Limit)
+	refs, next, err := w.run(ctx, h.s.db, f.Before, f.Limit)
 	if err != nil || len(refs) == 0 {
-		return nil, next, s.readError(err)
+		return nil, next, h.s.readError(err)
 	}
-	out, err := s.predictionRows(ctx, refs)
-	return out, next, s.readError(err)
+	out, err := h.predictionRows(ctx, refs)
+	return out, next, h.s.readError(err)
 }
 
 // listedColumns are predictionColumns without those that may be large or are
 // secret.
 var listedColumns = strings.NewReplacer("credential", "NULL", "token", "NULL", "body", "NULL").Replace(predictionColumns)
 
-func (s *Store) predictionRows(ctx context.Context, refs []int64) ([]store.Prediction, error) {
+func (h *history) predictionRows(ctx context.Context, refs []int64) ([]store.Prediction, error) {
 	args := make([]any, len(refs))
 	for i, ref := range refs {
 		args[i] = ref
 	}
-	rows, err := s.db.QueryContext(ctx, "SELECT "+listedColumns+" FROM predictions WHERE ref IN ("+marks(len(refs))+") ORDER BY ref DESC", args...)
+	rows, err := h.s.db.QueryContext(ctx, "SELECT "+listedColumns+" FROM predictions WHERE ref IN ("+marks(len(refs))+") ORDER BY ref DESC", args...)
 	if err != nil {
 		return nil, err
 	}

@@ -14,19 +14,26 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store/internal/ledger"
 )
 
+// history is the part of the store that lists deliveries and attempts, makes them
+// again, and forgets them in time.
+type history struct {
+	s     *Store
+	swept sweeps
+}
+
 // Attempts implements store.Log.
-func (s *Store) Attempts(ctx context.Context, ref int64, before int64, limit int) ([]store.Attempt, error) {
+func (h *history) Attempts(ctx context.Context, ref int64, before int64, limit int) ([]store.Attempt, error) {
 	if before <= 0 {
 		before = 1<<63 - 1
 	}
-	return s.attempts(ctx, "a.prediction = ? AND a.id < ? ORDER BY a.id DESC LIMIT ?", ref, before, limit)
+	return h.attempts(ctx, "a.prediction = ? AND a.id < ? ORDER BY a.id DESC LIMIT ?", ref, before, limit)
 }
 
-func (s *Store) attempts(ctx context.Context, where string, args ...any) ([]store.Attempt, error) {
-	rows, err := s.db.QueryContext(ctx, `SELECT a.id, a.delivery, d.nonce, a.prediction, a.event, a.url, a.status, a.number, a.at, a.took, a.response, a.error, a.exception
+func (h *history) attempts(ctx context.Context, where string, args ...any) ([]store.Attempt, error) {
+	rows, err := h.s.db.QueryContext(ctx, `SELECT a.id, a.delivery, d.nonce, a.prediction, a.event, a.url, a.status, a.number, a.at, a.took, a.response, a.error, a.exception
 		FROM attempts a JOIN deliveries d ON d.n = a.delivery WHERE `+where, args...)
 	if err != nil {
-		return nil, s.readError(err)
+		return nil, h.s.readError(err)
 	}
 	defer rows.Close()
 	var out []store.Attempt
@@ -34,23 +41,23 @@ func (s *Store) attempts(ctx context.Context, where string, args ...any) ([]stor
 		var a store.Attempt
 		var n, nonce, prediction, at int64
 		if err := rows.Scan(&a.ID, &n, &nonce, &prediction, &a.Event, &a.URL, &a.Status, &a.Number, &at, &a.Took, &a.Response, &a.Error, &a.Exception); err != nil {
-			return nil, s.readError(err)
+			return nil, h.s.readError(err)
 		}
 		a.Delivery, a.At = ledger.IDOf(n, nonce, prediction), timeOf(at)
 		out = append(out, a)
 	}
-	return out, s.readError(rows.Err())
+	return out, h.s.readError(rows.Err())
 }
 
 // Redeliver implements store.Log.
-func (s *Store) Redeliver(ctx context.Context, ref int64, attempt int64) (string, error) {
-	return s.redeliver(ctx, "d.n = (SELECT delivery FROM attempts WHERE id = ?1 AND prediction = ?2) AND d.prediction = ?2", attempt, ref)
+func (h *history) Redeliver(ctx context.Context, ref int64, attempt int64) (string, error) {
+	return h.redeliver(ctx, "d.n = (SELECT delivery FROM attempts WHERE id = ?1 AND prediction = ?2) AND d.prediction = ?2", attempt, ref)
 }
 
 // redeliver commits a new delivery like the one that the condition selects.
-func (s *Store) redeliver(ctx context.Context, where string, args ...any) (string, error) {
+func (h *history) redeliver(ctx context.Context, where string, args ...any) (string, error) {
 	var id string
-	err := s.commit(ctx, func(g *group) error {
+	err := h.s.commit(ctx, func(g *group) error {
 		var ref int64
 		var kind event.Set
 		var payload int64
@@ -83,24 +90,24 @@ func (s *Store) redeliver(ctx context.Context, where string, args ...any) (strin
 }
 
 // Forget implements store.Retention.
-func (s *Store) Forget(ctx context.Context, before store.Before) error {
-	if err := s.closed(); err != nil {
+func (h *history) Forget(ctx context.Context, before store.Before) error {
+	if err := h.s.closed(); err != nil {
 		return err
 	}
 	return errors.Join(
-		s.forgetRows(ctx, forgetting{before.Deliveries, "deliveries", "n", 0, ledger.FirstEvent - 1, "state <> 0 AND due < ?2", (*group).forgetDelivery}),
-		s.forgetRows(ctx, forgetting{before.Predictions, "predictions", "ref", 0, math.MaxInt64, "(key IS NULL OR webhook <> 0 AND happened >= 2) AND " + undelivered, (*group).forgetPrediction}),
-		s.forgetRows(ctx, forgetting{before.Events, "deliveries", "n", ledger.FirstEvent - 1, math.MaxInt64, "state <> 0 AND expires = 0 AND due < ?2", (*group).forgetEvent}),
-		s.forgetRecorded(ctx),
+		h.forgetRows(ctx, forgetting{before.Deliveries, "deliveries", "n", 0, ledger.FirstEvent - 1, "state <> 0 AND due < ?2", (*group).forgetDelivery}),
+		h.forgetRows(ctx, forgetting{before.Predictions, "predictions", "ref", 0, math.MaxInt64, "(key IS NULL OR webhook <> 0 AND happened >= 2) AND " + undelivered, (*group).forgetPrediction}),
+		h.forgetRows(ctx, forgetting{before.Events, "deliveries", "n", ledger.FirstEvent - 1, math.MaxInt64, "state <> 0 AND expires = 0 AND due < ?2", (*group).forgetEvent}),
+		h.forgetRecorded(ctx),
 	)
 }
 
 // forgetRecorded deletes the recorded events whose own time has passed.
-func (s *Store) forgetRecorded(ctx context.Context) error {
+func (h *history) forgetRecorded(ctx context.Context) error {
 	for {
 		var found int
-		err := s.commit(ctx, func(g *group) error {
-			old, err := g.numbers("SELECT n FROM deliveries INDEXED BY deliveries_recorded WHERE expires > 0 AND state <> 0 AND expires <= ? LIMIT ?", s.opts.clock.Settled().UnixMilli(), forgetBatch)
+		err := h.s.commit(ctx, func(g *group) error {
+			old, err := g.numbers("SELECT n FROM deliveries INDEXED BY deliveries_recorded WHERE expires > 0 AND state <> 0 AND expires <= ? LIMIT ?", h.s.opts.clock.Settled().UnixMilli(), forgetBatch)
 			if err != nil {
 				return err
 			}
@@ -205,7 +212,7 @@ type forgetting struct {
 // oldest first. Numbers follow time, so a walk from the oldest ends at the first
 // younger row. Where the clock was set that may hide old rows behind it: a sweep
 // looks at some of all rows with each call, one call going on where the last ended.
-func (s *Store) forgetRows(ctx context.Context, f forgetting) error {
+func (h *history) forgetRows(ctx context.Context, f forgetting) error {
 	if f.before.IsZero() {
 		return nil
 	}
@@ -214,42 +221,42 @@ func (s *Store) forgetRows(ctx context.Context, f forgetting) error {
 	youngest := fmt.Sprintf("SELECT created FROM %[1]s WHERE %[2]s > ? AND %[2]s <= ? ORDER BY %[2]s LIMIT 1", table, number)
 	for from := f.low; ; {
 		var created int64
-		err := s.db.QueryRowContext(ctx, youngest, from, f.high).Scan(&created)
+		err := h.s.db.QueryRowContext(ctx, youngest, from, f.high).Scan(&created)
 		if err == nil && created < before.UnixMilli() {
-			from, err = s.forgetSome(ctx, query, from, f.high, before, forget)
+			from, err = h.forgetSome(ctx, query, from, f.high, before, forget)
 			if err != nil {
 				return err
 			}
 			continue
 		}
 		if err != nil && !errors.Is(err, sql.ErrNoRows) {
-			return s.readError(err)
+			return h.s.readError(err)
 		}
 		break
 	}
 	swept := fmt.Sprint(table, f.low)
-	from := max(s.swept.next(swept), f.low)
+	from := max(h.swept.next(swept), f.low)
 	var end int64
 	last := fmt.Sprintf("SELECT coalesce(max(%[1]s), 0) FROM (SELECT %[1]s FROM %[2]s WHERE %[1]s > ? AND %[1]s <= ? ORDER BY %[1]s LIMIT %[3]d)", number, table, sweepRows)
-	if err := s.db.QueryRowContext(ctx, last, from, f.high).Scan(&end); err != nil {
-		return s.readError(err)
+	if err := h.s.db.QueryRowContext(ctx, last, from, f.high).Scan(&end); err != nil {
+		return h.s.readError(err)
 	}
 	for from < end {
 		var err error
-		if from, err = s.forgetSome(ctx, query, from, end, before, forget); err != nil {
+		if from, err = h.forgetSome(ctx, query, from, end, before, forget); err != nil {
 			return err
 		}
 	}
-	s.swept.set(swept, end)
+	h.swept.set(swept, end)
 	return nil
 }
 
 // forgetSome deletes those of the next rows up to a number that may be deleted. It
 // returns the last number that it has read.
-func (s *Store) forgetSome(ctx context.Context, query string, from, end int64, before time.Time, forget func(*group, int64) error) (int64, error) {
-	last, found, due, err := s.forgettable(ctx, query, from, end, before.UnixMilli())
+func (h *history) forgetSome(ctx context.Context, query string, from, end int64, before time.Time, forget func(*group, int64) error) (int64, error) {
+	last, found, due, err := h.forgettable(ctx, query, from, end, before.UnixMilli())
 	if err != nil {
-		return from, s.readError(err)
+		return from, h.s.readError(err)
 	}
 	if found < forgetBatch && end < 1<<63-1 {
 		last = end
@@ -257,7 +264,7 @@ func (s *Store) forgetSome(ctx context.Context, query string, from, end int64, b
 	if len(due) == 0 {
 		return last, nil
 	}
-	return last, s.commit(ctx, func(g *group) error {
+	return last, h.s.commit(ctx, func(g *group) error {
 		for _, n := range due {
 			if err := forget(g, n); err != nil {
 				return err
@@ -267,8 +274,8 @@ func (s *Store) forgetSome(ctx context.Context, query string, from, end int64, b
 	})
 }
 
-func (s *Store) forgettable(ctx context.Context, query string, from, end, before int64) (last int64, found int, due []int64, err error) {
-	rows, err := s.db.QueryContext(ctx, query, from, before, end)
+func (h *history) forgettable(ctx context.Context, query string, from, end, before int64) (last int64, found int, due []int64, err error) {
+	rows, err := h.s.db.QueryContext(ctx, query, from, before, end)
 	if err != nil {
 		return from, 0, nil, err
 	}

@@ -8,11 +8,14 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store/internal/ledger"
 )
 
+// outages implements store.Outages.
+type outages struct{ s *Store }
+
 // Outages implements store.Outages.
-func (s *Store) Outages(ctx context.Context) ([]store.Outage, error) {
-	rows, err := s.db.QueryContext(ctx, "SELECT lane, since, reason FROM outages")
+func (w *outages) Outages(ctx context.Context) ([]store.Outage, error) {
+	rows, err := w.s.db.QueryContext(ctx, "SELECT lane, since, reason FROM outages")
 	if err != nil {
-		return nil, s.readError(err)
+		return nil, w.s.readError(err)
 	}
 	defer rows.Close()
 	var out []store.Outage
@@ -21,31 +24,31 @@ func (s *Store) Outages(ctx context.Context) ([]store.Outage, error) {
 		var lane string
 		var since int64
 		if err := rows.Scan(&lane, &since, &o.Reason); err != nil {
-			return nil, s.readError(err)
+			return nil, w.s.readError(err)
 		}
 		o.Lane, o.Since = store.ParseLane(lane), timeOf(since)
 		out = append(out, o)
 	}
-	return out, s.readError(rows.Err())
+	return out, w.s.readError(rows.Err())
 }
 
 // BeginOutage implements store.Outages.
-func (s *Store) BeginOutage(ctx context.Context, o store.Outage) error {
-	return s.commit(ctx, func(g *group) error {
+func (w *outages) BeginOutage(ctx context.Context, o store.Outage) error {
+	return w.s.commit(ctx, func(g *group) error {
 		return g.exec("INSERT INTO outages (lane, since, reason) VALUES (?, ?, ?) ON CONFLICT DO NOTHING", o.Lane.String(), o.Since.UnixMilli(), o.Reason)
 	})
 }
 
 // EndOutage implements store.Outages.
-func (s *Store) EndOutage(ctx context.Context, lane store.Lane) error {
-	return s.commit(ctx, func(g *group) error {
+func (w *outages) EndOutage(ctx context.Context, lane store.Lane) error {
+	return w.s.commit(ctx, func(g *group) error {
 		return g.exec("DELETE FROM outages WHERE lane = ?", lane.String())
 	})
 }
 
 // Witness implements store.Outages.
-func (s *Store) Witness(ctx context.Context, grace time.Duration) (spans []store.Span, err error) {
-	err = s.commit(ctx, func(g *group) error {
+func (w *outages) Witness(ctx context.Context, grace time.Duration) (spans []store.Span, err error) {
+	err = w.s.commit(ctx, func(g *group) error {
 		spans = nil
 		rows, err := g.query("SELECT began, ended FROM presence ORDER BY began")
 		if err != nil {

@@ -11,57 +11,60 @@ import (
 // event.
 const credentials = "FROM predictions INDEXED BY predictions_tracked WHERE happened < 2 AND credential IS NOT NULL"
 
+// sealedValues implements store.Secrets.
+type sealedValues struct{ s *Store }
+
 // CountSealed implements store.Secrets.
-func (s *Store) CountSealed(ctx context.Context, n int) (map[string]int, error) {
+func (w *sealedValues) CountSealed(ctx context.Context, n int) (map[string]int, error) {
 	counts := make(map[string]int)
-	secrets, err := s.sealedSecrets(ctx)
+	secrets, err := w.sealedSecrets(ctx)
 	if err != nil {
 		return nil, err
 	}
 	for _, v := range secrets {
 		counts[string(v.Sealed[:min(n, len(v.Sealed))])]++
 	}
-	rows, err := s.db.QueryContext(ctx, "SELECT substr(credential, 1, ?) AS prefix, count(*) "+credentials+" GROUP BY prefix", n)
+	rows, err := w.s.db.QueryContext(ctx, "SELECT substr(credential, 1, ?) AS prefix, count(*) "+credentials+" GROUP BY prefix", n)
 	if err != nil {
-		return nil, s.readError(err)
+		return nil, w.s.readError(err)
 	}
 	defer rows.Close()
 	for rows.Next() {
 		var prefix []byte
 		var count int
 		if err := rows.Scan(&prefix, &count); err != nil {
-			return nil, s.readError(err)
+			return nil, w.s.readError(err)
 		}
 		counts[string(prefix)] += count
 	}
-	return counts, s.readError(rows.Err())
+	return counts, w.s.readError(rows.Err())
 }
 
-func (s *Store) sealedSecrets(ctx context.Context) (values []store.SealedValue, err error) {
-	if err := s.closed(); err != nil {
+func (w *sealedValues) sealedSecrets(ctx context.Context) (values []store.SealedValue, err error) {
+	if err := w.s.closed(); err != nil {
 		return nil, err
 	}
-	rows, err := s.db.QueryContext(ctx, "SELECT name, sealed FROM secrets")
+	rows, err := w.s.db.QueryContext(ctx, "SELECT name, sealed FROM secrets")
 	if err != nil {
-		return nil, s.readError(err)
+		return nil, w.s.readError(err)
 	}
 	defer rows.Close()
 	for rows.Next() {
 		var v store.SealedValue
 		if err := rows.Scan(&v.Name, &v.Sealed); err != nil {
-			return nil, s.readError(err)
+			return nil, w.s.readError(err)
 		}
 		if !store.IsMarker(v.Name) {
 			values = append(values, v)
 		}
 	}
-	return values, s.readError(rows.Err())
+	return values, w.s.readError(rows.Err())
 }
 
 // ListSealed implements store.Secrets.
-func (s *Store) ListSealed(ctx context.Context, prefix []byte, after int64, limit int) (values []store.SealedValue, next int64, err error) {
+func (w *sealedValues) ListSealed(ctx context.Context, prefix []byte, after int64, limit int) (values []store.SealedValue, next int64, err error) {
 	if after == 0 {
-		secrets, err := s.sealedSecrets(ctx)
+		secrets, err := w.sealedSecrets(ctx)
 		if err != nil {
 			return nil, 0, err
 		}
@@ -70,32 +73,32 @@ func (s *Store) ListSealed(ctx context.Context, prefix []byte, after int64, limi
 				values = append(values, v)
 			}
 		}
-	} else if err := s.closed(); err != nil {
+	} else if err := w.s.closed(); err != nil {
 		return nil, 0, err
 	}
-	rows, err := s.db.QueryContext(ctx, "SELECT ref, api, id, credential "+credentials+
+	rows, err := w.s.db.QueryContext(ctx, "SELECT ref, api, id, credential "+credentials+
 		" AND ref > ? AND substr(credential, 1, ?) <> ? ORDER BY ref LIMIT ?", after, len(prefix), prefix, limit)
 	if err != nil {
-		return nil, 0, s.readError(err)
+		return nil, 0, w.s.readError(err)
 	}
 	defer rows.Close()
 	found := 0
 	for ; rows.Next(); found++ {
 		var v store.SealedValue
 		if err := rows.Scan(&v.Ref, &v.API, &v.ID, &v.Sealed); err != nil {
-			return nil, 0, s.readError(err)
+			return nil, 0, w.s.readError(err)
 		}
 		values, next = append(values, v), v.Ref
 	}
 	if found < limit {
 		next = 0
 	}
-	return values, next, s.readError(rows.Err())
+	return values, next, w.s.readError(rows.Err())
 }
 
 // Reseal implements store.Secrets.
-func (s *Store) Reseal(ctx context.Context, values []store.Resealed) error {
-	return s.commit(ctx, func(g *group) error {
+func (w *sealedValues) Reseal(ctx context.Context, values []store.Resealed) error {
+	return w.s.commit(ctx, func(g *group) error {
 		for _, v := range values {
 			query, key := "UPDATE predictions SET credential = ?1 WHERE ref = ?2 AND credential = ?3", any(v.Ref)
 			if v.Ref == 0 {

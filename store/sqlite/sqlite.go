@@ -21,7 +21,6 @@ import (
 
 	"github.com/caddy-replicate/replicate-webhook/internal/clock"
 	"github.com/caddy-replicate/replicate-webhook/store"
-	"github.com/caddy-replicate/replicate-webhook/store/internal/claims"
 	"github.com/caddy-replicate/replicate-webhook/store/internal/groupcommit"
 	"github.com/caddy-replicate/replicate-webhook/store/internal/polling"
 )
@@ -47,6 +46,12 @@ type Options struct {
 
 // Store is an open database file. It implements store.Closer.
 type Store struct {
+	dedup
+	history
+	outages
+	sealedValues
+	tracker
+
 	opts     Options
 	lock     *flock.Flock
 	presence presence
@@ -60,17 +65,9 @@ type Store struct {
 	// selectEvents.
 	reader, eventReader *sql.Stmt
 	writer              *writer
-	entries             entries
-	claims              claims.Table
 	queue               *queue
 	polls               polling.Schedule
 	*inbox
-	swept sweeps
-
-	// compacted is the number up to which rows of dedup were merged. It is
-	// guarded by compacting, which each call of Compact holds.
-	compacting sync.Mutex
-	compacted  int64
 
 	stop     chan struct{}
 	working  sync.WaitGroup
@@ -95,6 +92,7 @@ func Open(opts Options) (*Store, error) {
 	opts.clock = clock.New(opts.Now)
 	s := &Store{opts: opts, stop: make(chan struct{})}
 	s.inbox = &inbox{s: s}
+	s.dedup.s, s.history.s, s.outages.s, s.sealedValues.s, s.tracker.s = s, s, s, s, s
 	if err := s.open(); err != nil {
 		s.free()
 		return nil, fmt.Errorf("store %s %w", opts.Path, err)

@@ -55,22 +55,22 @@ func (t *totals) add(o *totals) {
 }
 
 // Counts implements store.Inspector.
-func (s *Store) Counts(ctx context.Context) (store.Counts, error) {
-	if err := s.closed(); err != nil {
+func (h *history) Counts(ctx context.Context) (store.Counts, error) {
+	if err := h.s.closed(); err != nil {
 		return store.Counts{}, err
 	}
 	var c store.Counts
 	var oldest int64
-	err := s.db.QueryRowContext(ctx, "SELECT created FROM deliveries INDEXED BY deliveries_pending WHERE state = 0 AND n < "+firstEventText+" ORDER BY n LIMIT 1").Scan(&oldest)
+	err := h.s.db.QueryRowContext(ctx, "SELECT created FROM deliveries INDEXED BY deliveries_pending WHERE state = 0 AND n < "+firstEventText+" ORDER BY n LIMIT 1").Scan(&oldest)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
-		return c, s.readError(err)
+		return c, h.s.readError(err)
 	}
 	c.OldestPending = timeOf(oldest)
-	t := s.writer.counted()
+	t := h.s.writer.counted()
 	for i, n := range t.deliveries {
 		c.Deliveries[i] = int(n)
 	}
 	c.Tracked = int(t.tracked)
-	c.Entries = s.entries.count()
+	c.Entries = h.s.entries.count()
 	return c, nil
 }

@@ -76,10 +76,13 @@ func (s *Store) run(ctx context.Context, o op) error {
 	return fmt.Errorf("%w: %w", store.ErrUnavailable, err)
 }
 
+// tracker implements store.Predictions.
+type tracker struct{ s *Store }
+
 // Reserve implements store.Predictions.
-func (s *Store) Reserve(ctx context.Context, p store.Prediction) (int64, error) {
+func (t *tracker) Reserve(ctx context.Context, p store.Prediction) (int64, error) {
 	p = ledger.Reserved(p)
-	err := s.commit(ctx, func(g *group) error {
+	err := t.s.commit(ctx, func(g *group) error {
 		inserted, err := g.insertPrediction(&p)
 		if err == nil && !inserted {
 			err = errors.New("callback token is taken")
@@ -93,15 +96,15 @@ func (s *Store) Reserve(ctx context.Context, p store.Prediction) (int64, error) 
 }
 
 // Abandon implements store.Predictions.
-func (s *Store) Abandon(ctx context.Context, ref int64) error {
-	return s.commit(ctx, func(g *group) error { return g.deleteReserved(ref) })
+func (t *tracker) Abandon(ctx context.Context, ref int64) error {
+	return t.s.commit(ctx, func(g *group) error { return g.deleteReserved(ref) })
 }
 
 // Track implements store.Predictions.
-func (s *Store) Track(ctx context.Context, p *store.Prediction, events []store.Event) error {
+func (t *tracker) Track(ctx context.Context, p *store.Prediction, events []store.Event) error {
 	asked := *p // after an error the caller may change p while the op still runs
 	var now store.Prediction
-	err := s.commit(ctx, func(g *group) error {
+	err := t.s.commit(ctx, func(g *group) error {
 		e, err := g.track(asked, events)
 		if err == nil {
 			now = e.Prediction
@@ -172,11 +175,11 @@ func (g *group) prediction(where string, arg any) (store.Prediction, error) {
 }
 
 // Observe implements store.Predictions.
-func (s *Store) Observe(ctx context.Context, ref int64, id string, events []store.Event) error {
+func (t *tracker) Observe(ctx context.Context, ref int64, id string, events []store.Event) error {
 	if len(events) == 0 && id == "" {
 		return nil
 	}
-	return s.commit(ctx, func(g *group) error {
+	return t.s.commit(ctx, func(g *group) error {
 		e, err := g.entry(ref)
 		if err != nil {
 			return err
@@ -196,8 +199,8 @@ func (s *Store) Observe(ctx context.Context, ref int64, id string, events []stor
 }
 
 // SetWebhook implements store.Predictions.
-func (s *Store) SetWebhook(ctx context.Context, ref int64, url string, events event.Set) error {
-	return s.commit(ctx, func(g *group) error {
+func (t *tracker) SetWebhook(ctx context.Context, ref int64, url string, events event.Set) error {
+	return t.s.commit(ctx, func(g *group) error {
 		e, err := g.entry(ref)
 		if err == nil {
 			err = g.addPending(e)
@@ -211,18 +214,18 @@ func (s *Store) SetWebhook(ctx context.Context, ref int64, url string, events ev
 }
 
 // Prediction implements store.Predictions.
-func (s *Store) Prediction(ctx context.Context, api, id string) (store.Prediction, error) {
-	return s.findPrediction(ctx, "key = ?", ledger.PredictionKey(api, id))
+func (t *tracker) Prediction(ctx context.Context, api, id string) (store.Prediction, error) {
+	return t.findPrediction(ctx, "key = ?", ledger.PredictionKey(api, id))
 }
 
 // ByToken implements store.Predictions.
-func (s *Store) ByToken(ctx context.Context, token []byte) (store.Prediction, error) {
-	return s.findPrediction(ctx, "token = ?", token)
+func (t *tracker) ByToken(ctx context.Context, token []byte) (store.Prediction, error) {
+	return t.findPrediction(ctx, "token = ?", token)
 }
 
-func (s *Store) findPrediction(ctx context.Context, where string, arg any) (store.Prediction, error) {
-	p, err := scanPrediction(s.db.QueryRowContext(ctx, selectPrediction+where, arg))
-	return p, s.readError(err)
+func (t *tracker) findPrediction(ctx context.Context, where string, arg any) (store.Prediction, error) {
+	p, err := scanPrediction(t.s.db.QueryRowContext(ctx, selectPrediction+where, arg))
+	return p, t.s.readError(err)
 }
 
 // readError returns err, marked as ErrUnavailable unless it is ErrNotFound or the
@@ -236,25 +239,25 @@ func (s *Store) readError(err error) error {
 }
 
 // Secret implements store.Secrets.
-func (s *Store) Secret(ctx context.Context, name string, make func() ([]byte, error)) ([]byte, error) {
+func (t *tracker) Secret(ctx context.Context, name string, make func() ([]byte, error)) ([]byte, error) {
 	read := func() (sealed []byte, err error) {
-		err = s.db.QueryRowContext(ctx, "SELECT sealed FROM secrets WHERE name = ?", name).Scan(&sealed)
+		err = t.s.db.QueryRowContext(ctx, "SELECT sealed FROM secrets WHERE name = ?", name).Scan(&sealed)
 		return sealed, err
 	}
 	sealed, err := read()
 	if !errors.Is(err, sql.ErrNoRows) {
-		return sealed, s.readError(err)
+		return sealed, t.s.readError(err)
 	}
 	made, err := make()
 	if err != nil {
 		return nil, err
 	}
-	err = s.commit(ctx, func(g *group) error {
+	err = t.s.commit(ctx, func(g *group) error {
 		return g.exec("INSERT INTO secrets (name, sealed) VALUES (?, ?) ON CONFLICT DO NOTHING", name, made)
 	})
 	if err != nil {
 		return nil, err
 	}
 	sealed, err = read()
-	return sealed, s.readError(err)
+	return sealed, t.s.readError(err)
 }
