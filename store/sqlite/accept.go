@@ -11,19 +11,22 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store/internal/ledger"
 )
 
+// eventWrites writes the inbound events of a group, and what is stored of inboxes.
+type eventWrites struct{ g *group }
+
 // accept stores the events of a claim that are not stored yet, and returns the IDs of
 // all. It stores none when one of them has no room.
-func (g *group) accept(c *claims.Claim) (ids []string, err error) {
+func (w *eventWrites) accept(c *claims.Claim) (ids []string, err error) {
 	if len(c.Events) == 0 {
 		return nil, nil
 	}
-	box, err := g.box(c.Entry.Scope)
+	box, err := w.box(c.Entry.Scope)
 	if err != nil {
 		return nil, err
 	}
 	var fresh []*store.Inbound
 	for _, ev := range c.Events {
-		if ev.ID == "" && g.accepts[ev] == "" {
+		if ev.ID == "" && w.g.accepts[ev] == "" {
 			fresh = append(fresh, ev)
 		}
 	}
@@ -31,7 +34,7 @@ func (g *group) accept(c *claims.Claim) (ids []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := g.evict(box, free); err != nil {
+	if err := w.evict(box, free); err != nil {
 		return nil, err
 	}
 	// Without a key there is no entry to keep.
@@ -42,13 +45,13 @@ func (g *group) accept(c *claims.Claim) (ids []string, err error) {
 	for _, ev := range c.Events {
 		id := ev.ID
 		if id == "" {
-			id = g.accepts[ev]
+			id = w.g.accepts[ev]
 		}
 		if id == "" {
-			if id, err = g.insertEvent(box, ev, expires); err != nil {
+			if id, err = w.insertEvent(box, ev, expires); err != nil {
 				return nil, err
 			}
-			set(&g.accepts, ev, id)
+			set(&w.g.accepts, ev, id)
 		}
 		ids = append(ids, id)
 	}
@@ -56,41 +59,41 @@ func (g *group) accept(c *claims.Claim) (ids []string, err error) {
 }
 
 // insertEvent adds an event, whose entry expires at a time.
-func (g *group) insertEvent(box *boxChange, ev *store.Inbound, expires int64) (id string, err error) {
-	g.w.lastEvent++
-	n, nonce := g.w.lastEvent, int64(rand.Uint64())
+func (w *eventWrites) insertEvent(box *boxChange, ev *store.Inbound, expires int64) (id string, err error) {
+	w.g.w.lastEvent++
+	n, nonce := w.g.w.lastEvent, int64(rand.Uint64())
 	number := ledger.OrderNumber(ev.Scope, ev.PredictionID, ev.Ordered)
 	if number == 0 {
 		number = ledger.LoneNumber(n)
 	}
 	var line ledger.Line[row]
-	d := line.Accept(g.ledger(), ev)
+	d := line.Accept(w.g.ledger(), ev)
 	id, size := ledger.EventID(n, nonce), ledger.Size(ev)
 	box.count(d.State, size, 1)
 	if ev.Recorded != nil {
 		expires = 0
 		if ev.KeepFor > 0 {
-			expires = g.now() + ev.KeepFor.Milliseconds()
+			expires = w.g.now() + ev.KeepFor.Milliseconds()
 		}
 	}
 	if err := errors.Join(
-		g.exec("INSERT INTO deliveries (n, nonce, prediction, event, redelivery, state, attempts, due, created, scope, name, size, expires) VALUES (?, ?, ?, 0, 0, ?, ?, ?, ?, ?, ?, ?, ?)",
-			n, nonce, number, d.State, d.Attempts, d.Due, g.now(), box.box.id, ev.Name, size, expires),
-		g.exec("INSERT INTO inbound (n, prediction, place, since, overtaken, recorded, head, body) VALUES (?, ?, ?, ?, 0, ?, ?, ?)",
+		w.g.exec("INSERT INTO deliveries (n, nonce, prediction, event, redelivery, state, attempts, due, created, scope, name, size, expires) VALUES (?, ?, ?, 0, 0, ?, ?, ?, ?, ?, ?, ?, ?)",
+			n, nonce, number, d.State, d.Attempts, d.Due, w.g.now(), box.box.id, ev.Name, size, expires),
+		w.g.exec("INSERT INTO inbound (n, prediction, place, since, overtaken, recorded, head, body) VALUES (?, ?, ?, ?, 0, ?, ?, ?)",
 			n, ev.PredictionID, n, d.Since, ev.Recorded != nil, blob(ev.Head), blob(ev.Body)),
 	); err != nil {
 		return "", err
 	}
 	if ev.Recorded != nil {
-		return id, g.insertAttempt(number, n, 0, ev.Recorded)
+		return id, w.g.insertAttempt(number, n, 0, ev.Recorded)
 	}
 	box.waits(n, expires)
 	in := *ev
 	in.ID = id
-	i := &item{n: n, due: g.at, prediction: number, extra: &extra{lane: d.Lane, fresh: &store.Delivery{
-		ID: id, N: n, Payload: ev.Body, CreatedAt: timeOf(g.now()), Inbound: &in, WaitingSince: timeOf(d.Since),
+	i := &item{n: n, due: w.g.at, prediction: number, extra: &extra{lane: d.Lane, fresh: &store.Delivery{
+		ID: id, N: n, Payload: ev.Body, CreatedAt: timeOf(w.g.now()), Inbound: &in, WaitingSince: timeOf(d.Since),
 	}}}
-	g.accepted = append(g.accepted, i)
+	w.g.accepted = append(w.g.accepted, i)
 	return id, nil
 }
 
@@ -107,9 +110,9 @@ const evictBatch = 64
 
 // evict deletes the heads and bodies of events that ended, the first of them first,
 // until so many bytes are free.
-func (g *group) evict(box *boxChange, bytes int64) error {
+func (w *eventWrites) evict(box *boxChange, bytes int64) error {
 	for bytes > 0 {
-		ended, err := g.pairs("SELECT n, size FROM deliveries INDEXED BY deliveries_sized WHERE scope = ? AND size > 0 AND state <> 0 ORDER BY due LIMIT ?", box.box.id, evictBatch)
+		ended, err := w.pairs("SELECT n, size FROM deliveries INDEXED BY deliveries_sized WHERE scope = ? AND size > 0 AND state <> 0 ORDER BY due LIMIT ?", box.box.id, evictBatch)
 		if err != nil {
 			return err
 		}
@@ -122,8 +125,8 @@ func (g *group) evict(box *boxChange, bytes int64) error {
 			}
 			n, size := e[0], e[1]
 			if err := errors.Join(
-				g.exec("UPDATE inbound SET head = NULL, body = NULL WHERE n = ?", n),
-				g.exec("UPDATE deliveries SET size = 0 WHERE n = ?", n),
+				w.g.exec("UPDATE inbound SET head = NULL, body = NULL WHERE n = ?", n),
+				w.g.exec("UPDATE deliveries SET size = 0 WHERE n = ?", n),
 			); err != nil {
 				return err
 			}
@@ -134,8 +137,8 @@ func (g *group) evict(box *boxChange, bytes int64) error {
 }
 
 // pairs reads two columns of numbers.
-func (g *group) pairs(query string, args ...any) (out [][2]int64, err error) {
-	rows, err := g.query(query, args...)
+func (w *eventWrites) pairs(query string, args ...any) (out [][2]int64, err error) {
+	rows, err := w.g.query(query, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -151,23 +154,23 @@ func (g *group) pairs(query string, args ...any) (out [][2]int64, err error) {
 }
 
 // events returns the entry of the inbound events of an order number.
-func (g *group) events(number int64) *tracked {
-	if e := g.byRef[number]; e != nil {
+func (w *eventWrites) events(number int64) *tracked {
+	if e := w.g.byRef[number]; e != nil {
 		return e
 	}
-	return g.remember(&tracked{Entry: ledger.Entry[row]{Prediction: store.Prediction{Ref: number}}, partial: true})
+	return w.g.remember(&tracked{Entry: ledger.Entry[row]{Prediction: store.Prediction{Ref: number}}, partial: true})
 }
 
 // completeEvent writes the outcome of an attempt at an event.
-func (g *group) completeEvent(e *tracked, i *item, d *delivery, o *store.Outcome) error {
+func (w *eventWrites) completeEvent(e *tracked, i *item, d *delivery, o *store.Outcome) error {
 	var line ledger.Line[row]
-	q := g.w.queue
+	q := w.g.w.queue
 	q.mu.Lock()
-	q.before(i, func(o *item) { line = append(line, g.addItem(e, o)) })
+	q.before(i, func(o *item) { line = append(line, w.g.addItem(e, o)) })
 	q.mu.Unlock()
 	d.Refusals = o.Delivery.Refusals
-	append(line, d).Complete(g.ledger(), d, o, d.Row.due)
-	return g.write(e)
+	append(line, d).Complete(w.g.ledger(), d, o, d.Row.due)
+	return w.g.write(e)
 }
 
 // storedEvent is a row of an event for an operator.
@@ -178,12 +181,12 @@ type storedEvent struct {
 }
 
 // event returns an event with its entry. ErrNotFound.
-func (g *group) event(id string) (*tracked, *delivery, *storedEvent, error) {
+func (w *eventWrites) event(id string) (*tracked, *delivery, *storedEvent, error) {
 	n, nonce, ok := ledger.ParseEventID(id)
 	if !ok {
 		return nil, nil, nil, store.ErrNotFound
 	}
-	stmt, err := g.stmt(`SELECT d.prediction, d.state, d.attempts, d.due, d.refusals, d.redelivery, d.scope, b.overtaken, b.since, b.recorded, b.body IS NOT NULL
+	stmt, err := w.g.stmt(`SELECT d.prediction, d.state, d.attempts, d.due, d.refusals, d.redelivery, d.scope, b.overtaken, b.since, b.recorded, b.body IS NOT NULL
 		FROM deliveries d JOIN inbound b ON b.n = d.n WHERE d.n = ? AND d.nonce = ?`)
 	if err != nil {
 		return nil, nil, nil, err
@@ -198,16 +201,16 @@ func (g *group) event(id string) (*tracked, *delivery, *storedEvent, error) {
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	s.scope = g.boxOf(scope).box.scope
-	e := g.events(s.number)
-	q := g.w.queue
+	s.scope = w.boxOf(scope).box.scope
+	e := w.events(s.number)
+	q := w.g.w.queue
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	d := e.delivery(n)
 	switch i := q.items[n]; {
 	case d != nil:
 	case i != nil:
-		d = g.addItem(e, i)
+		d = w.g.addItem(e, i)
 	default:
 		d = &read
 		d.Row.state = d.State
@@ -219,21 +222,21 @@ func (g *group) event(id string) (*tracked, *delivery, *storedEvent, error) {
 }
 
 // writeEvent writes what an operation has changed of an event.
-func (g *group) writeEvent(d *delivery) error {
+func (w *eventWrites) writeEvent(d *delivery) error {
 	changed := d.Changed
 	d.Row.changed |= changed
 	d.Changed = 0
 	if changed.Has(ledger.Mark) {
-		if err := g.exec("UPDATE inbound SET overtaken = ? WHERE n = ?", d.Overtaken, d.N); err != nil {
+		if err := w.g.exec("UPDATE inbound SET overtaken = ? WHERE n = ?", d.Overtaken, d.N); err != nil {
 			return err
 		}
 	}
 	if changed.Has(ledger.Replayed) {
-		g.w.lastEvent++
+		w.g.w.lastEvent++
 		if err := errors.Join(
-			g.exec("UPDATE inbound SET place = ?, since = ? WHERE n = ?", g.w.lastEvent, d.Since, d.N),
+			w.g.exec("UPDATE inbound SET place = ?, since = ? WHERE n = ?", w.g.w.lastEvent, d.Since, d.N),
 			// Its entry may have been purged: none is kept for it.
-			g.exec("UPDATE deliveries SET redelivery = 1, expires = ? WHERE n = ?", int64(math.MaxInt64), d.N),
+			w.g.exec("UPDATE deliveries SET redelivery = 1, expires = ? WHERE n = ?", int64(math.MaxInt64), d.N),
 		); err != nil {
 			return err
 		}
@@ -241,7 +244,7 @@ func (g *group) writeEvent(d *delivery) error {
 	if !changed.Has(ledger.Outcome) {
 		return nil
 	}
-	stmt, err := g.stmt("UPDATE deliveries SET state = ?1, attempts = ?2, due = ?3, refusals = ?4, expires = iif(?1 = 0, expires, 0) WHERE n = ?5 RETURNING scope, size, expires")
+	stmt, err := w.g.stmt("UPDATE deliveries SET state = ?1, attempts = ?2, due = ?3, refusals = ?4, expires = iif(?1 = 0, expires, 0) WHERE n = ?5 RETURNING scope, size, expires")
 	if err != nil {
 		return err
 	}
@@ -251,7 +254,7 @@ func (g *group) writeEvent(d *delivery) error {
 		return nil // it was deleted: a discarded one during its last attempt
 	}
 	if err == nil && d.State != d.Row.state {
-		box := g.boxOf(scope)
+		box := w.boxOf(scope)
 		box.count(d.Row.state, size, -1)
 		box.count(d.State, size, 1)
 		if d.State == store.DeliveryPending {
@@ -265,8 +268,8 @@ func (g *group) writeEvent(d *delivery) error {
 // replay adds an event that was replayed to the queue, and reports whether it is
 // there. old is what the queue has of it from before. The caller holds the queue's
 // mutex.
-func (g *group) replay(e *tracked, d *delivery, old *item) bool {
-	q := g.w.queue
+func (w *eventWrites) replay(e *tracked, d *delivery, old *item) bool {
+	q := w.g.w.queue
 	if old != nil {
 		if old.claimed {
 			q.unclaim(old)
@@ -276,6 +279,6 @@ func (g *group) replay(e *tracked, d *delivery, old *item) bool {
 	if d.State != store.DeliveryPending {
 		return false
 	}
-	q.add(&item{n: d.N, due: g.at, prediction: e.Ref, attempts: int32(d.Attempts), redelivery: true}, d.Lane)
+	q.add(&item{n: d.N, due: w.g.at, prediction: e.Ref, attempts: int32(d.Attempts), redelivery: true}, d.Lane)
 	return true
 }

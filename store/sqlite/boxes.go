@@ -88,47 +88,47 @@ func (c *boxChange) waits(n, expires int64) {
 
 // box returns what the transaction changes in the inbox of a scope, which is made if
 // there is none.
-func (g *group) box(scope string) (*boxChange, error) {
-	if c := g.boxes[scope]; c != nil {
+func (w *eventWrites) box(scope string) (*boxChange, error) {
+	if c := w.g.boxes[scope]; c != nil {
 		return c, nil
 	}
-	b := g.w.boxes.find(scope)
+	b := w.g.w.boxes.find(scope)
 	if b == nil {
-		g.w.boxes.lastID++
-		b = newBox(g.w.boxes.lastID, scope)
-		if err := g.exec("INSERT INTO inboxes (id, scope) VALUES (?, ?)", b.id, scope); err != nil {
+		w.g.w.boxes.lastID++
+		b = newBox(w.g.w.boxes.lastID, scope)
+		if err := w.g.exec("INSERT INTO inboxes (id, scope) VALUES (?, ?)", b.id, scope); err != nil {
 			return nil, err
 		}
 	}
-	return g.change(b), nil
+	return w.change(b), nil
 }
 
 // boxOf returns the same by the number of the inbox.
-func (g *group) boxOf(id int64) *boxChange {
-	for _, c := range g.boxes {
+func (w *eventWrites) boxOf(id int64) *boxChange {
+	for _, c := range w.g.boxes {
 		if c.box.id == id {
 			return c
 		}
 	}
-	g.w.boxes.mu.Lock()
-	defer g.w.boxes.mu.Unlock()
-	return g.change(g.w.boxes.byID[id])
+	w.g.w.boxes.mu.Lock()
+	defer w.g.w.boxes.mu.Unlock()
+	return w.change(w.g.w.boxes.byID[id])
 }
 
-func (g *group) change(b *box) *boxChange {
+func (w *eventWrites) change(b *box) *boxChange {
 	c := &boxChange{box: b, lowest: math.MaxInt64, oldest: math.MaxInt64}
-	set(&g.boxes, b.scope, c)
+	set(&w.g.boxes, b.scope, c)
 	return c
 }
 
 // flushBoxes writes the counts that the transaction changes.
-func (g *group) flushBoxes() error {
-	for _, c := range g.boxes {
+func (w *eventWrites) flushBoxes() error {
+	for _, c := range w.g.boxes {
 		if c.tally == (tally{}) {
 			continue
 		}
 		e := &c.events
-		if err := g.exec("UPDATE inboxes SET waiting = waiting + ?, accepted = accepted + ?, failed = failed + ?, discarded = discarded + ?, refused = refused + ?, bytes = bytes + ?, ended = ended + ? WHERE id = ?",
+		if err := w.g.exec("UPDATE inboxes SET waiting = waiting + ?, accepted = accepted + ?, failed = failed + ?, discarded = discarded + ?, refused = refused + ?, bytes = bytes + ?, ended = ended + ? WHERE id = ?",
 			e[store.DeliveryPending], e[store.DeliveryDelivered], e[store.DeliveryFailed], e[store.DeliveryCanceled], e[store.DeliveryRefused], c.bytes, c.ended, c.box.id); err != nil {
 			return err
 		}

@@ -54,25 +54,25 @@ type compactKey struct {
 // compact merges the next full batch of rows after a number. It returns the last
 // number that it looked at, or 0 if there were too few rows, and the highest number
 // in use.
-func (g *group) compact(after int64) (last, highest int64, err error) {
-	stmt, err := g.stmt("SELECT coalesce(max(id), 0) FROM dedup")
+func (w *entryWrites) compact(after int64) (last, highest int64, err error) {
+	stmt, err := w.g.stmt("SELECT coalesce(max(id), 0) FROM dedup")
 	if err != nil {
 		return 0, 0, err
 	}
 	if err := stmt.QueryRow().Scan(&highest); err != nil {
 		return 0, 0, err
 	}
-	ids, merged, last, err := g.mergeable(after)
+	ids, merged, last, err := w.mergeable(after)
 	if err != nil {
 		return 0, highest, err
 	}
 	for _, id := range ids {
-		if err := g.exec("DELETE FROM dedup WHERE id = ?", id); err != nil {
+		if err := w.g.exec("DELETE FROM dedup WHERE id = ?", id); err != nil {
 			return 0, highest, err
 		}
 	}
 	for key, row := range merged {
-		if err := g.insertEntries(key.scope, row); err != nil {
+		if err := w.insertEntries(key.scope, row); err != nil {
 			return 0, highest, err
 		}
 	}
@@ -81,8 +81,8 @@ func (g *group) compact(after int64) (last, highest int64, err error) {
 
 // mergeable reads a batch of rows and returns the numbers of the small ones with
 // the rows to replace them.
-func (g *group) mergeable(after int64) (ids []int64, merged map[compactKey]*entryRow, last int64, err error) {
-	rows, err := g.query("SELECT id, scope, expires, signed, sum, entries FROM dedup WHERE id > ? ORDER BY id LIMIT ?", after, compactRows)
+func (w *entryWrites) mergeable(after int64) (ids []int64, merged map[compactKey]*entryRow, last int64, err error) {
+	rows, err := w.g.query("SELECT id, scope, expires, signed, sum, entries FROM dedup WHERE id > ? ORDER BY id LIMIT ?", after, compactRows)
 	if err != nil {
 		return nil, nil, 0, err
 	}

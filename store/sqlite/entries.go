@@ -22,18 +22,24 @@ type entryRow struct {
 	entries         []byte
 }
 
+// entryWrites writes and purges the entries of a group.
+type entryWrites struct {
+	g       *group
+	entries map[string]*entryRow
+}
+
 // add adds an entry to its scope's row of this transaction.
-func (g *group) add(e *store.Entry) {
+func (w *entryWrites) add(e *store.Entry) {
 	if len(e.Keys) == 0 {
 		return
 	}
-	row := g.entries[e.Scope]
+	row := w.entries[e.Scope]
 	if row == nil {
 		row = new(entryRow)
-		if g.entries == nil {
-			g.entries = make(map[string]*entryRow, 1)
+		if w.entries == nil {
+			w.entries = make(map[string]*entryRow, 1)
 		}
-		g.entries[e.Scope] = row
+		w.entries[e.Scope] = row
 	}
 	expires := e.Expires.UnixMilli()
 	row.expires = max(row.expires, expires)
@@ -45,17 +51,17 @@ func (g *group) add(e *store.Entry) {
 }
 
 // flush writes the rows of the entries that were added, and the counts of inboxes.
-func (g *group) flush() error {
-	for scope, row := range g.entries {
-		if err := g.insertEntries(scope, row); err != nil {
+func (w *entryWrites) flush() error {
+	for scope, row := range w.entries {
+		if err := w.insertEntries(scope, row); err != nil {
 			return err
 		}
 	}
-	return g.flushBoxes()
+	return w.g.flushBoxes()
 }
 
-func (g *group) insertEntries(scope string, row *entryRow) error {
-	return g.exec("INSERT INTO dedup (scope, expires, signed, sum, entries) VALUES (?, ?, ?, ?, ?)",
+func (w *entryWrites) insertEntries(scope string, row *entryRow) error {
+	return w.g.exec("INSERT INTO dedup (scope, expires, signed, sum, entries) VALUES (?, ?, ?, ?, ?)",
 		scope, row.expires, row.signed, row.sum(scope), row.entries)
 }
 
@@ -223,15 +229,15 @@ func (s *Store) purgeBatch() (more bool, err error) {
 
 // expired returns the rows that have expired, up to about purgeEntries entries. A row
 // with the entry of an event that waits is kept.
-func (g *group) expired(now int64) ([]expiredRow, error) {
+func (w *entryWrites) expired(now int64) ([]expiredRow, error) {
 	query, args := "SELECT id, scope, signed, entries FROM dedup WHERE expires <= ?", []any{now}
 	until := make(map[string]int64)
-	for _, b := range g.w.boxes.behind(now) {
-		until[b.scope] = g.w.boxes.expiry(b.scope, now)
+	for _, b := range w.g.w.boxes.behind(now) {
+		until[b.scope] = w.g.w.boxes.expiry(b.scope, now)
 		query += " AND NOT (scope = ? AND expires > ?)"
 		args = append(args, b.scope, until[b.scope])
 	}
-	rows, err := g.query(query+" ORDER BY id LIMIT ?", append(args, purgeEntries)...)
+	rows, err := w.g.query(query+" ORDER BY id LIMIT ?", append(args, purgeEntries)...)
 	if err != nil {
 		return nil, err
 	}
@@ -254,14 +260,14 @@ func (g *group) expired(now int64) ([]expiredRow, error) {
 }
 
 // purge deletes a row and keeps the newest signed time of its scope.
-func (g *group) purge(r expiredRow) error {
-	if err := g.exec("DELETE FROM dedup WHERE id = ?", r.id); err != nil {
+func (w *entryWrites) purge(r expiredRow) error {
+	if err := w.g.exec("DELETE FROM dedup WHERE id = ?", r.id); err != nil {
 		return err
 	}
 	if r.signed == 0 {
 		return nil
 	}
-	return g.exec("INSERT INTO purged (scope, signed) VALUES (?, ?) ON CONFLICT (scope) DO UPDATE SET signed = max(signed, excluded.signed)", r.scope, r.signed)
+	return w.g.exec("INSERT INTO purged (scope, signed) VALUES (?, ?) ON CONFLICT (scope) DO UPDATE SET signed = max(signed, excluded.signed)", r.scope, r.signed)
 }
 
 // purge removes rows that were purged. An entry that was committed again later

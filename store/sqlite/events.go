@@ -23,7 +23,7 @@ var selectEvents = "SELECT " + eventColumns + ", b.head, b.body FROM deliveries 
 const eventColumns = "d.n, d.nonce, d.prediction, d.created, d.scope, d.name, d.refusals, d.redelivery, b.prediction, b.since, b.overtaken"
 
 // scanEvent reads an event, and more columns behind those of an event.
-func (s *Store) scanEvent(rows *sql.Rows, more ...any) (*store.Delivery, error) {
+func (b *inbox) scanEvent(rows *sql.Rows, more ...any) (*store.Delivery, error) {
 	d := &store.Delivery{Inbound: new(store.Inbound)}
 	in := d.Inbound
 	var nonce, created, scope, since int64
@@ -31,16 +31,16 @@ func (s *Store) scanEvent(rows *sql.Rows, more ...any) (*store.Delivery, error) 
 		return nil, err
 	}
 	d.ID = ledger.EventID(d.N, nonce)
-	in.ID, in.Scope, in.Ordered = d.ID, s.inbox.boxes.scope(scope), ledger.IsOrdered(d.Prediction)
+	in.ID, in.Scope, in.Ordered = d.ID, b.s.inbox.boxes.scope(scope), ledger.IsOrdered(d.Prediction)
 	d.PredictionID, d.CreatedAt, d.WaitingSince = in.PredictionID, timeOf(created), timeOf(since)
 	return d, nil
 }
 
-func (s *Store) scanEvents(rows *sql.Rows, into map[int64]*stored) error {
+func (b *inbox) scanEvents(rows *sql.Rows, into map[int64]*stored) error {
 	defer rows.Close()
 	for rows.Next() {
 		var head, body []byte
-		d, err := s.scanEvent(rows, &head, &body)
+		d, err := b.scanEvent(rows, &head, &body)
 		if err != nil {
 			return err
 		}
@@ -65,18 +65,18 @@ type waitingEvents struct {
 
 // loadEvents reads which inbound events wait, in the order of their lines. now and
 // shift are those of loadQueue.
-func (s *Store) loadEvents(now, shift int64) error {
-	w := &waitingEvents{s: s, now: now, shift: shift}
+func (b *inbox) loadEvents(now, shift int64) error {
+	w := &waitingEvents{s: b.s, now: now, shift: shift}
 	const from = " FROM deliveries d INDEXED BY deliveries_pending"
 	where := " WHERE d.state = 0 AND d.n >= " + firstEventText
-	if err := eachRow(s.db, "SELECT "+waitingColumns+", b.place"+from+" JOIN inbound b ON b.n = d.n"+where+" AND d.redelivery = 1", func(row []int64) error {
+	if err := eachRow(b.s.db, "SELECT "+waitingColumns+", b.place"+from+" JOIN inbound b ON b.n = d.n"+where+" AND d.redelivery = 1", func(row []int64) error {
 		w.replayed = append(w.replayed, [5]int64(row))
 		return nil
 	}); err != nil {
 		return err
 	}
 	slices.SortFunc(w.replayed, func(a, b [5]int64) int { return cmp.Compare(a[4], b[4]) })
-	if err := eachRow(s.db, "SELECT "+waitingColumns+from+where+" AND d.redelivery = 0 ORDER BY d.n", func(row []int64) error {
+	if err := eachRow(b.s.db, "SELECT "+waitingColumns+from+where+" AND d.redelivery = 0 ORDER BY d.n", func(row []int64) error {
 		if err := w.addReplayed(row[0]); err != nil {
 			return err
 		}

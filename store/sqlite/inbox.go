@@ -50,8 +50,8 @@ func (b *inbox) SetPaused(ctx context.Context, scope string, paused bool) error 
 
 // pause writes a change, and returns the pauses of the scope with it, nil without a
 // change.
-func (g *group) pause(scope string, paused bool) ([]store.Span, error) {
-	stored, err := g.pairs("SELECT began, ended FROM pauses WHERE scope = ? ORDER BY began", scope)
+func (w *eventWrites) pause(scope string, paused bool) ([]store.Span, error) {
+	stored, err := w.pairs("SELECT began, ended FROM pauses WHERE scope = ? ORDER BY began", scope)
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +60,7 @@ func (g *group) pause(scope string, paused bool) ([]store.Span, error) {
 		spans = append(spans, store.Span{Began: timeOf(p[0]), Ended: timeOf(p[1])})
 	}
 	open := !ledger.PausedSince(spans).IsZero()
-	switch now := g.now(); {
+	switch now := w.g.now(); {
 	case open == paused:
 		return nil, nil
 	case paused:
@@ -72,13 +72,13 @@ func (g *group) pause(scope string, paused bool) ([]store.Span, error) {
 		}
 		spans = append(spans, store.Span{Began: timeOf(now)})
 		return spans, errors.Join(
-			g.exec("DELETE FROM pauses WHERE scope = ? AND began < ?", scope, spans[0].Began.UnixMilli()),
-			g.exec("INSERT INTO pauses (scope, began, ended) VALUES (?, ?, 0) ON CONFLICT DO UPDATE SET ended = 0", scope, now))
+			w.g.exec("DELETE FROM pauses WHERE scope = ? AND began < ?", scope, spans[0].Began.UnixMilli()),
+			w.g.exec("INSERT INTO pauses (scope, began, ended) VALUES (?, ?, 0) ON CONFLICT DO UPDATE SET ended = 0", scope, now))
 	default:
 		last := &spans[len(spans)-1]
 		now = max(now, last.Began.UnixMilli())
 		last.Ended = timeOf(now)
-		return spans, g.exec("UPDATE pauses SET ended = ? WHERE scope = ? AND ended = 0", now, scope)
+		return spans, w.g.exec("UPDATE pauses SET ended = ? WHERE scope = ? AND ended = 0", now, scope)
 	}
 }
 

@@ -125,10 +125,13 @@ func (h *history) forgetRecorded(ctx context.Context) error {
 	}
 }
 
+// deletions deletes what a group forgets.
+type deletions struct{ g *group }
+
 // forgetEvent deletes an event that has ended. It may have been replayed since it was
 // read.
-func (g *group) forgetEvent(n int64) error {
-	stmt, err := g.stmt("DELETE FROM deliveries WHERE n = ? AND state <> 0 RETURNING prediction, state, scope, size")
+func (d *deletions) forgetEvent(n int64) error {
+	stmt, err := d.g.stmt("DELETE FROM deliveries WHERE n = ? AND state <> 0 RETURNING prediction, state, scope, size")
 	if err != nil {
 		return err
 	}
@@ -141,35 +144,35 @@ func (g *group) forgetEvent(n int64) error {
 	if err != nil {
 		return err
 	}
-	g.boxOf(scope).count(state, size, -1)
+	d.g.boxOf(scope).count(state, size, -1)
 	return errors.Join(
-		g.exec("DELETE FROM attempts WHERE prediction = ? AND delivery = ?", number, n),
-		g.exec("DELETE FROM inbound WHERE n = ?", n),
+		d.g.exec("DELETE FROM attempts WHERE prediction = ? AND delivery = ?", number, n),
+		d.g.exec("DELETE FROM inbound WHERE n = ?", n),
 	)
 }
 
-func (g *group) forgetDelivery(n int64) error {
-	if err := g.exec("DELETE FROM attempts WHERE prediction = (SELECT prediction FROM deliveries WHERE n = ?1) AND delivery = ?1", n); err != nil {
+func (d *deletions) forgetDelivery(n int64) error {
+	if err := d.g.exec("DELETE FROM attempts WHERE prediction = (SELECT prediction FROM deliveries WHERE n = ?1) AND delivery = ?1", n); err != nil {
 		return err
 	}
-	payloads, err := g.numbers("SELECT "+payloadNumber+" FROM deliveries d WHERE n = ?", n)
+	payloads, err := d.numbers("SELECT "+payloadNumber+" FROM deliveries d WHERE n = ?", n)
 	if err != nil {
 		return err
 	}
-	states, err := g.numbers("DELETE FROM deliveries WHERE n = ? RETURNING state", n)
+	states, err := d.numbers("DELETE FROM deliveries WHERE n = ? RETURNING state", n)
 	for _, state := range states {
-		g.totals.deliveries[state]--
+		d.g.totals.deliveries[state]--
 	}
 	for _, payload := range payloads {
-		err = errors.Join(err, g.exec(`DELETE FROM payloads WHERE n = ?1 AND NOT EXISTS (SELECT 1 FROM deliveries WHERE n = ?1)
+		err = errors.Join(err, d.g.exec(`DELETE FROM payloads WHERE n = ?1 AND NOT EXISTS (SELECT 1 FROM deliveries WHERE n = ?1)
 			AND NOT EXISTS (SELECT 1 FROM deliveries WHERE payload = ?1 AND payload <> 0)`, payload))
 	}
 	return err
 }
 
 // numbers reads a column of numbers.
-func (g *group) numbers(query string, args ...any) (out []int64, err error) {
-	rows, err := g.query(query, args...)
+func (d *deletions) numbers(query string, args ...any) (out []int64, err error) {
+	rows, err := d.g.query(query, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -184,9 +187,9 @@ func (g *group) numbers(query string, args ...any) (out []int64, err error) {
 	return out, rows.Err()
 }
 
-func (g *group) forgetPrediction(ref int64) error {
+func (d *deletions) forgetPrediction(ref int64) error {
 	// A redelivery may have been committed since the row was read.
-	return g.exec("DELETE FROM predictions WHERE ref = ? AND "+undelivered, ref)
+	return d.g.exec("DELETE FROM predictions WHERE ref = ? AND "+undelivered, ref)
 }
 
 const undelivered = "NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.prediction = predictions.ref)"

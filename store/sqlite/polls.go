@@ -10,8 +10,8 @@ import (
 
 // loadPolls reads which predictions are polled. All are due at once; the tracker
 // limits how many it polls at a time.
-func (s *Store) loadPolls() error {
-	rows, err := s.db.Query("SELECT ref FROM predictions INDEXED BY predictions_tracked WHERE happened < 2 AND poll_path <> ''")
+func (t *tracker) loadPolls() error {
+	rows, err := t.s.db.Query("SELECT ref FROM predictions INDEXED BY predictions_tracked WHERE happened < 2 AND poll_path <> ''")
 	if err != nil {
 		return err
 	}
@@ -21,28 +21,28 @@ func (s *Store) loadPolls() error {
 		if err := rows.Scan(&ref); err != nil {
 			return err
 		}
-		s.polls.Add(ref)
+		t.s.polls.Add(ref)
 	}
 	return rows.Err()
 }
 
 // ClaimPolls implements store.Polls.
-func (s *Store) ClaimPolls(ctx context.Context, limit int) ([]store.Prediction, time.Time, error) {
-	if err := s.closed(); err != nil {
+func (t *tracker) ClaimPolls(ctx context.Context, limit int) ([]store.Prediction, time.Time, error) {
+	if err := t.s.closed(); err != nil {
 		return nil, time.Time{}, err
 	}
-	taken, next := s.polls.Take(limit)
+	taken, next := t.s.polls.Take(limit)
 	out := make([]store.Prediction, 0, len(taken))
 	for _, p := range taken {
-		found, err := s.findPrediction(ctx, "ref = ?", p.Ref)
+		found, err := t.s.findPrediction(ctx, "ref = ?", p.Ref)
 		if errors.Is(err, store.ErrNotFound) {
-			s.polls.Remove(p.Ref)
+			t.s.polls.Remove(p.Ref)
 			continue
 		}
 		if err != nil {
-			again := s.opts.Now().Add(claimAgain)
+			again := t.s.opts.Now().Add(claimAgain)
 			for _, p := range taken {
-				s.polls.Again(p.Ref, again, p.Failures)
+				t.s.polls.Again(p.Ref, again, p.Failures)
 			}
 			return nil, again, err
 		}
@@ -54,14 +54,14 @@ func (s *Store) ClaimPolls(ctx context.Context, limit int) ([]store.Prediction, 
 
 // PollAgain implements store.Polls. The due time is kept in memory: after a
 // restart all polls are due.
-func (s *Store) PollAgain(_ context.Context, p store.Prediction, due time.Time) error {
-	if err := s.closed(); err != nil {
+func (t *tracker) PollAgain(_ context.Context, p store.Prediction, due time.Time) error {
+	if err := t.s.closed(); err != nil {
 		return err
 	}
-	if s.polls.Again(p.Ref, due, int32(p.PollFailures)) {
-		s.queue.mu.Lock()
-		s.queue.signal()
-		s.queue.mu.Unlock()
+	if t.s.polls.Again(p.Ref, due, int32(p.PollFailures)) {
+		t.s.queue.mu.Lock()
+		t.s.queue.signal()
+		t.s.queue.mu.Unlock()
 	}
 	return nil
 }

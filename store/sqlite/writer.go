@@ -238,6 +238,7 @@ func (w *writer) transact(ops []*op) (err error) {
 		return err
 	}
 	g := &group{w: w}
+	g.entryWrites.g, g.eventWrites.g, g.deletions.g = g, g, g
 	defer func() {
 		if err != nil {
 			g.undo()
@@ -319,8 +320,10 @@ func (w *writer) disconnect() error {
 
 // group is the transaction that ops write into.
 type group struct {
-	w       *writer
-	entries map[string]*entryRow
+	w *writer
+	entryWrites
+	eventWrites
+	deletions
 	effects
 	// totals are what this transaction adds to the writer's.
 	totals totals
