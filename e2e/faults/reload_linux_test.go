@@ -27,9 +27,9 @@ func TestReload(t *testing.T) {
 	reloads := count(reloads, 10)
 	w := newWorld(t, "sqlite {$DIR}/store/webhook.db")
 	w.Start("PORT1")
+	w.warmUp()
 	// The base is what the same load leaves without reloads.
 	rest := w.steadyLoad()
-	w.warmUp()
 	time.Sleep(time.Second)
 	rest()
 	w.drain()
