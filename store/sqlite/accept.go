@@ -79,8 +79,8 @@ func (w *eventWrites) insertEvent(box *boxChange, ev *store.Inbound, expires int
 	if err := errors.Join(
 		w.g.exec("INSERT INTO deliveries (n, nonce, prediction, event, redelivery, state, attempts, due, created, scope, name, size, expires) VALUES (?, ?, ?, 0, 0, ?, ?, ?, ?, ?, ?, ?, ?)",
 			n, nonce, number, d.State, d.Attempts, d.Due, w.g.now(), box.box.id, ev.Name, size, expires),
-		w.g.exec("INSERT INTO inbound (n, prediction, place, since, overtaken, recorded, head, body) VALUES (?, ?, ?, ?, 0, ?, ?, ?)",
-			n, ev.PredictionID, n, d.Since, ev.Recorded != nil, blob(ev.Head), blob(ev.Body)),
+		w.g.exec("INSERT INTO inbound (n, prediction, since, overtaken, recorded, head, body) VALUES (?, ?, ?, 0, ?, ?, ?)",
+			n, ev.PredictionID, d.Since, ev.Recorded != nil, blob(ev.Head), blob(ev.Body)),
 	); err != nil {
 		return "", err
 	}
@@ -233,10 +233,11 @@ func (w *eventWrites) writeEvent(d *delivery) error {
 	}
 	if changed.Has(ledger.Replayed) {
 		w.g.w.lastEvent++
+		d.Row.place = w.g.w.lastEvent
 		if err := errors.Join(
-			w.g.exec("UPDATE inbound SET place = ?, since = ? WHERE n = ?", w.g.w.lastEvent, d.Since, d.N),
+			w.g.exec("UPDATE inbound SET since = ? WHERE n = ?", d.Since, d.N),
 			// Its entry may have been purged: none is kept for it.
-			w.g.exec("UPDATE deliveries SET redelivery = 1, expires = ? WHERE n = ?", int64(math.MaxInt64), d.N),
+			w.g.exec("UPDATE deliveries SET redelivery = 1, place = ?, expires = ? WHERE n = ?", d.Row.place, int64(math.MaxInt64), d.N),
 		); err != nil {
 			return err
 		}
@@ -279,6 +280,8 @@ func (w *eventWrites) replay(e *tracked, d *delivery, old *item) bool {
 	if d.State != store.DeliveryPending {
 		return false
 	}
-	q.add(&item{n: d.N, due: w.g.at, prediction: e.Ref, attempts: int32(d.Attempts), redelivery: true}, d.Lane)
+	if t := q.tails[d.Lane]; t == nil || d.Row.place <= t.after {
+		q.add(&item{n: d.N, due: w.g.at, prediction: e.Ref, attempts: int32(d.Attempts), redelivery: true}, d.Lane)
+	}
 	return true
 }

@@ -21,10 +21,10 @@ const maxLoadedLanes = 4096
 // loadQueue reads what is pending. Payloads are not read.
 func (s *Store) loadQueue() error {
 	var n int
-	if err := s.db.QueryRow("SELECT count(*) FROM deliveries INDEXED BY deliveries_pending WHERE state = 0").Scan(&n); err != nil {
+	if err := s.db.QueryRow("SELECT count(*) FROM deliveries INDEXED BY deliveries_pending WHERE state = 0 AND n < " + firstEventText).Scan(&n); err != nil {
 		return err
 	}
-	s.queue = newQueue(n)
+	s.queue = newQueue(n, s.opts.window.withDefaults())
 	for scope := range s.inbox.boxes.pauses {
 		if s.inbox.Paused(scope) {
 			s.queue.paused[store.InboxLane(scope)] = true
@@ -67,7 +67,7 @@ func (s *Store) loadQueue() error {
 	if err := rows.Err(); err != nil {
 		return err
 	}
-	return s.loadEvents(now, shift)
+	return s.loadTails()
 }
 
 // maxWait is the longest wait that a receiver can request. A longer one comes from
@@ -100,9 +100,9 @@ func (s *Store) ClaimDeliveries(ctx context.Context, limit int, slots func(store
 	if err := s.closed(); err != nil {
 		return nil, time.Time{}, err
 	}
-	taken, next := s.queue.take(s.opts.clock, limit, slots)
-	read, err := s.readClaimed(ctx, s.queue.unread(taken))
-	if err != nil {
+	taken, next, err := s.take(ctx, limit, slots)
+	read, readErr := s.readClaimed(ctx, s.queue.unread(taken))
+	if err = errors.Join(err, readErr); err != nil {
 		// What is in memory is not handed out either: with an error nothing
 		// is claimed.
 		again := s.opts.Now().Add(claimAgain)

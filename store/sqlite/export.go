@@ -162,7 +162,7 @@ func (x *Export) Events() iter.Seq2[move.Event, error] {
 		return func(func(move.Event, error) bool) {}
 	}
 	return walk(x, `SELECT d.n, d.nonce, d.prediction, d.redelivery, d.state, d.attempts, d.due, d.created, s.scope, d.name, d.refusals, d.expires,
-		b.prediction, b.place, b.since, b.overtaken, b.recorded, b.head, b.body
+		b.prediction, max(d.n, d.place), b.since, b.overtaken, b.recorded, b.head, b.body
 		FROM deliveries d JOIN inbound b ON b.n = d.n JOIN inboxes s ON s.id = d.scope ORDER BY d.n`, func(rows *sql.Rows) (e move.Event, err error) {
 		d, in := &e.Delivery, &e.Inbound
 		err = rows.Scan(&d.N, &d.Nonce, &d.Prediction, &d.Redelivery, &d.State, &d.Attempts, &d.Due, &d.Created, &in.Scope, &in.Name, &e.Refusals, &e.Expires,

@@ -96,7 +96,7 @@ func BenchmarkWaitingEvents(b *testing.B) {
 	defer s.Close()
 	opened := time.Since(start)
 	grown := heapInUse() - before
-	if got := len(s.queue.items); got != n {
+	if got := int(s.inbox.boxes.byScope["default"].events[store.DeliveryPending]); got != n {
 		b.Fatalf("%d events wait, want %d", got, n)
 	}
 	b.ResetTimer()

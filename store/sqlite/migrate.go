@@ -24,8 +24,9 @@ const schemaVersion = 3
 // negative prediction numbers. The columns say of an event: the row of inboxes of
 // its scope, its name, how often it was refused, the size of its head and body, and
 // when its entry of dedup expires while it waits, or when it is to be deleted if it
-// was recorded. The counts of an inbox are kept with it, so that opening a store
-// need not count. place is what a line is ordered by.
+// was recorded. A line is ordered by the events' numbers, or by their place where they
+// were replayed. The counts of an inbox are kept with it, so that opening a store need
+// not count.
 var migrations = [schemaVersion]string{schema, `
 ALTER TABLE deliveries ADD COLUMN payload INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX deliveries_sharing ON deliveries (payload) WHERE payload <> 0;
@@ -44,12 +45,13 @@ ALTER TABLE deliveries ADD COLUMN name TEXT NOT NULL DEFAULT '';
 ALTER TABLE deliveries ADD COLUMN refusals INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE deliveries ADD COLUMN size INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE deliveries ADD COLUMN expires INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE deliveries ADD COLUMN place INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX deliveries_replayed ON deliveries (place) WHERE place > 0 AND state = 0;
 CREATE INDEX deliveries_sized ON deliveries (scope, due) WHERE size > 0 AND state <> 0;
 CREATE INDEX deliveries_recorded ON deliveries (expires) WHERE expires > 0 AND state <> 0;
 CREATE TABLE inbound (
 	n          INTEGER PRIMARY KEY,
 	prediction TEXT    NOT NULL,
-	place      INTEGER NOT NULL,
 	since      INTEGER NOT NULL,
 	overtaken  INTEGER NOT NULL,
 	recorded   INTEGER NOT NULL,

@@ -149,21 +149,26 @@ type queue struct {
 	ready   []*lane
 	waiting heap.Heap[*lane]
 	fresh   int
-	// lastPlace is the highest place in an order that was loaded.
-	lastPlace int64
-	claimed   atomic.Int64 // items with an attempt under way
+	// tails are the waiting events that are not in memory, and inbound is how many
+	// are.
+	tails   map[store.Lane]*tail
+	inbound int
+	window  window
+	claimed atomic.Int64 // items with an attempt under way
 
 	subscribers map[chan struct{}]bool
 }
 
 // newQueue returns a queue with room for n items.
-func newQueue(n int) *queue {
+func newQueue(n int, w window) *queue {
 	return &queue{
 		items:       make(map[int64]*item, n),
 		orders:      make(map[int64]*item),
 		known:       make(map[int64]*known),
 		lanes:       make(map[store.Lane]*lane),
 		paused:      make(map[store.Lane]bool),
+		tails:       make(map[store.Lane]*tail),
+		window:      w,
 		subscribers: make(map[chan struct{}]bool),
 	}
 }
@@ -171,6 +176,9 @@ func newQueue(n int) *queue {
 // add adds a delivery. One that has to wait for another one of its order is held.
 func (q *queue) add(i *item, key store.Lane) {
 	q.items[i.n] = i
+	if ledger.IsInbound(i.prediction) {
+		q.inbound++
+	}
 	if d := i.fresh(); d != nil {
 		size, limit := sizeOf(d), freshBytes
 		if d.Inbound != nil {
@@ -260,6 +268,9 @@ func (q *queue) settle(l *lane) {
 // remove removes an item. What waited for it goes into its lane.
 func (q *queue) remove(i *item) {
 	delete(q.items, i.n)
+	if ledger.IsInbound(i.prediction) {
+		q.inbound--
+	}
 	q.dropFresh(i)
 	q.unlane(i)
 	q.unpin(i)

@@ -41,7 +41,8 @@ type Options struct {
 	// PurgeEvery is how often expired entries are purged. Default: 10s.
 	PurgeEvery time.Duration
 
-	clock *clock.Clock // by Now
+	clock  *clock.Clock // by Now
+	window window       // tests make it small
 }
 
 // Store is an open database file. It implements store.Closer.

@@ -33,6 +33,8 @@ type row struct {
 	ended bool
 	// at is the time due on the clock's scale.
 	due, at int64
+	// place is that of an event that is replayed.
+	place int64
 }
 
 func set[K comparable, V any](m *map[K]V, k K, v V) {
@@ -58,6 +60,8 @@ type effects struct {
 	accepts  map[*store.Inbound]string
 	// boxes is what changes in the inboxes, by scope.
 	boxes map[string]*boxChange
+	// pages are what is loaded of tails.
+	pages []*page
 }
 
 // now returns the time of the transaction in Unix milliseconds.
@@ -355,7 +359,7 @@ func (g *group) undo() {
 
 // apply updates the memory after the commit.
 func (g *group) apply() {
-	if len(g.loaded) == 0 && len(g.boxes) == 0 {
+	if len(g.loaded) == 0 && len(g.boxes) == 0 && len(g.pages) == 0 {
 		return
 	}
 	g.w.boxes.apply(g.boxes)
@@ -368,8 +372,16 @@ func (g *group) apply() {
 	q := g.w.queue
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	for _, p := range g.pages {
+		q.addPage(p)
+	}
 	for _, i := range g.accepted {
-		q.add(i, i.goesTo())
+		key := i.goesTo()
+		if q.holdsBack(i, key) {
+			q.startTail(key, g.boxes[i.fresh().Inbound.Scope].box.id, i.n)
+		} else if q.items[i.n] == nil {
+			q.add(i, key)
+		}
 	}
 	for _, e := range g.loaded {
 		for _, d := range e.Deliveries {

@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 	"testing"
 	"time"
@@ -16,11 +17,23 @@ func TestInspectorConformance(t *testing.T) { storetest.RunInspector(t, freshFil
 
 func TestInboxConformance(t *testing.T) { storetest.RunInbox(t, freshFile) }
 
-func freshFile(t *testing.T) storetest.Resource {
+// TestInboxConformanceWithTails is the same of a store that has few events in memory
+// and reads the others in pages.
+func TestInboxConformanceWithTails(t *testing.T) {
+	for _, w := range []window{{most: 2, page: 1, scan: 1, low: 1}, {most: 4, page: 2, scan: 3, low: 2}} {
+		t.Run(fmt.Sprintf("%+v", w), func(t *testing.T) {
+			storetest.RunInbox(t, func(t *testing.T) storetest.Resource { return fileWith(t, w) })
+		})
+	}
+}
+
+func freshFile(t *testing.T) storetest.Resource { return fileWith(t, window{}) }
+
+func fileWith(t *testing.T, w window) storetest.Resource {
 	path := filepath.Join(t.TempDir(), "webhook.db")
 	return func(t *testing.T, now func() time.Time) storetest.Opened {
 		t.Helper()
-		s, err := Open(Options{Path: path, Now: now})
+		s, err := Open(Options{Path: path, Now: now, window: w})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -79,7 +79,7 @@ type writer struct {
 }
 
 func newWriter(opts Options, p *presence, q *queue, polls *polling.Schedule, b *boxes, t totals, claims func() int64) (*writer, error) {
-	w := &writer{opts: opts, presence: p, queue: q, polls: polls, boxes: b, claims: claims, totals: t, lastEvent: q.lastPlace}
+	w := &writer{opts: opts, presence: p, queue: q, polls: polls, boxes: b, claims: claims, totals: t}
 	if err := w.connect(); err != nil {
 		return nil, err
 	}
@@ -101,15 +101,16 @@ func (w *writer) restore() error {
 	highest := func(dst *int64, column, table string) error {
 		return w.conn.QueryRowContext(context.Background(), "SELECT coalesce(max("+column+"), 0) FROM "+table).Scan(dst)
 	}
-	var event int64
+	var event, place int64
 	err := errors.Join(
 		highest(&w.lastRef, "ref", "predictions"),
 		highest(&w.lastDelivery, "n", "deliveries WHERE n < "+firstEventText),
 		highest(&event, "n", "deliveries"),
+		highest(&place, "place", "deliveries INDEXED BY deliveries_replayed WHERE place > 0 AND state = 0"),
 		highest(&w.lastAttempt, "id", "attempts"),
 	)
 	// An event that is replayed takes a number for its place.
-	w.lastEvent = max(w.lastEvent, event, ledger.FirstEvent-1)
+	w.lastEvent = max(event, place, ledger.FirstEvent-1)
 	return err
 }
 
