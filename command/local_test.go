@@ -218,7 +218,7 @@ func TestDemoOutput(t *testing.T) {
 	for columns, width := range map[string]int{"": 80, "60": 60} {
 		sh := newShell(t, nil)
 		sh.env = append(sh.env, "COLUMNS="+columns)
-		r := sh.run("demo", "--once").ok("Everything below runs in this process", "5. The dashboard has all of it")
+		r := sh.run("demo", "--once").ok("Everything below runs in this process", "6. The dashboard has all of it")
 		for line := range strings.Lines(r.out) {
 			if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > width {
 				t.Errorf("a line of %d characters, want %d at most: %q", n, width, line)

@@ -19,6 +19,9 @@ type delivery struct {
 	// Signed: the app's own check of the signature, as the webhook guide
 	// has it, succeeds.
 	Signed bool
+	// EventID is that of an event from an inbox, and Attempt the number of the
+	// attempt.
+	EventID, Attempt string
 	// Status is the status of the app's response.
 	Status int
 }
@@ -54,6 +57,8 @@ func (a *app) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		Prediction: r.Header.Get("X-Replicate-Prediction-Id"),
 		Verified:   r.Header.Get("X-Replicate-Verified"),
 		Signed:     err == nil && r.Header.Get("X-Replicate-Signature") == hex.EncodeToString(mac.Sum(nil)),
+		EventID:    r.Header.Get("X-Replicate-Event-Id"),
+		Attempt:    r.Header.Get("X-Replicate-Attempt"),
 		Status:     http.StatusOK,
 	}
 	a.mu.Lock()

@@ -17,13 +17,17 @@ import (
 
 // site holds the values of the configuration.
 type site struct {
-	dir     string // of all data
-	addr    string // Caddy's
-	app     string // the app's address
-	api     string // the API's address
-	secret  string // the file with the signing secret
-	gone    string // an address where nobody listens
-	webhook string // the path of the edge
+	dir    string // of all data
+	addr   string // Caddy's
+	app    string // the app's address
+	api    string // the API's address
+	secret string // the file with the signing secret
+	// inboxSecret is the file with that of the sender to the inbox.
+	inboxSecret string
+	gone        string // an address where nobody listens
+	webhook     string // the path of the edge
+	inbox       string // the path of the edge with an inbox
+	late        string // the address of the app behind the inbox, which is down at first
 }
 
 // caddyfile returns the configuration. It is what a user would write, with
@@ -70,6 +74,15 @@ http://%[8]s {
 		}
 		reverse_proxy %[10]s
 	}
+	handle %[12]s {
+		replicate_webhook {
+			secret %[13]s
+			scope inbox
+			inbox %[14]s {
+				max_delay 1s
+			}
+		}
+	}
 	handle /v1/* {
 		replicate_predictions {
 			api http://%[11]s/v1
@@ -87,7 +100,8 @@ http://%[8]s {
 	}
 }
 `, quote(filepath.Join(s.dir, "storage")), quote(s.log()), quote(filepath.Join(s.dir, "webhook.db")),
-		quote("{file."+s.secret+"}"), app, own, gone, s.addr, s.webhook, s.app, s.api)
+		quote("{file."+s.secret+"}"), app, own, gone, s.addr, s.webhook, s.app, s.api,
+		s.inbox, quote("{file."+s.inboxSecret+"}"), s.late)
 }
 
 // log returns the path of Caddy's log.
@@ -128,7 +142,12 @@ const firstPort, lastPort, tries = 10000, 30000, 20
 
 // listen serves a handler at a free port of loopback until stop is called.
 func listen(h http.Handler) (addr string, stop func(), err error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	return listenAt("127.0.0.1:0", h)
+}
+
+// listenAt is like listen, at an address.
+func listenAt(at string, h http.Handler) (addr string, stop func(), err error) {
+	l, err := net.Listen("tcp", at)
 	if err != nil {
 		return "", nil, err
 	}
@@ -146,8 +165,8 @@ func unused() (string, error) {
 	return l.Addr().String(), l.Close()
 }
 
-// writeSecret keeps a secret in a file that the configuration names.
-func (s *site) writeSecret(secret string) error {
-	s.secret = filepath.Join(s.dir, "secret")
-	return os.WriteFile(s.secret, []byte(secret), 0o600)
+// writeSecrets keeps the secrets in files that the configuration names.
+func (s *site) writeSecrets(secret, inboxSecret string) error {
+	s.secret, s.inboxSecret = filepath.Join(s.dir, "secret"), filepath.Join(s.dir, "inbox-secret")
+	return errors.Join(os.WriteFile(s.secret, []byte(secret), 0o600), os.WriteFile(s.inboxSecret, []byte(inboxSecret), 0o600))
 }

@@ -44,9 +44,9 @@ func Run(ctx context.Context, out io.Writer, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	s := &site{dir: dir, webhook: "/webhooks/replicate"}
-	secret := "whsec_" + base64.StdEncoding.EncodeToString(random(24))
-	if err := s.writeSecret(secret); err != nil {
+	s := &site{dir: dir, webhook: "/webhooks/replicate", inbox: "/webhooks/inbox"}
+	secret, inboxSecret := newSecret(), newSecret()
+	if err := s.writeSecrets(secret, inboxSecret); err != nil {
 		return err
 	}
 	a := newApp(secret)
@@ -63,17 +63,23 @@ func Run(ctx context.Context, out io.Writer, o Options) (err error) {
 	if s.gone, err = unused(); err != nil {
 		return err
 	}
+	if s.late, err = unused(); err != nil {
+		return err
+	}
 	if err := s.startCaddy(); err != nil {
 		return errors.Join(err, os.RemoveAll(dir))
 	}
 	transport := &http.Transport{}
 	defer transport.CloseIdleConnections()
 	d := &demonstration{
-		site: s, app: a, api: api, secret: secret, once: o.Once,
+		site: s, app: a, api: api, secret: secret, inboxSecret: inboxSecret, once: o.Once,
 		client: &http.Client{Transport: transport, Timeout: patience},
 		print:  printer{out: out, color: o.Color, width: cmp.Or(o.Width, 80)},
 	}
 	err = d.run(ctx)
+	if d.stopLate != nil {
+		d.stopLate()
+	}
 	if stopErr := caddy.Stop(); err == nil {
 		err = stopErr
 	}
@@ -92,21 +98,24 @@ type demonstration struct {
 	app    *app
 	api    *fakeapi.API
 	client *http.Client
-	secret string
-	once   bool
-	print  printer
+	// secret and inboxSecret are what senders sign with.
+	secret, inboxSecret string
+	once                bool
+	print               printer
 
 	// body and signature are the sender's webhook.
 	body      []byte
 	signature string
 	// prediction is the id of the one that the client created.
 	prediction string
+	// stopLate stops the app behind the inbox, once it runs.
+	stopLate func()
 }
 
 // run goes through the steps.
 func (d *demonstration) run(ctx context.Context) error {
 	d.introduce()
-	for _, step := range []func(context.Context) error{d.genuine, d.duplicate, d.forgery, d.outbound} {
+	for _, step := range []func(context.Context) error{d.genuine, d.duplicate, d.forgery, d.outage, d.outbound} {
 		if err := d.step(ctx, step); err != nil {
 			return err
 		}
@@ -122,6 +131,8 @@ func (d *demonstration) step(ctx context.Context, step func(context.Context) err
 	defer cancel()
 	return step(ctx)
 }
+
+func newSecret() string { return "whsec_" + base64.StdEncoding.EncodeToString(random(24)) }
 
 func random(n int) []byte {
 	b := make([]byte, n)

@@ -26,6 +26,9 @@ func (a response) String() string {
 	if a.Header.Get("X-Replicate-Duplicate") != "" {
 		text += "  X-Replicate-Duplicate: " + a.Header.Get("X-Replicate-Duplicate")
 	}
+	if a.Header.Get("X-Replicate-Inbox") != "" {
+		text += "  X-Replicate-Inbox: " + a.Header.Get("X-Replicate-Inbox")
+	}
 	return text
 }
 
@@ -64,18 +67,26 @@ const webhookID = "demo_incoming"
 
 // incoming returns a webhook of the sender for a prediction, and its signature.
 func (d *demonstration) incoming(id string) (body []byte, signature string) {
+	return signed(d.secret, id)
+}
+
+func signed(secret, id string) (body []byte, signature string) {
 	now := time.Now().UTC().Format(time.RFC3339)
 	body = fmt.Appendf(nil, `{"event":"prediction.completed","prediction":{"id":%q,"version":"v1","input":{"prompt":"a serene landscape"},"output":"ready","status":"succeeded","created_at":%q},"timestamp":%q}`,
 		id, now, now)
-	mac := hmac.New(sha256.New, []byte(d.secret))
+	mac := hmac.New(sha256.New, []byte(secret))
 	mac.Write(body)
 	return body, hex.EncodeToString(mac.Sum(nil))
 }
 
 // post sends a webhook and says so.
 func (d *demonstration) post(ctx context.Context, body []byte, signature string) (response, error) {
-	d.print.sent("POST " + d.webhook + "  X-Replicate-Signature: " + short(signature, 16))
-	a, err := d.ask(ctx, http.MethodPost, d.webhook, body, "Content-Type", "application/json", "X-Replicate-Signature", signature)
+	return d.postTo(ctx, d.webhook, body, signature)
+}
+
+func (d *demonstration) postTo(ctx context.Context, path string, body []byte, signature string) (response, error) {
+	d.print.sent("POST " + path + "  X-Replicate-Signature: " + short(signature, 16))
+	a, err := d.ask(ctx, http.MethodPost, path, body, "Content-Type", "application/json", "X-Replicate-Signature", signature)
 	if err == nil {
 		d.print.got(a.String())
 	}
@@ -134,6 +145,41 @@ func (d *demonstration) unseen(fact string) error {
 	return nil
 }
 
+// outage sends events to an app that is down, and then starts the app.
+func (d *demonstration) outage(ctx context.Context) error {
+	d.print.title("4. Events for an app that is down wait in its inbox")
+	ids := make(map[string]string) // of events by prediction
+	for n := range 3 {
+		prediction := fmt.Sprint("demo_outage_", n+1)
+		body, signature := signed(d.inboxSecret, prediction)
+		a, err := d.postTo(ctx, d.inbox, body, signature)
+		if err != nil {
+			return err
+		}
+		if ids[prediction] = a.Header.Get("X-Replicate-Inbox"); a.Status != http.StatusOK || ids[prediction] == "" {
+			return fmt.Errorf("the response is %s: it should be 200 with X-Replicate-Inbox", a)
+		}
+	}
+	d.print.fact("nothing listens at %s, and each sender knows that its event is on disk", d.late)
+	var err error
+	if _, d.stopLate, err = listenAt(d.late, d.app); err != nil {
+		return fmt.Errorf("starting the app: %w", err)
+	}
+	d.print.note("The app starts.")
+	for n := range 3 {
+		prediction := fmt.Sprint("demo_outage_", n+1)
+		got, err := d.app.Wait(ctx, prediction, 0)
+		if err != nil {
+			return fmt.Errorf("waiting for the event of %s: %w", prediction, err)
+		}
+		if got.EventID != ids[prediction] || got.Verified == "" {
+			return fmt.Errorf("the app got %+v: it should have been the verified event %s", got, ids[prediction])
+		}
+		d.print.fact("the app got %s of %s, with X-Replicate-Attempt: %s", got.Event, prediction, got.Attempt)
+	}
+	return nil
+}
+
 // token is the client's. The simulated API takes any.
 const token = "r8_demo"
 
@@ -163,7 +209,7 @@ func (d *demonstration) create(ctx context.Context, receiver, prompt string) (pr
 }
 
 func (d *demonstration) outbound(ctx context.Context) error {
-	d.print.title("4. A client creates a prediction with webhook_url, and the app is down for a moment")
+	d.print.title("5. A client creates a prediction with webhook_url, and the app is down for a moment")
 	d.app.FailNext("prediction.completed", 1)
 	receiver := "http://" + d.addr + d.webhook
 	d.print.sent(`POST /v1/predictions  {"version": "v1", "input": {…}, "webhook_url": "` + receiver + `"}`)
@@ -256,7 +302,7 @@ func (d *demonstration) log(ctx context.Context, id string) error {
 
 // dashboard shows where it is, and checks that it has what went before.
 func (d *demonstration) dashboard(ctx context.Context) error {
-	d.print.title("5. The dashboard has all of it")
+	d.print.title("6. The dashboard has all of it")
 	a, err := d.ask(ctx, http.MethodGet, "/_webhooks/deliveries?prediction="+d.prediction, nil)
 	if err != nil {
 		return err
