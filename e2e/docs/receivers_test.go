@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -120,13 +121,7 @@ const large = 600_000
 // TestReceiversBehindTheEdge runs each with the page's own configuration before
 // it: an event arrives once, however large, and a forgery not at all.
 func TestReceiversBehindTheEdge(t *testing.T) {
-	var front string
-	for _, b := range blocksIn(t, "caddyfile") {
-		if b.file == receiversPage {
-			front = b.text
-		}
-	}
-	front = strings.NewReplacer("hooks.example.com", "http://127.0.0.1:{$PORT1}", "localhost:3000", "127.0.0.1:{$PORT2}").Replace(front)
+	front := fronts(t)[0]
 	for file, b := range programs(t, "edge") {
 		t.Run(file, func(t *testing.T) {
 			t.Setenv("WEBHOOK_SECRET", secret)
@@ -153,6 +148,58 @@ func TestReceiversBehindTheEdge(t *testing.T) {
 				t.Errorf("the program got %d events, want 2: %q", len(lines), lines)
 			}
 		})
+	}
+}
+
+// fronts are the page's configurations before the programs: without an inbox and with
+// one.
+func fronts(t *testing.T) (texts []string) {
+	t.Helper()
+	for _, b := range blocksIn(t, "caddyfile") {
+		if b.file == receiversPage {
+			texts = append(texts, strings.NewReplacer("hooks.example.com", "http://127.0.0.1:{$PORT1}", "localhost:3000", "127.0.0.1:{$PORT2}").Replace(b.text))
+		}
+	}
+	if len(texts) != 2 {
+		t.Fatalf("the page has %d configurations, want 2", len(texts))
+	}
+	return texts
+}
+
+// TestReceiversBehindAnInbox sends events while the program does not run: each arrives
+// once when it does.
+func TestReceiversBehindAnInbox(t *testing.T) {
+	front := fronts(t)[1]
+	tried := 0
+	for file, b := range programs(t, "edge") {
+		if !slices.Contains([]string{".mjs", ".py", ".php"}, filepath.Ext(file)) {
+			continue
+		}
+		tried++
+		t.Run(file, func(t *testing.T) {
+			t.Setenv("WEBHOOK_SECRET", secret)
+			s := caddyrun.New(t)
+			s.Reload("{\n{$GLOBALS}\n}\n" + front)
+			url := s.URL("PORT1", "/webhooks/replicate")
+			sizes := []int{10, large, 10}
+			for i, size := range sizes {
+				body := payload(fmt.Sprintf("pred_%d", i), size)
+				resp := post(t, s.Client, url, http.Header{"X-Replicate-Signature": {hexSignature(body)}}, body)
+				if resp.StatusCode != 200 || !strings.HasPrefix(resp.Header.Get("X-Replicate-Inbox"), "evt_") {
+					t.Fatalf("a webhook of %d bytes got %s %v", len(body), resp.Status, resp.Header)
+				}
+			}
+			p := run(t, s.Env, b, file, "PORT2")
+			for i := range sizes {
+				p.output.Wait(t, fmt.Sprintf("prediction.completed of pred_%d", i))
+			}
+			if lines := p.output.Lines(" of "); len(lines) != len(sizes) {
+				t.Errorf("the program got %d events, want %d: %q", len(lines), len(sizes), lines)
+			}
+		})
+	}
+	if tried != 3 {
+		t.Errorf("tried %d programs, want 3", tried)
 	}
 }
 
