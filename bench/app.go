@@ -18,7 +18,10 @@ import (
 // serveAppArg makes this binary the app behind the proxy instead of the bench.
 const serveAppArg = "serve-app"
 
-const tallyPath = "/_bench/tally"
+const (
+	tallyPath    = "/_bench/tally"
+	arrivalsPath = "/_bench/arrivals"
+)
 
 // tally is what an app has been given: how many events, and a sum over a hash of
 // each one's number. When both are what the sender expects, every event came
@@ -49,9 +52,13 @@ func mix(n uint64) uint64 {
 }
 
 // serveApp runs the app: it reads each webhook, records its number and responds
-// with "ok". It ends when its stdin does.
-func serveApp() error {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+// with "ok". It ends when its stdin does. The argument is the address, if any.
+func serveApp(args []string) error {
+	at := "127.0.0.1:0"
+	if len(args) > 0 {
+		at = args[0]
+	}
+	ln, err := net.Listen("tcp", at)
 	if err != nil {
 		return err
 	}
@@ -69,6 +76,10 @@ func serveApp() error {
 type appHandler struct {
 	count, sum atomic.Uint64 // a tally
 	buffers    sync.Pool
+
+	timing   atomic.Bool // whether receipts are kept
+	mu       sync.Mutex
+	receipts []byte // lines of an event's number and when it came
 }
 
 var (
@@ -93,6 +104,14 @@ func (a *appHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintln(w, a.count.Load(), a.sum.Load())
 		return
 	}
+	if r.URL.Path == arrivalsPath {
+		a.timing.Store(true)
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		_, _ = w.Write(a.receipts)
+		a.receipts = a.receipts[:0]
+		return
+	}
 	if r.Method == http.MethodGet {
 		_, _ = w.Write(ok)
 		return
@@ -109,6 +128,11 @@ func (a *appHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "no event of the bench", http.StatusBadRequest)
 		return
 	}
+	if a.timing.Load() {
+		a.mu.Lock()
+		a.receipts = fmt.Appendln(a.receipts, n, time.Now().UnixNano())
+		a.mu.Unlock()
+	}
 	a.count.Add(1)
 	a.sum.Add(mix(n))
 	_, _ = w.Write(ok)
@@ -120,12 +144,15 @@ type app struct {
 	addr string
 }
 
-func startApp(ctx context.Context) (*app, error) {
+func startApp(ctx context.Context) (*app, error) { return startAppAt(ctx) }
+
+// startAppAt starts an app at an address, which the arguments are, or at a free one.
+func startAppAt(ctx context.Context, args ...string) (*app, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("finding this program: %w", err)
 	}
-	p, addr, err := startListening(ctx, "the app", exec.Command(self, serveAppArg))
+	p, addr, err := startListening(ctx, "the app", exec.Command(self, append([]string{serveAppArg}, args...)...))
 	if err != nil {
 		return nil, err
 	}

@@ -71,7 +71,7 @@ func serving(args []string) func() error {
 	}
 	switch args[0] {
 	case serveAppArg:
-		return serveApp
+		return func() error { return serveApp(args[1:]) }
 	case serveAPIArg:
 		return serveAPI
 	case serveIllArg:
