@@ -29,10 +29,12 @@ func (w *world) surviveKills(kills int) {
 		if w.lease == 0 {
 			w.check()
 		} else {
+			w.keeps()
 			w.remembers() // the rest once, since it takes a lease
 		}
 		stop := make(chan struct{})
 		wg := w.load(stop, 8, 3, 0)
+		wg.Go(func() { w.operate(stop) })
 		pause(400 * time.Millisecond)
 		if round%2 == 0 {
 			w.settle() // other rounds leave nothing but chance
@@ -61,6 +63,7 @@ func (w *world) endure(what string) {
 	w.t.Helper()
 	w.Start("PORT1")
 	w.check()
+	w.resume()
 	w.drain()
 	w.settle()
 	w.t.Logf("%d %s: %v", w.ledger.crashes, what, w.ledger.audit(w.t))

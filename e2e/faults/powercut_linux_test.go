@@ -40,6 +40,7 @@ func (w *world) surviveCuts(d *disk, rounds, writers int, again func(restore fun
 		if w.lease == 0 {
 			w.check()
 		} else {
+			w.keeps()
 			w.remembers()
 		}
 		w.cutUnderLoad(d, round, writers)
@@ -77,6 +78,7 @@ func (w *world) cutUnderLoad(d *disk, round, writers int) {
 		cutAt()
 		wg = w.load(stop, senders, creators, both)
 	}
+	wg.Go(func() { w.operate(stop) })
 	select {
 	case <-reached:
 	case <-time.After(8 * caddyrun.Patience):

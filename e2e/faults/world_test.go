@@ -110,6 +110,19 @@ http://127.0.0.1:{$PORT1} {
 		}
 		reverse_proxy %[3]s
 	}
+	handle /webhooks/inbox {
+		replicate_webhook {
+			secret {env.FAULTS_SECRET}
+			scope queue
+			inbox {
+				max_delay 20ms
+				concurrency %[5]d
+				handle {
+					reverse_proxy %[3]s
+				}
+			}
+		}
+	}
 	handle {
 		respond 404
 	}
@@ -120,7 +133,7 @@ http://127.0.0.1:{$PORT2} {
 	}
 	reverse_proxy %[4]s
 }
-`, store, hook.URL[strings.LastIndexByte(hook.URL, ':')+1:], app.Listener.Addr(), api.URL)
+`, store, hook.URL[strings.LastIndexByte(hook.URL, ':')+1:], app.Listener.Addr(), api.URL, inHand)
 	w.Child = caddyrun.NewChild(t, w.text)
 	w.Environ = append(w.Environ, "FAULTS_SECRET="+secret)
 	w.client = w.Client
@@ -136,6 +149,10 @@ func (w *world) withKeyFile() *world {
 
 // app is the app behind the edge. It counts what reaches it by the webhook's id.
 func (w *world) app(rw http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == inboxPath {
+		w.passedOn(rw, r)
+		return
+	}
 	_, err := io.Copy(io.Discard, r.Body)
 	id := r.Header.Get("X-Replicate-Prediction-Id")
 	w.ledger.mu.Lock()
@@ -181,9 +198,21 @@ func sign(body string) string {
 
 // newEvent enters a new event into the ledger.
 func (w *world) newEvent(path string) *webhook {
-	e := &webhook{id: strings.ToLower(rand.Text()), path: path, at: time.Now()}
-	e.body = fmt.Sprintf(`{"event":"prediction.completed","prediction":{"id":%q,"version":"v1","input":{},"output":"a result","status":"succeeded","created_at":"2026-01-01T00:00:00.000Z"},"timestamp":%q}`,
-		e.id, e.at.UTC().Format("2006-01-02T15:04:05.000Z"))
+	return w.newEventOf(strings.ToLower(rand.Text()), "prediction.completed", path)
+}
+
+// newEventOf enters a new event of a prediction into the ledger.
+func (w *world) newEventOf(prediction, event, path string) *webhook {
+	e := &webhook{id: prediction, prediction: prediction, event: event, path: path, at: time.Now()}
+	status := "succeeded"
+	if path == inboxPath {
+		e.id += " " + event
+	}
+	if event == "prediction.started" {
+		status = "processing"
+	}
+	e.body = fmt.Sprintf(`{"event":%q,"prediction":{"id":%q,"version":"v1","input":{},"output":"a result","status":%q,"created_at":"2026-01-01T00:00:00.000Z"},"timestamp":%q}`,
+		event, prediction, status, e.at.UTC().Format("2006-01-02T15:04:05.000Z"))
 	e.signature = sign(e.body)
 	w.ledger.update(func() { w.ledger.events[e.id] = e })
 	return e
@@ -212,6 +241,7 @@ func (w *world) post(e *webhook) answer {
 			if !e.accepted {
 				e.accepted, e.generation = true, w.ledger.generation
 			}
+			w.ledger.stored(e, a.header.Get("X-Replicate-Inbox"))
 		case a.status == 0, w.ledger.dead:
 			e.unanswered++
 		}
@@ -339,11 +369,19 @@ func (w *world) load(stop <-chan struct{}, senders, creators, both int) *sync.Wa
 
 // sendNew sends a new event, which a well disk takes.
 func (w *world) sendNew(i int) answer {
-	path := "/webhooks/replicate"
-	if i%4 == 3 {
-		path = "/webhooks/brief"
+	switch i % 4 {
+	case 1:
+		return w.sendToInbox()
+	case 3:
+		return w.send(w.newEvent("/webhooks/brief"))
+	default:
+		return w.send(w.newEvent("/webhooks/replicate"))
 	}
-	e := w.newEvent(path)
+}
+
+// send sends an event that is new.
+func (w *world) send(e *webhook) answer {
+	path := e.path
 	a := w.post(e)
 	switch {
 	case a.status == http.StatusUnauthorized && path == "/webhooks/brief" && time.Since(e.at) > 2*time.Second:
@@ -386,6 +424,7 @@ func together(events []*webhook, f func(*webhook)) {
 // crash.
 func (w *world) check() {
 	w.t.Helper()
+	w.keeps()
 	w.remembers()
 	w.takesAgain()
 	// What is forgotten is too old to be accepted again.
@@ -410,7 +449,7 @@ func (w *world) remembers() {
 	now := w.ledger.generation
 	known := func(asked bool) []*webhook {
 		return w.ledger.selected(func(e *webhook) bool {
-			return e.accepted && e.generation < now && e.asked == asked && e.path == "/webhooks/replicate" && time.Since(e.at) < 4*time.Minute
+			return e.accepted && e.generation < now && e.asked == asked && e.path != "/webhooks/brief" && time.Since(e.at) < 4*time.Minute
 		})
 	}
 	again := known(true) // in the order of a map
@@ -430,7 +469,7 @@ func (w *world) takesAgain() {
 	together(w.ledger.selected(func(e *webhook) bool { return !e.accepted }), func(e *webhook) {
 		for {
 			a := w.post(e)
-			fresh := e.path == "/webhooks/replicate" || time.Since(e.at) < time.Second
+			fresh := e.path != "/webhooks/brief" || time.Since(e.at) < time.Second
 			switch {
 			case a.status == http.StatusOK, time.Since(e.at) > 4*time.Minute:
 			case a.status == http.StatusUnauthorized && !fresh:
@@ -470,7 +509,7 @@ func (w *world) settle() {
 	deadline := time.Now().Add(2 * caddyrun.Patience)
 	for {
 		pending, err := w.pending()
-		left := slices.DeleteFunc(slices.Clone(accepted), func(id string) bool { return err == nil && !pending[id] })
+		left := slices.DeleteFunc(slices.Clone(accepted), func(id string) bool { return err == nil && !pending[strings.TrimSuffix(id, replayed)] })
 		switch {
 		case err == nil && len(left) == 0:
 			w.ledger.settle(accepted)
@@ -482,14 +521,24 @@ func (w *world) settle() {
 	}
 }
 
-// pending returns the ids of the deliveries that the store has as pending. Right
-// after a start the admin endpoint has no answer yet.
+// pending returns the ids of the deliveries and events that the store has as not
+// ended. Right after a start the admin endpoint has no answer yet.
 func (w *world) pending() (map[string]bool, error) {
 	ids := make(map[string]bool)
-	for cursor := ""; ; {
-		resp, err := w.client.Get(w.URL("PORT_ADMIN", "/replicate_webhook/deliveries?state=pending&limit=500&cursor="+cursor))
-		if err != nil {
+	for _, list := range []string{"deliveries?state=pending", "events?state=waiting", "events?state=running"} {
+		if err := w.list(list, ids); err != nil {
 			return nil, err
+		}
+	}
+	return ids, nil
+}
+
+// list adds the ids of a list of the admin API.
+func (w *world) list(list string, ids map[string]bool) error {
+	for cursor := ""; ; {
+		resp, err := w.client.Get(w.URL("PORT_ADMIN", "/replicate_webhook/"+list+"&limit=500&cursor="+cursor))
+		if err != nil {
+			return err
 		}
 		var page struct {
 			Results []struct{ ID string }
@@ -499,15 +548,15 @@ func (w *world) pending() (map[string]bool, error) {
 		_ = resp.Body.Close()
 		switch {
 		case resp.StatusCode != http.StatusOK:
-			return nil, fmt.Errorf("asking for pending deliveries: status %d", resp.StatusCode)
+			return fmt.Errorf("asking for %s: status %d", list, resp.StatusCode)
 		case err != nil:
-			return nil, err
+			return err
 		}
 		for _, d := range page.Results {
 			ids[d.ID] = true
 		}
 		if cursor = page.Next; cursor == "" {
-			return ids, nil
+			return nil
 		}
 	}
 }
