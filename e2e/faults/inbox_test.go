@@ -20,6 +20,9 @@ const (
 	inboxPath = "/webhooks/inbox"
 	// inHand is how many events the app has at once.
 	inHand = 16
+	// uncommitted is how many outcomes the engine commits at once. What it has passed
+	// on is with the app or among those.
+	uncommitted = 1024
 	// replayed ends the name in the ledger of what is passed on once more at an
 	// operator's request.
 	replayed = "/replay"
