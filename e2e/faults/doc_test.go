@@ -6,6 +6,7 @@
 //	go test ./e2e/faults -run TestKill -kills 1000 -timeout 3h -v
 //	go test ./e2e/faults -run TestPowerCut -cuts 200 -timeout 1h -v
 //	go test ./e2e/faults -run TestPostgres -kills 1000 -cuts 200 -timeout 3h -v
+//	go test ./e2e/faults -run TestAppAway -away 24h -timeout 1h -v
 //	go test ./e2e/faults -run TestReload -reloads 100 -timeout 1h -v
 //
 // What needs root, and ext4, tmpfs or strace with it, says so where it is
@@ -14,6 +15,7 @@ package faults_test
 
 import (
 	"flag"
+	"time"
 
 	_ "github.com/caddy-replicate/replicate-webhook" // so that a change of it runs these tests again
 )
@@ -21,6 +23,7 @@ import (
 var (
 	kills   = flag.Int("kills", 0, "how often TestKill and TestPostgres kill Caddy, each; a few times unless given")
 	cuts    = flag.Int("cuts", 0, "how often TestPowerCut and TestPostgres cut the power, each; a few times unless given")
+	appAway = flag.Duration("away", 5*time.Minute, "how long the app of TestAppAway is away, in fake time")
 	reloads = flag.Int("reloads", 0, "how often TestReload reloads; a few times unless given")
 )
 

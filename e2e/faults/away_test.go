@@ -1,0 +1,130 @@
+package faults_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/delivery"
+	"github.com/caddy-replicate/replicate-webhook/internal/signature"
+	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/sqlite"
+)
+
+// awayApp is an app that is down at first. It remembers the events that it has
+// accepted.
+type awayApp struct {
+	mu   sync.Mutex
+	up   bool
+	last map[string]int // number of the last event, by prediction
+	// n counts the accepted events, and wrong those out of order or once more.
+	n, wrong int
+	left     int
+	done     chan struct{}
+}
+
+func (a *awayApp) Pass(_ context.Context, d *store.Delivery, _ int) delivery.AppResponse {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.up {
+		return delivery.AppResponse{Status: 502, Err: fmt.Errorf("connection refused")}
+	}
+	var i int
+	if _, err := fmt.Sscan(string(d.Payload), &i); err != nil || i != a.last[d.PredictionID]+1 {
+		a.wrong++
+	}
+	a.last[d.PredictionID] = i
+	a.n++
+	if a.left--; a.left == 0 {
+		close(a.done)
+	}
+	return delivery.AppResponse{Status: 200}
+}
+
+// TestAppAway: an app that is down for hours of fake time, in which 10 events a second
+// come, has all of them when it is back, each once and those of a prediction in order.
+func TestAppAway(t *testing.T) {
+	const rate, events = 10, 4 // a second, and of a prediction
+	path := filepath.Join(t.TempDir(), "webhook.db")
+	began := time.Now()
+	synctest.Test(t, func(t *testing.T) {
+		ctx := t.Context()
+		s, err := sqlite.Open(sqlite.Options{Path: path})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		seconds := int(*appAway / time.Second)
+		total := seconds * rate
+		app := &awayApp{last: make(map[string]int), left: total, done: make(chan struct{})}
+		engine, err := delivery.New(delivery.Config{
+			Store:   s,
+			Secrets: func(context.Context, string) ([]signature.Secret, error) { return nil, nil },
+			Inboxes: []delivery.Inbox{{Scope: "queue", RetryFor: 72 * time.Hour, MaxDelay: 5 * time.Minute, Concurrency: 16, App: app}},
+			Pauses:  s.Pauses,
+			Client:  http.DefaultClient, // there are no webhooks to send
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		engine.Start()
+		defer func() {
+			engine.Stop()
+			<-engine.Done()
+		}()
+		// Each second brings one event each of ten predictions, which have theirs
+		// in as many seconds.
+		for second := range seconds {
+			var wg sync.WaitGroup
+			for i := range rate {
+				wg.Go(func() {
+					name := fmt.Sprintf("p%d.%d", second/events, i)
+					number := fmt.Sprint(second%events + 1)
+					c, err := s.Claim(ctx, store.Entry{
+						Scope: "queue", Keys: []store.Key{store.KeyOf("queue", "event", name+" "+number)},
+						SignedAt: time.Now(), Expires: time.Now().Add(10 * time.Minute),
+					}, 0)
+					if err == nil {
+						err = c.CommitEvent(ctx, &store.Inbound{Scope: "queue", Name: "prediction.output", PredictionID: name, Ordered: true, Body: []byte(number)})
+					}
+					if err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			wg.Wait()
+			if t.Failed() {
+				return
+			}
+			time.Sleep(time.Second)
+		}
+		app.mu.Lock()
+		app.up = true
+		if app.n != 0 {
+			t.Errorf("the app had %d events while it was down", app.n)
+		}
+		app.mu.Unlock()
+		back := time.Now()
+		select {
+		case <-app.done:
+		case <-time.After(24 * time.Hour):
+			t.Error("events are lost")
+		}
+		synctest.Wait()
+		app.mu.Lock()
+		defer app.mu.Unlock()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		t.Logf("%d events in %v, the app had %d, %d of them out of order, %v after it was back; %d MB from the system", total, *appAway, app.n, app.wrong, time.Since(back), m.Sys>>20)
+		if app.n != total || app.wrong != 0 {
+			t.Errorf("the app had %d of %d events, %d of them out of order", app.n, total, app.wrong)
+		}
+	})
+	t.Logf("in %v", time.Since(began))
+}
