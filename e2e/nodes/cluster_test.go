@@ -73,6 +73,18 @@ http://127.0.0.1:{$PORT1} {
 		}
 		reverse_proxy %[2]s
 	}
+	handle /webhooks/inbox {
+		replicate_webhook {
+			secret {env.SECRET}
+			scope queue
+			inbox {
+				max_delay 100ms
+				handle {
+					reverse_proxy %[2]s
+				}
+			}
+		}
+	}
 	handle /v1/* {
 		replicate_predictions {
 			api %[3]s/v1
@@ -106,8 +118,8 @@ func newClusterOn(t *testing.T, database *pgtest.Server, nodes int, dsn, listen 
 	})
 	_, port, _ := strings.Cut(c.receiver.Addr(), ":")
 	for range nodes {
-		n := caddyrun.NewChild(t, fmt.Sprintf(clusterCaddyfile, port, c.app.Addr(), api.URL))
-		n.Environ = append(n.Environ, "DATABASE_URL="+dsn, "LISTEN_URL="+listen, "MAX_CONNS=6", "SECRET="+secret)
+		n := caddyrun.NewChild(t, fmt.Sprintf(clusterCaddyfile, port, c.app.Addr(), api.URL), "admin {$ADMIN}")
+		n.Environ = append(n.Environ, "DATABASE_URL="+dsn, "LISTEN_URL="+listen, "MAX_CONNS=6", "SECRET="+secret, "ADMIN="+n.Addr("PORT_ADMIN"))
 		n.Start("PORT1")
 		// The port answers before the store of the node is open.
 		n.Logs.Wait(t, "serving initial configuration")
@@ -127,9 +139,14 @@ func newClusterOn(t *testing.T, database *pgtest.Server, nodes int, dsn, listen 
 type webhook struct{ id, body, signature string }
 
 func newWebhook() webhook {
-	w := webhook{id: strings.ToLower(rand.Text())}
-	w.body = fmt.Sprintf(`{"event":"prediction.completed","prediction":{"id":%q,"version":"v1","input":{},"status":"succeeded","created_at":"2026-01-01T00:00:00.000Z"},"timestamp":%q}`,
-		w.id, time.Now().UTC().Format("2006-01-02T15:04:05.000Z"))
+	return newWebhookOf(strings.ToLower(rand.Text()), "completed", "succeeded")
+}
+
+// newWebhookOf returns a webhook of a prediction.
+func newWebhookOf(id, event, status string) webhook {
+	w := webhook{id: id}
+	w.body = fmt.Sprintf(`{"event":"prediction.%s","prediction":{"id":%q,"version":"v1","input":{},"status":%q,"created_at":"2026-01-01T00:00:00.000Z"},"timestamp":%q}`,
+		event, w.id, status, time.Now().UTC().Format("2006-01-02T15:04:05.000Z"))
 	m := hmac.New(sha256.New, []byte(secret))
 	m.Write([]byte(w.body))
 	w.signature = hex.EncodeToString(m.Sum(nil))
