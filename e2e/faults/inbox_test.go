@@ -165,12 +165,9 @@ func (w *world) keeps() {
 	w.t.Helper()
 	began := time.Now()
 	since := w.ledger.queue.listed
-	var accepted []*webhook
-	for _, e := range w.ledger.selected(func(e *webhook) bool {
+	accepted := w.ledger.selected(func(e *webhook) bool {
 		return e.stored != "" && e.accepted && e.path == inboxPath && !e.at.Before(since)
-	}) {
-		accepted = append(accepted, e)
-	}
+	})
 	var ids map[string]bool
 	w.untilAdmin("the events in the store", func() error {
 		ids = make(map[string]bool)
