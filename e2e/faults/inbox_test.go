@@ -61,8 +61,11 @@ func (q *inboxLedger) String() string {
 // accepted.
 func (w *world) sendToInbox() answer {
 	prediction := strings.ToLower(rand.Text())
-	a := w.send(w.newEventOf(prediction, "prediction.started", inboxPath))
-	if a.status != http.StatusOK {
+	first := w.newEventOf(prediction, "prediction.started", inboxPath)
+	a := w.send(first)
+	accepted := false
+	w.ledger.update(func() { accepted = first.accepted }) // a 200 when the power is off is none
+	if !accepted {
 		return a
 	}
 	return w.send(w.newEventOf(prediction, "prediction.completed", inboxPath))
