@@ -51,6 +51,7 @@ func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
 //			max_delay      <duration>
 //			backoff_factor <number>
 //			jitter         <0..1>
+//			then           <duration...>
 //		}
 //		timeout        <duration>
 //		workers        <n>
@@ -138,8 +139,14 @@ func parseRetry(o *directive.Walker, r *delivery.Retry) {
 			o.Number(&r.BackoffFactor, 1, 100)
 		case "jitter":
 			o.Number(&r.Jitter, 0, 1)
+		case "then":
+			for again := true; again; again = o.Remaining() > 0 && o.Err() == nil {
+				var d caddy.Duration
+				o.Duration(&d)
+				r.Then = append(r.Then, delivery.Duration(d))
+			}
 		default:
-			o.Unknown("max_attempts, initial_delay, max_delay, backoff_factor or jitter")
+			o.Unknown("max_attempts, initial_delay, max_delay, backoff_factor, jitter or then")
 		}
 	}
 	o.End()

@@ -126,6 +126,21 @@ func (d *Delivery) check() error {
 			return fmt.Errorf("egress: %d is not a valid port", port)
 		}
 	}
+	return d.checkRetention()
+}
+
+// checkRetention refuses to forget deliveries before the last of the further retries.
+func (d *Delivery) checkRetention() error {
+	options, keep := d.Options, time.Duration(d.Retention.Deliveries)
+	if len(options.Retry.Then) == 0 || options.SetDefaults() != nil {
+		return nil // or refused for another reason
+	}
+	if keep == 0 {
+		keep = tracker.DefaultDeliveries
+	}
+	if whole := options.Retry.Whole(); keep < whole {
+		return fmt.Errorf("retention: deliveries is %s, and the retries take %s: keep deliveries for at least as long, or leave out waits of retry then", keep, whole)
+	}
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/duration"
@@ -32,7 +33,7 @@ type Options struct {
 }
 
 // Retry is the schedule after a failed attempt: the first wait is InitialDelay,
-// each further one BackoffFactor times as long.
+// each further one BackoffFactor times as long, and then come those of Then.
 type Retry struct {
 	// MaxAttempts is the number of retries after the first attempt. Default:
 	// 5. -1 is none.
@@ -46,6 +47,9 @@ type Retry struct {
 	// Jitter, 0 to 1, spreads each wait by up to this part of it. Default:
 	// 0.
 	Jitter float64 `json:"jitter,omitempty"`
+	// Then are the waits after those of the MaxAttempts retries, each before one
+	// more retry. Default: none.
+	Then []Duration `json:"then,omitempty"`
 }
 
 // Endpoint limits what one endpoint gets.
@@ -89,6 +93,8 @@ func (o *Options) SetDefaults() error {
 	switch {
 	case r.Jitter < 0 || r.Jitter > 1 || math.IsNaN(r.Jitter):
 		return errors.New("configuring delivery: jitter is not between 0 and 1")
+	case slices.ContainsFunc(r.Then, func(d Duration) bool { return d <= 0 }):
+		return errors.New("configuring delivery: a wait of then is not positive")
 	case math.IsNaN(r.BackoffFactor) || math.IsInf(r.BackoffFactor, 0):
 		return errors.New("configuring delivery: backoff factor is not a number")
 	case e.Rate.Count < 0 || e.Rate.Per < 0 || (e.Rate.Count == 0) != (e.Rate.Per == 0):

@@ -1,6 +1,7 @@
 package directive
 
 import (
+	"errors"
 	"fmt"
 	"reflect"
 	"strings"
@@ -50,6 +51,14 @@ func check(v reflect.Value, within string) error {
 		switch {
 		case field.Type == caddyDuration, field.Type == plainDuration:
 			err = checkDuration(name, time.Duration(value.Int()))
+		case field.Type.Kind() == reflect.Slice && field.Type.Elem() == plainDuration:
+			for i := range value.Len() {
+				if d := time.Duration(value.Index(i).Int()); d <= 0 {
+					err = errors.Join(err, fmt.Errorf("%s[%d] is %s: it must be positive", name, i, d))
+				} else {
+					err = errors.Join(err, checkDuration(fmt.Sprintf("%s[%d]", name, i), d))
+				}
+			}
 		case field.Type == sizeType:
 			err = checkSize(name, value.Int())
 		case field.Type == countType:

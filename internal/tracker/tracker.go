@@ -27,6 +27,9 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store/shared"
 )
 
+// DefaultDeliveries is the default of Retention.Deliveries.
+const DefaultDeliveries = 72 * time.Hour
+
 // Retention is the time for which finished things are kept. It is an option of the
 // configuration, and fields that are 0 take their defaults.
 type Retention struct {
@@ -105,7 +108,7 @@ func (c *Config) setDefaults() {
 		c.CheckURL = func(string) error { return nil }
 	}
 	if c.Retention.Deliveries <= 0 {
-		c.Retention.Deliveries = duration.Duration(72 * time.Hour)
+		c.Retention.Deliveries = duration.Duration(DefaultDeliveries)
 	}
 	if c.Retention.Events <= 0 {
 		c.Retention.Events = duration.Duration(72 * time.Hour)
