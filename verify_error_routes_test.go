@@ -474,10 +474,13 @@ func TestErrorRoutesOverHTTP2(t *testing.T) {
 			"unsigned": completed("p1").without("X-Replicate-Signature"), "forged": replicate(older, completed("p1").body),
 			"encoded": completed("p1").with("Content-Encoding", "gzip"), "too large": big, "no webhook": standard(whsec, "m1", "{}"),
 		} {
-			r, err := http.NewRequest(http.MethodPost, e.URL("PORT1", route), io.NopCloser(strings.NewReader(w.body)))
+			body := func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(w.body)), nil }
+			first, _ := body()
+			r, err := http.NewRequest(http.MethodPost, e.URL("PORT1", route), first)
 			if err != nil {
 				t.Fatal(err)
 			}
+			r.GetBody = body // a refusal before it may have ended the connection meanwhile
 			r.Header = w.header.Clone()
 			if resp, err := client.Do(r); err != nil {
 				t.Errorf("%s: %v", name, err)

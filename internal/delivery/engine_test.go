@@ -125,6 +125,44 @@ func TestMaxDelayAndMaxAttempts(t *testing.T) {
 	})
 }
 
+// TestFurtherRetriesOutlastALongOutage: what waits for hours is delivered with the same
+// bytes, signed anew.
+func TestFurtherRetriesOutlastALongOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, back := newMemStore(), time.Now().Add(8*time.Hour)
+		net := record(func(int, *http.Request) (*http.Response, error) {
+			if time.Now().Before(back) {
+				return status(500), nil
+			}
+			return status(200), nil
+		})
+		engine(t, s, net.trip, func(c *Config) {
+			for _, d := range []time.Duration{time.Minute, 5 * time.Minute, 30 * time.Minute, 2 * time.Hour, 5 * time.Hour, 10 * time.Hour} {
+				c.Retry.Then = append(c.Retry.Then, Duration(d))
+			}
+		})
+		s.add("d", hostURL(1))
+		time.Sleep(24 * time.Hour)
+		synctest.Wait()
+		equal(t, "attempts", net.times(), sec(0, 1, 3, 7, 15, 31, 91, 391, 2191, 9391, 27391, 63391))
+		log := s.outcomes(t)
+		if last := log[len(log)-1]; last.Disposition != store.Delivered || last.Attempt.Number != 12 {
+			t.Errorf("the last outcome is %d of attempt %d", last.Disposition, last.Attempt.Number)
+		}
+		for i, h := range net.headers {
+			if !bytes.Equal(net.bodies[i], net.bodies[0]) {
+				t.Errorf("attempt %d sent %q", i+1, net.bodies[i])
+			}
+			if i > 0 && (h.Get("Webhook-Timestamp") == net.headers[i-1].Get("Webhook-Timestamp") || h.Get("Webhook-Signature") == net.headers[i-1].Get("Webhook-Signature")) {
+				t.Errorf("attempt %d is signed as the one before it", i+1)
+			}
+			if h.Get("Webhook-Id") != net.headers[0].Get("Webhook-Id") {
+				t.Errorf("attempt %d has another webhook-id", i+1)
+			}
+		}
+	})
+}
+
 func TestRetryAfterLengthensTheWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newMemStore()
