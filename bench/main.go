@@ -35,6 +35,7 @@ type options struct {
 	waiting     int
 	hanging     int
 	soak        time.Duration
+	outage      time.Duration
 	only        *regexp.Regexp
 	out         string
 	dir         string
@@ -102,6 +103,7 @@ func parseFlags(args []string) (options, error) {
 	fs.IntVar(&o.waiting, "waiting", 200_000, "deliveries that wait for a retry")
 	fs.IntVar(&o.hanging, "hanging", 1000, "receivers that hang")
 	fs.DurationVar(&o.soak, "soak", 20*time.Minute, "time of the scenario soak, which runs only if -only names it")
+	fs.DurationVar(&o.outage, "outage", 5*time.Minute, "time of the scenario outage, which runs only if -only names it")
 	fs.StringVar(&only, "only", "", "run only the scenarios that match this `regexp`: "+scenarioNames())
 	fs.StringVar(&o.out, "o", "", "write the results to this `file`; default bench/RESULTS.md for a whole run, none with -only or -quick")
 	fs.StringVar(&o.dir, "dir", "", "`directory` to make the temporary directory with the stores in; default the system's")
@@ -132,6 +134,7 @@ func parseFlags(args []string) (options, error) {
 			"waiting":  func() { o.waiting = 5_000 },
 			"hanging":  func() { o.hanging = 100 },
 			"soak":     func() { o.soak = 20 * time.Second },
+			"outage":   func() { o.outage = 5 * time.Second },
 		}
 		for name, set := range quickly {
 			if !given[name] {
@@ -175,6 +178,9 @@ func (o *options) check(only string) error {
 	if o.soak < 10*time.Second || o.soak > 24*time.Hour {
 		return fmt.Errorf("-soak is %s: it must be from 10s to 24h", o.soak)
 	}
+	if o.outage < time.Second || o.outage > 24*time.Hour {
+		return fmt.Errorf("-outage is %s: it must be from 1s to 24h", o.outage)
+	}
 	var err error
 	if o.only, err = regexp.Compile(only); err != nil {
 		return fmt.Errorf("-only: %w", err)
@@ -189,7 +195,7 @@ func (o *options) check(only string) error {
 
 // runs reports whether a scenario is part of the run.
 func (o *options) runs(s scenario) bool {
-	return o.only.MatchString(s.name) && (s.name != soakName || o.only.String() != "")
+	return o.only.MatchString(s.name) && (s.name != soakName && s.name != outageName || o.only.String() != "")
 }
 
 func scenarioNames() string {

@@ -32,6 +32,7 @@ func scenarios() []scenario {
 		{"stores", (*lab).runStores},
 		{"watched", (*lab).runWatched},
 		{"packages", (*lab).runPackages},
+		{outageName, (*lab).runOutage},
 		{soakName, (*lab).runSoak},
 	}
 }
