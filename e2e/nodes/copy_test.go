@@ -60,7 +60,7 @@ func TestMoveFromSQLite(t *testing.T) {
 	copied := n.Command("replicate-webhook", "copy", "--from", n.Path("webhook.db"))
 	copied.Env = append(copied.Env, "DATABASE_URL="+dsn)
 	out, err := copied.CombinedOutput()
-	if err != nil || !strings.Contains(string(out), "1 predictions, 1 deliveries, 1 attempts") || strings.Contains(string(out), pgtest.Password) {
+	if err != nil || !strings.Contains(string(out), "1 predictions, 1 deliveries, 0 events, 1 attempts") || strings.Contains(string(out), pgtest.Password) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	t.Logf("%s", out)

@@ -14,8 +14,9 @@ import (
 type Report = move.Report
 
 // SQLiteToPostgres copies the file at path into the database of the dsn: what
-// dedup remembers, predictions, deliveries and their log, and secrets. Sealed
-// values stay sealed with the key they were sealed with.
+// dedup remembers, predictions, deliveries, inbound events with the pauses of their
+// inboxes, the log, and secrets. Sealed values stay sealed with the key they were
+// sealed with.
 //
 // No Caddy may run on the file, and the database must be empty. It is all or
 // nothing, so that a copy which failed can be made again.

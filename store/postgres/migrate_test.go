@@ -1,7 +1,8 @@
 package postgres
 
 import (
-	"context"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -21,22 +22,85 @@ INSERT INTO webhook_attempts VALUES (3, 2, 1, 2, 'https://a.example.com/hook', 2
 SELECT setval('webhook_numbers', 3);
 `
 
-func TestDatabaseOfVersion1IsUpgraded(t *testing.T) {
-	t.Parallel()
-	ctx := context.Background()
-	dsn := pgtest.Start(t).Fresh(t)
+// version2Rows is what a node of the second schema version left beside these: a
+// redelivery that is due and shares their payload, what was accepted, an outage and
+// the time in which the node ran.
+const version2Rows = `
+INSERT INTO webhook_deliveries VALUES (4, 78, 1, 2, true, 0, 0, 1795176000000, 1795176000000, 'https://a.example.com:443', false, 0, 0, 2);
+INSERT INTO webhook_dedup VALUES ('00000000-0000-0000-0000-000000000001', 'default', 1795179600000, 1795176000000);
+INSERT INTO webhook_outages VALUES ('https://b.example.com:443', 1795176000000, 'connection refused');
+INSERT INTO webhook_presence VALUES (1795175000000, 1795176000000);
+SELECT setval('webhook_numbers', 4);
+`
+
+// ofVersion returns the dsn of a database of an older schema version with rows in it,
+// and a connection to it.
+func ofVersion(t *testing.T, version int, rows string) (dsn string, conn *pgx.Conn) {
+	t.Helper()
+	dsn = pgtest.Start(t).Fresh(t)
 	conn, err := pgx.Connect(ctx, dsn)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close(ctx)
-	for _, statements := range []string{
-		"CREATE TABLE webhook_schema (version integer NOT NULL); INSERT INTO webhook_schema VALUES (1)", migrations[0], version1Rows,
-	} {
-		if _, err := conn.Exec(ctx, statements); err != nil {
+	t.Cleanup(func() { _ = conn.Close(ctx) })
+	made := fmt.Sprintf("CREATE TABLE webhook_schema (version integer NOT NULL); INSERT INTO webhook_schema VALUES (%d);", version)
+	if _, err := conn.Exec(ctx, made+strings.Join(migrations[:version], "")+rows); err != nil {
+		t.Fatal(err)
+	}
+	return dsn, conn
+}
+
+func TestDatabaseOfVersion2IsUpgraded(t *testing.T) {
+	t.Parallel()
+	dsn, _ := ofVersion(t, 2, version1Rows+version2Rows)
+	now := time.UnixMilli(1795176000000).Add(time.Minute)
+	clock := func() time.Time { return now }
+	open := func() *Store {
+		s, err := Open(Options{DSN: dsn, Now: clock, DatabaseNow: clock})
+		if err != nil {
 			t.Fatal(err)
 		}
+		return s
 	}
+	s := open()
+	defer func() { s.Close() }()
+	ev := inboundEvent("event", "p")
+	if err := acceptEvent(s, ev); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		counts, err := s.Counts(ctx)
+		if err != nil || counts.Deliveries != [5]int{1, 1, 0, 0, 0} || counts.Entries != 2 {
+			t.Errorf("counts are %+v, %v", counts, err)
+		}
+		if outages, err := s.Outages(ctx); err != nil || len(outages) != 1 {
+			t.Errorf("outages are %+v, %v", outages, err)
+		}
+		if log, err := s.Attempts(ctx, 1, 0, 10); err != nil || len(log) != 1 {
+			t.Errorf("the log is %+v, %v", log, err)
+		}
+		if r, _, err := s.FindDelivery(ctx, ev.ID); err != nil || string(r.Payload) != "event" || r.State != store.DeliveryPending {
+			t.Errorf("the event is %+v, %v", r, err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		s = open()
+	}
+	claimed, _, err := s.ClaimDeliveries(ctx, 10, plenty)
+	if err != nil || len(claimed) != 2 {
+		t.Fatalf("claimed %+v, %v; want the redelivery and the event", claimed, err)
+	}
+	for _, d := range claimed {
+		if want := map[bool]string{true: "event", false: "payload"}[d.Inbound != nil]; string(d.Payload) != want {
+			t.Errorf("the payload is %q, want %q", d.Payload, want)
+		}
+	}
+}
+
+func TestDatabaseOfVersion1IsUpgraded(t *testing.T) {
+	t.Parallel()
+	dsn, conn := ofVersion(t, 1, version1Rows)
 	now := time.UnixMilli(1795176000000).Add(time.Minute)
 	clock := func() time.Time { return now }
 	s, err := Open(Options{DSN: dsn, Now: clock, DatabaseNow: clock})
