@@ -48,9 +48,22 @@ func scrape(t testing.TB, s *siterun.Site) map[string]float64 {
 	return samples
 }
 
+// inboxed is an inbox whose app accepts everything.
+const inboxed = `handle /inboxed {
+		replicate_webhook {
+			secret {env.EDGE_SECRET}
+			scope inboxed
+			inbox {
+				handle {
+					respond 204
+				}
+			}
+		}
+	}`
+
 // busy returns a site that has counted something in each metric.
 func busy(t testing.TB) *siterun.Site {
-	s := siterun.Start(t, siterun.Options{})
+	s := siterun.Start(t, siterun.Options{Site: []string{inboxed}})
 	s.Create("/hook")
 	s.Settled(2)
 	s.Hook.AnswerStatus(http.StatusInternalServerError)
@@ -66,6 +79,11 @@ func busy(t testing.TB) *siterun.Site {
 		siterun.Accept(t, db, store.Inbound{Scope: "default", Recorded: &store.Attempt{Status: http.StatusInternalServerError, Number: 1, At: time.Now()}})
 	}
 	siterun.Accept(t, db, store.Inbound{Scope: "other"}) // it waits: there is no inbox for it
+	siterun.Accept(t, db, store.Inbound{Scope: "inboxed"})
+	caddyrun.Until(t, "the app's acceptance", func() bool {
+		now := scrape(t, s)
+		return now[`caddy_replicate_webhook_inbox_attempts_total{outcome="success"}`] > 0 && now[`caddy_replicate_webhook_inbox_events{state="accepted"}`] == 1
+	})
 	return s
 }
 
@@ -192,7 +210,7 @@ func TestCountersSurviveAReload(t *testing.T) {
 	if age := before[`caddy_replicate_webhook_inbox_oldest_waiting_seconds`]; age <= 0 || age > caddyrun.Patience.Seconds() {
 		t.Errorf("the oldest waiting event has waited for %vs", age)
 	}
-	s.Reload(s.Config(siterun.Options{App: []string{"workers 17"}}))
+	s.Reload(s.Config(siterun.Options{App: []string{"workers 17"}, Site: []string{inboxed}}))
 	after := scrape(t, s)
 	for sample, n := range before {
 		if got, ok := after[sample]; !ok || got < n {
