@@ -25,7 +25,7 @@ func TestWrongClock(t *testing.T) {
 			dsn := server.Fresh(t)
 			core, logs := observer.New(zap.InfoLevel)
 			off := wrong
-			bad, err := Open(Options{DSN: dsn, Lease: time.Second, PurgeEvery: 10 * time.Millisecond, Now: func() time.Time { return time.Now().Add(off) }, Logger: func() *zap.Logger { return zap.New(core) }})
+			bad, err := Open(Options{DSN: dsn, Lease: 10 * time.Second, PurgeEvery: 10 * time.Millisecond, Now: func() time.Time { return time.Now().Add(off) }, Logger: func() *zap.Logger { return zap.New(core) }})
 			if err != nil {
 				t.Fatal(err)
 			}
