@@ -125,21 +125,32 @@ func (b *browser) run(actions ...chromedp.Action[chromedp.Void]) {
 	}
 }
 
-// eval returns the value of an expression in the page.
+// eval returns the value of an expression in the page. While a page is being
+// left for another one, or loaded, an expression finds elements missing or no
+// page at all; it is evaluated again until the page is there.
 func eval[T any](b *browser, expression string) T {
 	b.T.Helper()
+	loaded := fmt.Sprintf(`(() => { if (document.readyState !== "complete") throw new Error("the page is loading"); return (%s) })()`, expression)
 	ctx, cancel := b.patient()
 	defer cancel()
-	v, err := chromedp.Run(ctx, chromedp.Evaluate[T](expression))
-	if err != nil {
-		b.T.Fatalf("evaluating %s: %v", expression, err)
+	for {
+		v, err := chromedp.Run(ctx, chromedp.Evaluate[T](loaded))
+		if err == nil {
+			return v
+		}
+		select {
+		case <-ctx.Done():
+			b.T.Fatalf("evaluating %s: %v", expression, err)
+		case <-time.After(20 * time.Millisecond):
+		}
 	}
-	return v
 }
 
-// click clicks the first element that a selector finds.
+// click clicks the first element that a selector finds, once the page is loaded:
+// until then elements still move.
 func (b *browser) click(selector chromedp.CSS) {
 	b.T.Helper()
+	b.until("true")
 	b.run(chromedp.Click(selector))
 }
 
