@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -84,10 +85,6 @@ func parseInbox(o *directive.Walker, d *caddyfile.Dispenser, h *httpcaddyfile.He
 		return in
 	}
 	parse := func(segment *caddyfile.Dispenser) {
-		if len(in.Routes) > 0 {
-			o.Failf("inbox has both upstreams and a handle: keep one")
-			return
-		}
 		outer := h.State[inboxParsedKey]
 		h.State[inboxParsedKey] = true
 		sub, err := httpcaddyfile.ParseSegmentAsSubroute(h.WithDispenser(segment))
@@ -104,9 +101,7 @@ func parseInbox(o *directive.Walker, d *caddyfile.Dispenser, h *httpcaddyfile.He
 			o.Failf("inbox has a handle without handlers: name what leads to the app in it, such as reverse_proxy app:3000")
 		}
 	}
-	if short := shortInbox(o, d); short != nil {
-		parse(short)
-	}
+	option, upstreams := d.Token(), inboxUpstreams(o, d)
 	inner := o.Block()
 	for inner.Next() {
 		if inner.Name() != "handle" {
@@ -118,28 +113,25 @@ func parseInbox(o *directive.Walker, d *caddyfile.Dispenser, h *httpcaddyfile.He
 			break
 		}
 		segment := d.NewFromNextSegment()
+		if inner.Err() == nil && len(upstreams) > 0 {
+			inner.Failf("inbox has both upstreams and a handle: keep one")
+		}
 		if inner.Err() == nil {
 			parse(segment)
 		}
 	}
 	inner.End()
+	if o.Err() == nil && len(upstreams) > 0 {
+		parse(shortInbox(option, upstreams, in.Concurrency))
+	}
 	if o.Err() == nil && len(in.Routes) == 0 {
 		o.Failf("inbox is empty: name the app, as in inbox app:3000, or what leads to it in inbox { handle { … } }")
 	}
 	return in
 }
 
-// shortInbox returns the handle that the upstreams after inbox stand for, nil if
-// there are none.
-func shortInbox(o *directive.Walker, d *caddyfile.Dispenser) *caddyfile.Dispenser {
-	option := d.Token()
-	// Errors about the upstreams are to name the line of the option.
-	at := func(text string, line int) caddyfile.Token {
-		t := option
-		t.Text, t.Line = text, line
-		return t
-	}
-	tokens := []caddyfile.Token{at("handle", option.Line-1), at("{", option.Line-1), at("reverse_proxy", option.Line)}
+// inboxUpstreams returns the upstreams after inbox.
+func inboxUpstreams(o *directive.Walker, d *caddyfile.Dispenser) (upstreams []caddyfile.Token) {
 	for n := o.Remaining(); n > 0; n-- {
 		upstream, ok := o.Arg("an upstream")
 		if !ok {
@@ -149,12 +141,39 @@ func shortInbox(o *directive.Walker, d *caddyfile.Dispenser) *caddyfile.Dispense
 			o.Failf("inbox has the matcher %q, but it passes all its events on: leave it out", upstream)
 			return nil
 		}
-		tokens = append(tokens, d.Token())
+		upstreams = append(upstreams, d.Token())
 	}
-	if len(tokens) == 3 {
-		return nil
+	return upstreams
+}
+
+// idleConns is how many idle connections to an upstream reverse_proxy keeps.
+const idleConns = 32
+
+// shortInbox returns the handle that the upstreams of an option stand for: a
+// reverse_proxy that keeps as many connections as there are attempts at once.
+func shortInbox(option caddyfile.Token, upstreams []caddyfile.Token, concurrency int) *caddyfile.Dispenser {
+	line := option.Line // errors about the upstreams are to name it
+	var tokens []caddyfile.Token
+	add := func(line int, texts ...string) {
+		for _, text := range texts {
+			t := option
+			t.Text, t.Line = text, line
+			tokens = append(tokens, t)
+		}
 	}
-	return caddyfile.NewDispenser(append(tokens, at("}", option.Line+1)))
+	add(line-1, "handle", "{")
+	add(line, "reverse_proxy")
+	tokens = append(tokens, upstreams...)
+	if concurrency > idleConns {
+		add(line, "{")
+		add(line+1, "transport", "http", "{")
+		add(line+2, "keepalive_idle_conns_per_host", strconv.Itoa(concurrency))
+		add(line+3, "}")
+		line += 4
+		add(line, "}")
+	}
+	add(line+1, "}")
+	return caddyfile.NewDispenser(tokens)
 }
 
 // setInboxDefaults sets the defaults of inbox and record, and returns an error for

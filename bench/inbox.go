@@ -3,7 +3,10 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -200,11 +203,19 @@ func (l *lab) runInboxDrain(ctx context.Context) (section, error) {
 	n := 2 * l.queued
 	var rates, begins spread
 	for round := range l.rounds {
-		rate, begin, err := l.drainInbox(ctx, round, n)
+		rate, begin, err := l.drainInbox(ctx, fmt.Sprint(round), n, "")
 		if err != nil {
 			return section{}, fmt.Errorf("round %d: %w", round+1, err)
 		}
 		rates, begins = append(rates, rate), append(begins, begin)
+	}
+	if l.profile != "" {
+		if err := os.MkdirAll(l.profile, 0o755); err != nil {
+			return section{}, err
+		}
+		if _, _, err := l.drainInbox(ctx, "profile", n, filepath.Join(l.profile, "inbox-drain.pprof")); err != nil {
+			return section{}, err
+		}
 	}
 	s := section{
 		title: "Draining an inbox",
@@ -220,12 +231,14 @@ func (l *lab) runInboxDrain(ctx context.Context) (section, error) {
 	return s, nil
 }
 
-func (l *lab) drainInbox(ctx context.Context, round, n int) (rate, begin float64, err error) {
+// drainInbox returns the rate, in events a second, and how many seconds passed until
+// the first one. A CPU profile of the drain goes to the file profile, if it is not "".
+func (l *lab) drainInbox(ctx context.Context, name string, n int, profile string) (rate, begin float64, err error) {
 	addr, err := nobody()
 	if err != nil {
 		return 0, 0, err
 	}
-	c, err := l.startInbox(ctx, fmt.Sprint("inbox-drain-", round), addr, fmt.Sprintf("\t\t\t\tconcurrency %d\n", drainEvents))
+	c, err := l.startInbox(ctx, "inbox-drain-"+name, addr, fmt.Sprintf("\t\t\t\tconcurrency %d\n", drainEvents))
 	if err != nil {
 		return 0, 0, err
 	}
@@ -244,6 +257,11 @@ func (l *lab) drainInbox(ctx context.Context, round, n int) (rate, begin float64
 		return 0, 0, err
 	}
 	defer a.stop()
+	if profile != "" {
+		saved := make(chan error, 1)
+		go func() { saved <- c.saveProfile(ctx, l.duration, profile) }()
+		defer func() { err = errors.Join(err, <-saved) }()
+	}
 	var first time.Time
 	for want := expected(lo, hi); ; time.Sleep(5 * time.Millisecond) {
 		got, err := a.read(ctx)
