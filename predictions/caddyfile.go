@@ -47,6 +47,7 @@ func parsePredictions(hp httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, err
 //		test_mode on|off
 //		max_body  <size>
 //		serve_signing_secret
+//		capture   webhook_url|webhook...
 //	}
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the directive's name

@@ -44,14 +44,14 @@ func (h *Handler) create(w http.ResponseWriter, r *http.Request, next caddyhttp.
 		}
 		return next.ServeHTTP(w, r)
 	}
-	if !mentions(body.data) {
+	if !h.members.mentioned(body.data) {
 		return next.ServeHTTP(w, r)
 	}
-	hook, err := readCreate(body.data, h.tracker.CheckURL)
+	hook, err := h.members.readCreate(body.data, h.tracker.CheckURL)
 	switch {
 	case err != nil:
 		return h.fail(w, r, err)
-	case hook == nil:
+	case hook == nil || hook.native && !h.capturesAll(hook):
 		return next.ServeHTTP(w, r)
 	case !hook.asked:
 		return next.ServeHTTP(w, withBody(r.Context(), r, body, cutRequest(hook.doc, "")))
@@ -59,6 +59,19 @@ func (h *Handler) create(w http.ResponseWriter, r *http.Request, next caddyhttp.
 		return h.respond(w, r)(h.manager.createTest(r, hook))
 	}
 	return h.capture(w, r, next, rt, hook, body)
+}
+
+// capturesAll reports whether all events that a client wants of the API's own webhook
+// can be delivered: not output and logs, which only the API sends.
+func (h *Handler) capturesAll(hook *hook) bool {
+	if !hook.events.WantsProgress() {
+		return true
+	}
+	if _, first := h.refusals.Allow(nativeEvents, time.Now()); first {
+		h.logger.Warn("creates whose "+nativeEvents+" names output or logs pass with their "+nativeURL+": the API sends these webhooks itself",
+			zap.String("api", h.upstream.URL))
+	}
+	return false
 }
 
 // misspelledCreate passes a request on whose path only resembles a create's. An
@@ -94,7 +107,7 @@ func asJSON(h http.Header) bool {
 func (h *Handler) named(header http.Header, body *buffered) (string, error) {
 	contentType := header.Get("Content-Type")
 	if identity(header) {
-		return namedIn(body.data, contentType), nil
+		return h.members.namedIn(body.data, contentType), nil
 	}
 	list, known := codings(header)
 	if !known {
@@ -111,7 +124,7 @@ func (h *Handler) named(header http.Header, body *buffered) (string, error) {
 		}
 		if _, err := io.CopyN(&text, content, pooledBody); err != nil {
 			// What breaks off is searched as far as it goes.
-			return namedIn(text.Bytes(), contentType), nil
+			return h.members.namedIn(text.Bytes(), contentType), nil
 		}
 	}
 }
@@ -133,10 +146,10 @@ func (h *Handler) createLarge(w http.ResponseWriter, r *http.Request, next caddy
 		}
 		return next.ServeHTTP(w, r)
 	}
-	if member := namedIn(body.data, r.Header.Get("Content-Type")); member != "" {
+	if member := h.members.namedIn(body.data, r.Header.Get("Content-Type")); member != "" {
 		return refusal(member)
 	}
-	body.watch = newFinder()
+	body.watch = h.members.finder()
 	_, _ = body.watch.Write(body.data)
 	a := h.newResponse(w, r, nil)
 	a.holds = nil
@@ -189,7 +202,7 @@ func (h *Handler) capture(w http.ResponseWriter, r *http.Request, next caddyhttp
 	}
 	c := &tracker.Capture{API: h.upstream, Caller: caller, URL: hook.url, Events: hook.events, Collection: rt.collection, Traceparent: traceparent(r.Header)}
 	x := &captured{h: h, c: c, ctx: r.Context()}
-	if !hook.native {
+	if !hook.foreign {
 		if x.callback, err = h.tracker.Reserve(r.Context(), c); err != nil {
 			return h.fail(w, r, err)
 		}
@@ -198,7 +211,7 @@ func (h *Handler) capture(w http.ResponseWriter, r *http.Request, next caddyhttp
 	x.a.scan, x.a.passing = true, x.passing
 	ctx, stop := outlive(r.Context(), afterClient)
 	defer stop()
-	r = withBody(ctx, r, body, cutRequest(hook.doc, x.callback))
+	r = withBody(ctx, r, body, hook.cut(x.callback))
 	askReadable(r.Header)
 	return x.a.run(next, r, x.settle)
 }
@@ -298,7 +311,7 @@ func (x *captured) augment() {
 		x.a.letGo(true)
 		return
 	}
-	f := fields{url: x.c.URL, status: store.WebhookFailed, completed: true}
+	f := fields{url: x.c.URL, events: x.c.Events, status: store.WebhookFailed, completed: true}
 	if !prediction.ValidID(s.ID) {
 		x.lost("the response to a create has no id that can be tracked", s.ID)
 	} else if p, err := x.h.tracker.Created(x.ctx, x.c, s); err != nil {

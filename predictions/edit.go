@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/ecmajson"
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
+	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -24,8 +26,8 @@ const memberKey = "key"
 
 // The members of the API itself for its own webhook.
 const (
-	nativeURL    = "webhook"
-	nativeEvents = "webhook_events_filter"
+	nativeURL    = prediction.MemberWebhook
+	nativeEvents = prediction.MemberFilter
 )
 
 // withMembers asks the parser for where the members are.
@@ -74,26 +76,36 @@ func mentions(body []byte) bool {
 // cutRequest returns the body of a create as the API is to see it: without our
 // members and, with a callback URL, with the API's own webhook set to that.
 func cutRequest(doc *ecmajson.Document, callback string) []byte {
-	var extra []byte
-	if callback != "" {
-		extra = append(extra, `"`+nativeURL+`":`...)
-		extra = ecmajson.AppendString(extra, callback)
-		extra = append(extra, `,"`+nativeEvents+`":["start","completed"]`...)
-	}
-	return doc.Edit(func(key string) bool {
+	return doc.Edit(func(key string) ([]byte, bool) {
 		switch key {
 		case memberURL, memberEvents, memberTest:
-			return true
+			return nil, false
 		case nativeURL, nativeEvents:
-			return callback != ""
+			return nil, callback == ""
 		}
-		return false
-	}, extra)
+		return nil, true
+	}, callbackMembers(callback))
+}
+
+// cutNative is cutRequest where the API's own webhook is captured.
+func cutNative(doc *ecmajson.Document, callback string) []byte {
+	return doc.Edit(func(key string) ([]byte, bool) { return nil, !nativeMembers.has(key) }, callbackMembers(callback))
+}
+
+// callbackMembers returns the members that have the API call a URL, none for none.
+func callbackMembers(callback string) []byte {
+	if callback == "" {
+		return nil
+	}
+	b := append([]byte(nil), `"`+nativeURL+`":`...)
+	b = ecmajson.AppendString(b, callback)
+	return append(b, `,"`+nativeEvents+`":["start","completed"]`...)
 }
 
 // fields are the members of a response that describe a webhook.
 type fields struct {
 	url       string // empty: null
+	events    event.Set
 	status    store.WebhookStatus
 	completed bool
 	// ours reports whether the API's webhook is the one that was set by
@@ -102,19 +114,20 @@ type fields struct {
 }
 
 func fieldsOf(p *store.Prediction) fields {
-	return fields{url: p.URL, status: p.Webhook, completed: p.Done()}
+	return fields{url: p.URL, events: p.Events, status: p.Webhook, completed: p.Done()}
 }
 
 // members returns the fields as members of an object, without braces.
 func (f *fields) members() []byte {
 	b := make([]byte, 0, 96+len(f.url))
 	b = append(b, `"`+memberURL+`":`...)
-	if f.url == "" {
-		b = append(b, "null"...)
-	} else {
-		b = ecmajson.AppendString(b, f.url)
-	}
-	b = append(b, `,"`+memberStatus+`":"`...)
+	b = prediction.AppendURL(b, f.url)
+	return f.appendState(append(b, ','))
+}
+
+// appendState appends the members that say what has become of the webhook.
+func (f *fields) appendState(b []byte) []byte {
+	b = append(b, `"`+memberStatus+`":"`...)
 	b = append(b, f.status.String()...)
 	b = append(b, `","`+memberCompleted+`":`...)
 	return strconv.AppendBool(b, f.completed)
@@ -123,16 +136,43 @@ func (f *fields) members() []byte {
 // augment returns the object of a prediction with the fields, in the place of
 // members of these names. webhook is the API's own webhook in it, or empty.
 func augment(doc *ecmajson.Document, webhook string, f fields) []byte {
+	if f.events.Has(event.Native) {
+		return f.augmentNative(doc)
+	}
 	ours := f.ours != nil && webhook != "" && f.ours(webhook)
-	return doc.Edit(func(key string) bool {
+	return doc.Edit(func(key string) ([]byte, bool) {
 		switch key {
 		case memberURL, memberStatus, memberCompleted:
-			return true
+			return nil, false
 		case nativeURL, nativeEvents:
-			return ours
+			return nil, !ours
 		}
-		return false
+		return nil, true
 	}, f.members())
+}
+
+// augmentNative is augment where the API's own webhook was captured: its members say
+// what the client has set, as in the API's own responses.
+func (f *fields) augmentNative(doc *ecmajson.Document) []byte {
+	filter := f.events.Filter()
+	var extra []byte
+	found := make(map[string]bool, len(nativeMembers))
+	for m := range doc.EachMember() {
+		found[m.Key] = true
+	}
+	if !found[nativeURL] {
+		extra = append(prediction.AppendURL(append(extra, `"`+nativeURL+`":`...), f.url), ',')
+	}
+	if !found[nativeEvents] && filter != nil {
+		extra = append(prediction.AppendFilter(append(extra, `"`+nativeEvents+`":`...), filter), ',')
+	}
+	native := prediction.NativeMembers(f.url, filter)
+	return doc.Edit(func(key string) ([]byte, bool) {
+		if key == memberStatus || key == memberCompleted {
+			return nil, false
+		}
+		return native(key)
+	}, f.appendState(extra))
 }
 
 // extend appends the fields to an object of our own making: it has members, none
@@ -154,5 +194,5 @@ func readKey(src []byte) (*ecmajson.Document, bool) {
 // replaceKey returns the response with another key.
 func replaceKey(doc *ecmajson.Document, key string) []byte {
 	extra := ecmajson.AppendString([]byte(`"`+memberKey+`":`), key)
-	return doc.Edit(func(name string) bool { return name == memberKey }, extra)
+	return doc.Edit(func(name string) ([]byte, bool) { return nil, name != memberKey }, extra)
 }

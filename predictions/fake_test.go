@@ -78,6 +78,7 @@ func (f *fake) Join(upstream.API) error     { return nil }
 func (f *fake) Renew(upstream.API)          {}
 func (f *fake) Ready(context.Context) error { return f.ready }
 func (f *fake) PerClient() bool             { return f.perClient }
+func (f *fake) Standard() bool              { return true }
 
 func (f *fake) CheckURL(raw string) error {
 	if !strings.HasPrefix(raw, "https://") {

@@ -53,6 +53,7 @@ type client interface {
 // signingKeys is the part of signingkey.Keys that the handler uses.
 type signingKeys interface {
 	PerClient() bool
+	Standard() bool
 	SigningSecret(ctx context.Context, identity string) (string, error)
 }
 
@@ -131,13 +132,20 @@ type Handler struct {
 	// for it. Needs signing per_client.
 	ServeSigningSecret bool `json:"serve_signing_secret,omitempty"`
 
+	// Capture names the webhooks that are captured: webhook_url, the
+	// member that clients set for this server, webhook, the API's own,
+	// which unchanged clients set, or both. Default: webhook_url.
+	Capture []string `json:"capture,omitempty" default:"webhook_url" choice:"webhook_url webhook"`
+
 	upstream upstream.API
-	prefix   string // Prefix without a slash at its end
-	client   client
-	keys     signingKeys
-	tracker  tracking
-	budget   *body.Budget
-	logger   *zap.Logger
+	// members are those of Capture.
+	members memberSet
+	prefix  string // Prefix without a slash at its end
+	client  client
+	keys    signingKeys
+	tracker tracking
+	budget  *body.Budget
+	logger  *zap.Logger
 	// refusals bounds the lines of the log about requests that are refused.
 	refusals *loglimit.Limiter
 	// manager handles what is not passed to the API.
@@ -199,6 +207,15 @@ func (h *Handler) join(c client, k signingKeys, t tracking, b *body.Budget) erro
 	if h.ServeSigningSecret && !k.PerClient() {
 		return errors.New("serve_signing_secret needs signing per_client: a shared secret given to one client would let it sign for all")
 	}
+	if h.members.has(nativeURL) {
+		if !k.Standard() {
+			return errors.New("capture webhook needs a signing secret that begins with whsec_, or signing per_client: the API's own webhooks are signed as Standard Webhooks alone")
+		}
+		if !h.ServeSigningSecret {
+			h.logger.Warn("capture webhook without serve_signing_secret: clients that look the signing secret up at the API get the API's own, and reject the webhooks of this server",
+				zap.String("api", h.upstream.URL))
+		}
+	}
 	if err := b.Admits(h.MaxBody, "the max_body of replicate_predictions"); err != nil {
 		return err
 	}
@@ -224,6 +241,14 @@ func (h *Handler) check() error {
 	}
 	if h.API == apiOff && h.APIToken != "" {
 		return errors.New("api_token is set, but api is off")
+	}
+	h.members = nil
+	for _, m := range h.Capture {
+		if m == nativeURL {
+			h.members = append(h.members, nativeMembers...)
+		} else {
+			h.members = append(h.members, ownMembers...)
+		}
 	}
 	h.prefix = strings.TrimSuffix(h.Prefix, "/")
 	for i, segment := range strings.Split(h.prefix, "/") {

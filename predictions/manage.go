@@ -7,7 +7,6 @@ import (
 
 	"github.com/caddy-replicate/replicate-webhook/internal/body"
 	"github.com/caddy-replicate/replicate-webhook/internal/clientip"
-	"github.com/caddy-replicate/replicate-webhook/internal/ecmajson"
 	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
 	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
 	"github.com/caddy-replicate/replicate-webhook/internal/upstream"
@@ -73,7 +72,7 @@ func (m *manager) update(w http.ResponseWriter, r *http.Request, rt route) (repl
 		if err != nil {
 			return reply{}, err
 		}
-		body = object(s)
+		body = s.Object()
 		p, err = m.tracker.Lookup(ctx, m.api.URL, rt.id)
 		if errors.Is(err, store.ErrNotFound) {
 			f, err := m.updateUntracked(r, change, s)
@@ -126,36 +125,6 @@ func (m *manager) updateUntracked(r *http.Request, change patch, s *prediction.S
 	c := &tracker.Capture{API: m.api, Caller: caller, URL: change.url, Events: change.events, Collection: tracker.Predictions, Traceparent: traceparent(r.Header)}
 	p, err := m.tracker.TrackExisting(r.Context(), c, s)
 	return fieldsOf(&p), err
-}
-
-// object returns a prediction as the API shows it, as far as a snapshot has it.
-func object(s *prediction.Snapshot) []byte {
-	var b []byte
-	text := func(name, value string) {
-		b = append(b, name...)
-		if value == "" {
-			b = append(b, "null"...)
-			return
-		}
-		b = ecmajson.AppendString(b, value)
-	}
-	raw := func(name string, value []byte) {
-		b = append(b, name...)
-		if value == nil {
-			value = []byte("null")
-		}
-		b = append(b, value...)
-	}
-	text(`{"id":`, s.ID)
-	text(`,"version":`, s.Version)
-	raw(`,"input":`, s.Input)
-	raw(`,"output":`, s.Output)
-	raw(`,"error":`, s.Error)
-	text(`,"status":`, s.Status)
-	text(`,"created_at":`, s.CreatedAt)
-	text(`,"started_at":`, s.StartedAt)
-	text(`,"completed_at":`, s.CompletedAt)
-	return append(b, '}')
 }
 
 // find returns a tracked prediction to a caller that may see it.

@@ -15,42 +15,53 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/internal/ecmajson"
 )
 
-// ourMembers are the members that a create is searched for.
-var ourMembers = []string{memberURL, memberEvents, memberTest}
+// memberSet are members that are captured, and that a create is searched for.
+type memberSet []string
 
-// newFinder returns what finds a member of ours in a text.
-func newFinder() *ecmajson.KeyFinder { return ecmajson.NewKeyFinder(ourMembers...) }
+// The members of each way to ask for a webhook.
+var (
+	ownMembers    = memberSet{memberURL, memberEvents, memberTest}
+	nativeMembers = memberSet{nativeURL, nativeEvents}
+)
 
-// isOurs reports whether a member or form field is one of ours.
-func isOurs(name string) bool { return slices.Contains(ourMembers, name) }
+// finder returns what finds one of the members in a text.
+func (m memberSet) finder() *ecmajson.KeyFinder { return ecmajson.NewKeyFinder(m...) }
 
-// namedIn returns the member of ours that a body names, or empty: a member of an
+// has reports whether a member or form field is one of them.
+func (m memberSet) has(name string) bool { return slices.Contains(m, name) }
+
+// mentioned reports whether a body could hold one of the members, without parsing it.
+func (m memberSet) mentioned(body []byte) bool {
+	return m.has(nativeURL) && bytes.Contains(body, []byte(nativeURL)) || mentions(body)
+}
+
+// namedIn returns the member that a body names, or empty: a member of an
 // object, or a field of a form.
-func namedIn(body []byte, contentType string) string {
+func (m memberSet) namedIn(body []byte, contentType string) string {
 	media, params, err := mime.ParseMediaType(contentType)
 	if err != nil {
 		media, _, _ = strings.Cut(strings.ToLower(contentType), ";")
 		media = strings.TrimSpace(media)
 	}
-	f := newFinder()
+	f := m.finder()
 	_, _ = f.Write(body)
 	multi := strings.HasPrefix(media, "multipart/")
 	switch form := media == "application/x-www-form-urlencoded"; {
 	case !f.InLines() || !multi && !form:
 		return f.Found()
 	case multi:
-		return namedInParts(body, params["boundary"])
+		return m.namedInParts(body, params["boundary"])
 	}
-	return namedInForm(string(body))
+	return m.namedInForm(string(body))
 }
 
-func namedInForm(form string) string {
+func (m memberSet) namedInForm(form string) string {
 	for field := range strings.FieldsFuncSeq(form, func(c rune) bool { return c == '&' || c == ';' || c == '\n' || c == '\r' }) {
 		key, _, _ := strings.Cut(field, "=")
 		if name, err := url.QueryUnescape(key); err == nil {
 			key = name
 		}
-		if name := fieldName(key); isOurs(name) {
+		if name := fieldName(key); m.has(name) {
 			return name
 		}
 	}
@@ -63,7 +74,7 @@ func fieldName(key string) string {
 	return name
 }
 
-func namedInParts(body []byte, boundary string) string {
+func (m memberSet) namedInParts(body []byte, boundary string) string {
 	if boundary == "" {
 		first, _, _ := bytes.Cut(bytes.TrimLeft(body, "\r\n"), []byte("\n"))
 		boundary = strings.TrimPrefix(strings.TrimSpace(string(first)), "--")
@@ -74,11 +85,11 @@ func namedInParts(body []byte, boundary string) string {
 		if err != nil {
 			return ""
 		}
-		if name := fieldName(part.FormName()); isOurs(name) {
+		if name := fieldName(part.FormName()); m.has(name) {
 			return name
 		}
 		if part.FormName() == "" {
-			f := newFinder()
+			f := m.finder()
 			if _, _ = io.Copy(f, part); f.Found() != "" {
 				return f.Found()
 			}

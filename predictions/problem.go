@@ -148,7 +148,7 @@ func (p *problem) about() string {
 	if p.member != "" {
 		return p.member
 	}
-	for _, m := range ourMembers {
+	for _, m := range append(ownMembers, nativeEvents) {
 		if strings.HasPrefix(p.detail, m) {
 			return m
 		}

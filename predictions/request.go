@@ -2,11 +2,13 @@ package predictions
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/ecmajson"
+	"github.com/caddy-replicate/replicate-webhook/internal/egress"
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
 )
 
@@ -19,8 +21,10 @@ type hook struct {
 	url    string
 	events event.Set // 0: not given
 	test   testMode
-	// native: the client has set the API's own webhook for itself.
-	native  bool
+	// native: it is the API's own webhook that is to be captured.
+	native bool
+	// foreign: the client has set the API's own webhook for itself.
+	foreign bool
 	input   []byte // of the model, nil when missing
 	version string
 }
@@ -39,6 +43,7 @@ const (
 	pathEvents
 	pathTest
 	pathNative
+	pathFilter
 	pathInput
 	pathVersion
 )
@@ -48,20 +53,21 @@ var createMembers = ecmajson.NewSelector(
 	[]string{memberEvents},
 	[]string{memberTest},
 	[]string{nativeURL},
+	[]string{nativeEvents},
 	[]string{"input"},
 	[]string{"version"},
 )
 
 // readCreate reads the webhook of a create's body. It returns nil and no error
-// for a body that is not ours: one that does not name our members. checkURL
+// for a body that is not ours: one that does not name the members. checkURL
 // checks the URL. Errors are *problem.
-func readCreate(body []byte, checkURL func(string) error) (*hook, error) {
+func (m memberSet) readCreate(body []byte, checkURL func(string) error) (*hook, error) {
 	doc, err := ecmajson.Parse(body, withMembers, createMembers)
 	switch {
 	case err != nil:
 		// An API may well take what our parser does not, and then the
 		// client would wait in vain for its webhook.
-		f := newFinder()
+		f := m.finder()
 		if _, _ = f.Write(body); f.Found() != "" {
 			return nil, cannotAct(f.Found(), body, err)
 		}
@@ -69,11 +75,10 @@ func readCreate(body []byte, checkURL func(string) error) (*hook, error) {
 	case doc.Kind() != ecmajson.Object:
 		return nil, nil
 	}
-	count := make(map[string]int, 3)
-	for m := range doc.EachMember() {
-		switch m.Key {
-		case memberURL, memberEvents, memberTest:
-			count[m.Key]++
+	count := make(map[string]int, len(m))
+	for member := range doc.EachMember() {
+		if m.has(member.Key) {
+			count[member.Key]++
 		}
 	}
 	if len(count) == 0 {
@@ -84,10 +89,16 @@ func readCreate(body []byte, checkURL func(string) error) (*hook, error) {
 			return nil, unprocessable("%s is given %d times", name, n)
 		}
 	}
+	if m.has(nativeURL) && present(doc.Value(pathNative)) {
+		return readNative(doc, checkURL)
+	}
+	if !m.has(memberURL) {
+		return nil, nil
+	}
 	h := &hook{
-		doc:    doc,
-		native: present(doc.Value(pathNative)),
-		input:  doc.Value(pathInput).Raw(),
+		doc:     doc,
+		foreign: present(doc.Value(pathNative)),
+		input:   doc.Value(pathInput).Raw(),
 	}
 	h.version, _ = doc.Value(pathVersion).Text()
 	if h.events, err = readEvents(doc.Value(pathEvents)); err != nil {
@@ -96,7 +107,7 @@ func readCreate(body []byte, checkURL func(string) error) (*hook, error) {
 	if h.test, err = readTestMode(doc.Value(pathTest)); err != nil {
 		return nil, err
 	}
-	h.url, err = readURL(doc.Value(pathURL), checkURL)
+	h.url, err = readURL(memberURL, doc.Value(pathURL), checkURL)
 	switch {
 	case err != nil:
 		return nil, err
@@ -116,17 +127,66 @@ func readCreate(body []byte, checkURL func(string) error) (*hook, error) {
 // present reports whether a member is there and not null.
 func present(v ecmajson.Value) bool { return v.Kind() != ecmajson.Missing && v.Kind() != ecmajson.Null }
 
-// readURL reads a webhook_url. A null is none.
-func readURL(v ecmajson.Value, check func(string) error) (string, error) {
+// readNative reads the API's own webhook. Errors are *problem.
+func readNative(doc *ecmajson.Document, checkURL func(string) error) (*hook, error) {
+	if present(doc.Value(pathURL)) {
+		p := unprocessable("%s and %s are both given: keep one of them", nativeURL, memberURL)
+		p.member = nativeURL
+		return nil, p
+	}
+	h := &hook{doc: doc, asked: true, native: true}
+	var err error
+	if h.events, err = readFilter(doc.Value(pathFilter)); err != nil {
+		return nil, err
+	}
+	if h.events.WantsProgress() {
+		return h, nil // the API will call the URL, if it likes it
+	}
+	h.url, err = readURL(nativeURL, doc.Value(pathNative), checkURL)
+	return h, err
+}
+
+// readFilter reads a webhook_events_filter. A null, or an empty one, is none.
+func readFilter(v ecmajson.Value) (event.Set, error) {
+	var names []string
+	if present(v) {
+		if v.Kind() != ecmajson.Array || len(v.Raw()) > maxEvents || json.Unmarshal(v.Raw(), &names) != nil {
+			return 0, unprocessable("%s must be an array of names", nativeEvents)
+		}
+	}
+	set, err := event.ForFilter(names)
+	if err != nil {
+		return 0, unprocessable("%s holds a wrong name: %v", nativeEvents, err)
+	}
+	return set, nil
+}
+
+// cut returns the body of the create as the API is to see it, with a callback URL as
+// its own webhook, if there is one.
+func (h *hook) cut(callback string) []byte {
+	if h.native {
+		return cutNative(h.doc, callback)
+	}
+	return cutRequest(h.doc, callback)
+}
+
+// readURL reads the URL of a webhook, the value of the named member. A null is none.
+func readURL(member string, v ecmajson.Value, check func(string) error) (string, error) {
 	if !present(v) {
 		return "", nil
 	}
 	url, ok := v.Text()
 	if !ok {
-		return "", unprocessable("%s must be a string or null", memberURL)
+		return "", unprocessable("%s must be a string or null", member)
 	}
 	if err := check(url); err != nil {
-		return "", unprocessable("%v", err)
+		p := unprocessable("%v", err)
+		var wrong *egress.URLError
+		if errors.As(err, &wrong) {
+			p.detail = member + " " + wrong.Problem
+		}
+		p.member = member
+		return "", p
 	}
 	return url, nil
 }
@@ -211,7 +271,7 @@ func readPatch(body []byte, checkURL func(string) error) (p patch, err error) {
 		seen[m.Key] = true
 	}
 	p.hasURL = doc.Value(0).Kind() != ecmajson.Missing
-	if p.url, err = readURL(doc.Value(0), checkURL); err != nil {
+	if p.url, err = readURL(memberURL, doc.Value(0), checkURL); err != nil {
 		return p, err
 	}
 	if p.events, err = readEvents(doc.Value(1)); err != nil {

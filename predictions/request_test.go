@@ -37,7 +37,7 @@ func TestCreatesAreJudgedBeforeTheUpstreamSeesThem(t *testing.T) {
 		{"not UTF-8", "{" + url + ",\"input\":\"\xff\"}", "can't be read"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			h, err := readCreate([]byte(c.body), check)
+			h, err := ownMembers.readCreate([]byte(c.body), check)
 			var p *problem
 			switch {
 			case c.refused == "":
@@ -57,7 +57,7 @@ func TestCreatesThatAreNoneOfOurs(t *testing.T) {
 		`{"input":{"webhook_url":"https://x"}}`, `{"webhook_events_filter":["start"]}`, "\ufeff{}", `{'webhook':1}`,
 		`{"input":` + strings.Repeat("1", 5000) + `}`,
 	} {
-		if h, err := readCreate([]byte(body), newFake().CheckURL); h != nil || err != nil {
+		if h, err := ownMembers.readCreate([]byte(body), newFake().CheckURL); h != nil || err != nil {
 			t.Errorf("%.40s: %+v, %v", body, h, err)
 		}
 	}
@@ -66,14 +66,14 @@ func TestCreatesThatAreNoneOfOurs(t *testing.T) {
 func TestWhatACreateSays(t *testing.T) {
 	read := func(body string) *hook {
 		t.Helper()
-		h, err := readCreate([]byte(body), newFake().CheckURL)
+		h, err := ownMembers.readCreate([]byte(body), newFake().CheckURL)
 		if err != nil || h == nil {
 			t.Fatalf("%s: %+v, %v", body, h, err)
 		}
 		return h
 	}
 	h := read(`{"version":"v","input":{"b":1,"a":1.0},"webhook_url":"https://\u0078/","webhook_events":["started","prediction.failed"],"test_mode":"prediction.failed"}`)
-	if h.url != "https://x/" || h.events != event.Started|event.Failed || h.test != testFailure || h.version != "v" || string(h.input) != `{"b":1,"a":1}` || h.native {
+	if h.url != "https://x/" || h.events != event.Started|event.Failed || h.test != testFailure || h.version != "v" || string(h.input) != `{"b":1,"a":1}` || h.foreign {
 		t.Fatalf("got %+v", h)
 	}
 	for text, want := range map[string]testMode{"true": testSuccess, `"prediction.completed"`: testSuccess, "false": testOff, "null": testOff} {
@@ -82,8 +82,8 @@ func TestWhatACreateSays(t *testing.T) {
 		}
 	}
 	for text, want := range map[string]bool{`"https://n"`: true, `null`: false, `1`: true, `""`: true} {
-		if h := read(`{"webhook_url":"https://x","webhook":` + text + `}`); h.native != want {
-			t.Errorf("webhook %s: the client's own is %v", text, h.native)
+		if h := read(`{"webhook_url":"https://x","webhook":` + text + `}`); h.foreign != want {
+			t.Errorf("webhook %s: the client's own is %v", text, h.foreign)
 		}
 	}
 	for _, body := range []string{`{"webhook_url":null}`, `{"test_mode":false}`, `{"webhook_events":null}`} {
@@ -161,7 +161,7 @@ func FuzzReadCreate(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		var judged []string
-		hook, err := readCreate(body, func(raw string) error {
+		hook, err := ownMembers.readCreate(body, func(raw string) error {
 			judged = append(judged, raw)
 			if !strings.HasPrefix(raw, "https://") {
 				return errors.New("webhook_url must use https")
@@ -183,7 +183,7 @@ func FuzzReadCreate(f *testing.F) {
 			t.Fatalf("%q: captured the URL %q, which was not judged", body, hook.url)
 		}
 		sent := cutRequest(hook.doc, "")
-		if again, err := readCreate(sent, func(string) error { return nil }); err != nil || again != nil {
+		if again, err := ownMembers.readCreate(sent, func(string) error { return nil }); err != nil || again != nil {
 			t.Fatalf("%q: the API gets %q, %v", body, sent, err)
 		}
 	})

@@ -38,7 +38,8 @@ type Prediction struct {
 	Client string
 	// URL is where the events are sent. Empty: disabled.
 	URL string
-	// Events are those that the client wants.
+	// Events are those that the client wants, with event.Native and its
+	// filter where it wants webhooks as the API itself sends them.
 	Events event.Set
 	// PollPath is the path that it is polled at, below API, such as
 	// /predictions/abc. Empty: it is not polled.
@@ -95,8 +96,11 @@ type Delivery struct {
 	Client       string
 	URL          string
 	Traceparent  string
-	Event        event.Set
-	Payload      []byte
+	// Native reports that the client wants webhooks as the API itself sends
+	// them.
+	Native  bool
+	Event   event.Set
+	Payload []byte
 	// Attempts is the number of attempts made so far.
 	Attempts int
 	// Lane is the one it was claimed from, and DueAt when it was due. Only

@@ -33,6 +33,12 @@ const asked = new Map();
 
 app.post("/webhooks/replicate", async (req, res) => {
   const line = await describe(req);
+  if (req.query.native !== undefined) {
+    // A client that knows nothing of this server: the official client's check alone.
+    const answered = !line.verified.includes("replicate") ? 401 : req.query.fail && nth(req) <= Number(req.query.times) ? Number(req.query.fail) : 200;
+    print({ ...line, parsed: { id: req.body.id, status: req.body.status }, answered });
+    return res.status(answered).end();
+  }
   // The guide's own steps.
   const signature = req.headers["x-replicate-signature"];
   if (!verifySignature(signature, webhookSecret, req.body)) {
@@ -45,9 +51,7 @@ app.post("/webhooks/replicate", async (req, res) => {
   line.parsed = { event, id: prediction.id, status: prediction.status };
 
   const { fail, times } = req.query;
-  const n = (asked.get(req.originalUrl) ?? 0) + 1;
-  asked.set(req.originalUrl, n);
-  const answer = fail && (!times || n <= Number(times)) ? Number(fail) : 200;
+  const answer = fail && (!times || nth(req) <= Number(times)) ? Number(fail) : 200;
   print({ ...line, answered: answer });
   res.status(answer).send(answer === 200 ? "OK" : "not now");
 });
@@ -57,6 +61,13 @@ app.use((error, req, _res, next) => {
   print({ event: req.get("x-replicate-event"), attempt: attemptOf(req), verified: [], answered: error.status, error: error.type });
   next(error);
 });
+
+// nth counts the requests of a URL.
+function nth(req) {
+  const n = (asked.get(req.originalUrl) ?? 0) + 1;
+  asked.set(req.originalUrl, n);
+  return n;
+}
 
 function verifySignature(signature, secret, payload) {
   if (!signature) return false;

@@ -97,10 +97,15 @@ func (c *client) attempt(d *store.Delivery, number int, at time.Time) (r result)
 	h := make(http.Header, 10)
 	h["Content-Type"] = []string{"application/json"}
 	h["User-Agent"] = []string{c.conf.UserAgent}
-	h["X-Replicate-Event"] = []string{d.Event.Name()}
 	h["X-Replicate-Delivery"] = []string{d.ID}
 	h["X-Replicate-Attempt"] = []string{strconv.Itoa(number)}
-	signature.Sign(h, secrets, d.ID, at, d.Payload)
+	if d.Native {
+		h["X-Replicate-Event"] = []string{d.Event.NativeName()}
+		signature.Standard.Sign(h, secrets, d.ID, at, d.Payload)
+	} else {
+		h["X-Replicate-Event"] = []string{d.Event.Name()}
+		signature.Sign(h, secrets, d.ID, at, d.Payload)
+	}
 	setTraceparent(h, d.Traceparent)
 	if c.conf.Trace != nil {
 		var end func(int, error)

@@ -1,6 +1,7 @@
 package directive
 
 import (
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -16,7 +17,7 @@ import (
 //
 //	default:"10s"    the value of an option that is left out
 //	off:"true"       a duration that can be off
-//	choice:"a b"     the words that a text can be
+//	choice:"a b"     the words that a text, or each one of a list, can be
 //	arg:"a name"     what any other text is, for errors
 //
 // A field of type int64 is a size, and one of type int a count.
@@ -61,7 +62,13 @@ func (w *Walker) read(tag reflect.StructTag, dst any) {
 			w.Text(dst, tag.Get("arg"))
 		}
 	case *[]string:
+		from := len(*dst)
 		w.List(dst)
+		for i := from; i < len(*dst) && w.err == nil; i++ {
+			if problem := wrongWord(w.name, (*dst)[i], tag); problem != "" {
+				w.Failf("%s", problem)
+			}
+		}
 	case *caddy.Duration:
 		if tag.Get("off") != "" {
 			w.DurationOrOff(dst)
@@ -105,19 +112,36 @@ func SetDefaults(config any) error {
 				return fmt.Errorf("%s is %d: it must be positive", name, value)
 			}
 		case string:
-			words := strings.Fields(f.Tag.Get("choice"))
-			if len(words) > 0 && value != "" && !slices.Contains(words, value) {
-				return fmt.Errorf("%s is %q: use %s", name, value, strings.Join(words, " or "))
+			if problem := wrongWord(name, value, f.Tag); value != "" && problem != "" {
+				return errors.New(problem)
+			}
+		case []string:
+			for _, word := range value {
+				if problem := wrongWord(name, word, f.Tag); problem != "" {
+					return errors.New(problem)
+				}
 			}
 		}
 	}
 	return nil
 }
 
+// wrongWord returns what is wrong with the value of an option that has to be one of the
+// words of its choice, "" for nothing.
+func wrongWord(option, value string, tag reflect.StructTag) string {
+	words := strings.Fields(tag.Get("choice"))
+	if len(words) == 0 || slices.Contains(words, value) {
+		return ""
+	}
+	return fmt.Sprintf("%s is %q: use %s", option, value, strings.Join(words, " or "))
+}
+
 func setText(dst any, text string) error {
 	switch dst := dst.(type) {
 	case *string:
 		*dst = text
+	case *[]string:
+		*dst = strings.Fields(text)
 	case *caddy.Duration:
 		d, err := caddy.ParseDuration(text)
 		*dst = caddy.Duration(d)

@@ -220,11 +220,11 @@ func (d *Document) EachMember() iter.Seq[Member] {
 	}
 }
 
-// Edit returns the top-level object without the members that drop names, and with
-// extra, which is members without braces or empty, after the others. What remains
-// of the source is a subsequence of its bytes: nothing is respelled or moved.
-// [Limits].Members must have been set.
-func (d *Document) Edit(drop func(key string) bool, extra []byte) []byte {
+// Edit returns the top-level object with the members that edit keeps, with another
+// value where it returns one, and with extra, which is members without braces or
+// empty, after them. What remains of the source is a subsequence of its bytes: nothing
+// is respelled or moved. [Limits].Members must have been set.
+func (d *Document) Edit(edit func(key string) (value []byte, keep bool), extra []byte) []byte {
 	src := d.src
 	out := make([]byte, 0, len(src)+len(extra)+1)
 	kept, end := 0, 0
@@ -232,12 +232,16 @@ func (d *Document) Edit(drop func(key string) bool, extra []byte) []byte {
 		if end == 0 {
 			out = append(out, src[:m.KeyStart]...)
 		}
-		if !drop(m.Key) {
+		if value, keep := edit(m.Key); keep {
 			if kept++; kept > 1 {
 				// The comma, and the white space that this member stood in.
 				out = append(out, src[end:m.KeyStart]...)
 			}
-			out = append(out, src[m.KeyStart:m.ValueEnd]...)
+			if value == nil {
+				value = src[m.ValueStart:m.ValueEnd]
+			}
+			out = append(out, src[m.KeyStart:m.ValueStart]...)
+			out = append(out, value...)
 		}
 		end = m.ValueEnd
 	}

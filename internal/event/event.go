@@ -8,8 +8,8 @@ import (
 )
 
 // Set is a set of events. Completed and Failed are the terminal ones, of which a
-// prediction has exactly one. Stores keep the number.
-type Set uint8
+// prediction has exactly one. Stores keep the number, of 15 bits.
+type Set uint16
 
 // The events of the webhook guide.
 const (

@@ -228,6 +228,10 @@ func (a *API) create(w http.ResponseWriter, r *http.Request, user, collection st
 			}
 		}
 	}
+	if err := checkFilter(members["webhook_events_filter"]); err != nil && !a.opts.Lax {
+		problem(w, http.StatusUnprocessableEntity, "- webhook_events_filter: "+err.Error()+"\n")
+		return
+	}
 	if len(members["input"]) == 0 || members["input"][0] != '{' {
 		problem(w, http.StatusUnprocessableEntity, "- input is required\n")
 		return
@@ -252,6 +256,22 @@ func (a *API) create(w http.ResponseWriter, r *http.Request, user, collection st
 	}
 	a.respond(w, http.StatusCreated, p.json(status))
 	a.notify(p)
+}
+
+// checkFilter knows the events that a webhook may be asked for.
+func checkFilter(filter json.RawMessage) error {
+	var names []string
+	if len(filter) > 0 {
+		if err := json.Unmarshal(filter, &names); err != nil {
+			return err
+		}
+	}
+	for _, name := range names {
+		if !slices.Contains([]string{"start", "output", "logs", "completed"}, name) {
+			return fmt.Errorf("%q must be one of the following: \"start\", \"output\", \"logs\", \"completed\"", name)
+		}
+	}
+	return nil
 }
 
 // show responds with a prediction. It cancels it first if cancel is set.

@@ -154,7 +154,11 @@ func (a *API) notify(p *prediction) {
 
 // hook posts a bare prediction object, as the API does, once.
 func (a *API) hook(p *prediction, event, status string) {
-	if p.webhook == "" || a.opts.Webhooks == nil || len(p.filter) > 0 && !slices.Contains(p.filter, event) {
+	wanted := p.filter
+	if len(wanted) == 0 {
+		wanted = []string{"output", "completed"} // as documented
+	}
+	if p.webhook == "" || a.opts.Webhooks == nil || !slices.Contains(wanted, event) {
 		return
 	}
 	a.mu.Lock()

@@ -14,6 +14,21 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
+// NextNative is Next for a client that wants webhooks as the API itself sends them:
+// there is a start where the prediction was seen before its end, and none else.
+func NextNative(happened event.Set, status string) []event.Set {
+	e := event.ForStatus(status)
+	switch {
+	case status == "", happened.Has(event.Terminal):
+		return nil
+	case e.Has(event.Terminal):
+		return []event.Set{e}
+	case happened.Has(event.Started):
+		return nil
+	}
+	return []event.Set{event.Started}
+}
+
 // Next returns the events that are new, in order, when a prediction of which the
 // given events have happened is seen with the given status.
 func Next(happened event.Set, status string) []event.Set {
@@ -31,6 +46,9 @@ func Next(happened event.Set, status string) []event.Set {
 // time, with the payloads that say so. The time at which p was captured stands
 // in for a created_at that the API does not send.
 func Events(p *store.Prediction, s *prediction.Snapshot, at time.Time) []store.Event {
+	if p.Events.Has(event.Native) {
+		return nativeEvents(p, s)
+	}
 	events := Next(p.Seen, s.Status)
 	if len(events) == 0 {
 		return nil
@@ -45,6 +63,16 @@ func Events(p *store.Prediction, s *prediction.Snapshot, at time.Time) []store.E
 	out := make([]store.Event, len(events))
 	for i, e := range events {
 		out[i] = store.Event{Kind: e, Payload: known.Payload(e, at)}
+	}
+	return out
+}
+
+// nativeEvents is Events for a client that wants webhooks as the API itself sends
+// them.
+func nativeEvents(p *store.Prediction, s *prediction.Snapshot) []store.Event {
+	var out []store.Event
+	for _, e := range NextNative(p.Seen, s.Status) {
+		out = append(out, store.Event{Kind: e, Payload: s.NativePayload(p.URL, p.Events.Filter())})
 	}
 	return out
 }

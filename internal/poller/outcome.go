@@ -92,6 +92,7 @@ func (p *Poller) givenUp(pred *store.Prediction, last *result) *prediction.Snaps
 	s.Status, s.Output = "failed", nil
 	s.Error = ecmajson.AppendString(nil, fmt.Sprintf("tracking was given up: no final status within %s of creation (%s)", p.conf.Schedule.GiveUp, last.reason()))
 	s.CompletedAt = ""
+	s.Source = nil // which says otherwise
 	return &s
 }
 

@@ -54,6 +54,8 @@ type Snapshot struct {
 	// Webhook is the URL of the API's own webhook, empty when the object has
 	// none.
 	Webhook string
+	// Source is the text that was read.
+	Source []byte
 }
 
 // The paths of fields, in its order.
@@ -128,6 +130,7 @@ func parse(body []byte, l ecmajson.Limits) (*Snapshot, *ecmajson.Document, error
 		StartedAt:   normalTime(text(pathStartedAt)),
 		CompletedAt: normalTime(text(pathCompletedAt)),
 		Webhook:     text(pathWebhook),
+		Source:      body,
 	}, d, nil
 }
 

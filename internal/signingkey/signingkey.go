@@ -10,6 +10,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -108,6 +109,13 @@ func (k *Keys) Set(secrets []string) error {
 
 // PerClient reports whether every client has a signing secret of its own.
 func (k *Keys) PerClient() bool { return k.conf.PerClient }
+
+// Standard reports whether there is a secret that signs as Standard Webhooks demand.
+// Those that are generated do.
+func (k *Keys) Standard() bool {
+	c := k.configured.Load()
+	return c == nil || slices.ContainsFunc(c.parsed, signature.Secret.Standard)
+}
 
 // StoredName returns the name of the stored secret that nothing can be signed
 // without, empty where the secrets are configured.

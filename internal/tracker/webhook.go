@@ -27,6 +27,7 @@ func (t *Tracker) SetWebhook(ctx context.Context, p store.Prediction, url string
 	if events == 0 {
 		events = p.Events
 	}
+	events = p.Events.With(events)
 	err := t.use(func(s store.Store) error {
 		if err := s.SetWebhook(ctx, p.Ref, url, events); err != nil {
 			return err

@@ -28,7 +28,7 @@ const readyEndpoints = `WITH RECURSIVE e AS (
 ) f WHERE e.endpoint IS NOT NULL ORDER BY f.due, e.endpoint`
 
 // handedOut lists the columns that an attempt needs.
-const handedOut = "d.n, d.nonce, d.prediction, d.event, d.attempts, d.due, d.created, d.endpoint, d.state, d.owner, d.lease, p.id, p.client, p.url, p.traceparent, b.body, " +
+const handedOut = "d.n, d.nonce, d.prediction, d.event, d.attempts, d.due, d.created, d.endpoint, d.state, d.owner, d.lease, p.id, p.client, p.url, p.traceparent, p.events, b.body, " +
 	"d.redelivery, i.scope, i.name, i.prediction, i.refusals, i.overtaken, i.since, i.head"
 
 // takeReady claims deliveries that are due, no more of each endpoint than it has
@@ -66,12 +66,14 @@ func scanHanded(row pgx.CollectableRow) (handed, error) {
 	var h handed
 	var nonce, created int64
 	var kind int16
+	var wanted *int16 // NULL without a prediction
 	var endpoint, id, client, url, trace []byte
 	var in eventColumns
 	err := row.Scan(append([]any{&h.leased.n, &nonce, &h.leased.prediction, &kind, &h.Attempts, &h.due, &created, &endpoint, &h.state, &h.owner, &h.lease,
-		&id, &client, &url, &trace, &h.Payload}, in.targets()...)...)
+		&id, &client, &url, &trace, &wanted, &h.Payload}, in.targets()...)...)
 	h.N, h.Prediction, h.Event, h.endpoint = h.leased.n, h.leased.prediction, event.Set(kind), string(endpoint)
 	h.PredictionID, h.Client, h.URL, h.Traceparent = string(id), string(client), string(url), string(trace)
+	h.Native = wanted != nil && event.Set(*wanted).Has(event.Native)
 	h.ID, h.CreatedAt = ledger.IDOf(h.N, nonce, h.Prediction), timeOf(created)
 	h.whole = (id != nil || in.head != nil) && h.Payload != nil
 	if ledger.IsInbound(h.Prediction) {

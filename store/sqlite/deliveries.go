@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/internal/ledger"
 )
@@ -181,7 +182,7 @@ func (s *Store) handOut(i *item, read *stored) (*store.Delivery, error) {
 			q.requeue(i)
 			return nil, nil
 		}
-		d.PredictionID, d.Client, d.URL, d.Traceparent = k.id, k.client, k.url, k.traceparent
+		d.PredictionID, d.Client, d.URL, d.Traceparent, d.Native = k.id, k.client, k.url, k.traceparent, k.events.Has(event.Native)
 	}
 	d.Prediction, d.Event, d.Attempts = i.prediction, i.event, int(i.attempts)
 	d.Lane, d.DueAt = i.lane.key, s.opts.clock.Time(i.due)

@@ -225,8 +225,11 @@ var connPragmas = []string{
 	"synchronous(FULL)",
 	"wal_autocheckpoint(4096)",
 	"journal_size_limit(33554432)",
-	"cache_size(-2000)", // reads the schema, and so opens the log as well
+	narrowCache, // reads the schema, and so opens the log as well
 }
+
+// narrowCache is the page cache of a connection, in KiB below zero.
+const narrowCache = "cache_size(-2000)"
 
 // dsn returns the data source name of an existing file: with mode=rw SQLite creates
 // none.

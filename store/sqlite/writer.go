@@ -61,6 +61,8 @@ type writer struct {
 	db    *sql.DB
 	conn  *sql.Conn
 	stmts map[string]*sql.Stmt
+	// wide reports that the connection's page cache is wideCache.
+	wide bool
 
 	// The highest numbers given, counted by the writer's goroutine. Those of
 	// a transaction that failed are not given again.
@@ -268,6 +270,7 @@ func (w *writer) transact(ops []*op) (err error) {
 		return err
 	}
 	g.apply()
+	w.fitCache()
 	w.totalsMu.Lock()
 	defer w.totalsMu.Unlock()
 	w.totals.add(&g.totals)
@@ -301,8 +304,26 @@ func (w *writer) connect() error {
 	if err != nil {
 		return errors.Join(err, db.Close())
 	}
-	w.db, w.conn, w.stmts = db, conn, make(map[string]*sql.Stmt)
+	w.db, w.conn, w.stmts, w.wide = db, conn, make(map[string]*sql.Stmt), false
 	return nil
+}
+
+// wideCache is the page cache of the writer's connection while more events wait than
+// are in memory: each event is also in an index by prediction, in any page of it.
+const wideCache = "cache_size(-16000)"
+
+// fitCache chooses the page cache for the commits to come.
+func (w *writer) fitCache() {
+	wide, pragma := w.queue.hasTails(), narrowCache
+	if wide == w.wide {
+		return
+	}
+	if wide {
+		pragma = wideCache
+	}
+	// Another size would do as well.
+	_, _ = w.conn.ExecContext(context.Background(), "PRAGMA "+pragma)
+	w.wide = wide
 }
 
 // disconnect closes the writer's connection, if it is open.
