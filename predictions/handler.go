@@ -97,6 +97,10 @@ type tracking interface {
 // MaxBody, else 422. Who may see a prediction is asked of the API itself. Errors
 // are {"title","detail","status"} as application/problem+json, like the API's own.
 //
+// With Capture, the API's own members webhook and webhook_events_filter are acted on
+// in the same way, in place of these or beside them, so that clients which know
+// nothing of this handler get their webhooks from here.
+//
 // Where the body of a response can't be changed, the header
 // X-Replicate-Webhook-Status says what webhook_status would.
 type Handler struct {

@@ -100,6 +100,66 @@ func TestEvents(t *testing.T) {
 	}
 }
 
+// A client that wants the API's own webhooks has a start with the first state that was
+// seen before the end, and none where there was none.
+func TestNativeEvents(t *testing.T) {
+	native, err := event.ForFilter([]string{"completed", "start"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const url = "https://r.example/hook"
+	for _, c := range []struct {
+		seen   event.Set
+		status string
+		want   event.Set
+	}{
+		{0, "starting", event.Started},
+		{0, "processing", event.Started},
+		{0, "queued", event.Started},
+		{0, "", 0},
+		{0, "succeeded", event.Completed},
+		{0, "canceled", event.Failed},
+		{event.Started, "processing", 0},
+		{event.Started, "aborted", event.Failed},
+		{event.Completed, "processing", 0},
+		{event.Failed, "succeeded", 0},
+	} {
+		body := `{ "id":"p", "status":"` + c.status + `","webhook":"https://ours/callback/x","n":1.0,"webhook_events_filter" : ["start","completed"] }` + "\n"
+		s, err := prediction.Parse([]byte(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := &store.Prediction{ID: "p", URL: url, Events: native, Seen: c.seen}
+		got := Events(p, s, time.Now())
+		if c.want == 0 {
+			if got != nil {
+				t.Errorf("%b, then %q: %v", c.seen, c.status, got)
+			}
+			continue
+		}
+		want := `{ "id":"p", "status":"` + c.status + `","webhook":"` + url + `","n":1.0,"webhook_events_filter" : ["completed","start"] }` + "\n"
+		if len(got) != 1 || got[0].Kind != c.want || string(got[0].Payload) != want {
+			t.Errorf("%b, then %q: %v\ngot  %s\nwant %s", c.seen, c.status, got, got[0].Payload, want)
+		}
+	}
+
+	// What the API never said is said in its form, and what the client has not set
+	// is not there.
+	native, err = event.ForFilter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &store.Prediction{ID: "p", Events: native}
+	got := Events(p, &prediction.Snapshot{ID: "p", Status: "failed", Error: []byte(`"lost"`)}, time.Now())
+	if want := `{"id":"p","version":null,"input":null,"output":null,"error":"lost","status":"failed","created_at":null,"started_at":null,"completed_at":null}`; string(got[0].Payload) != want {
+		t.Errorf("got %s", got[0].Payload)
+	}
+	s, _ := prediction.Parse([]byte(`{"id":"p","status":"failed","webhook":"x","webhook_events_filter":["start"]}`))
+	if got := Events(p, s, time.Now()); string(got[0].Payload) != `{"id":"p","status":"failed","webhook":null}` {
+		t.Errorf("got %s", got[0].Payload)
+	}
+}
+
 func TestTerminal(t *testing.T) {
 	for _, s := range statuses {
 		want := s == "succeeded" || s == "failed" || s == "canceled" || s == "aborted"

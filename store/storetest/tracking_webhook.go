@@ -17,6 +17,7 @@ var webhookCases = []trackingCase{
 	{"filter widened after the last wanted event", filterWidened},
 	{"filter changed after the end", filterAfterEnd},
 	{"filter and outcome at once", filterAndOutcome},
+	{"what a native client wants is kept", nativeKept},
 	{"gone disables", goneDisables},
 	{"gone of a receiver that was replaced", goneReplaced},
 	{"new URL takes what is pending", newURL},
@@ -32,6 +33,48 @@ var webhookCases = []trackingCase{
 	{"delivered stays delivered", deliveredStays},
 	{"disabling and an outcome at once", disableAndOutcome},
 	{"disabling and an event at once", disableAndEvent},
+}
+
+// nativeKept: what a client wants of the API's own webhooks comes with each of its
+// deliveries, and with no other client's.
+func nativeKept(t *testing.T, b *tracking) {
+	wanted, err := event.ForFilter([]string{"completed", "start"})
+	b.must(err)
+	b.wanting("native", wanted, event.Started)
+	b.track("other", event.Started)
+	claimed := func() map[string]bool {
+		t.Helper()
+		all, _ := b.claimed()
+		native := make(map[string]bool)
+		for _, d := range all {
+			native[d.PredictionID] = d.Native
+		}
+		return native
+	}
+	if got := claimed(); len(got) != 2 || !got["native"] || got["other"] {
+		t.Fatalf("claimed %v", got)
+	}
+	b.restart()
+	if got := claimed(); len(got) != 2 || !got["native"] || got["other"] {
+		t.Fatalf("claimed after a restart: %v", got)
+	}
+	if p := b.find("native"); p.Events != wanted {
+		t.Fatalf("it wants %b, not %b", p.Events, wanted)
+	}
+	// Without a started event there is nothing for the terminal one to wait for.
+	b.wanting("at once", wanted, event.Completed)
+	b.one("at once completed")
+	// All that can be wanted can be kept.
+	most := wanted | event.All | event.Native
+	for _, filter := range [][]string{nil, {"completed", "logs", "output", "start"}} {
+		s, err := event.ForFilter(filter)
+		b.must(err)
+		most = max(most, s|event.All)
+	}
+	b.wanting("most", most)
+	if p := b.find("most"); p.Events != most {
+		t.Fatalf("it wants %b, not %b", p.Events, most)
+	}
 }
 
 func statusByLast(t *testing.T, b *tracking) {
