@@ -2,6 +2,7 @@ package replicatewebhook
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net/http"
@@ -17,6 +18,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/internal/clock"
 	"github.com/caddy-replicate/replicate-webhook/internal/delivery"
 	"github.com/caddy-replicate/replicate-webhook/internal/egress"
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
 	"github.com/caddy-replicate/replicate-webhook/internal/poller"
 	"github.com/caddy-replicate/replicate-webhook/internal/seal"
@@ -221,12 +223,29 @@ func (a *App) provisionTracker(secrets []string, agent string, guard *egress.Gua
 		Callback:  a.Callback,
 		Seal:      s.ring,
 		SealReady: func() error { return s.keeper.Ready() },
+		Progress:  a.progress,
 		CheckURL:  func(raw string) error { _, err := guard.CheckURL(raw); return err },
 		Retention: a.Retention,
 		Traced:    a.spans.Seen,
 		Logger:    a.logger.Named("tracker"), Clock: passing,
 	})
 	return err
+}
+
+// progress sends what a prediction has put out so far.
+func (a *App) progress(p store.Prediction, kind event.Set, payload []byte) {
+	s := &a.sender
+	engine := s.running.Load()
+	if engine == nil {
+		return // not started yet, and the next update holds this one
+	}
+	engine.Progress(delivery.Update{
+		Delivery: store.Delivery{
+			ID: "prg_" + rand.Text(), Prediction: p.Ref, PredictionID: p.ID, Client: p.Client, URL: p.URL, Traceparent: p.Traceparent,
+			Native: true, Event: kind, Payload: payload,
+		},
+		May: func(ctx context.Context) (now, later bool) { return s.tracker.MayProgress(ctx, p) },
+	})
 }
 
 // The engine calls these behind a queue of its own. The data of the events holds

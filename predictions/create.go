@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/clientip"
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
 	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
 	"github.com/caddy-replicate/replicate-webhook/store"
@@ -47,11 +48,11 @@ func (h *Handler) create(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	if !h.members.mentioned(body.data) {
 		return next.ServeHTTP(w, r)
 	}
-	hook, err := h.members.readCreate(body.data, h.tracker.CheckURL)
+	hook, err := h.members.readCreate(body.data, h.tracker.CheckURL, h.capturesAll)
 	switch {
 	case err != nil:
 		return h.fail(w, r, err)
-	case hook == nil || hook.native && !h.capturesAll(hook):
+	case hook == nil:
 		return next.ServeHTTP(w, r)
 	case !hook.asked:
 		return next.ServeHTTP(w, withBody(r.Context(), r, body, cutRequest(hook.doc, "")))
@@ -61,17 +62,21 @@ func (h *Handler) create(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	return h.capture(w, r, next, rt, hook, body)
 }
 
-// capturesAll reports whether all events that a client wants of the API's own webhook
-// can be delivered: not output and logs, which only the API sends.
-func (h *Handler) capturesAll(hook *hook) bool {
-	if !hook.events.WantsProgress() {
+// capturesAll reports whether the events that a client wants of the API's own webhook
+// can be delivered. Output and logs come with callbacks alone: without them, a create
+// that names one is left to the API.
+func (h *Handler) capturesAll(events event.Set) bool {
+	if !events.Has(event.Progress) || h.tracker.CallbackBase() != "" {
 		return true
 	}
-	if _, first := h.refusals.Allow(nativeEvents, time.Now()); first {
-		h.logger.Warn("creates whose "+nativeEvents+" names output or logs pass with their "+nativeURL+": the API sends these webhooks itself",
-			zap.String("api", h.upstream.URL))
+	said := "creates without a " + nativeEvents + " get completed alone, and not output: that needs the global option callback"
+	if events.NamesProgress() {
+		said = "creates whose " + nativeEvents + " names output or logs pass with their " + nativeURL + ", and the API sends all their webhooks itself: capturing them needs the global option callback"
 	}
-	return false
+	if _, again := h.told.LoadOrStore(said, true); !again {
+		h.logger.Warn(said, zap.String("api", h.upstream.URL))
+	}
+	return !events.NamesProgress()
 }
 
 // misspelledCreate passes a request on whose path only resembles a create's. An

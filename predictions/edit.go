@@ -84,22 +84,29 @@ func cutRequest(doc *ecmajson.Document, callback string) []byte {
 			return nil, callback == ""
 		}
 		return nil, true
-	}, callbackMembers(callback))
+	}, callbackMembers(callback, 0))
 }
 
-// cutNative is cutRequest where the API's own webhook is captured.
-func cutNative(doc *ecmajson.Document, callback string) []byte {
-	return doc.Edit(func(key string) ([]byte, bool) { return nil, !nativeMembers.has(key) }, callbackMembers(callback))
+// cutNative is cutRequest where the API's own webhook is captured, for these events.
+func cutNative(doc *ecmajson.Document, callback string, events event.Set) []byte {
+	return doc.Edit(func(key string) ([]byte, bool) { return nil, !nativeMembers.has(key) }, callbackMembers(callback, events))
 }
 
-// callbackMembers returns the members that have the API call a URL, none for none.
-func callbackMembers(callback string) []byte {
+// callbackMembers returns the members that have the API call a URL for what the tracker
+// needs, and for the progress among the events. There are none without a URL.
+func callbackMembers(callback string, events event.Set) []byte {
 	if callback == "" {
 		return nil
 	}
 	b := append([]byte(nil), `"`+nativeURL+`":`...)
 	b = ecmajson.AppendString(b, callback)
-	return append(b, `,"`+nativeEvents+`":["start","completed"]`...)
+	b = append(b, `,"`+nativeEvents+`":["start"`...)
+	for _, e := range []event.Set{event.Output, event.Logs} {
+		if events.Has(e) {
+			b = append(append(b, ','), `"`+e.NativeName()+`"`...)
+		}
+	}
+	return append(b, `,"completed"]`...)
 }
 
 // fields are the members of a response that describe a webhook.

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -152,6 +153,8 @@ type Handler struct {
 	logger  *zap.Logger
 	// refusals bounds the lines of the log about requests that are refused.
 	refusals *loglimit.Limiter
+	// told has what was logged that is logged once.
+	told *sync.Map
 	// manager handles what is not passed to the API.
 	manager *manager
 }
@@ -206,7 +209,7 @@ func (h *Handler) useToken(c client) func(string) error {
 // join makes the handler work with parts of the app.
 func (h *Handler) join(c client, k signingKeys, t tracking, b *body.Budget) error {
 	h.client, h.keys, h.tracker, h.budget = c, k, t, b
-	h.refusals = new(loglimit.Limiter)
+	h.refusals, h.told = new(loglimit.Limiter), new(sync.Map)
 	h.manager = &manager{api: h.upstream, client: c, tracker: t, budget: b, testMode: h.TestMode != "off", redeliveries: newRedeliveries()}
 	if h.ServeSigningSecret && !k.PerClient() {
 		return errors.New("serve_signing_secret needs signing per_client: a shared secret given to one client would let it sign for all")

@@ -180,7 +180,7 @@ func FuzzFinder(f *testing.F) {
 		if whole.Found() != "" && !mentions(body) && !strings.Contains(string(body), `\`) && !strings.Contains(string(body), "\x00") {
 			t.Fatalf("%q names %s, and is not seen to mention it", body, whole.Found())
 		}
-		hook, err := ownMembers.readCreate(body, func(string) error { return nil })
+		hook, err := ownMembers.readCreate(body, func(string) error { return nil }, nil)
 		if hook != nil && whole.Found() == "" {
 			t.Fatalf("%q has a webhook that the finder does not find", body)
 		}

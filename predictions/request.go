@@ -61,7 +61,10 @@ var createMembers = ecmajson.NewSelector(
 // readCreate reads the webhook of a create's body. It returns nil and no error
 // for a body that is not ours: one that does not name the members. checkURL
 // checks the URL. Errors are *problem.
-func (m memberSet) readCreate(body []byte, checkURL func(string) error) (*hook, error) {
+//
+// A webhook of the API's own whose events can't all be captured is none of ours, and
+// its URL not checked. allEvents reports whether they can.
+func (m memberSet) readCreate(body []byte, checkURL func(string) error, allEvents func(event.Set) bool) (*hook, error) {
 	doc, err := ecmajson.Parse(body, withMembers, createMembers)
 	switch {
 	case err != nil:
@@ -90,7 +93,7 @@ func (m memberSet) readCreate(body []byte, checkURL func(string) error) (*hook, 
 		}
 	}
 	if m.has(nativeURL) && present(doc.Value(pathNative)) {
-		return readNative(doc, checkURL)
+		return readNative(doc, checkURL, allEvents)
 	}
 	if !m.has(memberURL) {
 		return nil, nil
@@ -128,7 +131,7 @@ func (m memberSet) readCreate(body []byte, checkURL func(string) error) (*hook, 
 func present(v ecmajson.Value) bool { return v.Kind() != ecmajson.Missing && v.Kind() != ecmajson.Null }
 
 // readNative reads the API's own webhook. Errors are *problem.
-func readNative(doc *ecmajson.Document, checkURL func(string) error) (*hook, error) {
+func readNative(doc *ecmajson.Document, checkURL func(string) error, allEvents func(event.Set) bool) (*hook, error) {
 	if present(doc.Value(pathURL)) {
 		p := unprocessable("%s and %s are both given: keep one of them", nativeURL, memberURL)
 		p.member = nativeURL
@@ -139,11 +142,13 @@ func readNative(doc *ecmajson.Document, checkURL func(string) error) (*hook, err
 	if h.events, err = readFilter(doc.Value(pathFilter)); err != nil {
 		return nil, err
 	}
-	if h.events.WantsProgress() {
-		return h, nil // the API will call the URL, if it likes it
+	if !allEvents(h.events) {
+		return nil, nil
 	}
-	h.url, err = readURL(nativeURL, doc.Value(pathNative), checkURL)
-	return h, err
+	if h.url, err = readURL(nativeURL, doc.Value(pathNative), checkURL); err != nil {
+		return nil, err
+	}
+	return h, nil
 }
 
 // readFilter reads a webhook_events_filter. A null, or an empty one, is none.
@@ -165,7 +170,7 @@ func readFilter(v ecmajson.Value) (event.Set, error) {
 // its own webhook, if there is one.
 func (h *hook) cut(callback string) []byte {
 	if h.native {
-		return cutNative(h.doc, callback)
+		return cutNative(h.doc, callback, h.events)
 	}
 	return cutRequest(h.doc, callback)
 }

@@ -37,7 +37,7 @@ func TestCreatesAreJudgedBeforeTheUpstreamSeesThem(t *testing.T) {
 		{"not UTF-8", "{" + url + ",\"input\":\"\xff\"}", "can't be read"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			h, err := ownMembers.readCreate([]byte(c.body), check)
+			h, err := ownMembers.readCreate([]byte(c.body), check, nil)
 			var p *problem
 			switch {
 			case c.refused == "":
@@ -57,7 +57,7 @@ func TestCreatesThatAreNoneOfOurs(t *testing.T) {
 		`{"input":{"webhook_url":"https://x"}}`, `{"webhook_events_filter":["start"]}`, "\ufeff{}", `{'webhook':1}`,
 		`{"input":` + strings.Repeat("1", 5000) + `}`,
 	} {
-		if h, err := ownMembers.readCreate([]byte(body), newFake().CheckURL); h != nil || err != nil {
+		if h, err := ownMembers.readCreate([]byte(body), newFake().CheckURL, nil); h != nil || err != nil {
 			t.Errorf("%.40s: %+v, %v", body, h, err)
 		}
 	}
@@ -66,7 +66,7 @@ func TestCreatesThatAreNoneOfOurs(t *testing.T) {
 func TestWhatACreateSays(t *testing.T) {
 	read := func(body string) *hook {
 		t.Helper()
-		h, err := ownMembers.readCreate([]byte(body), newFake().CheckURL)
+		h, err := ownMembers.readCreate([]byte(body), newFake().CheckURL, nil)
 		if err != nil || h == nil {
 			t.Fatalf("%s: %+v, %v", body, h, err)
 		}
@@ -167,7 +167,7 @@ func FuzzReadCreate(f *testing.F) {
 				return errors.New("webhook_url must use https")
 			}
 			return nil
-		})
+		}, nil)
 		_, _ = readPatch(body, func(string) error { return nil })
 		if err != nil {
 			var p *problem
@@ -183,7 +183,7 @@ func FuzzReadCreate(f *testing.F) {
 			t.Fatalf("%q: captured the URL %q, which was not judged", body, hook.url)
 		}
 		sent := cutRequest(hook.doc, "")
-		if again, err := ownMembers.readCreate(sent, func(string) error { return nil }); err != nil || again != nil {
+		if again, err := ownMembers.readCreate(sent, func(string) error { return nil }, nil); err != nil || again != nil {
 			t.Fatalf("%q: the API gets %q, %v", body, sent, err)
 		}
 	})

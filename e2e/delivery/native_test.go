@@ -128,7 +128,7 @@ func TestUnchangedClientsNeverSeeTheCallback(t *testing.T) {
 	t.Cleanup(s.api.Wait)
 	o := s.newOfficial()
 	r := s.newReceiver("SECRET=" + o.nativeKey())
-	for _, filter := range [][]string{{"completed", "start"}, nil} {
+	for _, filter := range [][]string{{"completed", "start"}, {"completed"}} {
 		from := r.count()
 		members := object{"version": "v1", "input": object{}, "webhook": r.url + "?native"}
 		if filter != nil {
@@ -139,7 +139,7 @@ func TestUnchangedClientsNeverSeeTheCallback(t *testing.T) {
 			t.Fatalf("the API got %s", last)
 		}
 		events := []string{"start", "completed"}
-		if filter == nil {
+		if len(filter) == 1 {
 			events = events[1:]
 		}
 		for i, event := range events {
@@ -154,6 +154,60 @@ func TestUnchangedClientsNeverSeeTheCallback(t *testing.T) {
 				t.Errorf("%s shows %s", path, a.body)
 			}
 		}
+	}
+}
+
+// TestUnchangedClientsGetProgress: output and logs come from the API's own webhooks, each
+// once, after the start event and before the terminal one.
+func TestUnchangedClientsGetProgress(t *testing.T) {
+	c := unchanged
+	c.options = append(slices.Clone(c.options), "callback http://127.0.0.1:{$PORT2}/callback", "poll 1h 1h",
+		"retry {\n max_attempts 5\n initial_delay 300ms\n max_delay 300ms\n}")
+	c.sites = "http://127.0.0.1:{$PORT2} {\n replicate_callback /callback/*\n}"
+	s := start(t, fakeapi.Options{Manual: true, Webhooks: caddyrun.NewClient(t)}, c)
+	t.Cleanup(s.api.Wait)
+	o := s.newOfficial()
+	r := s.newReceiver("SECRET=" + o.nativeKey())
+	shows := func(n int, event, part string) {
+		t.Helper()
+		if _, g := r.native(n, event); !strings.Contains(g.Body, part) || strings.Contains(g.Body, "/callback/") {
+			t.Errorf("%s is %s", event, g.Body)
+		}
+	}
+	// The receiver refuses the start event once: the first output waits for its
+	// second try, and the second output takes its place.
+	v := o.call("predictions.create", object{"version": "v1", "input": object{}, "webhook": r.url + "?native&fail=503&times=1",
+		"webhook_events_filter": []string{"start", "output", "logs", "completed"}})
+	if last := string(s.api.Last().Body); !strings.Contains(last, `"webhook_events_filter":["start","output","logs","completed"]`) {
+		t.Fatalf("the API got %s", last)
+	}
+	shows(1, "start", `"status":"starting"`)
+	s.api.Set(v.ID, "processing", `["one"]`)
+	s.api.Set(v.ID, "processing", `["one","two"]`)
+	s.api.Set(v.ID, "processing", `["one","two"]`) // it tells nothing new
+	shows(2, "start", `"status":"starting"`)
+	shows(3, "output", `"output":["one","two"]`)
+	s.api.Log(v.ID, `"more"`)
+	shows(4, "logs", `"logs":"more"`)
+	s.api.Set(v.ID, "succeeded", `["one","two","three"]`)
+	shows(5, "completed", `"output":["one","two","three"]`)
+	s.ends(v.ID, "delivered")
+	s.api.Set(v.ID, "processing", `["late"]`)
+	// None of them is in the log of deliveries.
+	if rows := s.log(v.ID); len(rows) != 3 {
+		t.Errorf("the log is %+v", rows)
+	}
+
+	// Without a filter there are output and completed, as the API documents.
+	w := o.call("predictions.create", object{"version": "v1", "input": object{}, "webhook": r.url + "?native"})
+	s.api.Log(w.ID, `"unwanted"`)
+	s.api.Set(w.ID, "processing", `"first"`)
+	shows(6, "output", `"output":"first"`)
+	s.api.Set(w.ID, "failed", "")
+	shows(7, "completed", `"status":"failed"`)
+	s.ends(w.ID, "delivered")
+	if n := r.count(); n != 8 {
+		t.Errorf("the receiver has said %d lines: %+v", n, r.all())
 	}
 }
 

@@ -68,8 +68,9 @@ func (c *client) closeIdle() {
 // errNoSecret says that nothing can be sent because there is no signature.
 var errNoSecret = errors.New("signing: the client has no secret")
 
-// attempt makes one attempt. Every failure is in the result.
-func (c *client) attempt(d *store.Delivery, number int, at time.Time) (r result) {
+// attempt makes one attempt. Every failure is in the result. holds is asked at the last
+// moment whether the attempt may still be made.
+func (c *client) attempt(d *store.Delivery, number int, at time.Time, holds func() bool) (r result) {
 	defer func() {
 		if v := recover(); v != nil {
 			r = result{outcome: OutcomeInternal, text: "internal error", cause: fmt.Errorf("panic: %v", v)}
@@ -116,7 +117,7 @@ func (c *client) attempt(d *store.Delivery, number int, at time.Time) (r result)
 	// the process may have been suspended for longer than its lease.
 	var lost atomic.Bool
 	c.exchange(ctx, &r, target, h, d.Payload, func(conn net.Conn) {
-		if !c.conf.Store.Holds(*d) {
+		if !holds() {
 			lost.Store(true)
 			cancel()
 			_ = conn.Close()

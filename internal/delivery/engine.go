@@ -28,11 +28,13 @@ type Engine struct {
 	// admission is guarded by mu. mu is never held while the store is called,
 	// because the store asks for slots under locks of its own.
 	admission admission
-	// pending counts the dispatcher, all attempts in flight and the writer of
-	// outages.
+	// pending counts the dispatcher, all attempts in flight, the writer of
+	// outages, and the senders of progress.
 	pending int
 	started bool
 	stopped bool
+	// progress has what is to be sent of predictions that run: see Progress.
+	progress map[int64]*progressLine
 
 	wake chan struct{} // has one place
 	quit chan struct{} // closed by Stop
@@ -324,7 +326,7 @@ func (e *Engine) run(f *attemptInFlight) {
 	if inbox != nil {
 		r = e.pass(inbox, d, o.Attempt.Number)
 	} else {
-		r = e.client.attempt(d, o.Attempt.Number, o.Attempt.At)
+		r = e.client.attempt(d, o.Attempt.Number, o.Attempt.At, func() bool { return e.conf.Store.Holds(*d) })
 	}
 	if e.life.Err() != nil {
 		// The attempt was cut off. It is not known whether the receiver has

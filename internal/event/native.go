@@ -6,9 +6,17 @@ import (
 	"strings"
 )
 
-// Native marks the events of a client that wants webhooks as the API itself sends
-// them. A set with it also holds the filter that the client gave.
-const Native Set = 1 << 5
+// What a client that wants webhooks as the API itself sends them can want besides.
+const (
+	// Output and Logs are what a prediction has put out so far, while it runs.
+	Output Set = 1 << (iota + 3)
+	Logs
+	// Native marks the events of such a client. A set with it also holds the
+	// filter that the client gave.
+	Native
+
+	Progress = Output | Logs
+)
 
 // filterShift is where the number of the filter begins in a set: its index in filters.
 const filterShift = 6
@@ -34,8 +42,7 @@ var filters = func() (all [][]string) {
 
 // ForFilter returns the set of a client that wants the API's own webhooks, with the
 // events that its filter names: start is Started, completed is Terminal. No filter
-// names completed and output, see [Set.WantsProgress]. The error says which names there
-// are.
+// names output and completed. The error says which names there are.
 func ForFilter(names []string) (Set, error) {
 	var filter []string
 	for _, name := range names {
@@ -48,11 +55,13 @@ func ForFilter(names []string) (Set, error) {
 	}
 	n := slices.IndexFunc(filters, func(f []string) bool { return slices.Equal(f, filter) })
 	s := Native | Set(n)<<filterShift
-	if slices.Contains(filter, "start") {
-		s |= Started
+	if filter == nil {
+		filter = []string{"output", "completed"}
 	}
-	if filter == nil || slices.Contains(filter, "completed") {
-		s |= Terminal
+	for i, e := range []Set{Started, Output, Logs, Terminal} {
+		if slices.Contains(filter, nativeNames[i]) {
+			s |= e
+		}
 	}
 	return s, nil
 }
@@ -66,10 +75,8 @@ func (s Set) Filter() []string {
 	return nil
 }
 
-// WantsProgress reports whether the filter of a set names output or logs.
-func (s Set) WantsProgress() bool {
-	return slices.ContainsFunc(s.Filter(), func(name string) bool { return name == "output" || name == "logs" })
-}
+// NamesProgress reports whether the filter of a set names output or logs.
+func (s Set) NamesProgress() bool { return s.Has(Progress) && s.Filter() != nil }
 
 // With returns the set with other events, as the same client wants them.
 func (s Set) With(events Set) Set { return s&^All | events&All }
@@ -82,6 +89,10 @@ func (s Set) NativeName() string {
 		return "start"
 	case Completed, Failed:
 		return "completed"
+	case Output:
+		return "output"
+	case Logs:
+		return "logs"
 	}
 	return ""
 }

@@ -21,7 +21,8 @@ func TestFiltersAreStored(t *testing.T) {
 		if got := s.Filter(); !slices.Equal(got, filter) {
 			t.Errorf("%v is read back as %v", filter, got)
 		}
-		if s.Has(Started) != slices.Contains(filter, "start") || s.Has(Terminal) != (filter == nil || slices.Contains(filter, "completed")) {
+		if s.Has(Started) != slices.Contains(filter, "start") || s.Has(Terminal) != (filter == nil || slices.Contains(filter, "completed")) ||
+			s.Has(Output) != (filter == nil || slices.Contains(filter, "output")) || s.Has(Logs) != slices.Contains(filter, "logs") {
 			t.Errorf("%v: %b", filter, s)
 		}
 		if got := s.With(Started); got.Has(Terminal) || !got.Has(Native) || !slices.Equal(got.Filter(), filter) {
@@ -32,7 +33,7 @@ func TestFiltersAreStored(t *testing.T) {
 		t.Errorf("%d filters", len(seen))
 	}
 	for filter, want := range map[string]Set{
-		"": Native | Terminal, "start": Native | Started | 1<<filterShift, "completed": Native | Terminal | 49<<filterShift,
+		"": Native | Output | Terminal, "start": Native | Started | 1<<filterShift, "completed": Native | Terminal | 49<<filterShift,
 		"completed start": Native | All | 50<<filterShift,
 	} {
 		var names []string

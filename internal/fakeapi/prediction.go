@@ -24,6 +24,7 @@ type prediction struct {
 	created    time.Time
 	set        string // by Set or a cancel, empty: by the clock
 	output     string // by Set
+	logs       string // by Log, empty: a line
 }
 
 func newPrediction(a *API, user, collection, host string, members map[string]json.RawMessage) *prediction {
@@ -81,7 +82,13 @@ func (p *prediction) json(status string) []byte {
 	text(`,"model":"tester/model","version":`, p.version)
 	b = append(b, `,"input":`...)
 	b = append(b, p.input...)
-	b = append(b, `,"logs":"\u003clog\u003e","output":`...)
+	b = append(b, `,"logs":`...)
+	if p.logs != "" {
+		b = append(b, p.logs...)
+	} else {
+		b = append(b, `"\u003clog\u003e"`...)
+	}
+	b = append(b, `,"output":`...)
 	switch {
 	case p.output != "":
 		b = append(b, p.output...)
@@ -125,10 +132,24 @@ func (a *API) Set(id, status, output string) bool {
 		p.set, p.output = status, output
 	}
 	a.mu.Unlock()
-	if p != nil && terminal(status) {
+	switch {
+	case p == nil:
+	case terminal(status):
 		a.hook(p, "completed", status)
+	case output != "":
+		a.hook(p, "output", status)
 	}
 	return p != nil
+}
+
+// Log sets the logs of a prediction that runs, in JSON.
+func (a *API) Log(id, logs string) {
+	a.mu.Lock()
+	p := a.all[id]
+	p.logs = logs
+	status := p.now()
+	a.mu.Unlock()
+	a.hook(p, "logs", status)
 }
 
 // notify sends the API's own webhooks of a new prediction.

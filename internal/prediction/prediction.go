@@ -45,6 +45,8 @@ type Snapshot struct {
 	Input  []byte
 	Output []byte
 	Error  []byte
+	// Logs is JSON, nil when missing or null.
+	Logs []byte
 	// CreatedAt, StartedAt and CompletedAt are as in the payload: in the
 	// form YYYY-MM-DDTHH:mm:ss.sssZ, or what the API sent when that is no
 	// time. Empty when missing.
@@ -70,6 +72,7 @@ const (
 	pathStartedAt
 	pathCompletedAt
 	pathWebhook
+	pathLogs
 )
 
 var fields = ecmajson.NewSelector(
@@ -83,6 +86,7 @@ var fields = ecmajson.NewSelector(
 	[]string{"started_at"},
 	[]string{"completed_at"},
 	[]string{"webhook"},
+	[]string{"logs"},
 )
 
 // limits leave room for the level that a payload puts around a prediction, so
@@ -130,6 +134,7 @@ func parse(body []byte, l ecmajson.Limits) (*Snapshot, *ecmajson.Document, error
 		StartedAt:   normalTime(text(pathStartedAt)),
 		CompletedAt: normalTime(text(pathCompletedAt)),
 		Webhook:     text(pathWebhook),
+		Logs:        value(d, pathLogs),
 		Source:      body,
 	}, d, nil
 }

@@ -130,9 +130,13 @@ func (t *Tracker) Callback(ctx context.Context, token string, body []byte) error
 			return fmt.Errorf("%w: its id is not that of the callback", prediction.ErrUnexpected)
 		}
 		events := lifecycle.Events(&p, s, t.conf.Now())
-		if len(events) == 0 && p.ID != "" {
-			return nil
+		if len(events) > 0 || p.ID == "" {
+			if err := st.Observe(ctx, p.Ref, id, events); err != nil {
+				return err
+			}
+			p.ID = id
 		}
-		return st.Observe(ctx, p.Ref, id, events)
+		t.progress(p, s)
+		return nil
 	})
 }

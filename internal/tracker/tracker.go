@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"net/url"
 	"strings"
 	"sync"
@@ -20,6 +21,8 @@ import (
 
 	"github.com/caddy-replicate/replicate-webhook/internal/clock"
 	"github.com/caddy-replicate/replicate-webhook/internal/duration"
+	"github.com/caddy-replicate/replicate-webhook/internal/event"
+	"github.com/caddy-replicate/replicate-webhook/internal/lru"
 	"github.com/caddy-replicate/replicate-webhook/internal/poller"
 	"github.com/caddy-replicate/replicate-webhook/internal/seal"
 	"github.com/caddy-replicate/replicate-webhook/internal/upstream"
@@ -63,6 +66,9 @@ type Config struct {
 	// CheckURL judges a webhook_url. Default: everything is accepted.
 	CheckURL  func(string) error
 	Retention Retention
+	// Progress has what a prediction has put out so far sent to its client:
+	// event.Output or event.Logs. It must not block. Default: nothing is.
+	Progress func(p store.Prediction, kind event.Set, payload []byte)
 	// Traced is called with the context of each create, for its trace.
 	// Default: nothing is.
 	Traced func(context.Context)
@@ -77,6 +83,9 @@ type Config struct {
 // Tracker tracks predictions. It is safe for concurrent use.
 type Tracker struct {
 	conf Config
+	// put has what predictions had put out when they were last seen, by number.
+	put  *lru.Cache[int64, progressSums]
+	seed maphash.Seed
 
 	mu      sync.Mutex
 	started bool
@@ -94,7 +103,7 @@ func New(conf Config) (*Tracker, error) {
 		return nil, err
 	}
 	conf.setDefaults()
-	t := &Tracker{conf: conf, done: make(chan struct{})}
+	t := &Tracker{conf: conf, put: lru.New[int64, progressSums](maxProgress, 0), seed: maphash.MakeSeed(), done: make(chan struct{})}
 	t.ctx, t.stop = context.WithCancel(context.Background())
 	return t, nil
 }
@@ -115,6 +124,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.Retention.Predictions <= 0 {
 		c.Retention.Predictions = duration.Duration(720 * time.Hour)
+	}
+	if c.Progress == nil {
+		c.Progress = func(store.Prediction, event.Set, []byte) {}
 	}
 	if c.Traced == nil {
 		c.Traced = func(context.Context) {}

@@ -1,0 +1,121 @@
+package delivery
+
+import (
+	"context"
+	"time"
+
+	"github.com/caddy-replicate/replicate-webhook/store"
+)
+
+// What a prediction puts out while it runs is sent at most once, and is in memory
+// alone: each update holds all that those before it held.
+
+const (
+	// maxProgress is the number of predictions that have updates to be sent.
+	maxProgress = 256
+	// progressPatience is how long an update waits for the receipt of the event
+	// before it.
+	progressPatience = time.Minute
+	// firstLook and longestLook bound the time between two looks at that.
+	firstLook   = 50 * time.Millisecond
+	longestLook = 5 * time.Second
+)
+
+// Update is what a prediction has put out so far.
+type Update struct {
+	// Delivery says where it goes. It is not in the store. Event is
+	// event.Output or event.Logs.
+	Delivery store.Delivery
+	// May reports whether the update may be sent now, or else whether it may be
+	// later. It is called more than once.
+	May func(context.Context) (now, later bool)
+}
+
+// progressLine has the updates of one prediction that wait: one of an event.
+type progressLine struct{ next []Update }
+
+// Progress sends an update of a prediction once, after those that wait. It takes the
+// place of one that waits and is of the same event. One that may not be sent any more,
+// because what follows holds it, is left out. One that is sent in vain, or that there is
+// no room for, is counted as a failed delivery.
+func (e *Engine) Progress(u Update) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	l := e.progress[u.Delivery.Prediction]
+	switch {
+	case !e.started || e.stopped || l == nil && len(e.progress) >= maxProgress:
+		e.conf.Metrics.CountDelivery(u.Delivery.Event.NativeName(), FinalFailed)
+		return
+	case l == nil:
+		if e.progress == nil {
+			e.progress = make(map[int64]*progressLine)
+		}
+		l = new(progressLine)
+		e.progress[u.Delivery.Prediction] = l
+		e.pending++
+		go e.sendProgress(u.Delivery.Prediction, l)
+	}
+	for i := range l.next {
+		if l.next[i].Delivery.Event == u.Delivery.Event {
+			l.next[i] = u
+			return
+		}
+	}
+	l.next = append(l.next, u)
+}
+
+// sendProgress sends the updates of a prediction until there are none.
+func (e *Engine) sendProgress(prediction int64, l *progressLine) {
+	for {
+		ready := e.awaitProgress(l)
+		e.mu.Lock()
+		if len(l.next) == 0 {
+			delete(e.progress, prediction)
+			e.leave()
+			e.mu.Unlock()
+			return
+		}
+		u := l.next[0]
+		l.next = l.next[1:]
+		e.mu.Unlock()
+		if !ready {
+			continue
+		}
+		r := e.client.attempt(&u.Delivery, 1, e.conf.Now(), func() bool {
+			now, _ := u.May(e.life)
+			return now
+		})
+		final := FinalFailed
+		if r.outcome.success() {
+			final = FinalDelivered
+		}
+		e.conf.Metrics.CountAttempt(r.outcome)
+		e.conf.Metrics.CountDelivery(u.Delivery.Event.NativeName(), final)
+	}
+}
+
+// awaitProgress waits until the first update of a line may be sent. It reports false
+// for one that may not.
+func (e *Engine) awaitProgress(l *progressLine) bool {
+	for wait, waited := firstLook, time.Duration(0); ; wait = min(2*wait, longestLook) {
+		e.mu.Lock()
+		if len(l.next) == 0 || e.stopped {
+			e.mu.Unlock()
+			return false
+		}
+		u := l.next[0]
+		e.mu.Unlock()
+		now, later := u.May(e.life)
+		if now || !later || waited >= progressPatience {
+			return now
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-e.quit:
+			timer.Stop()
+			return false
+		}
+		waited += wait
+	}
+}
