@@ -185,11 +185,11 @@ func (a *App) provisionSender(ctx caddy.Context) error {
 		Logger:    a.logger.Named("delivery"),
 		Trace:     a.spans.Attempt,
 
-		OnDelivered:      a.delivered,
-		OnFailed:         a.failed,
-		OnEndpointOpen:   a.endpointOpen,
-		OnEndpointClosed: a.endpointClosed,
-		OnInboxFailed:    a.inboxFailed,
+		OnDelivered:      a.emitter.delivered,
+		OnFailed:         a.emitter.failed,
+		OnEndpointOpen:   a.emitter.endpointOpen,
+		OnEndpointClosed: a.emitter.endpointClosed,
+		OnInboxFailed:    a.emitter.inboxFailed,
 
 		Apps: new(delivery.Apps),
 	}
@@ -251,17 +251,19 @@ func (a *App) progress(p store.Prediction, kind event.Set, payload []byte) {
 // The engine calls these behind a queue of its own. The data of the events holds
 // no payload, and of a URL the endpoint alone, because its path may be a secret.
 
-func (a *App) delivered(r delivery.Report) { a.emit("replicate_webhook_delivered", deliveryData(r)) }
+func (e *emitter) delivered(r delivery.Report) {
+	e.emit("replicate_webhook_delivered", deliveryData(r))
+}
 
-func (a *App) failed(r delivery.Report) {
+func (e *emitter) failed(r delivery.Report) {
 	data := deliveryData(r)
 	data["error"], data["gone"] = r.Attempt.Error, r.Disposition == store.Gone
-	a.emit("replicate_webhook_failed", data)
+	e.emit("replicate_webhook_failed", data)
 }
 
 // inboxFailed reports an event that its app has not accepted in time.
-func (a *App) inboxFailed(r delivery.Report) {
-	a.emit("replicate_webhook_inbox_failed", map[string]any{
+func (e *emitter) inboxFailed(r delivery.Report) {
+	e.emit("replicate_webhook_inbox_failed", map[string]any{
 		"id": r.Delivery.ID, "scope": r.Delivery.Inbound.Scope, "event": r.Delivery.Inbound.Name,
 		"prediction": r.Delivery.Inbound.PredictionID, "attempts": r.Attempt.Number, "status": r.Attempt.Status, "error": r.Attempt.Error,
 	})
@@ -275,14 +277,14 @@ func deliveryData(r delivery.Report) map[string]any {
 	}
 }
 
-func (a *App) endpointOpen(r delivery.EndpointReport) {
-	a.emit("replicate_webhook_endpoint_open", map[string]any{
+func (e *emitter) endpointOpen(r delivery.EndpointReport) {
+	e.emit("replicate_webhook_endpoint_open", map[string]any{
 		"endpoint": r.Endpoint, "failures": r.Failures, "until": r.Until.UTC(), "error": r.Error,
 	})
 }
 
-func (a *App) endpointClosed(r delivery.EndpointReport) {
-	a.emit("replicate_webhook_endpoint_closed", map[string]any{"endpoint": r.Endpoint})
+func (e *emitter) endpointClosed(r delivery.EndpointReport) {
+	e.emit("replicate_webhook_endpoint_closed", map[string]any{"endpoint": r.Endpoint})
 }
 
 // signingSecrets reads the configured signing secrets. One that changes in its

@@ -312,7 +312,7 @@ func (e *Edge) edgeInbox() *edge.Inbox {
 
 // warnOfInboxes logs which scopes have events that wait without an inbox.
 func (a *App) warnOfInboxes() {
-	ctx, cancel := context.WithTimeout(a.ctx, store.CommitTimeout)
+	ctx, cancel := context.WithTimeout(a.emitter.ctx, store.CommitTimeout)
 	defer cancel()
 	scopes, err := a.ref.Inboxes(ctx)
 	if err != nil {

@@ -75,8 +75,7 @@ type App struct {
 	sender  sender
 
 	operator *operator.Service
-	ctx      caddy.Context
-	events   *caddyevents.App
+	emitter  emitter
 	refusals *edge.Digests
 	spans    *spans.Tracer
 }
@@ -128,8 +127,8 @@ func (a *App) provisionObservers(ctx caddy.Context) error {
 	if err != nil {
 		return fmt.Errorf("getting the events app: %w", err)
 	}
-	a.ctx, a.events = ctx, events.(*caddyevents.App)
-	a.refusals = edge.NewDigests(a.refused)
+	a.emitter = emitter{ctx: ctx, events: events.(*caddyevents.App), logger: a.logger}
+	a.refusals = edge.NewDigests(a.emitter.refused)
 	a.spans = new(spans.Tracer)
 	if old := activeApp(); old != nil {
 		// The traced request may have been one of the configuration before.
@@ -147,23 +146,32 @@ func activeApp() *App {
 	return a
 }
 
+// emitter reports what happens to subscribers of Caddy's events.
+type emitter struct {
+	ctx    caddy.Context
+	events *caddyevents.App
+	logger *zap.Logger
+}
+
 // emit emits an event of Caddy's. It must not be called while a request waits:
 // subscribers may take long. Once the configuration was replaced, the subscribers
 // of the new one get the event.
-func (a *App) emit(name string, data map[string]any) {
-	if a.ctx.Err() != nil {
-		if a = activeApp(); a == nil || a.ctx.Err() != nil {
+func (e *emitter) emit(name string, data map[string]any) {
+	if e.ctx.Err() != nil {
+		a := activeApp()
+		if a == nil || a.emitter.ctx.Err() != nil {
 			return
 		}
+		e = &a.emitter
 	}
-	a.events.Emit(a.ctx, name, data)
+	e.events.Emit(e.ctx, name, data)
 }
 
 // refused logs and emits a digest of requests that the edge refused.
-func (a *App) refused(d edge.Digest) {
-	a.logger.Info("webhooks rejected", zap.String("reason", string(d.Outcome)), zap.Int("count", d.Count),
+func (e *emitter) refused(d edge.Digest) {
+	e.logger.Info("webhooks rejected", zap.String("reason", string(d.Outcome)), zap.Int("count", d.Count),
 		zap.Int("status", d.Status), zap.String("client", d.Client))
-	a.emit("replicate_webhook_rejected", map[string]any{
+	e.emit("replicate_webhook_rejected", map[string]any{
 		"reason": string(d.Outcome), "count": d.Count, "status": d.Status, "client": d.Client,
 	})
 }
