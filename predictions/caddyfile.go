@@ -48,6 +48,7 @@ func parsePredictions(hp httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, err
 //		max_body  <size>
 //		serve_signing_secret
 //		capture   webhook_url|webhook...
+//		idempotency <duration>|off
 //	}
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the directive's name

@@ -23,6 +23,9 @@ import (
 // create handles a request to create a prediction or training. One without a
 // webhook passes with the bytes it came with.
 func (h *Handler) create(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, rt route) error {
+	if len(r.Header[keyHeader]) > 0 && h.Idempotency > 0 {
+		return h.createKeyed(w, r, next, rt)
+	}
 	if r.Body == nil || r.Body == http.NoBody {
 		return next.ServeHTTP(w, r)
 	}
@@ -35,6 +38,11 @@ func (h *Handler) create(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	if body.rest != nil {
 		return h.createLarge(w, r, next, body)
 	}
+	return h.createBuffered(w, r, next, rt, body)
+}
+
+// createBuffered handles a create whose whole body was read.
+func (h *Handler) createBuffered(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, rt route, body *buffered) error {
 	if !asJSON(r.Header) {
 		member, err := h.named(r.Header, body)
 		if err == nil && member != "" {
@@ -57,6 +65,11 @@ func (h *Handler) create(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	case !hook.asked:
 		return next.ServeHTTP(w, withBody(r.Context(), r, body, cutRequest(hook.doc, "")))
 	case hook.test != testOff:
+		if k := exchangeOf(next); k != nil {
+			if err := k.begin(r); err != nil {
+				return h.fail(w, r, err)
+			}
+		}
 		return h.respond(w, r)(h.manager.createTest(r, hook))
 	}
 	return h.capture(w, r, next, rt, hook, body)
@@ -206,7 +219,10 @@ func (h *Handler) capture(w http.ResponseWriter, r *http.Request, next caddyhttp
 		return h.fail(w, r, err)
 	}
 	c := &tracker.Capture{API: h.upstream, Caller: caller, URL: hook.url, Events: hook.events, Collection: rt.collection, Traceparent: traceparent(r.Header)}
-	x := &captured{h: h, c: c, ctx: r.Context()}
+	x := &captured{h: h, c: c, ctx: r.Context(), k: exchangeOf(next)}
+	if x.k != nil {
+		c.Exchange = x.k.x
+	}
 	if !hook.foreign {
 		if x.callback, err = h.tracker.Reserve(r.Context(), c); err != nil {
 			return h.fail(w, r, err)
@@ -247,6 +263,8 @@ type captured struct {
 	ctx      context.Context
 	a        *response
 	callback string
+	// k is the create's Idempotency-Key, or nil.
+	k *keyed
 	// status is the status of the webhook, empty until it is known.
 	status string
 	// trailer reports that the status follows the body.
@@ -280,7 +298,8 @@ func (x *captured) settle(complete bool) {
 		}
 		x.a.finish(complete)
 	default:
-		if x.status == "" {
+		// A callback may still name what may have been created.
+		if x.status == "" && !(x.k != nil && x.a.status == 0 && x.k.lost()) {
 			x.h.tracker.Abandon(x.ctx, x.c)
 		}
 		x.a.finish(complete)
@@ -310,6 +329,9 @@ func (x *captured) passing(why reason) {
 // response that is not a prediction is sent as it came.
 func (x *captured) augment() {
 	mark, body := x.a.held()
+	if x.k != nil {
+		mark, body = bytes.Clone(mark), bytes.Clone(body) // for Answer
+	}
 	s, doc, err := prediction.ParseDocument(body)
 	if err != nil {
 		x.rescue("the response to a create can't be read as a prediction: "+err.Error(), true)
@@ -317,6 +339,21 @@ func (x *captured) augment() {
 		return
 	}
 	f := fields{url: x.c.URL, events: x.c.Events, status: store.WebhookFailed, completed: true}
+	ours := func(string) bool { return false }
+	if callback := x.callback; callback != "" {
+		ours = func(webhook string) bool { return webhook == callback }
+	}
+	if x.k != nil {
+		status, header, hidden := x.a.status, contentHeader(x.a.Header()), x.a.hidden
+		x.c.Answer = func(p store.Prediction) *tracker.Answer {
+			f := fieldsOf(&p)
+			f.ours = ours
+			text, _ := hidden.conceal(append(mark[:len(mark):len(mark)], augment(doc, s.Webhook, f)...))
+			a := &tracker.Answer{Status: status, Header: header, Body: text, ID: s.ID}
+			a.IDOnly = len(text) > tracker.MaxAnswer
+			return a
+		}
+	}
 	if !prediction.ValidID(s.ID) {
 		x.lost("the response to a create has no id that can be tracked", s.ID)
 	} else if p, err := x.h.tracker.Created(x.ctx, x.c, s); err != nil {
@@ -326,9 +363,7 @@ func (x *captured) augment() {
 	} else {
 		f = fieldsOf(&p)
 	}
-	if x.callback != "" {
-		f.ours = func(webhook string) bool { return webhook == x.callback }
-	}
+	f.ours = ours
 	x.a.replace(append(mark[:len(mark):len(mark)], augment(doc, s.Webhook, f)...))
 }
 
@@ -355,6 +390,9 @@ func (x *captured) store(why string, complete bool) {
 	case !prediction.ValidID(id):
 		x.lost(why+", and it has no id that can be tracked", id)
 		return
+	}
+	if status := x.a.status; x.k != nil {
+		x.c.Answer = func(store.Prediction) *tracker.Answer { return &tracker.Answer{Status: status, ID: id, IDOnly: true} }
 	}
 	p, err := x.h.tracker.CreatedWithoutBody(x.ctx, x.c, id, x.a.scanner.Status())
 	if err != nil {

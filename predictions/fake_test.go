@@ -212,6 +212,10 @@ func (f *fake) Callback(_ context.Context, token string, body []byte) error {
 	return f.callbackErr
 }
 
+func (f *fake) ClaimCreate(context.Context, *tracker.Keyed) (*tracker.Exchange, *tracker.Earlier, error) {
+	return nil, nil, errFakeStore
+}
+
 func (f *fake) CallbackBase() string { return f.callback }
 
 func (f *fake) SigningSecret(_ context.Context, identity string) (string, error) {

@@ -77,6 +77,7 @@ type tracking interface {
 	Test(ctx context.Context, c *tracker.Capture, fail bool, input []byte, version string) (store.Prediction, error)
 	TestPrediction(ctx context.Context, api upstream.API, c upstream.Caller, id string) (store.Prediction, error)
 	CallbackBase() string
+	ClaimCreate(ctx context.Context, k *tracker.Keyed) (*tracker.Exchange, *tracker.Earlier, error)
 }
 
 // Handler is the handler replicate_predictions. It goes before a proxy to a
@@ -141,6 +142,11 @@ type Handler struct {
 	// member that clients set for this server, webhook, the API's own,
 	// which unchanged clients set, or both. Default: webhook_url.
 	Capture []string `json:"capture,omitempty" default:"webhook_url" choice:"webhook_url webhook"`
+
+	// Idempotency is how long the Idempotency-Key of a create is kept, or -1 for
+	// off: keys are then passed to the API as they are. The first create with a
+	// key is passed to the API, and others get its response. Default: 24h.
+	Idempotency caddy.Duration `json:"idempotency,omitempty" default:"24h" off:"true"`
 
 	upstream upstream.API
 	// members are those of Capture.

@@ -87,6 +87,8 @@ func problemOf(err error) *problem {
 	switch {
 	case errors.As(err, &p):
 		return p
+	case keyProblem(err) != nil:
+		return keyProblem(err)
 	case errors.Is(err, upstream.ErrNoAPI):
 		return &problem{status: http.StatusNotImplemented, cause: err,
 			detail: "this API can't be asked who may see a prediction, so this request is not available"}

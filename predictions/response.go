@@ -59,6 +59,8 @@ type response struct {
 	scan bool
 	// hidden is kept from the client; nil: nothing is.
 	hidden *hidden
+	// decodes has a response decoded although nothing of it is held or hidden.
+	decodes bool
 	// passing is called before the header of a response leaves that was to
 	// be held. It may change the header, and the mode to dropped.
 	passing func(reason)
@@ -186,7 +188,7 @@ func (a *response) WriteHeader(status int) {
 	}
 	a.status = status
 	hold := a.holds != nil && a.holds(status)
-	if hold || a.hidden != nil {
+	if hold || a.hidden != nil || a.decodes {
 		a.unpack()
 	}
 	if hold {

@@ -10,14 +10,16 @@ import (
 const MarkerPrefix = "seal_key:"
 
 // SealedValue is a value that is stored sealed: the credential of a prediction
-// whose terminal event is to come, or a secret.
+// whose terminal event is to come, a secret, or the response to a create.
 type SealedValue struct {
-	// Ref is that of the prediction, 0 for a secret.
+	// Ref is that of the prediction, 0 for others.
 	Ref int64
 	// API and ID are those of the prediction.
 	API, ID string
-	// Name is that of the secret.
+	// Name is that of the secret, empty for others.
 	Name string
+	// Create is the key of the create, zero for others.
+	Create Key
 	// Sealed is the value as it is stored.
 	Sealed []byte
 }
@@ -38,9 +40,10 @@ type Secrets interface {
 	// CountSealed counts the sealed values by their first n bytes.
 	CountSealed(ctx context.Context, n int) (map[string]int, error)
 	// ListSealed returns the sealed values that do not begin with the prefix.
-	// With after 0 the secrets come first, then, and with any other, up to
-	// limit credentials of predictions with a higher Ref. next is the after of
-	// the following call, 0 at the end.
+	// With after 0 the secrets come first, then, and with any that is positive,
+	// up to limit credentials of predictions with a higher Ref, and then, with
+	// one that is negative, up to limit responses to creates. next is the after
+	// of the following call, 0 at the end.
 	ListSealed(ctx context.Context, prefix []byte, after int64, limit int) (values []SealedValue, next int64, err error)
 	// Reseal commits new values in place of old ones. A value that has changed
 	// meanwhile, or is gone, stays as it is.

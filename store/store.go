@@ -31,6 +31,7 @@ type Store interface {
 	Retention
 	Inspector
 	Inbox
+	Creates
 }
 
 // CommitTimeout bounds the wait for a commit that is made whether or not its caller

@@ -11,6 +11,7 @@ package sealing
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -64,12 +65,18 @@ func New(conf Config) *Keeper {
 // sent for, and to its API.
 func CredentialContext(api, id string) string { return "authorization\n" + api + "\n" + id }
 
+// AnswerContext binds a sealed response to the create that it was a response to.
+func AnswerContext(key store.Key) string { return "response\n" + hex.EncodeToString(key[:]) }
+
 // contextOf returns what a value is bound to. A secret is bound to its name.
 func contextOf(v *store.SealedValue) string {
-	if v.Ref == 0 {
-		return v.Name
+	switch {
+	case v.Ref != 0:
+		return CredentialContext(v.API, v.ID)
+	case v.Create != store.Key{}:
+		return AnswerContext(v.Create)
 	}
-	return CredentialContext(v.API, v.ID)
+	return v.Name
 }
 
 // Unlock makes sure that the ring opens what is stored. It must have succeeded
@@ -121,7 +128,7 @@ func (k *Keeper) load(ctx context.Context, s store.Secrets, sealed int) error {
 	key, err := seal.LoadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		if sealed > 0 {
-			return fmt.Errorf("sealing key %s is missing, and the store holds %d sealed values (signing secrets and clients' credentials): %s", path, sealed, restoring)
+			return fmt.Errorf("sealing key %s is missing, and the store holds %d sealed values (signing secrets, clients' credentials and responses kept for Idempotency-Key): %s", path, sealed, restoring)
 		}
 		before := hasMarker(ctx, s, "")
 		if key, err = seal.LoadOrCreateFile(path); err != nil {
@@ -165,9 +172,9 @@ func (k *Keeper) check(ctx context.Context, s store.Secrets, counts map[string]i
 	}
 	switch {
 	case missing > 0 && k.conf.File != "":
-		return fmt.Errorf("sealing key %s is not the one that %d values of the store were sealed with (signing secrets and clients' credentials): %s", k.conf.File, missing, restoring)
+		return fmt.Errorf("sealing key %s is not the one that %d values of the store were sealed with (signing secrets, clients' credentials and responses kept for Idempotency-Key): %s", k.conf.File, missing, restoring)
 	case missing > 0:
-		return fmt.Errorf(`seal_key lacks the key that %d values of the store were sealed with (signing secrets and clients' credentials): add the key that was configured before as an older one, such as seal_key {env.NEW} {env.OLD}; if it is lost, see "Lost sealing keys" in docs/operations.md`, missing)
+		return fmt.Errorf(`seal_key lacks the key that %d values of the store were sealed with (signing secrets, clients' credentials and responses kept for Idempotency-Key): add the key that was configured before as an older one, such as seal_key {env.NEW} {env.OLD}; if it is lost, see "Lost sealing keys" in docs/operations.md`, missing)
 	case damaged > 0:
 		k.conf.Logger.Error("sealed values of the store are damaged: predictions go on without their clients' credentials", zap.Int("values", damaged))
 	}

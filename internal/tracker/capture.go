@@ -39,6 +39,14 @@ type Capture struct {
 	Collection string
 	// Traceparent is the request's trace context, or empty.
 	Traceparent string
+	// Exchange is that of a create under an Idempotency-Key, else nil. Reserve
+	// begins it, and Created and CreatedWithoutBody commit what Answer returns
+	// in the same transaction.
+	Exchange *Exchange
+	// Answer returns the response to the create for the prediction as it is
+	// tracked. It must not refer to what its caller uses again. Required with
+	// Exchange.
+	Answer func(store.Prediction) *Answer
 
 	ref   int64
 	token []byte // SHA-256 of the callback token
@@ -58,23 +66,31 @@ const tokenBytes = 32
 
 // Reserve makes a callback URL for a prediction that is about to be created,
 // and commits it, so that a callback finds its prediction however early it
-// comes. Without a configured callback it returns "" and does nothing.
+// comes. Without a configured callback it returns "" and reserves nothing.
 //
 // After Reserve, call Abandon when the API refuses, else Created or
-// CreatedWithoutBody. Errors: store.ErrUnavailable.
+// CreatedWithoutBody. Errors: store.ErrUnavailable, and those of Exchange.Begin.
 func (t *Tracker) Reserve(ctx context.Context, c *Capture) (callbackURL string, err error) {
 	if t.conf.Callback == "" {
-		return "", nil
+		if c.Exchange != nil {
+			err = c.Exchange.Begin(ctx)
+		}
+		return "", err
 	}
 	var secret [tokenBytes]byte
 	_, _ = rand.Read(secret[:]) // never fails
 	token := base64.RawURLEncoding.EncodeToString(secret[:])
 	p := t.predictionOf(c)
 	p.Token = tokenSum(token)
-	err = t.use(func(s store.Store) error {
-		c.ref, err = s.Reserve(ctx, p)
-		return err
-	})
+	if c.Exchange != nil {
+		err = c.Exchange.begin(ctx, &p)
+		c.ref = p.Ref
+	} else {
+		err = t.use(func(s store.Store) error {
+			c.ref, err = s.Reserve(ctx, p)
+			return err
+		})
+	}
 	if err != nil {
 		return "", fmt.Errorf("reserving callback: %w", err)
 	}
@@ -152,9 +168,18 @@ func (t *Tracker) track(ctx context.Context, c *Capture, s *prediction.Snapshot)
 		p.Credential = t.credential(c, s.ID)
 	}
 	events := lifecycle.Events(&p, s, t.conf.Now())
-	err := t.commit(ctx, func(ctx context.Context, st store.Store) error { return st.Track(ctx, &p, events) })
+	x := c.Exchange
+	err := t.commit(ctx, func(ctx context.Context, st store.Store) error {
+		if x == nil || !x.Open() {
+			return st.Track(ctx, &p, events)
+		}
+		return x.ref.TrackCreate(ctx, &p, events, &x.c, func(now store.Prediction) store.CreateAnswer { return x.seal(c.Answer(now)) })
+	})
 	if err != nil {
 		return store.Prediction{}, fmt.Errorf("tracking prediction %s: %w", s.ID, err)
+	}
+	if x != nil && x.Open() {
+		x.settle()
 	}
 	return p, nil
 }

@@ -377,12 +377,16 @@ const purgeRows = `WITH gone AS (
 	ON CONFLICT (scope) DO UPDATE SET signed = greatest(p.signed, excluded.signed)
 ) SELECT count(*) FROM gone`
 
-// Purge purges all entries that have expired.
+// Purge purges all entries and creates that have expired.
 func (d *dedup) Purge() error {
 	if d.s.clock.wrong.Load() {
 		return nil // the log and the status report it
 	}
 	now := d.s.now().UnixMilli()
+	return errors.Join(d.purge(now), d.s.creates.purge(now))
+}
+
+func (d *dedup) purge(now int64) error {
 	for {
 		var n int
 		err := d.s.use(func(ctx context.Context, conn *pgx.Conn) error {

@@ -45,11 +45,11 @@ func Import(ctx context.Context, dsn string, from move.Source) (report move.Repo
 
 func fill(ctx context.Context, tx pgx.Tx, from move.Source) (r move.Report, err error) {
 	var used bool
-	_, err = tx.Exec(ctx, "LOCK TABLE webhook_predictions, webhook_deliveries, webhook_dedup, webhook_secrets, webhook_inbound, webhook_inbox_pauses IN EXCLUSIVE MODE")
+	_, err = tx.Exec(ctx, "LOCK TABLE webhook_predictions, webhook_deliveries, webhook_dedup, webhook_secrets, webhook_inbound, webhook_inbox_pauses, webhook_creates IN EXCLUSIVE MODE")
 	if err == nil {
 		err = tx.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM webhook_predictions) OR EXISTS (SELECT 1 FROM webhook_deliveries)
 			OR EXISTS (SELECT 1 FROM webhook_dedup) OR EXISTS (SELECT 1 FROM webhook_purged) OR EXISTS (SELECT 1 FROM webhook_secrets)
-			OR EXISTS (SELECT 1 FROM webhook_inbox_pauses)`).Scan(&used)
+			OR EXISTS (SELECT 1 FROM webhook_inbox_pauses) OR EXISTS (SELECT 1 FROM webhook_creates)`).Scan(&used)
 	}
 	switch {
 	case err != nil:
@@ -110,6 +110,12 @@ func fill(ctx context.Context, tx pgx.Tx, from move.Source) (r move.Report, err 
 	}
 	if r.Secrets, err = fillTable(ctx, tx, "secrets", []string{"name", "sealed"}, from.Secrets(), func(s move.Secret) []any {
 		return []any{s.Name, s.Sealed}
+	}); err != nil {
+		return r, err
+	}
+	columns = []string{"key", "caller", "digest", "expires", "nonce", "ref", "status", "prediction", "answer"}
+	if r.Creates, err = fillTable(ctx, tx, "creates", columns, from.Creates(), func(c move.Create) []any {
+		return []any{[16]byte(c.Key), [16]byte(c.Caller), c.Digest[:], c.Expires, c.Nonce, c.Ref, int32(c.Status), []byte(c.ID), c.Sealed}
 	}); err != nil {
 		return r, err
 	}

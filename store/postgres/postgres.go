@@ -56,6 +56,9 @@ type Options struct {
 	DatabaseNow func() time.Time
 	// PurgeEvery is how often expired entries are purged. Default: 10s.
 	PurgeEvery time.Duration
+	// MaxCreates is how many live creates a caller may have. Default:
+	// store.MaxCreates.
+	MaxCreates int
 	// Lease is how long a node that sends no heartbeats keeps what it holds. It
 	// must be the same on all nodes. Default: DefaultLease.
 	Lease time.Duration
@@ -64,6 +67,7 @@ type Options struct {
 // Store is an open database. It implements store.Closer.
 type Store struct {
 	clock
+	creates
 	dedup
 	health
 	history
@@ -111,6 +115,9 @@ func Open(opts Options) (*Store, error) {
 	if opts.Lease <= 0 {
 		opts.Lease = DefaultLease
 	}
+	if opts.MaxCreates <= 0 {
+		opts.MaxCreates = store.MaxCreates
+	}
 	if opts.MaxConns <= 0 {
 		opts.MaxConns = DefaultMaxConns
 	}
@@ -133,6 +140,7 @@ func Open(opts Options) (*Store, error) {
 	s.polls.Init(passing.New(opts.Now))
 	s.inbox = newInbox(s)
 	s.clock.opts, s.clock.name = &s.opts, s.name
+	s.creates.init(s)
 	s.dedup.s, s.history.s, s.outages.s, s.sealedValues.s, s.tracker.s = s, s, s, s, s
 	s.health.init(s)
 	s.nodes.s, s.nodes.lease = s, opts.Lease

@@ -291,6 +291,7 @@ func (u *unit) flush() error {
 	u.queueDeliveries(&b)
 	u.queueEvents(&b)
 	u.queueAttempts(&b)
+	u.queueAnswers(&b)
 	b.Queue("COMMIT")
 	res := u.conn.SendBatch(u.ctx, &b)
 	if u.storing == nil {

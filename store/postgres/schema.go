@@ -13,8 +13,8 @@ const schemaVersion = 3
 
 // migrations lead from each schema version to the next. A released one is never
 // changed. Version 2: a redelivery shares the payload of the delivery it repeats,
-// and outages outlive the nodes that found them. Version 3: inbound events. They
-// run in the schema that the connection's search_path names first, under an advisory lock, so
+// and outages outlive the nodes that found them. Version 3: inbound events, and creates
+// with an Idempotency-Key. They run in the schema that the connection's search_path names first, under an advisory lock, so
 // that nodes may start together.
 //
 // Times are Unix milliseconds by the clock of the node that wrote them. An
@@ -58,7 +58,7 @@ CREATE TABLE webhook_presence (
 	began bigint PRIMARY KEY,
 	ended bigint NOT NULL
 );
-`, inboxSchema}
+`, inboxSchema + createsSchema}
 
 // inboxSchema holds what inbound events have beside their rows of deliveries and
 // payloads. Their numbers begin at ledger.FirstEvent, so that a walk over the
@@ -190,7 +190,7 @@ CREATE TABLE webhook_secrets (
 // tables are those whose rights are looked at when the store is opened.
 var tables = []string{
 	"nodes", "dedup", "purged", "claims", "predictions", "deliveries", "payloads", "attempts", "secrets", "outages", "presence",
-	"inbound", "inbox_counts", "inbox_pauses",
+	"inbound", "inbox_counts", "inbox_pauses", "creates",
 }
 
 // migrate brings the schema up to date, or says why it can't be used.

@@ -27,7 +27,8 @@ func (c *sealedValues) CountSealed(ctx context.Context, n int) (counts map[strin
 		for _, v := range secrets {
 			counts[string(v.Sealed[:min(n, len(v.Sealed))])]++
 		}
-		rows, err := conn.Query(ctx, "SELECT substr(credential, 1, $1) AS prefix, count(*) "+credentials+" GROUP BY prefix", n)
+		rows, err := conn.Query(ctx, "SELECT substr(credential, 1, $1) AS prefix, count(*) "+credentials+" GROUP BY prefix"+
+			" UNION ALL SELECT substr(answer, 1, $1) AS prefix, count(*) FROM webhook_creates WHERE answer IS NOT NULL GROUP BY prefix", n)
 		if err != nil {
 			return err
 		}
@@ -72,6 +73,11 @@ func (c *sealedValues) ListSealed(ctx context.Context, prefix []byte, after int6
 				}
 			}
 		}
+		if after < 0 {
+			var err error
+			values, next, err = sealedAnswers(ctx, conn, prefix, -after-1, limit)
+			return err
+		}
 		rows, err := conn.Query(ctx, "SELECT ref, api, id, credential "+credentials+
 			" AND ref > $1 AND substr(credential, 1, $2) <> $3 ORDER BY ref LIMIT $4", after, len(prefix), prefix, limit)
 		if err != nil {
@@ -84,12 +90,33 @@ func (c *sealedValues) ListSealed(ctx context.Context, prefix []byte, after int6
 			v.API, v.ID = string(api), string(id)
 			return v, err
 		})
-		if len(found) == limit && limit > 0 {
+		if next = -1; len(found) == limit && limit > 0 { // responses follow the last
 			next = found[limit-1].Ref
 		}
 		values = append(values, found...)
 		return err
 	})
+	return values, next, err
+}
+
+// sealedAnswers lists responses to creates with a higher number. The after of those
+// that follow number n is -n-1.
+func sealedAnswers(ctx context.Context, conn *pgx.Conn, prefix []byte, after int64, limit int) (values []store.SealedValue, next int64, err error) {
+	rows, err := conn.Query(ctx, "SELECT n, key, answer FROM webhook_creates WHERE n > $1 AND answer IS NOT NULL AND substr(answer, 1, $2) <> $3 ORDER BY n LIMIT $4",
+		after, len(prefix), prefix, limit)
+	if err != nil {
+		return nil, 0, err
+	}
+	var n int64
+	values, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (v store.SealedValue, err error) {
+		var key [16]byte
+		err = row.Scan(&n, &key, &v.Sealed)
+		v.Create = key
+		return v, err
+	})
+	if len(values) == limit && limit > 0 {
+		next = -n - 1
+	}
 	return values, next, err
 }
 
@@ -106,6 +133,10 @@ func (c *sealedValues) Reseal(ctx context.Context, values []store.Resealed) erro
 	var refs []int64
 	var before, after [][]byte
 	for _, v := range values {
+		if v.Create != (store.Key{}) {
+			b.Queue("UPDATE webhook_creates SET answer = $1 WHERE key = $2 AND answer = $3", v.New, [16]byte(v.Create), v.Sealed)
+			continue
+		}
 		if v.Ref == 0 {
 			b.Queue("UPDATE webhook_secrets SET sealed = $1 WHERE name = $2 AND sealed = $3", v.New, v.Name, v.Sealed)
 			continue

@@ -79,6 +79,8 @@ type unit struct {
 	withdrawn []*leased
 	ended     []*leased // claims that end when it is committed
 
+	answers []answered // responses to creates
+
 	// counts is what it changes of inboxes, by scope, and storing what stores events
 	// in the transaction, nil in a unit of jobs.
 	counts  map[string]*tally
@@ -129,7 +131,7 @@ func (s *Store) commit(ctx context.Context, j *job) error {
 // refusal reports whether a job that returns the error has changed nothing, and is
 // not at fault.
 func refusal(err error) bool {
-	for _, r := range []error{store.ErrNotFound, store.ErrDisabled, store.ErrEnded, store.ErrWaiting, store.ErrNoBody} {
+	for _, r := range []error{store.ErrNotFound, store.ErrDisabled, store.ErrEnded, store.ErrWaiting, store.ErrNoBody, store.ErrCreateKnown} {
 		if errors.Is(err, r) {
 			return true
 		}

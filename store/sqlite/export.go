@@ -199,5 +199,20 @@ func (x *Export) Secrets() iter.Seq2[move.Secret, error] {
 	})
 }
 
+// Creates implements move.Source.
+func (x *Export) Creates() iter.Seq2[move.Create, error] {
+	if x.version < 3 {
+		return func(func(move.Create, error) bool) {}
+	}
+	return walk(x, "SELECT key, caller, digest, expires, nonce, ref, status, prediction, answer FROM creates ORDER BY n", func(rows *sql.Rows) (c move.Create, err error) {
+		var key, caller, digest []byte
+		err = rows.Scan(&key, &caller, &digest, &c.Expires, &c.Nonce, &c.Ref, &c.Status, &c.ID, &c.Sealed)
+		copy(c.Key[:], key)
+		copy(c.Caller[:], caller)
+		copy(c.Digest[:], digest)
+		return c, err
+	})
+}
+
 // Interface guard.
 var _ move.Source = (*Export)(nil)

@@ -24,7 +24,8 @@ func (w *sealedValues) CountSealed(ctx context.Context, n int) (map[string]int, 
 	for _, v := range secrets {
 		counts[string(v.Sealed[:min(n, len(v.Sealed))])]++
 	}
-	rows, err := w.s.db.QueryContext(ctx, "SELECT substr(credential, 1, ?) AS prefix, count(*) "+credentials+" GROUP BY prefix", n)
+	rows, err := w.s.db.QueryContext(ctx, "SELECT substr(credential, 1, ?1) AS prefix, count(*) "+credentials+" GROUP BY prefix"+
+		" UNION ALL SELECT substr(answer, 1, ?1) AS prefix, count(*) FROM creates WHERE answer IS NOT NULL GROUP BY prefix", n)
 	if err != nil {
 		return nil, w.s.readError(err)
 	}
@@ -76,6 +77,9 @@ func (w *sealedValues) ListSealed(ctx context.Context, prefix []byte, after int6
 	} else if err := w.s.closed(); err != nil {
 		return nil, 0, err
 	}
+	if after < 0 {
+		return w.sealedAnswers(ctx, prefix, -after-1, limit)
+	}
 	rows, err := w.s.db.QueryContext(ctx, "SELECT ref, api, id, credential "+credentials+
 		" AND ref > ? AND substr(credential, 1, ?) <> ? ORDER BY ref LIMIT ?", after, len(prefix), prefix, limit)
 	if err != nil {
@@ -91,7 +95,31 @@ func (w *sealedValues) ListSealed(ctx context.Context, prefix []byte, after int6
 		values, next = append(values, v), v.Ref
 	}
 	if found < limit {
-		next = 0
+		next = -1 // responses follow
+	}
+	return values, next, w.s.readError(rows.Err())
+}
+
+// sealedAnswers lists responses to creates with a higher number. The after of those
+// that follow number n is -n-1.
+func (w *sealedValues) sealedAnswers(ctx context.Context, prefix []byte, after int64, limit int) (values []store.SealedValue, next int64, err error) {
+	rows, err := w.s.db.QueryContext(ctx, "SELECT n, key, answer FROM creates WHERE n > ? AND answer IS NOT NULL AND substr(answer, 1, ?) <> ? ORDER BY n LIMIT ?",
+		after, len(prefix), prefix, limit)
+	if err != nil {
+		return nil, 0, w.s.readError(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var v store.SealedValue
+		var n int64
+		var key []byte
+		if err := rows.Scan(&n, &key, &v.Sealed); err != nil {
+			return nil, 0, w.s.readError(err)
+		}
+		copy(v.Create[:], key)
+		if values = append(values, v); len(values) == limit {
+			next = -n - 1
+		}
 	}
 	return values, next, w.s.readError(rows.Err())
 }
@@ -101,7 +129,11 @@ func (w *sealedValues) Reseal(ctx context.Context, values []store.Resealed) erro
 	return w.s.commit(ctx, func(g *group) error {
 		for _, v := range values {
 			query, key := "UPDATE predictions SET credential = ?1 WHERE ref = ?2 AND credential = ?3", any(v.Ref)
-			if v.Ref == 0 {
+			switch {
+			case v.Ref != 0:
+			case v.Create != store.Key{}:
+				query, key = "UPDATE creates SET answer = ?1 WHERE key = ?2 AND answer = ?3", v.Create[:]
+			default:
 				query, key = "UPDATE secrets SET sealed = ?1 WHERE name = ?2 AND sealed = ?3", any(v.Name)
 			}
 			if err := g.exec(query, v.New, key, v.Sealed); err != nil {

@@ -40,6 +40,9 @@ type Options struct {
 	Now func() time.Time
 	// PurgeEvery is how often expired entries are purged. Default: 10s.
 	PurgeEvery time.Duration
+	// MaxCreates is how many live creates a caller may have. Default:
+	// store.MaxCreates.
+	MaxCreates int
 
 	clock  *clock.Clock // by Now
 	window window       // tests make it small
@@ -47,6 +50,7 @@ type Options struct {
 
 // Store is an open database file. It implements store.Closer.
 type Store struct {
+	creates
 	dedup
 	history
 	outages
@@ -90,9 +94,13 @@ func Open(opts Options) (*Store, error) {
 	if opts.PurgeEvery <= 0 {
 		opts.PurgeEvery = 10 * time.Second
 	}
+	if opts.MaxCreates <= 0 {
+		opts.MaxCreates = store.MaxCreates
+	}
 	opts.clock = clock.New(opts.Now)
 	s := &Store{opts: opts, stop: make(chan struct{})}
 	s.inbox = &inbox{s: s}
+	s.creates.init(s)
 	s.dedup.s, s.history.s, s.outages.s, s.sealedValues.s, s.tracker.s = s, s, s, s, s
 	if err := s.open(); err != nil {
 		s.free()
@@ -238,10 +246,15 @@ func (s *Store) wait(t *time.Ticker) {
 	}
 }
 
-// Purge purges all entries that have expired.
+// Purge purges all entries and creates that have expired.
 func (s *Store) Purge() error {
+	return errors.Join(s.purge(s.purgeBatch), s.purge(s.creates.purgeBatch))
+}
+
+// purge purges until nothing more has expired.
+func (s *Store) purge(batch func() (more bool, err error)) error {
 	for {
-		more, err := s.purgeBatch()
+		more, err := batch()
 		if err != nil || !more {
 			return err
 		}

@@ -59,7 +59,7 @@ func (s *Store) run(ctx context.Context, o op) error {
 	write := o.write
 	o.write = func(g *group) error {
 		refused = write(g)
-		for _, of := range []error{store.ErrNotFound, store.ErrDisabled, store.ErrEnded, store.ErrWaiting, store.ErrNoBody} {
+		for _, of := range []error{store.ErrNotFound, store.ErrDisabled, store.ErrEnded, store.ErrWaiting, store.ErrNoBody, store.ErrCreateKnown} {
 			if errors.Is(refused, of) {
 				return nil
 			}
@@ -81,18 +81,21 @@ type tracker struct{ s *Store }
 
 // Reserve implements store.Predictions.
 func (t *tracker) Reserve(ctx context.Context, p store.Prediction) (int64, error) {
-	p = ledger.Reserved(p)
-	err := t.s.commit(ctx, func(g *group) error {
-		inserted, err := g.insertPrediction(&p)
-		if err == nil && !inserted {
-			err = errors.New("callback token is taken")
-		}
-		return err
-	})
+	err := t.s.commit(ctx, func(g *group) error { return g.reserve(&p) })
 	if err != nil {
 		return 0, err
 	}
 	return p.Ref, nil
+}
+
+// reserve adds a prediction whose ID is not known, and sets its Ref.
+func (g *group) reserve(p *store.Prediction) error {
+	*p = ledger.Reserved(*p)
+	inserted, err := g.insertPrediction(p)
+	if err == nil && !inserted {
+		err = errors.New("callback token is taken")
+	}
+	return err
 }
 
 // Abandon implements store.Predictions.

@@ -78,6 +78,13 @@ type Secret struct {
 	Sealed []byte
 }
 
+// Create is a create with an Idempotency-Key. Expires is in Unix milliseconds, in
+// place of that of store.Create.
+type Create struct {
+	store.Create
+	Expires int64
+}
+
 // Source is a store that is read. Each sequence may be read once. An error ends
 // it.
 type Source interface {
@@ -90,9 +97,10 @@ type Source interface {
 	Pauses() iter.Seq2[Pause, error]
 	Attempts() iter.Seq2[Attempt, error]
 	Secrets() iter.Seq2[Secret, error]
+	Creates() iter.Seq2[Create, error]
 }
 
 // Report counts what was copied.
 type Report struct {
-	Entries, Predictions, Deliveries, Events, Attempts, Secrets int64
+	Entries, Predictions, Deliveries, Events, Attempts, Secrets, Creates int64
 }
