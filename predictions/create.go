@@ -15,6 +15,7 @@ import (
 
 	"github.com/caddy-replicate/replicate-webhook/internal/clientip"
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
+	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
 	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
 	"github.com/caddy-replicate/replicate-webhook/internal/tracker"
 	"github.com/caddy-replicate/replicate-webhook/store"
@@ -225,6 +226,9 @@ func (h *Handler) capture(w http.ResponseWriter, r *http.Request, next caddyhttp
 	}
 	if !hook.foreign {
 		if x.callback, err = h.tracker.Reserve(r.Context(), c); err != nil {
+			if x.k != nil {
+				metrics.CountKeyedCreate(outcomeOf(err))
+			}
 			return h.fail(w, r, err)
 		}
 	}

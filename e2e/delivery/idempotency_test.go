@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"testing"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/caddy-replicate/replicate-webhook/e2e/rig/caddyrun"
 	"github.com/caddy-replicate/replicate-webhook/internal/fakeapi"
+	"github.com/caddy-replicate/replicate-webhook/internal/testenv"
 )
 
 const plainBody = `{"version":"v1","input":{"prompt":"a landscape"}}`
@@ -575,4 +577,78 @@ func TestKeyExpires(t *testing.T) {
 		return s.keyedCreate("a", plainBody).header.Get("Idempotent-Replayed") == ""
 	})
 	s.creates(2)
+}
+
+// The recipe for npm replicate, as documented: the connection breaks before the
+// response to each first attempt arrives, and one prediction is created.
+func TestRecipeOfTheOfficialClientCreatesOnce(t *testing.T) {
+	page, err := os.ReadFile("../../docs/caddyfile.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, program, found := strings.Cut(string(page), "<!-- client: once.mjs -->\n```js\n")
+	program, _, ended := strings.Cut(program, "```\n")
+	if !found || !ended {
+		t.Fatal("docs/caddyfile.md has no once.mjs")
+	}
+	s := start(t, fakeapi.Options{}, config{})
+	var mu sync.Mutex
+	seen := make(map[string]int)
+	front := caddyrun.NewApp(t)
+	front.Answer(func(w http.ResponseWriter, r *caddyrun.Request) {
+		a, err := s.try(r.Method, r.URL.Path, string(r.Got), "Idempotency-Key", r.Header.Get("Idempotency-Key"))
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		mu.Lock()
+		seen[r.Header.Get("Idempotency-Key")]++
+		first := seen[r.Header.Get("Idempotency-Key")] == 1
+		mu.Unlock()
+		if first {
+			panic(http.ErrAbortHandler)
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(a.status)
+		_, _ = io.WriteString(w, a.body)
+	})
+	cmd := exec.Command(testenv.NeedNode(t, "."), "--input-type=module", "-e", program)
+	cmd.Env = append(os.Environ(), "REPLICATE_API_TOKEN="+token, "BASE_URL="+front.URL+"/v1")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	s.creates(1)
+	if id := s.api.IDs()[0]; strings.TrimSpace(string(out)) != id || len(seen) != 1 {
+		t.Fatalf("it printed %q, the API has %s, the keys are %v", out, id, seen)
+	}
+}
+
+// Of a response, nothing is kept in plain text but its status and the prediction's id.
+func TestKeptResponsesAreSealed(t *testing.T) {
+	s := prepare(t, fakeapi.Options{Output: `"an output that nobody should read"`, Sync: true}, config{})
+	s.server = caddyrun.New(t)
+	s.Env, s.client, s.logs = s.server.Env, s.server.Client, s.server.Logs
+	s.server.Reload(s.text())
+	s.upstream.Answer(func(w http.ResponseWriter, r *caddyrun.Request) {
+		w.Header().Set("Set-Cookie", "session=a-cookie-of-the-api")
+		r.Body = io.NopCloser(bytes.NewReader(r.Got))
+		s.api.ServeHTTP(w, r.Request)
+	})
+	first := s.keyedCreate("a-key-that-is-secret", plainBody)
+	second := s.keyedCreate("a-key-that-is-secret", plainBody)
+	s.replayed(second, first)
+	if first.header.Get("Set-Cookie") == "" || second.header.Get("Set-Cookie") != "" || !strings.Contains(first.body, "nobody should read") {
+		t.Fatalf("got %v, then %v", first, second)
+	}
+	for path, content := range s.Files() {
+		for _, secret := range []string{"nobody should read", "a-key-that-is-secret", "a landscape", token, "a-cookie-of-the-api"} {
+			if strings.Contains(content, secret) {
+				t.Errorf("%s holds %q", path, secret)
+			}
+		}
+	}
+	if logs := s.logs.String(); strings.Contains(logs, "a-key-that-is-secret") {
+		t.Errorf("the log holds the key: %s", logs)
+	}
 }
