@@ -47,8 +47,8 @@ is '` + seal.KeyPrefix + `' and the file's bytes in base64, which this writes:
 			if err != nil {
 				return err
 			}
-			t.printf("copied %d deduplication entries, %d predictions, %d deliveries, %d events, %d attempts and %d secrets\n",
-				r.Entries, r.Predictions, r.Deliveries, r.Events, r.Attempts, r.Secrets)
+			t.printf("copied %d deduplication entries, %d predictions, %d deliveries, %d events, %d attempts, %d creates with an Idempotency-Key and %d secrets\n",
+				r.Entries, r.Predictions, r.Deliveries, r.Events, r.Attempts, r.Creates, r.Secrets)
 			key := filepath.Join(filepath.Dir(from), "seal.key")
 			if _, err := os.Stat(key); err == nil {
 				t.printf("seal_key must be the key of %s unless the old configuration had one: see --help\n", key)

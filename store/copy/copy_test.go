@@ -120,6 +120,18 @@ func TestCopy(t *testing.T) {
 	if _, err := from.Secret(ctx, "signing", secret); err != nil {
 		t.Fatal(err)
 	}
+	answered := store.Create{Key: store.KeyOf("x", "create", "answered"), Caller: store.KeyOf("x", "caller"), Digest: [32]byte{1}, Expires: now.Add(time.Hour)}
+	unknown := answered
+	unknown.Key = store.KeyOf("x", "create", "unknown")
+	for _, c := range []*store.Create{&answered, &unknown} {
+		if err := from.BeginCreate(ctx, c, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	answered.CreateAnswer = store.CreateAnswer{Status: 201, ID: "done", Sealed: []byte("sealed response")}
+	if err := from.AnswerCreate(ctx, &answered, answered.CreateAnswer); err != nil {
+		t.Fatal(err)
+	}
 	var predictions []store.Prediction
 	for _, id := range []string{"done", "retrying", "waiting", "running"} {
 		p, err := from.Prediction(ctx, api, id)
@@ -149,7 +161,7 @@ func TestCopy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := (Report{Entries: 301, Predictions: 5, Deliveries: 6, Attempts: 4, Secrets: 1}); r != want {
+	if want := (Report{Entries: 301, Predictions: 5, Deliveries: 6, Attempts: 4, Secrets: 1, Creates: 2}); r != want {
 		t.Errorf("copied %+v, want %+v", r, want)
 	}
 	if _, err := SQLiteToPostgres(ctx, path, dsn); err == nil || !strings.Contains(err.Error(), "is in use") {
@@ -189,6 +201,13 @@ func TestCopy(t *testing.T) {
 	}
 	if got, err := to.Secret(ctx, "signing", func() ([]byte, error) { return nil, errors.New("made anew") }); err != nil || string(got) != "sealed secret" {
 		t.Errorf("secret is %q, %v", got, err)
+	}
+	for _, want := range []store.Create{answered, unknown} {
+		if got, err := to.Create(ctx, want.Key); err != nil || !got.Expires.Equal(want.Expires) {
+			t.Errorf("create is %+v, %v", got, err)
+		} else if got.Expires = want.Expires; !reflect.DeepEqual(got, want) {
+			t.Errorf("create is %+v, want %+v", got, want)
+		}
 	}
 	if got, err := to.Counts(ctx); err != nil || got != counts {
 		t.Errorf("counts are %+v, %v; want %+v", got, err, counts)
