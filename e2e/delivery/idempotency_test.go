@@ -75,6 +75,8 @@ func TestCreateWithAKeyIsMadeOnce(t *testing.T) {
 		{"with a webhook, polled", createBody(h.URL), fakeapi.Options{Manual: true}, config{ports: []string{portOf(h.Server)}}},
 		{"with a webhook, by callback", createBody(h.URL), fakeapi.Options{Manual: true}, withCallback(h)},
 		{"with a webhook and the API's own", createBody(h.URL, `"webhook":"https://example.com/hook"`), fakeapi.Options{Manual: true}, config{ports: []string{portOf(h.Server)}}},
+		{"with the API's own webhook captured", `{"version":"v1","input":{"prompt":"a landscape"},"webhook":"` + h.URL + `"}`, fakeapi.Options{Manual: true},
+			config{ports: []string{portOf(h.Server)}, handler: []string{"capture webhook"}}},
 		{"finished at once", createBody(h.URL), fakeapi.Options{Sync: true}, config{ports: []string{portOf(h.Server)}}},
 		{"without JSON", "not JSON", fakeapi.Options{}, config{}},
 	} {
