@@ -71,7 +71,7 @@ type Creates interface {
 // Errors of Creates.
 var (
 	// ErrCreateKnown means that the key is in use.
-	ErrCreateKnown = errors.New("Idempotency-Key is in use")
+	ErrCreateKnown = errors.New("the Idempotency-Key is in use")
 	// ErrTooManyCreates means that the caller has MaxCreates live keys.
 	ErrTooManyCreates = errors.New("too many live keys of one caller")
 )
