@@ -253,11 +253,11 @@ func createLimit(t *testing.T, b *tracking) {
 
 func createClaim(t *testing.T, b *tracking) {
 	entry := store.Entry{Scope: store.CreateScope, Keys: []store.Key{b.create("a").Key}, Expires: b.now().Add(time.Hour)}
-	claim := b.claim(entry)
+	b.claim(entry)
 	c := b.begin("a")
 	b.refused(entry, store.ErrInFlight)
 	b.restart()
-	claim = b.claim(entry)
+	claim := b.claim(entry)
 	b.created(c, store.CreateAnswer{})
 	claim.Release()
 	b.claim(entry).Release()
