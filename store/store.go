@@ -28,6 +28,7 @@ type Store interface {
 	Polls
 	Log
 	Secrets
+	Rotations
 	Retention
 	Inspector
 	Inbox

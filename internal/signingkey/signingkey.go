@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -33,7 +34,8 @@ const (
 
 const (
 	masterBytes = 32
-	// maxClients is the number of clients whose secrets are kept in memory.
+	// maxClients is the number of secrets of clients that are kept in memory. A
+	// client has several while its key is rotated.
 	maxClients = 10_000
 )
 
@@ -41,7 +43,7 @@ const (
 type Config struct {
 	// PerClient gives every client a signing secret of its own, which is
 	// derived (HKDF-SHA256) from a generated master secret that itself signs
-	// nothing. Otherwise all clients share Secrets or, where there are none, one
+	// nothing, and rotated as the store says. Otherwise all clients share Secrets or, where there are none, one
 	// that is generated.
 	PerClient bool
 	// Secrets are the shared ones, newest first.
@@ -62,7 +64,13 @@ type Keys struct {
 
 	configured atomic.Pointer[configured] // nil: secrets are generated
 	stored     atomic.Pointer[[]byte]     // the generated secret, nil before it is read
-	clients    *lru.Cache[string, secret] // those that were derived from it
+	clients    *lru.Cache[keyOf, secret]  // those that were derived from it
+}
+
+// keyOf is what a secret is derived for.
+type keyOf struct {
+	client     string
+	generation int64
 }
 
 // configured are signing secrets of the configuration.
@@ -85,7 +93,7 @@ func New(conf Config) (*Keys, error) {
 	if conf.Logger == nil {
 		conf.Logger = zap.NewNop()
 	}
-	k := &Keys{conf: conf, clients: lru.New[string, secret](maxClients, 0)}
+	k := &Keys{conf: conf, clients: lru.New[keyOf, secret](maxClients, 0)}
 	if !conf.PerClient && len(conf.Secrets) > 0 {
 		return k, k.Set(conf.Secrets)
 	}
@@ -140,8 +148,23 @@ func (k *Keys) Secrets(ctx context.Context, client string) ([]signature.Secret, 
 	if c := k.configured.Load(); c != nil {
 		return c.parsed, nil
 	}
-	s, err := k.generated(ctx, client)
-	return s.parsed, err
+	generations, err := k.generations(client)
+	if err != nil {
+		return nil, err
+	}
+	newest, err := k.generated(ctx, keyOf{client, generations[0]})
+	if err != nil || len(generations) == 1 {
+		return newest.parsed, err
+	}
+	secrets := slices.Clone(newest.parsed)
+	for _, g := range generations[1:] {
+		s, err := k.generated(ctx, keyOf{client, g})
+		if err != nil {
+			return nil, err
+		}
+		secrets = append(secrets, s.parsed...)
+	}
+	return secrets, nil
 }
 
 // SigningSecret returns the newest of Secrets as text. It is for the client itself
@@ -150,16 +173,38 @@ func (k *Keys) SigningSecret(ctx context.Context, client string) (string, error)
 	if c := k.configured.Load(); c != nil {
 		return c.newest, nil
 	}
-	s, err := k.generated(ctx, client)
+	generations, err := k.generations(client)
+	if err != nil {
+		return "", err
+	}
+	s, err := k.generated(ctx, keyOf{client, generations[0]})
 	return s.text, err
 }
 
-// generated returns the generated secret of a client.
-func (k *Keys) generated(ctx context.Context, client string) (secret, error) {
+// generations returns the generations of a client's key that sign now, newest first.
+// The store is asked each time, and knows them from memory: a key that is rotated, on
+// whatever node, is in use at once, and one whose overlap has ended is not used again.
+func (k *Keys) generations(client string) ([]int64, error) {
 	if !k.conf.PerClient {
-		client = "" // all clients are one
+		return onlyGeneration, nil
 	}
-	if s, ok := k.clients.Get(client); ok {
+	ref, err := k.conf.Acquire()
+	if err != nil {
+		return nil, fmt.Errorf("reading the rotations of signing keys: %w", err)
+	}
+	defer func() { _ = ref.Release() }()
+	return ref.KeyGenerations(client), nil
+}
+
+// onlyGeneration is that of a secret that all clients share.
+var onlyGeneration = []int64{0}
+
+// generated returns a generated secret.
+func (k *Keys) generated(ctx context.Context, of keyOf) (secret, error) {
+	if !k.conf.PerClient {
+		of.client = "" // all clients are one
+	}
+	if s, ok := k.clients.Get(of); ok {
 		return s, nil
 	}
 	stored, err := k.load(ctx)
@@ -168,7 +213,7 @@ func (k *Keys) generated(ctx context.Context, client string) (secret, error) {
 	}
 	s := secret{text: string(stored)}
 	if k.conf.PerClient {
-		if s.text, err = derive(stored, client); err != nil {
+		if s.text, err = derive(stored, of); err != nil {
 			return secret{}, err
 		}
 	}
@@ -177,7 +222,7 @@ func (k *Keys) generated(ctx context.Context, client string) (secret, error) {
 		return secret{}, err
 	}
 	s.parsed = []signature.Secret{parsed}
-	k.clients.Add(client, s)
+	k.clients.Add(of, s)
 	return s, nil
 }
 
@@ -230,9 +275,14 @@ func (k *Keys) generate() ([]byte, error) {
 }
 
 // derive returns a client's secret. Identities are used as they are: they are the
-// same as long as the client's account is.
-func derive(master []byte, client string) (string, error) {
-	b, err := hkdf.Key(sha256.New, master, nil, "caddy-replicate-webhook signing secret v1\n"+client, 32)
+// same as long as the client's account is. They contain no line break, so that what
+// is derived for one client's generation is for no other client.
+func derive(master []byte, of keyOf) (string, error) {
+	info := "caddy-replicate-webhook signing secret v1\n" + of.client
+	if of.generation != 0 {
+		info += "\n" + strconv.FormatInt(of.generation, 10)
+	}
+	b, err := hkdf.Key(sha256.New, master, nil, info, 32)
 	if err != nil {
 		return "", fmt.Errorf("deriving signing secret: %w", err)
 	}

@@ -25,6 +25,8 @@ type fakeStore struct {
 	err     error
 	secrets map[string][]byte
 	writes  int
+	// generations are those of clients whose keys were rotated.
+	generations map[string][]int64
 }
 
 func newFakeStore() *fakeStore { return &fakeStore{secrets: make(map[string][]byte)} }
@@ -43,6 +45,25 @@ func (f *fakeStore) Secret(_ context.Context, name string, make func() ([]byte, 
 		f.secrets[name] = s
 	}
 	return s, err
+}
+
+func (f *fakeStore) KeyGenerations(client string) []int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if g := f.generations[client]; g != nil {
+		return g
+	}
+	return []int64{0}
+}
+
+// rotate sets the generations of a client's key.
+func (f *fakeStore) rotate(client string, generations ...int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.generations == nil {
+		f.generations = make(map[string][]int64)
+	}
+	f.generations[client] = generations
 }
 
 func ring(t testing.TB, fill byte) *seal.Ring {
@@ -176,9 +197,93 @@ func TestSecretsWithoutTheStore(t *testing.T) {
 	if _, err := k.Secrets(t.Context(), "a"); err != nil {
 		t.Errorf("the error is remembered: %v", err)
 	}
-	k.conf.Acquire = func() (*shared.Ref, error) { return nil, store.ErrUnavailable }
+	f.err = store.ErrUnavailable
 	if _, err := k.Secrets(t.Context(), "b"); err != nil {
 		t.Errorf("the master secret is not at hand: %v", err)
+	}
+	// Without the store it is not known which generation signs.
+	k.conf.Acquire = func() (*shared.Ref, error) { return nil, store.ErrUnavailable }
+	if _, err := k.Secrets(t.Context(), "b"); !errors.Is(err, store.ErrUnavailable) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestDerivedSecretsStayTheSame from version to version: receivers have them.
+func TestDerivedSecretsStayTheSame(t *testing.T) {
+	for generation, want := range map[int64]string{
+		0:  "whsec_waOZ7NdCLfGcpD250bAvRFCkd9hOiRwGXVkwSIM+R0g=",
+		12: "whsec_g+ujrSh2jHvdUaoHYGnYTjzQEW3Dl//dfrHTK3G75Is=",
+	} {
+		got, err := derive(bytes.Repeat([]byte{7}, masterBytes), keyOf{"https://api.example.com/v1 user/me", generation})
+		if got != want || err != nil {
+			t.Errorf("generation %d: %q, %v", generation, got, err)
+		}
+	}
+}
+
+// TestRotatedKeySignsAtOnce: what the store says of the generations holds for the next
+// signature, whatever was signed before.
+func TestRotatedKeySignsAtOnce(t *testing.T) {
+	f := newFakeStore()
+	k := newKeys(t, f, Config{PerClient: true})
+	secret := func(client string) string {
+		t.Helper()
+		s, err := k.SigningSecret(t.Context(), client)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	signs := func(client string, want ...string) {
+		t.Helper()
+		got, err := k.Secrets(t.Context(), client)
+		if err != nil || len(got) != len(want) {
+			t.Fatalf("%d secrets sign, %v; want %d", len(got), err, len(want))
+		}
+		for i, s := range got {
+			if s.SignReplicate([]byte("x")) != parse(t, want[i]).SignReplicate([]byte("x")) {
+				t.Errorf("secret %d is another", i)
+			}
+		}
+	}
+	first, other := secret("a"), secret("b")
+	signs("a", first)
+	f.rotate("a", 3, 0)
+	second := secret("a")
+	if second == first || second == other {
+		t.Error("the secret is not a new one")
+	}
+	signs("a", second, first)
+	signs("a", second, first) // no list that is kept has grown
+	f.rotate("a", 4, 3, 0)
+	third := secret("a")
+	signs("a", third, second, first)
+	f.rotate("a", 4)
+	signs("a", third)
+	if secret("a") != third || secret("b") != other {
+		t.Error("a secret has changed without a rotation")
+	}
+	signs("b", other)
+	// Others derive the same.
+	k = newKeys(t, f, Config{PerClient: true})
+	signs("a", third)
+}
+
+// TestSharedSecretHasNoGenerations, whatever the store says of clients.
+func TestSharedSecretHasNoGenerations(t *testing.T) {
+	f := newFakeStore()
+	k := newKeys(t, f, Config{})
+	before, err := k.SigningSecret(t.Context(), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.rotate("a", 3, 0)
+	f.rotate("", 3, 0)
+	if got, err := k.Secrets(t.Context(), "a"); len(got) != 1 || err != nil {
+		t.Errorf("%d secrets sign, %v", len(got), err)
+	}
+	if after, err := k.SigningSecret(t.Context(), "a"); after != before || err != nil {
+		t.Errorf("the secret is another: %v", err)
 	}
 }
 

@@ -198,3 +198,50 @@ func TestCopyEvents(t *testing.T) {
 		t.Errorf("compared only %v", kinds)
 	}
 }
+
+// TestCopyRotations: the same generations sign, until the same time, and the next one is
+// a new one.
+func TestCopyRotations(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "webhook.db")
+	now := begun
+	clock := func() time.Time { return now }
+	from, err := sqlite.Open(sqlite.Options{Path: path, Now: clock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rotate := func(s store.Store, client string, overlap time.Duration) int64 {
+		t.Helper()
+		r, err := s.RotateKey(ctx, client, overlap)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.Generation
+	}
+	all := rotate(from, store.EveryClient, time.Hour)
+	own := rotate(from, "own \x00", 2*time.Hour)
+	if err := from.Close(); err != nil {
+		t.Fatal(err)
+	}
+	dsn := pgtest.Start(t).Fresh(t)
+	if _, err := SQLiteToPostgres(ctx, path, dsn); err != nil {
+		t.Fatal(err)
+	}
+	to, err := postgres.Open(postgres.Options{DSN: dsn, Now: clock, DatabaseNow: clock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer to.Close()
+	for _, want := range [][2][]int64{{{own, all, 0}, {all, 0}}, {{own, all}, {all}}, {{own}, {all}}} {
+		got := [2][]int64{to.KeyGenerations("own \x00"), to.KeyGenerations("another")}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("after %v: generations %v sign, want %v", now.Sub(begun), got, want)
+		}
+		now = now.Add(time.Hour)
+	}
+	if next := rotate(to, "own \x00", 0); next <= own {
+		t.Errorf("the next generation is %d, after %d", next, own)
+	}
+	if _, err := SQLiteToPostgres(ctx, path, dsn); err == nil {
+		t.Error("a database that has rotations counts as empty")
+	}
+}

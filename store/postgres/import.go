@@ -45,11 +45,12 @@ func Import(ctx context.Context, dsn string, from move.Source) (report move.Repo
 
 func fill(ctx context.Context, tx pgx.Tx, from move.Source) (r move.Report, err error) {
 	var used bool
-	_, err = tx.Exec(ctx, "LOCK TABLE webhook_predictions, webhook_deliveries, webhook_dedup, webhook_secrets, webhook_inbound, webhook_inbox_pauses, webhook_creates IN EXCLUSIVE MODE")
+	_, err = tx.Exec(ctx, "LOCK TABLE webhook_predictions, webhook_deliveries, webhook_dedup, webhook_secrets, webhook_inbound, webhook_inbox_pauses, webhook_creates, webhook_rotations IN EXCLUSIVE MODE")
 	if err == nil {
 		err = tx.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM webhook_predictions) OR EXISTS (SELECT 1 FROM webhook_deliveries)
 			OR EXISTS (SELECT 1 FROM webhook_dedup) OR EXISTS (SELECT 1 FROM webhook_purged) OR EXISTS (SELECT 1 FROM webhook_secrets)
-			OR EXISTS (SELECT 1 FROM webhook_inbox_pauses) OR EXISTS (SELECT 1 FROM webhook_creates)`).Scan(&used)
+			OR EXISTS (SELECT 1 FROM webhook_inbox_pauses) OR EXISTS (SELECT 1 FROM webhook_creates)
+			OR EXISTS (SELECT 1 FROM webhook_rotations)`).Scan(&used)
 	}
 	switch {
 	case err != nil:
@@ -116,6 +117,11 @@ func fill(ctx context.Context, tx pgx.Tx, from move.Source) (r move.Report, err 
 	columns = []string{"key", "caller", "digest", "expires", "nonce", "ref", "status", "prediction", "answer"}
 	if r.Creates, err = fillTable(ctx, tx, "creates", columns, from.Creates(), func(c move.Create) []any {
 		return []any{[16]byte(c.Key), [16]byte(c.Caller), c.Digest[:], c.Expires, c.Nonce, c.Ref, int32(c.Status), []byte(c.ID), c.Sealed}
+	}); err != nil {
+		return r, err
+	}
+	if _, err = fillTable(ctx, tx, "rotations", []string{"generation", "client", "until"}, from.Rotations(), func(r store.Rotation) []any {
+		return []any{r.Generation, []byte(r.Client), r.Until.UnixMilli()}
 	}); err != nil {
 		return r, err
 	}

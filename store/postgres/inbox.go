@@ -16,7 +16,8 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/store/internal/ledger"
 )
 
-// inboxInterval is how often a node reads which inboxes are paused, and how long it
+// inboxInterval is how often a node reads which inboxes are paused and which signing
+// keys are rotated, and how long it
 // bounds an inbox by what it knows of it itself: other nodes may have added to the
 // inbox in between, so that its bounds may be exceeded by that.
 const inboxInterval = 500 * time.Millisecond
@@ -24,7 +25,8 @@ const inboxInterval = 500 * time.Millisecond
 // inbox is the part of the store that keeps inbound events. It implements store.Inbox.
 type inbox struct {
 	s *Store
-	// reload is signaled when inboxes were paused or resumed.
+	// reload is signaled when inboxes were paused or resumed, or a signing key
+	// was rotated.
 	reload chan struct{}
 	// loading is held while pauses are read, so that they are taken in in order.
 	loading sync.Mutex
@@ -73,7 +75,7 @@ func (b *inbox) open(ctx context.Context, conn *pgx.Conn) error {
 	return b.load(ctx, conn)
 }
 
-// loop follows what other nodes pause, and merges counts.
+// loop follows what other nodes pause and rotate, and merges counts.
 func (b *inbox) loop() {
 	defer b.s.working.Done()
 	t := time.NewTicker(inboxInterval)
@@ -88,8 +90,8 @@ func (b *inbox) loop() {
 		if b.s.available() != nil {
 			continue
 		}
-		if err := errors.Join(b.loadPauses(), b.merge()); err != nil && b.s.closed() == nil && b.s.available() == nil {
-			b.s.opts.Logger().Warn("reading which inboxes are paused", zap.String("store", b.s.name), zap.Error(err))
+		if err := errors.Join(b.loadPauses(), b.s.followRotations(), b.merge()); err != nil && b.s.closed() == nil && b.s.available() == nil {
+			b.s.opts.Logger().Warn("reading which inboxes are paused and which signing keys are rotated", zap.String("store", b.s.name), zap.Error(err))
 		}
 	}
 }

@@ -76,6 +76,7 @@ func TestInboxNodes(t *testing.T) {
 		{"two nodes never hand out two events of one prediction at once", oneAtATimeAcrossNodes},
 		{"a dead node's events resume", deadNodesEvents},
 		{"a pause on one node stops the others", pauseAcrossNodes},
+		{"a rotation on one node is followed by the others", rotationAcrossNodes},
 		{"random work on several nodes keeps the order", orderAcrossNodes},
 		{"an event whose commit may have been made is stored once", unknownCommitOnce},
 		{"an event that another node accepted meanwhile is stored once", acceptedElsewhere},
@@ -159,6 +160,30 @@ func pauseAcrossNodes(t *testing.T, dsn string) {
 	})
 	if spans := b.Pauses("default"); len(spans) != 1 || spans[0].Ended.IsZero() {
 		t.Errorf("pauses are %v", spans)
+	}
+}
+
+func rotationAcrossNodes(t *testing.T, dsn string) {
+	a, b := node(t, dsn), node(t, dsn)
+	for _, client := range []string{"someone", store.EveryClient} {
+		r, err := a.RotateKey(ctx, client, time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the rotation", func() bool { return b.KeyGenerations("someone")[0] == r.Generation })
+	}
+	// Both rotate at the same time: neither is lost.
+	var wg sync.WaitGroup
+	for _, s := range []*Store{a, b} {
+		wg.Go(func() {
+			if _, err := s.RotateKey(ctx, "someone", time.Hour); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	for _, s := range []*Store{a, b} {
+		eventually(t, "both rotations", func() bool { return slices.Equal(s.KeyGenerations("someone"), []int64{4, 3, 2, 1, 0}) })
 	}
 }
 

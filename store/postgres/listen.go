@@ -198,7 +198,7 @@ func (l *listener) handleNotification(payload string) {
 		if payload[1:] != strconv.FormatInt(l.s.nodes.id.Load(), 10) {
 			l.s.queue.requestRescan()
 		}
-	case 'p': // an inbox was paused, or is not any more
+	case 'p': // an inbox was paused or resumed, or a signing key rotated
 		signal(l.s.inbox.reload)
 	case 'n': // a node has left
 		signal(l.s.health.trouble)

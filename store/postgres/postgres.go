@@ -74,6 +74,7 @@ type Store struct {
 	listener
 	nodes
 	outages
+	rotations
 	sealedValues
 	tracker
 
@@ -141,7 +142,7 @@ func Open(opts Options) (*Store, error) {
 	s.inbox = newInbox(s)
 	s.clock.opts, s.clock.name = &s.opts, s.name
 	s.creates.init(s)
-	s.dedup.s, s.history.s, s.outages.s, s.sealedValues.s, s.tracker.s = s, s, s, s, s
+	s.dedup.s, s.history.s, s.outages.s, s.rotations.s, s.sealedValues.s, s.tracker.s = s, s, s, s, s, s
 	s.health.init(s)
 	s.nodes.s, s.nodes.lease = s, opts.Lease
 	s.listener.init(s)
@@ -195,6 +196,9 @@ func (s *Store) open(size int) error {
 	s.initClaims()
 	s.queue.init()
 	if err := s.keeper.use(ctx, s.connector, s.register); err != nil {
+		return err
+	}
+	if err := s.keeper.use(ctx, s.connector, s.loadRotations); err != nil {
 		return err
 	}
 	return s.keeper.use(ctx, s.connector, s.inbox.open)

@@ -13,8 +13,9 @@ const schemaVersion = 3
 
 // migrations lead from each schema version to the next. A released one is never
 // changed. Version 2: a redelivery shares the payload of the delivery it repeats,
-// and outages outlive the nodes that found them. Version 3: inbound events, and creates
-// with an Idempotency-Key. They run in the schema that the connection's search_path names first, under an advisory lock, so
+// and outages outlive the nodes that found them. Version 3: inbound events, creates
+// with an Idempotency-Key, and rotations of signing keys. They run in the schema that
+// the connection's search_path names first, under an advisory lock, so
 // that nodes may start together.
 //
 // Times are Unix milliseconds by the clock of the node that wrote them. An
@@ -110,6 +111,11 @@ CREATE TABLE webhook_inbox_pauses (
 	ended bigint NOT NULL,
 	PRIMARY KEY (scope, began)
 );
+CREATE TABLE webhook_rotations (
+	generation bigint PRIMARY KEY,
+	client     bytea  NOT NULL,
+	until      bigint NOT NULL
+);
 `
 
 // trackingSchema holds predictions and deliveries.
@@ -190,7 +196,7 @@ CREATE TABLE webhook_secrets (
 // tables are those whose rights are looked at when the store is opened.
 var tables = []string{
 	"nodes", "dedup", "purged", "claims", "predictions", "deliveries", "payloads", "attempts", "secrets", "outages", "presence",
-	"inbound", "inbox_counts", "inbox_pauses", "creates",
+	"inbound", "inbox_counts", "inbox_pauses", "creates", "rotations",
 }
 
 // migrate brings the schema up to date, or says why it can't be used.

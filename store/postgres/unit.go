@@ -131,7 +131,7 @@ func (s *Store) commit(ctx context.Context, j *job) error {
 // refusal reports whether a job that returns the error has changed nothing, and is
 // not at fault.
 func refusal(err error) bool {
-	for _, r := range []error{store.ErrNotFound, store.ErrDisabled, store.ErrEnded, store.ErrWaiting, store.ErrNoBody, store.ErrCreateKnown} {
+	for _, r := range []error{store.ErrNotFound, store.ErrDisabled, store.ErrEnded, store.ErrWaiting, store.ErrNoBody, store.ErrCreateKnown, store.ErrOverlaps} {
 		if errors.Is(err, r) {
 			return true
 		}

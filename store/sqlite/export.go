@@ -182,6 +182,16 @@ func (x *Export) Pauses() iter.Seq2[move.Pause, error] {
 	})
 }
 
+// Rotations implements move.Source.
+func (x *Export) Rotations() iter.Seq2[store.Rotation, error] {
+	if x.version < 3 {
+		return func(func(store.Rotation, error) bool) {}
+	}
+	return walk(x, "SELECT generation, client, until FROM rotations ORDER BY generation", func(rows *sql.Rows) (store.Rotation, error) {
+		return scanRotation(rows)
+	})
+}
+
 // Attempts implements move.Source.
 func (x *Export) Attempts() iter.Seq2[move.Attempt, error] {
 	return walk(x, "SELECT id, delivery, prediction, event, url, status, number, at, took, response, error, exception FROM attempts ORDER BY id", func(rows *sql.Rows) (a move.Attempt, err error) {

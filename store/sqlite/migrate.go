@@ -26,7 +26,8 @@ const schemaVersion = 3
 // when its entry of dedup expires while it waits, or when it is to be deleted if it
 // was recorded. A line is ordered by the events' numbers, or by their place where they
 // were replayed. The counts of an inbox are kept with it, so that opening a store need
-// not count. And there are creates with an Idempotency-Key.
+// not count. And there are creates with an Idempotency-Key, and rotations of signing
+// keys.
 var migrations = [schemaVersion]string{schema, `
 ALTER TABLE deliveries ADD COLUMN payload INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX deliveries_sharing ON deliveries (payload) WHERE payload <> 0;
@@ -75,6 +76,12 @@ CREATE TABLE pauses (
 	ended INTEGER NOT NULL,
 	PRIMARY KEY (scope, began)
 ) WITHOUT ROWID;
+CREATE TABLE rotations (
+	generation INTEGER PRIMARY KEY,
+	client     TEXT    NOT NULL,
+	until      INTEGER NOT NULL
+);
+CREATE INDEX rotations_client ON rotations (client, generation);
 ` + createsSchema}
 
 // firstEventText is ledger.FirstEvent in statements, whose partial indexes want a

@@ -109,6 +109,9 @@ func TestDatabaseOfVersion2IsUpgraded(t *testing.T) {
 	for e, err := range x.Events() {
 		t.Errorf("a database of version 2 has the event %+v, %v", e, err)
 	}
+	for r, err := range x.Rotations() {
+		t.Errorf("a database of version 2 has the rotation %+v, %v", r, err)
+	}
 	must(t, x.Close())
 	now := time.Date(2026, 11, 26, 12, 1, 0, 0, time.UTC)
 	open := func() *Store {

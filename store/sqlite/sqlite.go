@@ -54,6 +54,7 @@ type Store struct {
 	dedup
 	history
 	outages
+	rotations
 	sealedValues
 	tracker
 
@@ -101,7 +102,7 @@ func Open(opts Options) (*Store, error) {
 	s := &Store{opts: opts, stop: make(chan struct{})}
 	s.inbox = &inbox{s: s}
 	s.creates.init(s)
-	s.dedup.s, s.history.s, s.outages.s, s.sealedValues.s, s.tracker.s = s, s, s, s, s
+	s.dedup.s, s.history.s, s.outages.s, s.rotations.s, s.sealedValues.s, s.tracker.s = s, s, s, s, s, s
 	if err := s.open(); err != nil {
 		s.free()
 		return nil, fmt.Errorf("store %s %w", opts.Path, err)
@@ -135,6 +136,9 @@ func (s *Store) open() error {
 	}
 	s.initClaims()
 	if err := s.inbox.boxes.load(s.db); err != nil {
+		return withRecoveryHint(err)
+	}
+	if err := s.loadRotations(s.db); err != nil {
 		return withRecoveryHint(err)
 	}
 	s.polls.Init(s.opts.clock)

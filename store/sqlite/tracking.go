@@ -59,7 +59,7 @@ func (s *Store) run(ctx context.Context, o op) error {
 	write := o.write
 	o.write = func(g *group) error {
 		refused = write(g)
-		for _, of := range []error{store.ErrNotFound, store.ErrDisabled, store.ErrEnded, store.ErrWaiting, store.ErrNoBody, store.ErrCreateKnown} {
+		for _, of := range []error{store.ErrNotFound, store.ErrDisabled, store.ErrEnded, store.ErrWaiting, store.ErrNoBody, store.ErrCreateKnown, store.ErrOverlaps} {
 			if errors.Is(refused, of) {
 				return nil
 			}

@@ -25,6 +25,7 @@ func RunTracking(t *testing.T, fresh func(t *testing.T) Resource) {
 		{"polls", pollCases},
 		{"signals", signalCases},
 		{"keeping", keepingCases},
+		{"rotations", rotationCases},
 		{"sealed", sealedCases},
 		{"model", modelCases(model)},
 	})

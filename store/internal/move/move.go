@@ -98,6 +98,7 @@ type Source interface {
 	Attempts() iter.Seq2[Attempt, error]
 	Secrets() iter.Seq2[Secret, error]
 	Creates() iter.Seq2[Create, error]
+	Rotations() iter.Seq2[store.Rotation, error]
 }
 
 // Report counts what was copied.

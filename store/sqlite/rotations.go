@@ -1,0 +1,113 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/caddy-replicate/replicate-webhook/store"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/ledger"
+)
+
+// rotations implements store.Rotations.
+type rotations struct {
+	s    *Store
+	mu   sync.Mutex
+	list ledger.Rotations
+}
+
+var _ store.Rotations = (*rotations)(nil)
+
+func scanRotation(rows *sql.Rows) (r store.Rotation, err error) {
+	var until int64
+	err = rows.Scan(&r.Generation, &r.Client, &until)
+	r.Until = timeOf(until)
+	return r, err
+}
+
+func (w *rotations) loadRotations(db *sql.DB) error {
+	rows, err := db.Query("SELECT generation, client, until FROM rotations ORDER BY generation DESC")
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	w.list = make(ledger.Rotations)
+	for rows.Next() {
+		r, err := scanRotation(rows)
+		if err != nil {
+			return err
+		}
+		w.list[r.Client] = append(w.list[r.Client], r)
+	}
+	return rows.Err()
+}
+
+// RotateKey implements store.Rotations.
+func (w *rotations) RotateKey(ctx context.Context, client string, overlap time.Duration) (store.Rotation, error) {
+	if err := w.s.closed(); err != nil {
+		return store.Rotation{}, err
+	}
+	var list []store.Rotation
+	err := w.s.run(ctx, op{
+		write: func(g *group) (err error) {
+			list, err = g.rotate(client, overlap)
+			return err
+		},
+		after: func() {
+			if list == nil {
+				return // it was refused
+			}
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.list[client] = list
+		},
+	})
+	if err != nil {
+		return store.Rotation{}, err
+	}
+	return list[0], nil
+}
+
+// rotate writes a rotation, and returns those of the client with it. It reads them
+// from the file, which has those of the same transaction, too.
+func (g *group) rotate(client string, overlap time.Duration) ([]store.Rotation, error) {
+	rows, err := g.query("SELECT generation, client, until FROM rotations WHERE client = ? OR generation = (SELECT max(generation) FROM rotations) ORDER BY generation DESC", client)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var own []store.Rotation
+	last := int64(0)
+	for rows.Next() {
+		r, err := scanRotation(rows)
+		if err != nil {
+			return nil, err
+		}
+		last = max(last, r.Generation)
+		if r.Client == client {
+			own = append(own, r)
+		}
+	}
+	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+		return nil, err
+	}
+	list, err := ledger.Rotate(own, last, client, timeOf(g.now()), overlap)
+	if err != nil {
+		return nil, err
+	}
+	return list, errors.Join(
+		g.exec("DELETE FROM rotations WHERE client = ? AND generation < ?", client, list[len(list)-1].Generation),
+		g.exec("INSERT INTO rotations (generation, client, until) VALUES (?, ?, ?)", list[0].Generation, client, list[0].Until.UnixMilli()))
+}
+
+// KeyGenerations implements store.Rotations.
+func (w *rotations) KeyGenerations(client string) []int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.list) == 0 {
+		return w.list.Generations(client, time.Time{})
+	}
+	return w.list.Generations(client, w.s.opts.Now())
+}
