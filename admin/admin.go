@@ -41,7 +41,7 @@ type App interface {
 // 400 | a parameter is wrong, missing or unknown
 // 404 | there is no such route, prediction, delivery, endpoint, event or inbox, or the app is not in the configuration
 // 405 | another method is meant, see Allow
-// 409 | the prediction's webhook is disabled, or the event has ended, is waiting or can't be replayed
+// 409 | the prediction's webhook is disabled, the event has ended, is waiting or can't be replayed, or too many rotations of a key overlap
 // 503 | the store can't be asked now
 type API struct{}
 
@@ -102,6 +102,9 @@ var routes = []route{
 	{method: http.MethodPost, path: "inbox/resume", params: []string{"scope"}, serve: setPaused(false)},
 	{method: http.MethodGet, path: "secret", params: []string{"client"}, serve: func(r *request) (any, error) {
 		return r.s.Secret(r.ctx, r.query.Get("client"))
+	}},
+	{method: http.MethodPost, path: "secret/rotate", params: []string{"client", "overlap"}, serve: func(r *request) (any, error) {
+		return r.s.Rotate(r.ctx, r.query)
 	}},
 }
 

@@ -195,7 +195,7 @@ func TestAnswersAreAsDescribed(t *testing.T) {
 	}
 	example := map[string]string{
 		"limit": "1", "cursor": "zz", "status": "failed", "state": "failed", "event": "failed", "since": "1h",
-		"endpoint": s.Hook.URL, "prediction": id, "client": s.APIURL() + siterun.Client, "api": s.APIURL(), "dry_run": "true",
+		"endpoint": s.Hook.URL, "prediction": id, "client": s.APIURL() + siterun.Client, "api": s.APIURL(), "dry_run": "true", "overlap": "0s",
 	}
 	db := s.Store()
 	for _, scope := range []string{"default", "full"} {
@@ -301,6 +301,15 @@ func TestAnswersAreAsDescribed(t *testing.T) {
 	}
 	if got := ask("post", "/endpoints/reset", "endpoint=https://nobody.example.com", doc.Paths["/endpoints/reset"]["post"]); got != http.StatusNotFound {
 		t.Errorf("resetting an endpoint that is not known: status %d", got)
+	}
+	for overlaps := 0; ; overlaps++ {
+		got := ask("post", "/secret/rotate", "overlap=1h", doc.Paths["/secret/rotate"]["post"])
+		if got == http.StatusConflict && overlaps > 0 {
+			break
+		}
+		if got != http.StatusOK || overlaps > store.MaxOverlaps {
+			t.Fatalf("rotation %d: status %d", overlaps, got)
+		}
 	}
 	// A 410 disables the webhook.
 	s.Hook.AnswerStatus(http.StatusGone)

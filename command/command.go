@@ -33,8 +33,8 @@ Exit codes:
   2  there is no such prediction, delivery, endpoint, event or inbox
   3  the admin endpoint can't be reached, or has another version
   4  refused: the signature is not valid, the receiver refused the webhook,
-     the webhook is disabled, the event has ended or is waiting, or the store
-     accepts no commits
+     the webhook is disabled, the event has ended or is waiting, too many
+     rotations overlap, or the store accepts no commits
 `,
 		CobraFunc: build,
 	})

@@ -9,16 +9,18 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-replicate/replicate-webhook/admin/client"
+	"github.com/caddy-replicate/replicate-webhook/internal/operator"
 	"github.com/caddy-replicate/replicate-webhook/internal/secret"
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
 )
 
 func secretCommand() *cobra.Command {
-	var identity, prediction, api string
+	var whose whichClient
 	cmd := &cobra.Command{
 		Use:   "secret",
 		Short: "Shows the secret that signs webhooks",
@@ -29,19 +31,13 @@ predictions. The secret is written to standard output alone.`,
 		Example: "  caddy replicate-webhook secret --prediction ufawqhfynnddngldkgtslldrkq",
 		Args:    noArgs,
 		RunE: run(asking(func(ctx context.Context, t *terminal, c *client.Client, _ []string) error {
-			if prediction != "" {
-				p, err := c.Prediction(ctx, prediction, api)
-				if err != nil {
-					return notFound(err, "prediction", prediction)
-				}
-				identity = p.Client
-			}
-			s, err := c.Secret(ctx, identity)
-			if exitCode(err) == exitNotFound {
-				return fmt.Errorf("client %q has no predictions and so no secret: 'caddy replicate-webhook predictions' lists the clients by name", identity)
-			}
+			identity, err := whose.identity(ctx, c)
 			if err != nil {
 				return err
+			}
+			s, err := c.Secret(ctx, identity)
+			if err != nil {
+				return clientError(err, identity)
 			}
 			if !t.document(s) {
 				t.printf("%s\n", s.Secret)
@@ -49,12 +45,98 @@ predictions. The secret is written to standard output alone.`,
 			return nil
 		})),
 	}
-	cmd.Flags().StringVar(&identity, "client", "", "The client, as predictions name it")
-	cmd.Flags().StringVar(&prediction, "prediction", "", "The client of the prediction of this id")
-	cmd.Flags().StringVar(&api, "api", "", "The API that the prediction is of, where several have the id")
-	cmd.MarkFlagsMutuallyExclusive("client", "prediction")
+	whose.addFlags(cmd)
+	addAdmin(cmd)
+	cmd.AddCommand(rotateCommand())
+	return cmd
+}
+
+func rotateCommand() *cobra.Command {
+	var whose whichClient
+	var overlap string
+	cmd := &cobra.Command{
+		Use:   "rotate",
+		Short: "Rotates the signing key of a client, or those of all clients",
+		Long: `
+Gives a client, or each client if none is named, a new signing secret, on all
+nodes. It signs at once. Until the overlap ends, the secrets before sign, too:
+webhook-signature has an entry for each, the newest first, while
+X-Replicate-Signature is of the newest alone. With --overlap 0s they sign no
+more, which is for a secret that has leaked. 'secret' shows the new one.
+
+While four rotations of a key overlap, it is rotated with --overlap 0s alone.
+Under 'signing shared' secrets are rotated in the configuration.`,
+		Example: "  caddy replicate-webhook secret rotate --prediction ufawqhfynnddngldkgtslldrkq --overlap 48h",
+		Args:    noArgs,
+		RunE: run(asking(func(ctx context.Context, t *terminal, c *client.Client, _ []string) error {
+			identity, err := whose.identity(ctx, c)
+			if err != nil {
+				return err
+			}
+			r, err := c.Rotate(ctx, identity, overlap)
+			if err != nil {
+				return clientError(err, identity)
+			}
+			if t.document(r) {
+				return nil
+			}
+			who := "each client"
+			if r.Client != "" {
+				who = clean(r.Client)
+			}
+			if until := time.Until(r.Until); until > 0 {
+				t.printf("%s has a new signing secret; those before sign, too, until %s\n", who, r.Until.Format(time.RFC3339))
+			} else {
+				t.printf("%s has a new signing secret; those before sign no more\n", who)
+			}
+			return nil
+		})),
+	}
+	whose.addFlags(cmd)
+	cmd.Flags().StringVar(&overlap, "overlap", operator.DefaultOverlap, "For how long the secrets before sign, too, at most 30d")
 	addAdmin(cmd)
 	return cmd
+}
+
+// whichClient is the client that flags name.
+type whichClient struct {
+	cmd                   *cobra.Command
+	name, prediction, api string
+}
+
+func (w *whichClient) addFlags(cmd *cobra.Command) {
+	w.cmd = cmd
+	cmd.Flags().StringVar(&w.name, "client", "", "The client, as predictions name it")
+	cmd.Flags().StringVar(&w.prediction, "prediction", "", "The client of the prediction of this id")
+	cmd.Flags().StringVar(&w.api, "api", "", "The API that the prediction is of, where several have the id")
+	cmd.MarkFlagsMutuallyExclusive("client", "prediction")
+}
+
+// identity returns the client's identity, empty if none is named. A flag that is given
+// without a value names none, and is an error: in a script it is a variable that is not
+// set, and none may stand for all.
+func (w *whichClient) identity(ctx context.Context, c *client.Client) (string, error) {
+	for flag, value := range map[string]string{"client": w.name, "prediction": w.prediction} {
+		if value == "" && w.cmd.Flags().Changed(flag) {
+			return "", fmt.Errorf("--%s is empty: name one, or leave the flag out", flag)
+		}
+	}
+	if w.prediction == "" {
+		return w.name, nil
+	}
+	p, err := c.Prediction(ctx, w.prediction, w.api)
+	if err != nil {
+		return "", notFound(err, "prediction", w.prediction)
+	}
+	return p.Client, nil
+}
+
+// clientError explains the error of a client that is not there.
+func clientError(err error, identity string) error {
+	if identity != "" && exitCode(err) == exitNotFound {
+		return fmt.Errorf("client %q has no predictions and so no secret: 'caddy replicate-webhook predictions' lists the clients by name", identity)
+	}
+	return err
 }
 
 // secretFlag describes the sources of secrets. Secrets are never arguments, which

@@ -42,7 +42,7 @@ func (e *Error) Is(target error) bool {
 	switch target {
 	case operator.ErrNotFound:
 		return e.Status == http.StatusNotFound
-	case operator.ErrDisabled, operator.ErrEnded, operator.ErrWaiting, operator.ErrNoBody:
+	case operator.ErrDisabled, operator.ErrEnded, operator.ErrWaiting, operator.ErrNoBody, operator.ErrOverlaps:
 		return e.Status == http.StatusConflict
 	case operator.ErrUnavailable:
 		return e.Status == http.StatusServiceUnavailable
@@ -196,6 +196,16 @@ func (c *Client) SetPaused(ctx context.Context, scope string, paused bool) (oper
 // share one.
 func (c *Client) Secret(ctx context.Context, client string) (operator.Secret, error) {
 	return call[operator.Secret](ctx, c, http.MethodGet, "secret", param("client", client))
+}
+
+// Rotate rotates the signing key of a client, or of all if none is named. overlap is
+// for how long the keys before sign, too.
+func (c *Client) Rotate(ctx context.Context, client, overlap string) (operator.Rotation, error) {
+	v := url.Values{"overlap": {overlap}}
+	if client != "" {
+		v.Set("client", client)
+	}
+	return call[operator.Rotation](ctx, c, http.MethodPost, "secret/rotate", v)
 }
 
 func param(name, value string) url.Values {

@@ -36,6 +36,8 @@ var (
 	ErrWaiting = store.ErrWaiting
 	// ErrNoBody: the event can't be forwarded again.
 	ErrNoBody = store.ErrNoBody
+	// ErrOverlaps: too many rotations of a signing key overlap.
+	ErrOverlaps = store.ErrOverlaps
 )
 
 // InvalidError is the error of a query with an option that is not valid.
@@ -55,7 +57,7 @@ func HTTPStatus(err error) int {
 		return http.StatusBadRequest
 	case errors.Is(err, ErrNotFound):
 		return http.StatusNotFound
-	case errors.Is(err, ErrDisabled), errors.Is(err, ErrEnded), errors.Is(err, ErrWaiting), errors.Is(err, ErrNoBody):
+	case errors.Is(err, ErrDisabled), errors.Is(err, ErrEnded), errors.Is(err, ErrWaiting), errors.Is(err, ErrNoBody), errors.Is(err, ErrOverlaps):
 		return http.StatusConflict
 	case errors.Is(err, ErrUnavailable):
 		return http.StatusServiceUnavailable

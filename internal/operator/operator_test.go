@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"path/filepath"
 	"reflect"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -260,6 +263,73 @@ func TestSecretOfWhom(t *testing.T) {
 	}
 	if _, err := own.Secret(t.Context(), ""); !errors.As(err, &refused) {
 		t.Errorf("own, of nobody: %v", err)
+	}
+}
+
+// TestRotationOfWhom: of a client that has predictions, or of all, for an overlap that makes
+// sense.
+func TestRotationOfWhom(t *testing.T) {
+	shared := operator.New(operator.Config{Keys: fakeKeys{}})
+	var refused *operator.InvalidError
+	if _, err := shared.Rotate(t.Context(), nil); !errors.As(err, &refused) || !strings.Contains(err.Error(), "write the new signing_secret before the old one") {
+		t.Errorf("shared: %v", err)
+	}
+	own := newDesk(t)
+	own.track("https://api.example.com/v1", "p1", event.Completed)
+	rotate := func(query string) (operator.Rotation, error) {
+		t.Helper()
+		v, err := url.ParseQuery(query)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return own.Rotate(t.Context(), v)
+	}
+	for query, want := range map[string]string{
+		"client=":        "client is empty: name the client of a prediction, or leave it out to rotate the keys of all clients",
+		"overlap=":       `overlap is "": write`,
+		"overlap=-1h":    `overlap is "-1h": write for how long the keys before sign, too, such as 24h, or 0s for not at all`,
+		"overlap=soon":   `overlap is "soon": write`,
+		"overlap=30d1s":  `overlap is "30d1s", which is more than 30d: use 30d or less`,
+		"overlap=99999h": `overlap is "99999h", which is more than 30d`,
+	} {
+		if got, err := rotate(query); !errors.As(err, &refused) || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%s: %+v, %v", query, got, err)
+		}
+	}
+	for _, query := range []string{"client=nobody", "client=*"} {
+		if got, err := rotate(query); !errors.Is(err, operator.ErrNotFound) {
+			t.Errorf("%s: %+v, %v", query, got, err)
+		}
+	}
+	if got := own.store.KeyGenerations("someone"); len(got) != 1 || got[0] != 0 {
+		t.Fatalf("after none but errors, generations %v sign", got)
+	}
+	for i, c := range []struct {
+		query, client string
+		overlap       time.Duration
+		signing       []int64
+	}{
+		{"client=someone", "someone", 24 * time.Hour, []int64{1, 0}},
+		{"client=someone&overlap=30d", "someone", 30 * 24 * time.Hour, []int64{2, 1, 0}},
+		{"", "", 24 * time.Hour, []int64{3, 2, 1, 0}},
+		{"overlap=0s", "", 0, []int64{4}},
+	} {
+		before := time.Now().Truncate(time.Millisecond)
+		got, err := rotate(c.query)
+		if err != nil || got.Client != c.client || got.Generation != int64(i+1) || got.Until.Before(before.Add(c.overlap)) || got.Until.After(time.Now().Add(c.overlap)) {
+			t.Errorf("%q: %+v, %v", c.query, got, err)
+		}
+		if got := own.store.KeyGenerations("someone"); !slices.Equal(got, c.signing) {
+			t.Errorf("%q: generations %v sign, want %v", c.query, got, c.signing)
+		}
+	}
+	for range store.MaxOverlaps {
+		if _, err := rotate("client=someone"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := rotate("client=someone"); !errors.Is(err, operator.ErrOverlaps) || operator.HTTPStatus(err) != http.StatusConflict {
+		t.Errorf("a further rotation: %v", err)
 	}
 }
 

@@ -84,13 +84,12 @@ func (w *rotations) RotateKey(ctx context.Context, client string, overlap time.D
 			if err := w.loadRotations(ctx, conn); err != nil {
 				return err
 			}
-			own := w.list[client]
-			for _, r := range own {
+			for _, r := range w.list[client] {
 				if made.Generation == r.Generation && made.Until.Equal(r.Until) {
 					return nil
 				}
 			}
-			list, err := ledger.Rotate(own, w.last, client, w.s.now(), overlap)
+			list, err := w.list.Rotate(w.last, client, w.s.now(), overlap)
 			if err != nil {
 				return err
 			}

@@ -73,27 +73,24 @@ func (w *rotations) RotateKey(ctx context.Context, client string, overlap time.D
 // rotate writes a rotation, and returns those of the client with it. It reads them
 // from the file, which has those of the same transaction, too.
 func (g *group) rotate(client string, overlap time.Duration) ([]store.Rotation, error) {
-	rows, err := g.query("SELECT generation, client, until FROM rotations WHERE client = ? OR generation = (SELECT max(generation) FROM rotations) ORDER BY generation DESC", client)
+	rows, err := g.query("SELECT generation, client, until FROM rotations WHERE client IN (?, ?) OR generation = (SELECT max(generation) FROM rotations) ORDER BY generation DESC", client, store.EveryClient)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	var own []store.Rotation
-	last := int64(0)
+	stored, last := make(ledger.Rotations), int64(0)
 	for rows.Next() {
 		r, err := scanRotation(rows)
 		if err != nil {
 			return nil, err
 		}
+		stored[r.Client] = append(stored[r.Client], r)
 		last = max(last, r.Generation)
-		if r.Client == client {
-			own = append(own, r)
-		}
 	}
 	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
 		return nil, err
 	}
-	list, err := ledger.Rotate(own, last, client, timeOf(g.now()), overlap)
+	list, err := stored.Rotate(last, client, timeOf(g.now()), overlap)
 	if err != nil {
 		return nil, err
 	}

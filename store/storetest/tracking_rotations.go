@@ -152,7 +152,23 @@ func overlapsBounded(_ *testing.T, b *tracking) {
 	b.signing(client, want...)
 	last := b.rotate(client, 0)
 	b.signing(client, last)
+	// Those of all clients are bounded by themselves, and count for each client.
+	for range store.MaxOverlaps {
+		b.rotate(client, time.Hour)
+	}
+	for range store.MaxOverlaps {
+		b.rotate(store.EveryClient, time.Hour)
+	}
+	for _, name := range []string{client, "a third", store.EveryClient} {
+		if _, err := b.s.RotateKey(ctx, name, time.Hour); !errors.Is(err, store.ErrOverlaps) {
+			b.t.Fatalf("a further rotation of %s: %v", name, err)
+		}
+	}
+	last = b.rotate(store.EveryClient, 0)
+	b.signing(client, last)
 	b.signing(client, b.rotate(client, time.Hour), last)
+	b.reopen()
+	b.signing(client, last+1, last)
 }
 
 func manyRotations(t *testing.T, b *tracking) {

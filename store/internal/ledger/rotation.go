@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -17,18 +18,25 @@ var unrotated = []int64{0}
 
 // Generations returns the generations that sign for a client, newest first.
 func (r Rotations) Generations(client string, now time.Time) []int64 {
+	rotations := r.of(client)
+	if len(rotations) == 0 {
+		return unrotated
+	}
+	return signing(rotations, now)
+}
+
+// of returns the rotations of a client and of every client, newest first.
+func (r Rotations) of(client string) []store.Rotation {
 	own, every := r[client], r[store.EveryClient]
 	switch {
-	case len(own) == 0 && len(every) == 0:
-		return unrotated
-	case len(own) == 0:
-		return signing(every, now)
+	case len(own) == 0 || client == store.EveryClient:
+		return every
 	case len(every) == 0:
-		return signing(own, now)
+		return own
 	}
 	both := slices.Concat(own, every)
-	slices.SortFunc(both, func(a, b store.Rotation) int { return int(b.Generation - a.Generation) })
-	return signing(both, now)
+	slices.SortFunc(both, func(a, b store.Rotation) int { return cmp.Compare(b.Generation, a.Generation) })
+	return both
 }
 
 // signing returns the generations that sign, newest first, by the rotations that
@@ -45,21 +53,24 @@ func signing(rotations []store.Rotation, now time.Time) []int64 {
 }
 
 // Rotate returns the rotations of a client, or of EveryClient, with a new one, which
-// comes first. Those that can't matter any more are left out. last is the newest
-// generation of all clients. The error is store.ErrOverlaps.
-func Rotate(own []store.Rotation, last int64, client string, now time.Time, overlap time.Duration) ([]store.Rotation, error) {
-	if overlap > 0 && len(signing(own, now)) > store.MaxOverlaps {
-		// The earliest of the ends.
-		end := own[0].Until
-		for _, r := range own[:store.MaxOverlaps] {
-			if r.Until.Before(end) {
-				end = r.Until
+// comes first. last is the newest generation of all clients. The error is
+// store.ErrOverlaps.
+//
+// The oldest are left out. They can't matter any more: of those that stay, one whose
+// overlap has ended comes after them, since no more than MaxOverlaps overlap.
+func (r Rotations) Rotate(last int64, client string, now time.Time, overlap time.Duration) ([]store.Rotation, error) {
+	before := r.of(client)
+	if overlap > 0 && len(signing(before, now)) > store.MaxOverlaps {
+		end := before[0].Until
+		for _, b := range before[:store.MaxOverlaps] {
+			if b.Until.Before(end) {
+				end = b.Until
 			}
 		}
 		return nil, fmt.Errorf("%w: %d rotations overlap, and the first overlap ends at %s; rotate after that, or with an overlap of 0, which ends all earlier keys at once",
 			store.ErrOverlaps, store.MaxOverlaps, end.UTC().Format(time.RFC3339))
 	}
+	own := r[client]
 	next := store.Rotation{Client: client, Generation: last + 1, Until: time.UnixMilli(now.Add(overlap).UnixMilli()).UTC()}
-	// With MaxOverlaps overlaps, as many generations before the newest sign.
 	return slices.Concat([]store.Rotation{next}, own[:min(len(own), store.MaxOverlaps)]), nil
 }
