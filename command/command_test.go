@@ -18,6 +18,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/e2e/rig/caddyrun"
 	"github.com/caddy-replicate/replicate-webhook/e2e/rig/siterun"
 	"github.com/caddy-replicate/replicate-webhook/internal/operator"
+	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
 // shell runs the real binary.
@@ -234,6 +235,40 @@ func TestSecretSignsWhatIsDelivered(t *testing.T) {
 	sh.env = append(sh.env, "CLIENT_SECRET="+secret)
 	sh.pipe(string(hook.Got), "verify", "--headers", file, "--secret", "CLIENT_SECRET").ok("valid", "replicate+standard", "prediction.started")
 	sh.pipe(string(hook.Got), "verify", "--headers", file).says(sh.pipe(string(hook.Got), "verify", "--headers", file).out, "another secret")
+}
+
+// TestSecretRotate: the new secret signs, and the old one as well until the overlap ends.
+func TestSecretRotate(t *testing.T) {
+	s, good, _ := stocked(t)
+	sh := newShell(t, s)
+	name := s.APIURL() + siterun.Client
+	secret := func() string {
+		t.Helper()
+		return strings.TrimSpace(sh.ask("secret", "--client", name).ok("whsec_").out)
+	}
+	first := secret()
+	until := time.Now().Add(48 * time.Hour).UTC().Format("2006-01-02T")
+	sh.ask("secret", "rotate", "--prediction", good, "--overlap", "2d").ok(name + " has a new signing secret; those before sign, too, until " + until)
+	second := secret()
+	var doc operator.Rotation
+	sh.ask("secret", "rotate", "--json").json(&doc)
+	if doc.Client != "" || doc.Generation != 2 || time.Until(doc.Until) > 24*time.Hour || time.Until(doc.Until) < 23*time.Hour {
+		t.Errorf("rotated %+v", doc)
+	}
+	sh.ask("secret", "rotate", "--overlap", "0s").ok("each client has a new signing secret; those before sign no more")
+	if third := secret(); first == second || second == third || first == third {
+		t.Error("a secret is there twice")
+	}
+
+	sh.ask("secret", "rotate", "--client", "nobody").fails(1, `client "nobody" has no predictions`)
+	sh.ask("secret", "rotate", "--client", "").fails(1, "--client is empty")
+	sh.ask("secret", "rotate", "--overlap", "-1h").fails(1, `overlap is "-1h": write for how long`)
+	for range store.MaxOverlaps {
+		if _, err := s.Admin.Rotate(t.Context(), name, "1h"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sh.ask("secret", "rotate", "--client", name).fails(4, "too many earlier keys still sign: 4 rotations overlap", "with an overlap of 0")
 }
 
 func TestBadInput(t *testing.T) {
