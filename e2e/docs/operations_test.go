@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/e2e/rig/caddyrun"
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/siterun"
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
 	"github.com/caddy-replicate/replicate-webhook/internal/testenv"
 )
@@ -21,12 +22,13 @@ const operationsPage = "docs/operations.md"
 // a test's directory.
 type chapter struct {
 	t      *testing.T
-	c      *caddyrun.Child
+	dir    string // the HOME of commands
+	admin  string // the admin endpoint that they ask
 	blocks []block
 	places *strings.Replacer
 }
 
-func newChapter(t *testing.T, c *caddyrun.Child, heading string) *chapter {
+func newChapter(t *testing.T, c *caddyrun.Env, admin, heading string) *chapter {
 	t.Helper()
 	_, text, ok := strings.Cut(read(t, operationsPage), "\n## "+heading+"\n")
 	if !ok {
@@ -40,7 +42,7 @@ func newChapter(t *testing.T, c *caddyrun.Child, heading string) *chapter {
 	if err := os.MkdirAll(c.Path("secrets"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	return &chapter{t, c, parseBlocks(operationsPage, strings.Join(lines, "")), strings.NewReplacer("/run/secrets", c.Path("secrets"))}
+	return &chapter{t, c.Dir(), admin, parseBlocks(operationsPage, strings.Join(lines, "")), strings.NewReplacer("/run/secrets", c.Path("secrets"))}
 }
 
 // run runs a shell block as it is written.
@@ -53,8 +55,8 @@ func (ch *chapter) run(name string, environ ...string) string {
 		ctx, cancel := context.WithTimeout(context.Background(), 4*caddyrun.Patience)
 		defer cancel()
 		cmd := exec.CommandContext(ctx, testenv.Need(ch.t, "bash", "apt-get install bash"), "-euo", "pipefail", "-c",
-			"caddy() { '"+caddyrun.Binary(ch.t)+"' \"$@\" --address "+ch.c.Addr("PORT2")+"; }\n"+ch.places.Replace(b.text))
-		cmd.Env = append(append(os.Environ(), "HOME="+ch.c.Dir()), environ...)
+			"caddy() { '"+caddyrun.Binary(ch.t)+"' \"$@\" --address "+ch.admin+"; }\n"+ch.places.Replace(b.text))
+		cmd.Env = append(append(os.Environ(), "HOME="+ch.dir), environ...)
 		out, err := cmd.CombinedOutput()
 		if err != nil {
 			ch.t.Fatalf("%s: %v\n%s", name, err, out)
@@ -88,7 +90,7 @@ func withAdmin(c *caddyrun.Child) string {
 func TestSecretsAreRotatedAsDocumented(t *testing.T) {
 	const before, after = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 	c := caddyrun.NewChild(t, "")
-	ch := newChapter(t, c, "Rotate secrets in files")
+	ch := newChapter(t, c.Env, c.Addr("PORT2"), "Rotate secrets in files")
 	for _, name := range []string{"webhook", "webhook-before"} {
 		if err := os.WriteFile(c.Path("secrets", name), []byte(before+"\n"), 0o600); err != nil {
 			t.Fatal(err)
@@ -147,11 +149,61 @@ http://127.0.0.1:{$PORT1} {
 	}
 }
 
+// TestClientsKeysAreRotatedAsDocumented, with a receiver that knows one secret at a time.
+func TestClientsKeysAreRotatedAsDocumented(t *testing.T) {
+	s := siterun.Start(t, siterun.Options{})
+	ch := newChapter(t, s.Env, s.AdminAddr, "Rotate clients' signing keys")
+	client := "CLIENT=" + s.APIURL() + siterun.Client
+	sent := 0
+	send := func() *caddyrun.Request {
+		t.Helper()
+		s.Create("/hook")
+		sent += 2
+		s.Settled(sent)
+		return s.Hook.Seen()[sent-1]
+	}
+	takes := func(r *caddyrun.Request, secret string) bool {
+		t.Helper()
+		key, err := signature.ParseSecret(strings.TrimSpace(secret))
+		if err != nil {
+			t.Fatal(err)
+		}
+		claim, err := signature.ParseHeaders(r.Header, signature.Standard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = claim.Verify([]signature.Secret{key}, r.Got, nil)
+		return err == nil
+	}
+	send()
+	first := ch.run("show the secret", client)
+	if out := ch.run("rotate a key", client); !strings.Contains(out, "has a new signing secret; those before sign, too, until") {
+		t.Errorf("it printed %q", out)
+	}
+	second := ch.run("show the secret", client)
+	if r := send(); first == second || !takes(r, first) || !takes(r, second) {
+		t.Error("during the overlap one of the two secrets verifies nothing")
+	}
+	if out := ch.run("revoke a key", client); !strings.Contains(out, "those before sign no more") {
+		t.Errorf("it printed %q", out)
+	}
+	third := ch.run("show the secret", client)
+	if r := send(); takes(r, first) || takes(r, second) || !takes(r, third) {
+		t.Error("a secret that was revoked verifies, or the new one does not")
+	}
+	if out := ch.run("rotate all keys"); !strings.Contains(out, "each client has a new signing secret") {
+		t.Errorf("it printed %q", out)
+	}
+	if r := send(); !takes(r, third) || !takes(r, ch.run("show the secret", client)) {
+		t.Error("after the rotation of all keys one of the two secrets verifies nothing")
+	}
+}
+
 // TestSealingKeyIsRotatedAsDocumented, and given up where it is lost.
 func TestSealingKeyIsRotatedAsDocumented(t *testing.T) {
 	testenv.Need(t, "sqlite3", "apt-get install sqlite3")
 	c := caddyrun.NewChild(t, "")
-	ch := newChapter(t, c, "Rotate the sealing key")
+	ch := newChapter(t, c.Env, c.Addr("PORT2"), "Rotate the sealing key")
 	data := c.Path("data", "caddy", "replicate_webhook")
 	configure := func(options string) {
 		t.Helper()
