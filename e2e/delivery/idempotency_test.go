@@ -367,6 +367,7 @@ func newBreaking(t *testing.T, s *site) *breaking {
 		_ = rec.Result().Write(&raw)
 		_, _ = conn.Write(raw.Bytes()[:min(n, raw.Len())])
 	}))
+	b.Config.SetKeepAlivesEnabled(false) // a failed test leaves no connection to wait for
 	t.Cleanup(b.Close)
 	return b
 }
