@@ -4,6 +4,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -45,7 +46,9 @@ func NewApp(t testing.TB) *App {
 		a.Close()
 		appsMu.Lock()
 		defer appsMu.Unlock()
-		delete(apps, t)
+		if apps[t] = slices.DeleteFunc(apps[t], func(o *App) bool { return o == a }); len(apps[t]) == 0 {
+			delete(apps, t)
+		}
 	})
 	return a
 }
