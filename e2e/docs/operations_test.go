@@ -219,11 +219,16 @@ func TestSealingKeyIsRotatedAsDocumented(t *testing.T) {
 	}
 	signing := func() string {
 		t.Helper()
-		out, err := c.Command(append([]string{"replicate-webhook", "secret"}, address...)...).Output()
-		if err != nil {
-			t.Fatal(err)
+		// Sites listen before the admin endpoint knows the configuration.
+		for deadline := time.Now().Add(4 * caddyrun.Patience); ; {
+			out, err := c.Command(append([]string{"replicate-webhook", "secret"}, address...)...).Output()
+			if err == nil {
+				return string(out)
+			}
+			if time.Now().After(deadline) {
+				t.Fatal(err)
+			}
 		}
-		return string(out)
 	}
 	const shared = "signing shared\n"
 	configure(shared)
