@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/storetest"
 )
 
@@ -20,4 +21,21 @@ func TestCreatesConformance(t *testing.T) {
 			return s
 		}
 	})
+}
+
+// TestNoCommitWaitsForARunningCreate: the claim on the key of a create is open for as
+// long as the API takes, and no commit comes of it that others could be committed with.
+func TestNoCommitWaitsForARunningCreate(t *testing.T) {
+	s, _ := living(t)
+	for scope, want := range map[string]int64{store.CreateScope: 0, "events": 1} {
+		c, err := s.Claim(t.Context(), store.Entry{Scope: scope, Keys: []store.Key{store.KeyOf(scope, "a")}, Expires: time.Now().Add(time.Hour)}, 0)
+		must(t, err)
+		if n := s.writer.siblings(); n != want {
+			t.Errorf("while a claim in the scope %s is open, commits wait for %d more, want %d", scope, n, want)
+		}
+		c.Release()
+		if n := s.writer.siblings(); n != 0 {
+			t.Errorf("after its release they wait for %d more", n)
+		}
+	}
 }
