@@ -87,9 +87,10 @@ func cutRequest(doc *ecmajson.Document, callback string) []byte {
 	}, callbackMembers(callback, 0))
 }
 
-// cutNative is cutRequest where the API's own webhook is captured, for these events.
-func cutNative(doc *ecmajson.Document, callback string, events event.Set) []byte {
-	return doc.Edit(func(key string) ([]byte, bool) { return nil, !nativeMembers.has(key) }, callbackMembers(callback, events))
+// cutNative is cutRequest where the API's own webhook is captured, for these events,
+// among the members.
+func cutNative(doc *ecmajson.Document, members memberSet, callback string, events event.Set) []byte {
+	return doc.Edit(func(key string) ([]byte, bool) { return nil, !members.has(key) }, callbackMembers(callback, events))
 }
 
 // callbackMembers returns the members that have the API call a URL for what the tracker

@@ -15,6 +15,8 @@ import (
 // hook is the checked webhook of a request.
 type hook struct {
 	doc *ecmajson.Document
+	// members are those that are captured.
+	members memberSet
 	// asked: it is to be captured. Otherwise members of ours hold nothing,
 	// and are only cut out.
 	asked  bool
@@ -93,33 +95,28 @@ func (m memberSet) readCreate(body []byte, checkURL func(string) error, allEvent
 		}
 	}
 	if m.has(nativeURL) && present(doc.Value(pathNative)) {
-		return readNative(doc, checkURL, allEvents)
+		return m.readNative(doc, checkURL, allEvents)
 	}
 	if !m.has(memberURL) {
 		return nil, nil
 	}
 	h := &hook{
 		doc:     doc,
+		members: m,
 		foreign: present(doc.Value(pathNative)),
 		input:   doc.Value(pathInput).Raw(),
 	}
 	h.version, _ = doc.Value(pathVersion).Text()
-	if h.events, err = readEvents(doc.Value(pathEvents)); err != nil {
+	if h.events, h.test, err = readOwn(doc); err != nil {
 		return nil, err
 	}
-	if h.test, err = readTestMode(doc.Value(pathTest)); err != nil {
+	if h.url, err = readURL(memberURL, doc.Value(pathURL), checkURL); err != nil {
 		return nil, err
 	}
-	h.url, err = readURL(memberURL, doc.Value(pathURL), checkURL)
-	switch {
-	case err != nil:
-		return nil, err
-	case h.url != "":
-		h.asked = true
-	case h.events != 0:
-		return nil, unprocessable("%s needs a %s", memberEvents, memberURL)
-	case h.test != testOff:
-		return nil, unprocessable("%s needs a %s to send its events to", memberTest, memberURL)
+	if h.asked = h.url != ""; !h.asked {
+		if err := needsURL(h.events, h.test); err != nil {
+			return nil, err
+		}
 	}
 	if k := doc.Value(pathInput).Kind(); h.test != testOff && k != ecmajson.Object && k != ecmajson.Missing {
 		return nil, unprocessable("input must be an object")
@@ -127,17 +124,47 @@ func (m memberSet) readCreate(body []byte, checkURL func(string) error, allEvent
 	return h, nil
 }
 
+// readOwn reads what the client asks of this server besides a URL. Errors are *problem.
+func readOwn(doc *ecmajson.Document) (events event.Set, test testMode, err error) {
+	if events, err = readEvents(doc.Value(pathEvents)); err == nil {
+		test, err = readTestMode(doc.Value(pathTest))
+	}
+	return events, test, err
+}
+
+// needsURL returns the *problem of what is asked without a webhook_url, or nil.
+func needsURL(events event.Set, test testMode) error {
+	switch {
+	case events != 0:
+		return unprocessable("%s needs a %s", memberEvents, memberURL)
+	case test != testOff:
+		return unprocessable("%s needs a %s to send its events to", memberTest, memberURL)
+	}
+	return nil
+}
+
 // present reports whether a member is there and not null.
 func present(v ecmajson.Value) bool { return v.Kind() != ecmajson.Missing && v.Kind() != ecmajson.Null }
 
 // readNative reads the API's own webhook. Errors are *problem.
-func readNative(doc *ecmajson.Document, checkURL func(string) error, allEvents func(event.Set) bool) (*hook, error) {
+func (m memberSet) readNative(doc *ecmajson.Document, checkURL func(string) error, allEvents func(event.Set) bool) (*hook, error) {
 	if present(doc.Value(pathURL)) {
 		p := unprocessable("%s and %s are both given: keep one of them", nativeURL, memberURL)
 		p.member = nativeURL
 		return nil, p
 	}
-	h := &hook{doc: doc, asked: true, native: true}
+	if m.has(memberURL) {
+		// A create that was meant as a test costs money at an API that does
+		// not know the member.
+		events, test, err := readOwn(doc)
+		if err == nil {
+			err = needsURL(events, test)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	h := &hook{doc: doc, members: m, asked: true, native: true}
 	var err error
 	if h.events, err = readFilter(doc.Value(pathFilter)); err != nil {
 		return nil, err
@@ -170,7 +197,7 @@ func readFilter(v ecmajson.Value) (event.Set, error) {
 // its own webhook, if there is one.
 func (h *hook) cut(callback string) []byte {
 	if h.native {
-		return cutNative(h.doc, callback, h.events)
+		return cutNative(h.doc, h.members, callback, h.events)
 	}
 	return cutRequest(h.doc, callback)
 }
