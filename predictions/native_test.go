@@ -42,3 +42,20 @@ func TestMembersOfBothWaysToAsk(t *testing.T) {
 		}
 	}
 }
+
+// TestProblemsNameTheirMember: the log says which member a refusal is about.
+func TestProblemsNameTheirMember(t *testing.T) {
+	for body, want := range map[string]string{
+		`{"webhook":"https://x","webhook_events_filter":"start"}`:  nativeEvents,
+		`{"webhook_url":"https://x","webhook_events":"completed"}`: memberEvents,
+		`{"webhook_url":"https://x","test_mode":1}`:                memberTest,
+		`{"webhook":"ftp://x"}`:                                    nativeURL,
+	} {
+		both := append(append(memberSet(nil), nativeMembers...), ownMembers...)
+		_, err := both.readCreate([]byte(body), newFake().CheckURL, func(event.Set) bool { return true })
+		var p *problem
+		if !errors.As(err, &p) || p.about() != want {
+			t.Errorf("%s: %v is about %q, want %q", body, err, p.about(), want)
+		}
+	}
+}

@@ -150,7 +150,7 @@ func (p *problem) about() string {
 	if p.member != "" {
 		return p.member
 	}
-	for _, m := range append(ownMembers, nativeEvents) {
+	for _, m := range [...]string{memberURL, nativeEvents, memberEvents, memberTest} {
 		if strings.HasPrefix(p.detail, m) {
 			return m
 		}
