@@ -333,8 +333,10 @@ func (x *captured) passing(why reason) {
 // response that is not a prediction is sent as it came.
 func (x *captured) augment() {
 	mark, body := x.a.held()
-	if x.k != nil {
-		mark, body = bytes.Clone(mark), bytes.Clone(body) // for Answer
+	// The response is written for Answer in the store's transaction, where others wait.
+	kept := x.k != nil && len(body) <= tracker.MaxAnswer
+	if kept {
+		mark, body = bytes.Clone(mark), bytes.Clone(body)
 	}
 	s, doc, err := prediction.ParseDocument(body)
 	if err != nil {
@@ -347,8 +349,9 @@ func (x *captured) augment() {
 	if callback := x.callback; callback != "" {
 		ours = func(webhook string) bool { return webhook == callback }
 	}
-	if x.k != nil {
-		status, header, hidden := x.a.status, contentHeader(x.a.Header()), x.a.hidden
+	switch status := x.a.status; {
+	case kept:
+		header, hidden := contentHeader(x.a.Header()), x.a.hidden
 		x.c.Answer = func(p store.Prediction) *tracker.Answer {
 			f := fieldsOf(&p)
 			f.ours = ours
@@ -357,6 +360,9 @@ func (x *captured) augment() {
 			a.IDOnly = len(text) > tracker.MaxAnswer
 			return a
 		}
+	case x.k != nil:
+		id := s.ID
+		x.c.Answer = func(store.Prediction) *tracker.Answer { return &tracker.Answer{Status: status, ID: id, IDOnly: true} }
 	}
 	if !prediction.ValidID(s.ID) {
 		x.lost("the response to a create has no id that can be tracked", s.ID)
