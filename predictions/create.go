@@ -352,6 +352,7 @@ func (x *captured) augment() {
 	switch status := x.a.status; {
 	case kept:
 		header, hidden := contentHeader(x.a.Header()), x.a.hidden
+		hidden.concealHeader(header)
 		x.c.Answer = func(p store.Prediction) *tracker.Answer {
 			f := fieldsOf(&p)
 			f.ours = ours

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptrace"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -344,12 +345,12 @@ func (k *keyed) forget(why string) {
 // keptHeaders are those of a response that are kept with it.
 var keptHeaders = []string{"Content-Type", "Content-Encoding", "Content-Language", "Content-Disposition", "Content-Location", statusHeader}
 
-// contentHeader returns what is kept of a header.
+// contentHeader returns a copy of what is kept of a header.
 func contentHeader(h http.Header) http.Header {
 	out := make(http.Header)
 	for _, name := range keptHeaders {
 		if values := h.Values(name); len(values) > 0 {
-			out[http.CanonicalHeaderKey(name)] = values
+			out[http.CanonicalHeaderKey(name)] = slices.Clone(values)
 		}
 	}
 	return out

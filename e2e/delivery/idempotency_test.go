@@ -247,6 +247,34 @@ func TestResponsesThatAreKept(t *testing.T) {
 	}
 }
 
+// The URL that was made for the API's webhook is hidden in what is kept, wherever the
+// response has it.
+func TestKeptResponsesNeverShowTheCallback(t *testing.T) {
+	h := newHook(t)
+	s := start(t, fakeapi.Options{Manual: true}, withCallback(h))
+	s.api.Inject(func(w http.ResponseWriter, r *http.Request) bool {
+		if r.Method != http.MethodPost {
+			return false
+		}
+		text, _ := io.ReadAll(r.Body)
+		_, url, _ := strings.Cut(string(text), `"webhook":"`)
+		url, _, _ = strings.Cut(url, `"`)
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Content-Location", url)
+		w.WriteHeader(http.StatusCreated)
+		_, _ = fmt.Fprintf(w, `{"id":"a","status":"starting","webhook":%q,"urls":{"webhook":%[1]q}}`, url)
+		return true
+	})
+	first := s.keyedCreate("a", createBody(h.URL))
+	second := s.keyedCreate("a", createBody(h.URL))
+	s.replayed(second, first)
+	for _, a := range []answer{first, second} {
+		if a.header.Get("Content-Location") == "" || strings.Contains(a.String(), "/callback/") {
+			t.Errorf("got %v", a)
+		}
+	}
+}
+
 // A response of more than 256 KiB is not kept: a repeat gets the prediction as the
 // API shows it to the caller then.
 func TestLargeResponseIsFetchedAgain(t *testing.T) {
