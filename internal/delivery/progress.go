@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/store"
@@ -13,6 +14,9 @@ import (
 const (
 	// maxProgress is the number of predictions that have updates to be sent.
 	maxProgress = 256
+	// maxProgressBytes bounds the bodies of all updates that wait or are being
+	// sent. One may have up to 16 MiB.
+	maxProgressBytes = 64 << 20
 	// progressPatience is how long an update waits for the receipt of the event
 	// before it.
 	progressPatience = time.Minute
@@ -41,9 +45,16 @@ type progressLine struct{ next []Update }
 func (e *Engine) Progress(u Update) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	l := e.progress[u.Delivery.Prediction]
+	l, at := e.progress[u.Delivery.Prediction], -1
+	size := len(u.Delivery.Payload)
+	if l != nil {
+		at = slices.IndexFunc(l.next, func(old Update) bool { return old.Delivery.Event == u.Delivery.Event })
+	}
+	if at >= 0 {
+		size -= len(l.next[at].Delivery.Payload)
+	}
 	switch {
-	case !e.started || e.stopped || l == nil && len(e.progress) >= maxProgress:
+	case !e.started || e.stopped || l == nil && len(e.progress) >= maxProgress || size > 0 && e.progressBytes+size > maxProgressBytes:
 		e.conf.Metrics.CountDelivery(u.Delivery.Event.NativeName(), FinalFailed)
 		return
 	case l == nil:
@@ -55,11 +66,9 @@ func (e *Engine) Progress(u Update) {
 		e.pending++
 		go e.sendProgress(u.Delivery.Prediction, l)
 	}
-	for i := range l.next {
-		if l.next[i].Delivery.Event == u.Delivery.Event {
-			l.next[i] = u
-			return
-		}
+	if e.progressBytes += size; at >= 0 {
+		l.next[at] = u
+		return
 	}
 	l.next = append(l.next, u)
 }
@@ -76,22 +85,29 @@ func (e *Engine) sendProgress(prediction int64, l *progressLine) {
 			return
 		}
 		u := l.next[0]
-		l.next = l.next[1:]
+		l.next = slices.Delete(l.next, 0, 1)
 		e.mu.Unlock()
-		if !ready {
-			continue
+		if ready {
+			e.sendUpdate(&u)
 		}
-		r := e.client.attempt(&u.Delivery, 1, e.conf.Now(), func() bool {
-			now, _ := u.May(e.life)
-			return now
-		})
-		final := FinalFailed
-		if r.outcome.success() {
-			final = FinalDelivered
-		}
-		e.conf.Metrics.CountAttempt(r.outcome)
-		e.conf.Metrics.CountDelivery(u.Delivery.Event.NativeName(), final)
+		e.mu.Lock()
+		e.progressBytes -= len(u.Delivery.Payload)
+		e.mu.Unlock()
 	}
+}
+
+// sendUpdate sends an update once.
+func (e *Engine) sendUpdate(u *Update) {
+	r := e.client.attempt(&u.Delivery, 1, e.conf.Now(), func() bool {
+		now, _ := u.May(e.life)
+		return now
+	})
+	final := FinalFailed
+	if r.outcome.success() {
+		final = FinalDelivered
+	}
+	e.conf.Metrics.CountAttempt(r.outcome)
+	e.conf.Metrics.CountDelivery(u.Delivery.Event.NativeName(), final)
 }
 
 // awaitProgress waits until the first update of a line may be sent. It reports false

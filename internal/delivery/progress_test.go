@@ -145,3 +145,42 @@ func TestProgressIsBounded(t *testing.T) {
 		u.want(t)
 	})
 }
+
+// TestProgressOfLargePredictionsIsBounded: the bodies that wait are bounded, and those
+// that were sent, replaced or given up make room.
+func TestProgressOfLargePredictionsIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, u, counted := newMemStore(), &updates{later: true}, new(ends)
+		e := engine(t, s, u.network, func(c *Config) { c.Metrics = counted })
+		large := func(prediction int64) {
+			up := u.of(prediction, event.Output, "x")
+			up.Delivery.Payload = make([]byte, maxProgressBytes/4)
+			e.Progress(up)
+		}
+		for range 2 {
+			for range 3 { // the later ones replace the first
+				for i := range int64(4) {
+					large(i)
+				}
+			}
+			failed := counted.ends["output failed"]
+			large(5)
+			if n := counted.ends["output failed"] - failed; n != 1 || e.progressBytes != maxProgressBytes {
+				t.Fatalf("%d updates had no room, and %d bytes wait", n, e.progressBytes)
+			}
+			u.set(false, false) // given up
+			time.Sleep(2 * longestLook)
+			u.set(false, true)
+			synctest.Wait()
+			if e.progressBytes != 0 {
+				t.Fatalf("%d bytes wait", e.progressBytes)
+			}
+		}
+		u.set(true, true)
+		large(6)
+		synctest.Wait()
+		if e.progressBytes != 0 || len(u.got) != 1 {
+			t.Fatalf("%d bytes wait, %d were sent", e.progressBytes, len(u.got))
+		}
+	})
+}
