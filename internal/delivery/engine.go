@@ -35,8 +35,6 @@ type Engine struct {
 	stopped bool
 	// progress has what is to be sent of predictions that run: see Progress.
 	progress map[int64]*progressLine
-	// progressBytes is the size of their bodies.
-	progressBytes int
 
 	wake chan struct{} // has one place
 	quit chan struct{} // closed by Stop

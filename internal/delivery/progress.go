@@ -36,7 +36,28 @@ type Update struct {
 }
 
 // progressLine has the updates of one prediction that wait: one of an event.
-type progressLine struct{ next []Update }
+type progressLine struct {
+	client string
+	next   []Update
+	// bytes is the size of the bodies of those and of the one that is being sent.
+	bytes int
+}
+
+// hasRoomFor reports whether a client may have an update wait that takes so many bytes
+// more, and the place of one more prediction if it is the first of one. One client may
+// take half of the room, so that receivers that do not respond keep no other client's
+// updates out. e.mu must be held.
+func (e *Engine) hasRoomFor(client string, first bool, size int) bool {
+	lines, own := len(e.progress), 0
+	bytes, ownBytes := size, size
+	for _, l := range e.progress {
+		if bytes += l.bytes; l.client == client {
+			own++
+			ownBytes += l.bytes
+		}
+	}
+	return (!first || lines < maxProgress && own < maxProgress/2) && (size <= 0 || bytes <= maxProgressBytes && ownBytes <= maxProgressBytes/2)
+}
 
 // Progress sends an update of a prediction once, after those that wait. It takes the
 // place of one that waits and is of the same event. One that may not be sent any more,
@@ -54,19 +75,19 @@ func (e *Engine) Progress(u Update) {
 		size -= len(l.next[at].Delivery.Payload)
 	}
 	switch {
-	case !e.started || e.stopped || l == nil && len(e.progress) >= maxProgress || size > 0 && e.progressBytes+size > maxProgressBytes:
+	case !e.started || e.stopped || !e.hasRoomFor(u.Delivery.Client, l == nil, size):
 		e.conf.Metrics.CountDelivery(u.Delivery.Event.NativeName(), FinalFailed)
 		return
 	case l == nil:
 		if e.progress == nil {
 			e.progress = make(map[int64]*progressLine)
 		}
-		l = new(progressLine)
+		l = &progressLine{client: u.Delivery.Client}
 		e.progress[u.Delivery.Prediction] = l
 		e.pending++
 		go e.sendProgress(u.Delivery.Prediction, l)
 	}
-	if e.progressBytes += size; at >= 0 {
+	if l.bytes += size; at >= 0 {
 		l.next[at] = u
 		return
 	}
@@ -91,7 +112,7 @@ func (e *Engine) sendProgress(prediction int64, l *progressLine) {
 			e.sendUpdate(&u)
 		}
 		e.mu.Lock()
-		e.progressBytes -= len(u.Delivery.Payload)
+		l.bytes -= len(u.Delivery.Payload)
 		e.mu.Unlock()
 	}
 }

@@ -126,7 +126,9 @@ func TestProgressIsBounded(t *testing.T) {
 		s, u, counted := newMemStore(), &updates{later: true}, new(ends)
 		e := engine(t, s, u.network, func(c *Config) { c.Metrics = counted })
 		for i := range maxProgress + 7 {
-			e.Progress(u.of(int64(i), event.Output, "x"))
+			up := u.of(int64(i), event.Output, "x")
+			up.Delivery.Client = fmt.Sprint("client ", i%3)
+			e.Progress(up)
 		}
 		synctest.Wait()
 		if n := counted.ends["output failed"]; n != 7 {
@@ -146,6 +148,40 @@ func TestProgressIsBounded(t *testing.T) {
 	})
 }
 
+// waiting returns the size of the bodies that wait.
+func waiting(e *Engine) (n int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, l := range e.progress {
+		n += l.bytes
+	}
+	return n
+}
+
+// TestProgressLeavesRoomForOtherClients: a client whose receiver does not respond takes
+// no more than half of the room.
+func TestProgressLeavesRoomForOtherClients(t *testing.T) {
+	for name, size := range map[string]int{"small": 1, "large": maxProgressBytes / 4} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, u := newMemStore(), &updates{later: true}
+				e := engine(t, s, u.network)
+				for i := range maxProgress {
+					up := u.of(int64(i), event.Output, "x")
+					up.Delivery.Payload = make([]byte, size)
+					e.Progress(up)
+				}
+				other := &updates{now: true, later: true}
+				up := other.of(maxProgress, event.Output, "other")
+				up.Delivery.Client, up.May = "another", other.may
+				e.Progress(up)
+				u.want(t, "output other")
+				e.Stop()
+			})
+		})
+	}
+}
+
 // TestProgressOfLargePredictionsIsBounded: the bodies that wait are bounded, and those
 // that were sent, replaced or given up make room.
 func TestProgressOfLargePredictionsIsBounded(t *testing.T) {
@@ -154,6 +190,7 @@ func TestProgressOfLargePredictionsIsBounded(t *testing.T) {
 		e := engine(t, s, u.network, func(c *Config) { c.Metrics = counted })
 		large := func(prediction int64) {
 			up := u.of(prediction, event.Output, "x")
+			up.Delivery.Client = fmt.Sprint("client ", prediction%2)
 			up.Delivery.Payload = make([]byte, maxProgressBytes/4)
 			e.Progress(up)
 		}
@@ -165,22 +202,22 @@ func TestProgressOfLargePredictionsIsBounded(t *testing.T) {
 			}
 			failed := counted.ends["output failed"]
 			large(5)
-			if n := counted.ends["output failed"] - failed; n != 1 || e.progressBytes != maxProgressBytes {
-				t.Fatalf("%d updates had no room, and %d bytes wait", n, e.progressBytes)
+			if n := counted.ends["output failed"] - failed; n != 1 || waiting(e) != maxProgressBytes {
+				t.Fatalf("%d updates had no room, and %d bytes wait", n, waiting(e))
 			}
 			u.set(false, false) // given up
 			time.Sleep(2 * longestLook)
 			u.set(false, true)
 			synctest.Wait()
-			if e.progressBytes != 0 {
-				t.Fatalf("%d bytes wait", e.progressBytes)
+			if waiting(e) != 0 {
+				t.Fatalf("%d bytes wait", waiting(e))
 			}
 		}
 		u.set(true, true)
 		large(6)
 		synctest.Wait()
-		if e.progressBytes != 0 || len(u.got) != 1 {
-			t.Fatalf("%d bytes wait, %d were sent", e.progressBytes, len(u.got))
+		if waiting(e) != 0 || len(u.got) != 1 {
+			t.Fatalf("%d bytes wait, %d were sent", waiting(e), len(u.got))
 		}
 	})
 }
