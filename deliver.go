@@ -213,7 +213,7 @@ func (a *App) provisionTracker(secrets []string, agent string, guard *egress.Gua
 		return err
 	}
 	s.poller, err = poller.New(poller.Config{
-		Schedule: a.Poll, Client: s.upstream, Seal: s.ring, UserAgent: agent, Logger: a.logger.Named("tracker"), Clock: passing,
+		Schedule: a.Poll, Client: s.upstream, Seal: s.ring, Callback: strings.TrimRight(a.Callback, "/"), UserAgent: agent, Logger: a.logger.Named("tracker"), Clock: passing,
 	})
 	if err != nil {
 		return err

@@ -54,7 +54,7 @@ func fillPrediction(ctx context.Context, s store.Store, n uint64, events event.S
 		API: "https://api.example.com/v1", ID: id, Client: "https://api.example.com/v1 user/bench", URL: url,
 		Events: events, PollPath: "/predictions/" + id, CreatedAt: time.Now(),
 	}
-	return s.Track(ctx, &p, lifecycle.Events(&p, seen, time.Now()))
+	return s.Track(ctx, &p, lifecycle.Events(&p, seen, time.Now(), ""))
 }
 
 // runDrain measures how fast a queue is emptied.

@@ -14,15 +14,13 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/internal/app"
 	"github.com/caddy-replicate/replicate-webhook/internal/body"
 	"github.com/caddy-replicate/replicate-webhook/internal/clientip"
+	"github.com/caddy-replicate/replicate-webhook/internal/conceal"
 	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
 // maxCallback is the largest body of a callback, in bytes.
 const maxCallback = 16 << 20
-
-// tokenLen is the length of a callback token: 32 bytes in base64url.
-const tokenLen = 43
 
 // Callback is the handler replicate_callback. It takes the webhooks that the
 // prediction API sends to the URLs made from the global option callback, and
@@ -156,7 +154,7 @@ func lastSegment(path string) string { return path[strings.LastIndexByte(path, '
 func maskToken(path string) string {
 	s := strings.Split(path, "/")
 	for i := range s {
-		if i == len(s)-1 || len(s[i]) >= tokenLen {
+		if i == len(s)-1 || len(s[i]) >= conceal.TokenLen {
 			s[i] = "***"
 		}
 	}
@@ -165,19 +163,15 @@ func maskToken(path string) string {
 
 // isToken reports whether s is spelled like a token.
 func isToken(s string) bool {
-	if len(s) != tokenLen {
+	if len(s) != conceal.TokenLen {
 		return false
 	}
 	for i := range len(s) {
-		if !isTokenByte(s[i]) {
+		if !conceal.IsTokenByte(s[i]) {
 			return false
 		}
 	}
 	return true
-}
-
-func isTokenByte(c byte) bool {
-	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_'
 }
 
 // Interface guards.

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/clientip"
+	"github.com/caddy-replicate/replicate-webhook/internal/conceal"
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
 	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
@@ -276,12 +277,12 @@ type captured struct {
 }
 
 // callbackOf returns what the response to a create with that callback URL hides.
-func (h *Handler) callbackOf(url string) *hidden {
+func (h *Handler) callbackOf(url string) *conceal.URL {
 	if url == "" {
 		return h.anyCallback()
 	}
 	at := strings.LastIndexByte(url, '/') + 1
-	return &hidden{base: url[:at], token: url[at:]}
+	return &conceal.URL{Base: url[:at], Token: url[at:]}
 }
 
 // settle stores what the response says, and sends what of it was held.
@@ -352,11 +353,11 @@ func (x *captured) augment() {
 	switch status := x.a.status; {
 	case kept:
 		header, hidden := contentHeader(x.a.Header()), x.a.hidden
-		hidden.concealHeader(header)
+		hidden.ConcealHeader(header)
 		x.c.Answer = func(p store.Prediction) *tracker.Answer {
 			f := fieldsOf(&p)
 			f.ours = ours
-			text, _ := hidden.conceal(append(mark[:len(mark):len(mark)], augment(doc, s.Webhook, f)...))
+			text, _ := hidden.Conceal(append(mark[:len(mark):len(mark)], augment(doc, s.Webhook, f)...))
 			a := &tracker.Answer{Status: status, Header: header, Body: text, ID: s.ID}
 			a.IDOnly = len(text) > tracker.MaxAnswer
 			return a

@@ -10,6 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/conceal"
 	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
@@ -28,7 +29,7 @@ func (h *Handler) look(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 	r = unconditional(r)
 	hide := h.anyCallback()
 	if p.Token != nil {
-		hide = &hidden{base: h.callbackBase(), sum: p.Token}
+		hide = conceal.New(h.tracker.CallbackBase(), p.Token)
 	}
 	a := h.newResponse(w, r, hide)
 	a.passing = func(reason) { a.Header().Set(statusHeader, p.Webhook.String()) }

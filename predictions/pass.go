@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/conceal"
 )
 
 // passOn passes a request on that is not ours. Where the API is told of
@@ -30,17 +32,4 @@ func aboutPredictions(path string) bool {
 
 // anyCallback returns what hides every callback URL that is made from the
 // configuration; nil where none is.
-func (h *Handler) anyCallback() *hidden {
-	if base := h.callbackBase(); base != "" {
-		return &hidden{base: base}
-	}
-	return nil
-}
-
-// callbackBase returns the beginning of callback URLs, or empty.
-func (h *Handler) callbackBase() string {
-	if base := h.tracker.CallbackBase(); base != "" {
-		return base + "/"
-	}
-	return ""
-}
+func (h *Handler) anyCallback() *conceal.URL { return conceal.New(h.tracker.CallbackBase(), nil) }

@@ -133,7 +133,7 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) error 
 		for name, values := range refused.Header {
 			header[name] = values
 		}
-		body, _ := h.anyCallback().conceal(refused.Body)
+		body, _ := h.anyCallback().Conceal(refused.Body)
 		header.Set("Content-Length", strconv.Itoa(len(body)))
 		w.WriteHeader(refused.Status)
 		_, _ = w.Write(body)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddy-replicate/replicate-webhook/internal/body"
 	"github.com/caddy-replicate/replicate-webhook/internal/clientip"
+	"github.com/caddy-replicate/replicate-webhook/internal/conceal"
 	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
 )
 
@@ -58,7 +59,7 @@ type response struct {
 	// scan makes one that can't be held pass in the mode trailing.
 	scan bool
 	// hidden is kept from the client; nil: nothing is.
-	hidden *hidden
+	hidden *conceal.URL
 	// decodes has a response decoded although nothing of it is held or hidden.
 	decodes bool
 	// passing is called before the header of a response leaves that was to
@@ -76,7 +77,7 @@ type response struct {
 	// scanner has seen what passed in the mode trailing.
 	scanner   prediction.Scanner
 	last      []byte // the byte kept back, or none
-	concealer *concealer
+	concealer *conceal.Writer
 }
 
 // succeeded is the default of holds: it reports a success with a body.
@@ -89,7 +90,7 @@ var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 // keptBuffer is the largest buffer that goes back to the pool.
 const keptBuffer = 256 << 10
 
-func (h *Handler) newResponse(w http.ResponseWriter, r *http.Request, hidden *hidden) *response {
+func (h *Handler) newResponse(w http.ResponseWriter, r *http.Request, hidden *conceal.URL) *response {
 	return &response{
 		ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
 		h:                     h,
@@ -179,7 +180,7 @@ func (a *response) serve(next caddyhttp.Handler, r *http.Request, whole func()) 
 // WriteHeader decides on the first final status. Informational ones pass.
 func (a *response) WriteHeader(status int) {
 	if status < 200 && status != http.StatusSwitchingProtocols {
-		a.hidden.concealHeader(a.Header())
+		a.hidden.ConcealHeader(a.Header())
 		a.ResponseWriterWrapper.WriteHeader(status)
 		return
 	}
@@ -234,11 +235,11 @@ func dropBodyHeaders(h http.Header) {
 func (a *response) leave(mode responseMode) {
 	a.mode = mode
 	if a.hidden != nil {
-		a.hidden.concealHeader(a.Header())
-		a.concealer = &concealer{h: a.hidden, emit: func(p []byte) error {
+		a.hidden.ConcealHeader(a.Header())
+		a.concealer = conceal.NewWriter(a.hidden, func(p []byte) error {
 			_, err := a.ResponseWriterWrapper.Write(p)
 			return err
-		}}
+		})
 	}
 	a.ResponseWriterWrapper.WriteHeader(a.status)
 }
@@ -375,7 +376,7 @@ func (a *response) finish(complete bool) {
 	a.last = nil
 	if a.concealer != nil {
 		_ = a.concealer.Close()
-		a.hidden.concealHeader(a.Header()) // trailers
+		a.hidden.ConcealHeader(a.Header()) // trailers
 	}
 	if !complete {
 		_ = http.NewResponseController(a.ResponseWriter).Flush()
@@ -388,7 +389,7 @@ func (a *response) letGo(complete bool) {
 		a.free()
 		return
 	}
-	body, changed := a.hidden.conceal(a.buf.Bytes())
+	body, changed := a.hidden.Conceal(a.buf.Bytes())
 	if changed {
 		dropBodyHeaders(a.Header())
 	}
@@ -408,7 +409,7 @@ func (a *response) replace(body []byte) {
 	dropBodyHeaders(h)
 	// The length is known: there is nothing for a trailer to follow.
 	h.Del("Trailer")
-	body, _ = a.hidden.conceal(body)
+	body, _ = a.hidden.Conceal(body)
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	a.leave(streaming)
 	_, _ = a.ResponseWriterWrapper.Write(body)

@@ -9,6 +9,7 @@ package lifecycle
 import (
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/conceal"
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
 	"github.com/caddy-replicate/replicate-webhook/store"
@@ -44,10 +45,11 @@ func Next(happened event.Set, status string) []event.Set {
 
 // Events returns what is new about p, now that it was seen as s at the given
 // time, with the payloads that say so. The time at which p was captured stands
-// in for a created_at that the API does not send.
-func Events(p *store.Prediction, s *prediction.Snapshot, at time.Time) []store.Event {
+// in for a created_at that the API does not send. callback is the configured URL of
+// callbacks, or empty: no payload shows one that is made from it.
+func Events(p *store.Prediction, s *prediction.Snapshot, at time.Time, callback string) []store.Event {
 	if p.Events.Has(event.Native) {
-		return nativeEvents(p, s)
+		return nativeEvents(p, s, callback)
 	}
 	events := Next(p.Seen, s.Status)
 	if len(events) == 0 {
@@ -69,10 +71,17 @@ func Events(p *store.Prediction, s *prediction.Snapshot, at time.Time) []store.E
 
 // nativeEvents is Events for a client that wants webhooks as the API itself sends
 // them.
-func nativeEvents(p *store.Prediction, s *prediction.Snapshot) []store.Event {
+func nativeEvents(p *store.Prediction, s *prediction.Snapshot, callback string) []store.Event {
 	var out []store.Event
 	for _, e := range NextNative(p.Seen, s.Status) {
-		out = append(out, store.Event{Kind: e, Payload: s.NativePayload(p.URL, p.Events.Filter())})
+		out = append(out, store.Event{Kind: e, Payload: NativePayload(p, s, callback)})
 	}
 	return out
+}
+
+// NativePayload returns the body of a webhook as the API itself would send it, now that
+// p was seen as s. callback is as in Events.
+func NativePayload(p *store.Prediction, s *prediction.Snapshot, callback string) []byte {
+	payload, _ := conceal.New(callback, p.Token).Conceal(s.NativePayload(p.URL, p.Events.Filter()))
+	return payload
 }

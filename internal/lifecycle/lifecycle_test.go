@@ -1,6 +1,7 @@
 package lifecycle
 
 import (
+	"crypto/sha256"
 	"strings"
 	"testing"
 	"time"
@@ -77,7 +78,7 @@ func TestNextFromEveryState(t *testing.T) {
 func TestEvents(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	p := &store.Prediction{ID: "p", CreatedAt: at.Add(-time.Minute)}
-	got := Events(p, &prediction.Snapshot{Status: "canceled", Output: []byte(`1`)}, at)
+	got := Events(p, &prediction.Snapshot{Status: "canceled", Output: []byte(`1`)}, at, "")
 	if len(got) != 2 || got[0].Kind != event.Started || got[1].Kind != event.Failed {
 		t.Fatalf("got %v", got)
 	}
@@ -90,12 +91,12 @@ func TestEvents(t *testing.T) {
 		}
 	}
 	p.Seen = event.Started
-	got = Events(p, &prediction.Snapshot{ID: "p", Status: "succeeded", CreatedAt: "then"}, at)
+	got = Events(p, &prediction.Snapshot{ID: "p", Status: "succeeded", CreatedAt: "then"}, at, "")
 	if len(got) != 1 || got[0].Kind != event.Completed || !strings.Contains(string(got[0].Payload), `"created_at":"then"`) {
 		t.Errorf("got %v", got)
 	}
 	p.Seen |= event.Completed
-	if got := Events(p, &prediction.Snapshot{ID: "p", Status: "failed"}, at); got != nil {
+	if got := Events(p, &prediction.Snapshot{ID: "p", Status: "failed"}, at, ""); got != nil {
 		t.Errorf("a second terminal event: %v", got)
 	}
 }
@@ -130,7 +131,7 @@ func TestNativeEvents(t *testing.T) {
 			t.Fatal(err)
 		}
 		p := &store.Prediction{ID: "p", URL: url, Events: native, Seen: c.seen}
-		got := Events(p, s, time.Now())
+		got := Events(p, s, time.Now(), "")
 		if c.want == 0 {
 			if got != nil {
 				t.Errorf("%b, then %q: %v", c.seen, c.status, got)
@@ -150,12 +151,20 @@ func TestNativeEvents(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := &store.Prediction{ID: "p", Events: native}
-	got := Events(p, &prediction.Snapshot{ID: "p", Status: "failed", Error: []byte(`"lost"`)}, time.Now())
+	got := Events(p, &prediction.Snapshot{ID: "p", Status: "failed", Error: []byte(`"lost"`)}, time.Now(), "")
 	if want := `{"id":"p","version":null,"input":null,"output":null,"error":"lost","status":"failed","created_at":null,"started_at":null,"completed_at":null}`; string(got[0].Payload) != want {
 		t.Errorf("got %s", got[0].Payload)
 	}
-	s, _ := prediction.Parse([]byte(`{"id":"p","status":"failed","webhook":"x","webhook_events_filter":["start"]}`))
-	if got := Events(p, s, time.Now()); string(got[0].Payload) != `{"id":"p","status":"failed","webhook":null}` {
+	// A callback URL is nowhere in it, and no token without its URL.
+	token := "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG"
+	sum := sha256.Sum256([]byte(token))
+	p.Token = sum[:]
+	s, _ := prediction.Parse([]byte(`{"id":"p","status":"failed","urls":{"webhook":"https:\/\/ours/cb/` + token + `","other":"https://elsewhere/` + token + `"}}`))
+	if got := string(Events(p, s, time.Now(), "https://ours/cb")[0].Payload); strings.Contains(got, token) || strings.Contains(got, "ours") {
+		t.Errorf("got %s", got)
+	}
+	s, _ = prediction.Parse([]byte(`{"id":"p","status":"failed","webhook":"x","webhook_events_filter":["start"]}`))
+	if got := Events(p, s, time.Now(), ""); string(got[0].Payload) != `{"id":"p","status":"failed","webhook":null}` {
 		t.Errorf("got %s", got[0].Payload)
 	}
 }

@@ -70,13 +70,13 @@ func (p *Poller) commit(st store.Store, pred *store.Prediction, r *result, now t
 	final = r.finding == found && event.IsTerminal(r.s.Status)
 	switch {
 	case final || r.finding == found && !overdue:
-		if events := lifecycle.Events(pred, r.s, now); len(events) > 0 {
+		if events := lifecycle.Events(pred, r.s, now, p.conf.Callback); len(events) > 0 {
 			err = st.Observe(ctx, pred.Ref, pred.ID, events)
 		}
 	case overdue && (pred.PollFailures == 0 || pred.PollFailures >= failuresToGiveUp):
 		final = true
 		s := p.givenUp(pred, r)
-		err = st.Observe(ctx, pred.Ref, pred.ID, lifecycle.Events(pred, s, now))
+		err = st.Observe(ctx, pred.Ref, pred.ID, lifecycle.Events(pred, s, now, p.conf.Callback))
 		p.conf.Logger.Warn("giving up a prediction", zap.String("prediction", pred.ID), zap.String("api", pred.API),
 			zap.Duration("after", time.Duration(p.conf.Schedule.GiveUp)), zap.String("reason", r.reason()))
 	}

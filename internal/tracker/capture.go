@@ -167,7 +167,7 @@ func (t *Tracker) track(ctx context.Context, c *Capture, s *prediction.Snapshot)
 	if !event.IsTerminal(s.Status) {
 		p.Credential = t.credential(c, s.ID)
 	}
-	events := lifecycle.Events(&p, s, t.conf.Now())
+	events := lifecycle.Events(&p, s, t.conf.Now(), t.conf.Callback)
 	x := c.Exchange
 	err := t.commit(ctx, func(ctx context.Context, st store.Store) error {
 		if x == nil || !x.Open() {

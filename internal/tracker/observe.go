@@ -76,7 +76,7 @@ func (t *Tracker) Observe(ctx context.Context, p store.Prediction, s *prediction
 	if s.ID != p.ID {
 		return p, fmt.Errorf("observing prediction %s: %w", p.ID, prediction.ErrUnexpected)
 	}
-	events := lifecycle.Events(&p, s, t.conf.Now())
+	events := lifecycle.Events(&p, s, t.conf.Now(), t.conf.Callback)
 	if len(events) == 0 {
 		return p, nil
 	}
@@ -129,7 +129,7 @@ func (t *Tracker) Callback(ctx context.Context, token string, body []byte) error
 		if !prediction.ValidID(id) || p.ID != "" && id != p.ID {
 			return fmt.Errorf("%w: its id is not that of the callback", prediction.ErrUnexpected)
 		}
-		events := lifecycle.Events(&p, s, t.conf.Now())
+		events := lifecycle.Events(&p, s, t.conf.Now(), t.conf.Callback)
 		if len(events) > 0 || p.ID == "" {
 			if err := st.Observe(ctx, p.Ref, id, events); err != nil {
 				return err

@@ -6,6 +6,7 @@ import (
 	"hash/maphash"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
+	"github.com/caddy-replicate/replicate-webhook/internal/lifecycle"
 	"github.com/caddy-replicate/replicate-webhook/internal/prediction"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
@@ -32,11 +33,13 @@ func (t *Tracker) progress(p store.Prediction, s *prediction.Snapshot) {
 	last, known := t.put.Get(p.Ref)
 	t.put.Add(p.Ref, sums)
 	if !known {
-		last[1] = sums[1] // the first is of the start, which has logs and no output
+		// The first is that of the start. After one of an earlier process or of
+		// another node it is not known what was sent.
+		last = sums
 	}
 	for i, kind := range []event.Set{event.Output, event.Logs} {
 		if p.Events.Has(kind) && sums[i] != 0 && sums[i] != last[i] {
-			t.conf.Progress(p, kind, s.NativePayload(p.URL, p.Events.Filter()))
+			t.conf.Progress(p, kind, lifecycle.NativePayload(&p, s, t.conf.Callback))
 			return
 		}
 	}

@@ -102,7 +102,7 @@ func (t *Tracker) Test(ctx context.Context, c *Capture, fail bool, input []byte,
 	if err != nil {
 		return store.Prediction{}, err
 	}
-	events := lifecycle.Events(&p, s, t.conf.Now())
+	events := lifecycle.Events(&p, s, t.conf.Now(), t.conf.Callback)
 	if err := t.use(func(st store.Store) error { return st.Track(ctx, &p, events) }); err != nil {
 		return store.Prediction{}, fmt.Errorf("tracking test prediction: %w", err)
 	}

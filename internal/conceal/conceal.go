@@ -1,4 +1,6 @@
-package predictions
+// Package conceal hides callback URLs in what leaves for clients and receivers. It keeps
+// every length, and finds a URL in all spellings that texts about URLs have.
+package conceal
 
 import (
 	"crypto/sha256"
@@ -8,18 +10,39 @@ import (
 	"strconv"
 )
 
-// hidden describes what a response must not show its client: the callback URL that
-// was made for a prediction and sent to the API as its webhook. A client that knows
-// it could announce events that never happened.
-type hidden struct {
-	// base is the configured callback's URL with a slash at its end, or
-	// empty. With neither token nor sum, every token that follows it is
+// TokenLen is the length of a callback token: 32 bytes in base64url.
+const TokenLen = 43
+
+// IsTokenByte reports whether a token may hold the character.
+func IsTokenByte(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_'
+}
+
+// URL describes what a text must not show: the callback URL that was made for a
+// prediction and sent to the API as its webhook. Whoever knows it could announce events
+// that never happened. A nil URL hides nothing.
+type URL struct {
+	// Base is the configured callback's URL with a slash at its end, or
+	// empty. With neither Token nor Sum, every token that follows it is
 	// hidden.
-	base string
-	// token is the one that was made for this prediction, if it is known.
-	token string
-	// sum is the token's SHA-256, where only that is known.
-	sum []byte
+	Base string
+	// Token is the one that was made for this prediction, if it is known.
+	Token string
+	// Sum is the token's SHA-256, where only that is known.
+	Sum []byte
+}
+
+// New returns what hides the callback URLs that are made from a configured one, which
+// has no slash at its end, and the token with the sum. Either may be missing; it is nil
+// without both.
+func New(callback string, sum []byte) *URL {
+	if callback == "" && sum == nil {
+		return nil
+	}
+	if callback != "" {
+		callback += "/"
+	}
+	return &URL{Base: callback, Sum: sum}
 }
 
 // minToken is the length from which on a part of a token at the end of a response
@@ -39,32 +62,32 @@ const (
 func escapes(c byte) bool { return c == '\\' || c == '%' || c == '&' || c == 0 }
 
 // starts returns the bytes with which a match may begin.
-func (h *hidden) starts() (table [256]bool) {
+func (h *URL) starts() (table [256]bool) {
 	for i := range table {
 		c := byte(i)
-		table[i] = c == '"' || escapes(c) || c == '/' && h.sum != nil ||
-			h.base != "" && lower(c) == lower(h.base[0]) || h.token != "" && c == h.token[0]
+		table[i] = c == '"' || escapes(c) || c == '/' && h.Sum != nil ||
+			h.Base != "" && lower(c) == lower(h.Base[0]) || h.Token != "" && c == h.Token[0]
 	}
 	return table
 }
 
 // follows reports whether c, which starts a match, may be followed by next. It
 // spares most of the places that only begin like one.
-func (h *hidden) follows(c, next byte) bool {
+func (h *URL) follows(c, next byte) bool {
 	switch {
 	case escapes(c), escapes(next):
 		return true
 	case c == '"':
-		return h.base != "" && lower(next) == lower(h.base[0])
+		return h.Base != "" && lower(next) == lower(h.Base[0])
 	case c == '/':
-		return isTokenByte(next)
+		return IsTokenByte(next)
 	}
-	return h.base != "" && lower(next) == lower(h.base[1]) || h.token != "" && next == h.token[1]
+	return h.Base != "" && lower(next) == lower(h.Base[1]) || h.Token != "" && next == h.Token[1]
 }
 
 // match matches what begins at b[0], after the byte before. n is its length, and
 // whole reports that it is a JSON string with its quotes.
-func (h *hidden) match(before byte, b []byte, final bool) (n int, whole bool, v verdict) {
+func (h *URL) match(before byte, b []byte, final bool) (n int, whole bool, v verdict) {
 	if b[0] == '"' {
 		if before == '\\' {
 			return 0, false, no
@@ -80,11 +103,11 @@ func (h *hidden) match(before byte, b []byte, final bool) (n int, whole bool, v 
 	}
 	n, v = h.matchURL(b, final)
 	wait := v == more
-	if v != yes && h.token != "" {
+	if v != yes && h.Token != "" {
 		n, v = h.matchRun(b, 0, nil, final, minToken)
 		wait = wait || v == more
 	}
-	if v != yes && h.sum != nil {
+	if v != yes && h.Sum != nil {
 		n, v = h.matchSegment(b)
 		wait = wait || v == more
 	}
@@ -98,17 +121,17 @@ func (h *hidden) match(before byte, b []byte, final bool) (n int, whole bool, v 
 }
 
 // matchURL matches the base and a token after it.
-func (h *hidden) matchURL(b []byte, final bool) (int, verdict) {
-	if h.base == "" {
+func (h *URL) matchURL(b []byte, final bool) (int, verdict) {
+	if h.Base == "" {
 		return 0, no
 	}
 	at := 0
-	for i := range len(h.base) {
+	for i := range len(h.Base) {
 		c, n, v := symbol(b[at:])
 		if v != yes {
 			return 0, v
 		}
-		if lower(c) != lower(h.base[i]) {
+		if lower(c) != lower(h.Base[i]) {
 			return 0, no
 		}
 		at += n
@@ -117,7 +140,7 @@ func (h *hidden) matchURL(b []byte, final bool) (int, verdict) {
 }
 
 // matchSegment matches a path segment that has the token's sum.
-func (h *hidden) matchSegment(b []byte) (int, verdict) {
+func (h *URL) matchSegment(b []byte) (int, verdict) {
 	c, n, v := symbol(b)
 	if v == yes && c != '/' {
 		v = no
@@ -125,16 +148,16 @@ func (h *hidden) matchSegment(b []byte) (int, verdict) {
 	if v != yes {
 		return 0, v
 	}
-	return h.matchRun(b, n, h.sum, false, 1)
+	return h.matchRun(b, n, h.Sum, false, 1)
 }
 
 // matchRun matches a token at b[at:]: the one that is known, or else one of the
 // right length, with a sum where one is given. Of a token that ends with the
 // response, so many characters suffice.
-func (h *hidden) matchRun(b []byte, at int, sum []byte, final bool, enough int) (int, verdict) {
-	var token [tokenLen]byte
+func (h *URL) matchRun(b []byte, at int, sum []byte, final bool, enough int) (int, verdict) {
+	var token [TokenLen]byte
 	for i := range token {
-		if at < len(b) && isTokenByte(b[at]) && (h.token == "" || b[at] == h.token[i]) {
+		if at < len(b) && IsTokenByte(b[at]) && (h.Token == "" || b[at] == h.Token[i]) {
 			token[i] = b[at]
 			at++
 			continue
@@ -145,19 +168,19 @@ func (h *hidden) matchRun(b []byte, at int, sum []byte, final bool, enough int) 
 			return len(b), yes
 		case v == more:
 			return 0, more
-		case !isTokenByte(c), h.token != "" && c != h.token[i]:
+		case !IsTokenByte(c), h.Token != "" && c != h.Token[i]:
 			return 0, no
 		}
 		token[i] = c
 		at += n
 	}
-	if h.token != "" {
+	if h.Token != "" {
 		return at, yes
 	}
 	switch c, _, v := symbol(b[at:]); {
 	case v == more && !final:
 		return 0, more
-	case v == yes && isTokenByte(c):
+	case v == yes && IsTokenByte(c):
 		return 0, no // longer than any of ours
 	case sum != nil && !sumFits(token[:], sum):
 		return 0, no
@@ -278,7 +301,7 @@ func htmlEscape(b []byte) (c byte, n int, v verdict) {
 				return 0, 0, no
 			}
 			return byte(code), i + 1, yes
-		case d != '#' && !isTokenByte(d):
+		case d != '#' && !IsTokenByte(d):
 			return 0, 0, no
 		}
 	}
@@ -299,10 +322,10 @@ func lower(c byte) byte {
 	return c
 }
 
-// concealer hides what is hidden in what is written through it. It keeps every
-// length, so that a Content-Length stays right.
-type concealer struct {
-	h    *hidden
+// Writer hides what is hidden in what is written through it. It keeps every length, so
+// that a Content-Length stays right. Close must be called at the end.
+type Writer struct {
+	h    *URL
 	emit func([]byte) error
 	// tail has the bytes that are not decided yet, and before the byte before
 	// them.
@@ -314,9 +337,12 @@ type concealer struct {
 	starts *[256]bool
 }
 
+// NewWriter returns a writer that calls emit with what may be shown.
+func NewWriter(h *URL, emit func([]byte) error) *Writer { return &Writer{h: h, emit: emit} }
+
 // Write passes p on as far as it is decided. A token that is cut by the end of p
 // waits for what follows.
-func (c *concealer) Write(p []byte) (int, error) {
+func (c *Writer) Write(p []byte) (int, error) {
 	b := p
 	if len(c.tail) > 0 {
 		b = append(c.tail, p...)
@@ -328,9 +354,9 @@ func (c *concealer) Write(p []byte) (int, error) {
 }
 
 // Close passes the rest on. A part of a token at the end is hidden too.
-func (c *concealer) Close() error { return c.scan(c.tail, true) }
+func (c *Writer) Close() error { return c.scan(c.tail, true) }
 
-func (c *concealer) scan(b []byte, final bool) error {
+func (c *Writer) scan(b []byte, final bool) error {
 	if c.starts == nil {
 		table := c.h.starts()
 		c.starts = &table
@@ -370,7 +396,7 @@ func (c *concealer) scan(b []byte, final bool) error {
 	return c.pass(b[done:])
 }
 
-func (c *concealer) pass(b []byte) error {
+func (c *Writer) pass(b []byte) error {
 	if len(b) == 0 {
 		return nil
 	}
@@ -393,15 +419,15 @@ func cover(n int, whole bool) []byte {
 	return b
 }
 
-// conceal returns text without what is hidden, and whether that was in it. A
+// Conceal returns text without what is hidden, and whether that was in it. A
 // text without is returned itself.
-func (h *hidden) conceal(text []byte) ([]byte, bool) {
+func (h *URL) Conceal(text []byte) ([]byte, bool) {
 	if h == nil {
 		return text, false
 	}
 	var out []byte
-	c := concealer{h: h, emit: func(p []byte) error { out = append(out, p...); return nil }}
-	probe := concealer{h: h, emit: func([]byte) error { return nil }}
+	c := Writer{h: h, emit: func(p []byte) error { out = append(out, p...); return nil }}
+	probe := Writer{h: h, emit: func([]byte) error { return nil }}
 	if _ = probe.scan(text, true); !probe.found {
 		return text, false
 	}
@@ -409,14 +435,14 @@ func (h *hidden) conceal(text []byte) ([]byte, bool) {
 	return out, true
 }
 
-// concealHeader does so for the values of a header.
-func (h *hidden) concealHeader(header http.Header) {
+// ConcealHeader does so for the values of a header.
+func (h *URL) ConcealHeader(header http.Header) {
 	if h == nil {
 		return
 	}
 	for _, values := range header {
 		for i, v := range values {
-			if clean, found := h.conceal([]byte(v)); found {
+			if clean, found := h.Conceal([]byte(v)); found {
 				values[i] = string(clean)
 			}
 		}
@@ -424,4 +450,4 @@ func (h *hidden) concealHeader(header http.Header) {
 }
 
 // Interface guards.
-var _ io.WriteCloser = (*concealer)(nil)
+var _ io.WriteCloser = (*Writer)(nil)

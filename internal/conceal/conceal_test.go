@@ -1,4 +1,4 @@
-package predictions
+package conceal
 
 import (
 	"bytes"
@@ -13,18 +13,19 @@ import (
 )
 
 const (
+	fakeToken   = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG"
 	callbackURL = "https://hooks.example/cb"
 	secretURL   = callbackURL + "/" + fakeToken
 )
 
 // hiding are the ways to know what is hidden: the token, its sum, or its base
 // alone.
-func hiding() map[string]*hidden {
+func hiding() map[string]*URL {
 	sum := sha256.Sum256([]byte(fakeToken))
-	return map[string]*hidden{
-		"token": {base: callbackURL + "/", token: fakeToken},
-		"sum":   {base: callbackURL + "/", sum: sum[:]},
-		"base":  {base: callbackURL + "/"},
+	return map[string]*URL{
+		"token": {Base: callbackURL + "/", Token: fakeToken},
+		"sum":   {Base: callbackURL + "/", Sum: sum[:]},
+		"base":  {Base: callbackURL + "/"},
 	}
 }
 
@@ -80,7 +81,7 @@ func TestNoSpellingOfACallbackPasses(t *testing.T) {
 			for _, around := range [][2]string{{"", ""}, {"see ", " for more"}, {`{"webhook":"`, `","id":"p"}`}, {`{"detail":"webhook \"`, `\" is not reachable"}`}, {"<", ">"}, {"hhh", "?x=1"}} {
 				t.Run(spelling+", "+know+", "+around[0], func(t *testing.T) {
 					body := around[0] + text + around[1]
-					got, found := h.conceal([]byte(body))
+					got, found := h.Conceal([]byte(body))
 					if !found || len(got) != len(body) || !strings.HasPrefix(string(got), around[0][:len(around[0])/2]) || !strings.HasSuffix(string(got), around[1][len(around[1])/2:]) {
 						t.Fatalf("%q became %q", body, got)
 					}
@@ -95,7 +96,7 @@ func TestNoSpellingOfACallbackPasses(t *testing.T) {
 
 func TestACallbackAsAJSONStringBecomesNull(t *testing.T) {
 	for _, h := range hiding() {
-		got, _ := h.conceal([]byte(`{"webhook":"` + secretURL + `","id":"p"}`))
+		got, _ := h.Conceal([]byte(`{"webhook":"` + secretURL + `","id":"p"}`))
 		var p map[string]any
 		if err := json.Unmarshal(got, &p); err != nil || p["id"] != "p" || p["webhook"] != nil {
 			t.Fatalf("got %s, %v", got, err)
@@ -106,13 +107,13 @@ func TestACallbackAsAJSONStringBecomesNull(t *testing.T) {
 // What an API says of a callback that failed is often its path alone.
 func TestATokenIsHiddenWithoutItsHost(t *testing.T) {
 	for know, h := range hiding() {
-		got, found := h.conceal([]byte("POST /cb/" + fakeToken + ": connection refused"))
+		got, found := h.Conceal([]byte("POST /cb/" + fakeToken + ": connection refused"))
 		if found != (know != "base") || found && string(got) == "" || found && bytes.Contains(got, []byte(fakeToken)) {
 			t.Errorf("%s: %s", know, got)
 		}
 	}
-	got, _ := hiding()["token"].conceal([]byte("token=" + fakeToken + "0"))
-	if want := "token=" + strings.Repeat("*", tokenLen) + "0"; string(got) != want {
+	got, _ := hiding()["token"].Conceal([]byte("token=" + fakeToken + "0"))
+	if want := "token=" + strings.Repeat("*", TokenLen) + "0"; string(got) != want {
 		t.Errorf("got %s", got)
 	}
 }
@@ -127,7 +128,7 @@ func TestOtherURLsPass(t *testing.T) {
 			if strings.HasPrefix(text, callbackURL+"/"+fakeToken[:42]) {
 				text += " "
 			}
-			if got, found := h.conceal([]byte(text)); found || string(got) != text {
+			if got, found := h.Conceal([]byte(text)); found || string(got) != text {
 				t.Errorf("%q became %q", text, got)
 			}
 		}
@@ -140,10 +141,10 @@ func TestNoPartOfATokenPassesWhereAResponseIsCut(t *testing.T) {
 	for spelling, text := range spellings() {
 		for know, h := range hiding() {
 			body := `{"id":"p","webhook":"` + text + `","x":1}`
-			want, _ := h.conceal([]byte(body))
+			want, _ := h.Conceal([]byte(body))
 			for cut := 0; cut <= len(body); cut += 1 + len(body)/80 {
 				var out []byte
-				c := concealer{h: h, emit: func(p []byte) error { out = append(out, p...); return nil }}
+				c := Writer{h: h, emit: func(p []byte) error { out = append(out, p...); return nil }}
 				_, _ = c.Write([]byte(body[:cut/2]))
 				for i := cut / 2; i < cut; i += 3 {
 					_, _ = c.Write([]byte(body[i:min(i+3, cut)]))
@@ -178,7 +179,7 @@ func longestShown(spelling, text string) int {
 		ends = append(ends, i)
 	}
 	start := ends[len(callbackURL)]
-	for n := tokenLen; n > 0; n-- {
+	for n := TokenLen; n > 0; n-- {
 		if strings.Contains(text, whole[start:ends[len(callbackURL)+n]]) {
 			return n
 		}
@@ -195,18 +196,18 @@ func FuzzConceal(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, text []byte, size uint8) {
 		for know, h := range hiding() {
-			want, _ := h.conceal(text)
+			want, _ := h.Conceal(text)
 			if len(want) != len(text) || bytes.Contains(want, []byte(fakeToken)) && know == "token" || bytes.Contains(want, []byte(secretURL+`"`)) {
 				t.Fatalf("%s: %q became %q", know, text, want)
 			}
 			var out []byte
-			c := concealer{h: h, emit: func(p []byte) error { out = append(out, p...); return nil }}
+			c := Writer{h: h, emit: func(p []byte) error { out = append(out, p...); return nil }}
 			for rest := text; len(rest) > 0; {
 				n := min(len(rest), int(size)+1)
 				if _, err := c.Write(rest[:n:n]); err != nil {
 					t.Fatal(err)
 				}
-				if len(c.tail) > 40*(len(h.base)+tokenLen+2) {
+				if len(c.tail) > 40*(len(h.Base)+TokenLen+2) {
 					t.Fatalf("%d bytes are held", len(c.tail))
 				}
 				rest = rest[n:]
@@ -224,7 +225,7 @@ func BenchmarkConceal(b *testing.B) {
 		b.Run(know, func(b *testing.B) {
 			b.SetBytes(int64(len(body)))
 			for b.Loop() {
-				if _, found := h.conceal(body); found {
+				if _, found := h.Conceal(body); found {
 					b.Fatal("found")
 				}
 			}
