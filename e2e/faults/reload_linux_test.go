@@ -19,6 +19,9 @@ import (
 const (
 	edgeRate   = 200
 	createRate = 50
+	// atOnce bounds the requests under way, so that a busy machine makes fewer in
+	// the same time and not more than it can respond to.
+	atOnce = 64
 )
 
 // TestReload reloads under load: what reaches a handler is answered, nothing is
@@ -74,7 +77,7 @@ const idleReader = 3
 // get a response. On a busy disk that may be a 503, which is repeated too: onlySlow
 // reports those that had another cause.
 func (w *world) steadyLoad() (rest func()) {
-	stop := make(chan struct{})
+	stop, slots := make(chan struct{}), make(chan struct{}, atOnce)
 	var all sync.WaitGroup
 	at := func(rate int, step func()) {
 		all.Go(func() {
@@ -85,7 +88,14 @@ func (w *world) steadyLoad() (rest func()) {
 				case <-stop:
 					return
 				case <-tick.C:
-					all.Go(step)
+				}
+				select {
+				case slots <- struct{}{}:
+					all.Go(func() {
+						defer func() { <-slots }()
+						step()
+					})
+				default:
 				}
 			}
 		})
