@@ -310,7 +310,7 @@ func (w *writer) connect() error {
 
 // wideCache is the page cache of the writer's connection while more events wait than
 // are in memory: each event is also in an index by prediction, in any page of it.
-const wideCache = "cache_size(-16000)"
+const wideCache = "cache_size(-24000)"
 
 // fitCache chooses the page cache for the commits to come.
 func (w *writer) fitCache() {
