@@ -28,6 +28,7 @@ import (
 	passing "github.com/caddy-replicate/replicate-webhook/internal/clock"
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/internal/groupcommit"
+	"github.com/caddy-replicate/replicate-webhook/store/internal/ledger"
 	"github.com/caddy-replicate/replicate-webhook/store/internal/polling"
 )
 
@@ -278,7 +279,7 @@ func (s *Store) read(ctx context.Context, f func(context.Context, *pgx.Conn) err
 	defer cancel()
 	err := s.share(within, f)
 	switch {
-	case err == nil, refusal(err):
+	case err == nil, ledger.IsRefusal(err):
 		return err
 	case ctx.Err() != nil:
 		return ctx.Err()

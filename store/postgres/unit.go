@@ -122,21 +122,10 @@ func (s *Store) commit(ctx context.Context, j *job) error {
 	}
 	err := s.jobs.Do(ctx, j)
 	switch {
-	case err == nil, errors.Is(err, store.ErrUnavailable), refusal(err):
+	case err == nil, errors.Is(err, store.ErrUnavailable), ledger.IsRefusal(err):
 		return err
 	}
 	return fmt.Errorf("%w: %w", store.ErrUnavailable, err)
-}
-
-// refusal reports whether a job that returns the error has changed nothing, and is
-// not at fault.
-func refusal(err error) bool {
-	for _, r := range []error{store.ErrNotFound, store.ErrDisabled, store.ErrEnded, store.ErrWaiting, store.ErrNoBody, store.ErrCreateKnown, store.ErrOverlaps} {
-		if errors.Is(err, r) {
-			return true
-		}
-	}
-	return false
 }
 
 // runUnit runs jobs in one transaction.
@@ -147,7 +136,7 @@ func (s *Store) runUnit(ctx context.Context, conn *pgx.Conn, jobs []*job) error 
 		}
 		for _, j := range jobs {
 			j.refused = j.do(u)
-			if j.refused != nil && !refusal(j.refused) {
+			if j.refused != nil && !ledger.IsRefusal(j.refused) {
 				return j.refused
 			}
 		}

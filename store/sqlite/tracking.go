@@ -58,11 +58,8 @@ func (s *Store) run(ctx context.Context, o op) error {
 	var refused error
 	write := o.write
 	o.write = func(g *group) error {
-		refused = write(g)
-		for _, of := range []error{store.ErrNotFound, store.ErrDisabled, store.ErrEnded, store.ErrWaiting, store.ErrNoBody, store.ErrCreateKnown, store.ErrOverlaps} {
-			if errors.Is(refused, of) {
-				return nil
-			}
+		if refused = write(g); ledger.IsRefusal(refused) {
+			return nil
 		}
 		return refused
 	}
