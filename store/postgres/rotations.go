@@ -115,8 +115,5 @@ func (w *rotations) RotateKey(ctx context.Context, client string, overlap time.D
 func (w *rotations) KeyGenerations(client string) []int64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.list) == 0 {
-		return w.list.Generations(client, time.Time{})
-	}
-	return w.list.Generations(client, w.s.now())
+	return w.list.Generations(client, w.s.now)
 }

@@ -27,21 +27,28 @@ func scanRotation(rows *sql.Rows) (r store.Rotation, err error) {
 	return r, err
 }
 
-func (w *rotations) loadRotations(db *sql.DB) error {
-	rows, err := db.Query("SELECT generation, client, until FROM rotations ORDER BY generation DESC")
-	if err != nil {
-		return err
-	}
+// readRotations reads rotations, which come newest first, and returns them with the
+// newest generation.
+func readRotations(rows *sql.Rows) (list ledger.Rotations, last int64, err error) {
 	defer rows.Close()
-	w.list = make(ledger.Rotations)
+	list = make(ledger.Rotations)
 	for rows.Next() {
 		r, err := scanRotation(rows)
 		if err != nil {
-			return err
+			return nil, 0, err
 		}
-		w.list[r.Client] = append(w.list[r.Client], r)
+		list[r.Client] = append(list[r.Client], r)
+		last = max(last, r.Generation)
 	}
-	return rows.Err()
+	return list, last, errors.Join(rows.Err(), rows.Close())
+}
+
+func (w *rotations) loadRotations(db *sql.DB) error {
+	rows, err := db.Query("SELECT generation, client, until FROM rotations ORDER BY generation DESC")
+	if err == nil {
+		w.list, _, err = readRotations(rows)
+	}
+	return err
 }
 
 // RotateKey implements store.Rotations.
@@ -77,17 +84,8 @@ func (g *group) rotate(client string, overlap time.Duration) ([]store.Rotation, 
 	if err != nil {
 		return nil, err
 	}
-	defer rows.Close()
-	stored, last := make(ledger.Rotations), int64(0)
-	for rows.Next() {
-		r, err := scanRotation(rows)
-		if err != nil {
-			return nil, err
-		}
-		stored[r.Client] = append(stored[r.Client], r)
-		last = max(last, r.Generation)
-	}
-	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+	stored, last, err := readRotations(rows)
+	if err != nil {
 		return nil, err
 	}
 	list, err := stored.Rotate(last, client, timeOf(g.now()), overlap)
@@ -103,8 +101,5 @@ func (g *group) rotate(client string, overlap time.Duration) ([]store.Rotation, 
 func (w *rotations) KeyGenerations(client string) []int64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.list) == 0 {
-		return w.list.Generations(client, time.Time{})
-	}
-	return w.list.Generations(client, w.s.opts.Now())
+	return w.list.Generations(client, w.s.opts.Now)
 }

@@ -16,13 +16,14 @@ type Rotations map[string][]store.Rotation
 // unrotated are the generations of a client whose key was never rotated.
 var unrotated = []int64{0}
 
-// Generations returns the generations that sign for a client, newest first.
-func (r Rotations) Generations(client string, now time.Time) []int64 {
+// Generations returns the generations that sign for a client, newest first. The clock
+// is not asked where nothing was rotated.
+func (r Rotations) Generations(client string, now func() time.Time) []int64 {
 	rotations := r.of(client)
 	if len(rotations) == 0 {
 		return unrotated
 	}
-	return signing(rotations, now)
+	return signing(rotations, now())
 }
 
 // of returns the rotations of a client and of every client, newest first.
