@@ -44,7 +44,7 @@ type CreateAnswer struct {
 }
 
 // Creates keeps what became of creates that carry an Idempotency-Key. Whoever
-// begins one holds a claim on its key, see Dedup: an entry of CreateScope, which is
+// begins one holds a claim on its key, see Dedup: a lock of CreateScope, which is
 // released when the response is committed. A create without a response that nobody
 // holds a claim on is one whose outcome is unknown.
 type Creates interface {

@@ -119,6 +119,9 @@ type Entry struct {
 	SignedUntil time.Time
 	// Expires is when the entry may be purged.
 	Expires time.Time
+	// Lock reports that the claim is only ever released: nothing is committed
+	// with it, and it may be held for long.
+	Lock bool
 }
 
 // PurgeMark returns the signed time that is purged with the entry, in Unix

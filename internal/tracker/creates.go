@@ -119,7 +119,7 @@ func (x *Exchange) acquire(ctx context.Context) (*Earlier, error) {
 	if err := x.ref.Ready(); err != nil {
 		return nil, err
 	}
-	claim, err := x.ref.Claim(ctx, store.Entry{Scope: store.CreateScope, Keys: []store.Key{x.c.Key}, Expires: x.c.Expires}, 0)
+	claim, err := x.ref.Claim(ctx, store.Entry{Scope: store.CreateScope, Keys: []store.Key{x.c.Key}, Expires: x.c.Expires, Lock: true}, 0)
 	running := errors.Is(err, store.ErrInFlight)
 	if err != nil && !running {
 		return nil, fmt.Errorf("claiming an Idempotency-Key: %w", err)

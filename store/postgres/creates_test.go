@@ -36,7 +36,7 @@ func TestCreateOfADeadNodeIsUnknown(t *testing.T) {
 	a, b := node(t, dsn), node(t, dsn)
 	ctx := context.Background()
 	key := store.KeyOf(store.CreateScope, "create", "k")
-	entry := store.Entry{Scope: store.CreateScope, Keys: []store.Key{key}, Expires: time.Now().Add(time.Hour)}
+	entry := store.Entry{Scope: store.CreateScope, Keys: []store.Key{key}, Expires: time.Now().Add(time.Hour), Lock: true}
 	mustClaim(t, a, entry)
 	c := store.Create{Key: key, Expires: entry.Expires}
 	if err := a.BeginCreate(ctx, &c, nil); err != nil {

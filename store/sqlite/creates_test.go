@@ -27,11 +27,11 @@ func TestCreatesConformance(t *testing.T) {
 // long as the API takes, and no commit comes of it that others could be committed with.
 func TestNoCommitWaitsForARunningCreate(t *testing.T) {
 	s, _ := living(t)
-	for scope, want := range map[string]int64{store.CreateScope: 0, "events": 1} {
-		c, err := s.Claim(t.Context(), store.Entry{Scope: scope, Keys: []store.Key{store.KeyOf(scope, "a")}, Expires: time.Now().Add(time.Hour)}, 0)
+	for lock, want := range map[bool]int64{true: 0, false: 1} {
+		c, err := s.Claim(t.Context(), store.Entry{Scope: store.CreateScope, Keys: []store.Key{store.KeyOf(store.CreateScope, "a")}, Expires: time.Now().Add(time.Hour), Lock: lock}, 0)
 		must(t, err)
 		if n := s.writer.siblings(); n != want {
-			t.Errorf("while a claim in the scope %s is open, commits wait for %d more, want %d", scope, n, want)
+			t.Errorf("while a claim is open (a lock: %t), commits wait for %d more, want %d", lock, n, want)
 		}
 		c.Release()
 		if n := s.writer.siblings(); n != 0 {

@@ -252,7 +252,7 @@ func createLimit(t *testing.T, b *tracking) {
 }
 
 func createClaim(t *testing.T, b *tracking) {
-	entry := store.Entry{Scope: store.CreateScope, Keys: []store.Key{b.create("a").Key}, Expires: b.now().Add(time.Hour)}
+	entry := store.Entry{Scope: store.CreateScope, Keys: []store.Key{b.create("a").Key}, Expires: b.now().Add(time.Hour), Lock: true}
 	b.claim(entry)
 	c := b.begin("a")
 	b.refused(entry, store.ErrInFlight)

@@ -169,16 +169,12 @@ func (c *Claim) release() {
 func (c *Claim) end() {
 	if !c.ended {
 		c.ended = true
-		if c.commits() {
+		if !c.Entry.Lock {
 			c.table.open.Add(-1)
 		}
 		close(c.done)
 	}
 }
-
-// commits reports whether the claim ends with a commit of its own. One on the key of a
-// create is released, and may be open for as long as the API takes.
-func (c *Claim) commits() bool { return c.Entry.Scope != store.CreateScope }
 
 // remove takes the claim out of the table. table.mu must be held.
 func (c *Claim) remove() {

@@ -84,8 +84,8 @@ func (t *Table) Init(opts Options) {
 	t.opts, t.held = opts, make(map[store.Key]*Claim)
 }
 
-// Open returns the number of open claims that are likely to be committed. It does not
-// lock the table.
+// Open returns the number of open claims that are no locks. It does not lock the
+// table.
 func (t *Table) Open() int64 { return t.open.Load() }
 
 // Close makes all further claims fail with [store.ErrUnavailable] and the cause.
@@ -186,7 +186,7 @@ func (t *Table) reserve(e store.Entry, previous *Claim) (mine, other *Claim, err
 	for _, k := range mine.Entry.Keys {
 		t.held[k] = mine
 	}
-	if mine.commits() {
+	if !e.Lock {
 		t.open.Add(1)
 	}
 	return mine, nil, nil
