@@ -171,23 +171,29 @@ func (l *lab) measure(ctx context.Context, measure measureFunc, c *contender) (r
 	return r, err
 }
 
+// profileFile returns the file of a profile, in the directory for profiles, which it
+// makes.
+func (l *lab) profileFile(name string) (string, error) {
+	return filepath.Join(l.profile, name+".pprof"), os.MkdirAll(l.profile, 0o755)
+}
+
 // profileAll runs each side once more with a Caddy of it under the profiler, apart from the
 // rounds, since the profiler itself takes time.
 func (l *lab) profileAll(ctx context.Context, scenario string, measure measureFunc, sides []*contender) error {
 	if l.profile == "" {
 		return nil
 	}
-	if err := os.MkdirAll(l.profile, 0o755); err != nil {
-		return err
-	}
 	for _, c := range sides {
 		if len(c.nodes) == 0 {
 			continue
 		}
 		saved := make(chan error, 1)
-		file := filepath.Join(l.profile, fileName(scenario+"-"+c.name)+".pprof")
+		file, err := l.profileFile(fileName(scenario + "-" + c.name))
+		if err != nil {
+			return err
+		}
 		go func() { saved <- c.nodes[0].saveProfile(ctx, l.duration, file) }()
-		_, err := l.measure(ctx, measure, c)
+		_, err = l.measure(ctx, measure, c)
 		if failed := <-saved; err == nil {
 			err = failed
 		}

@@ -85,10 +85,11 @@ func (l *lab) runDrain(ctx context.Context) (section, error) {
 	}
 	if l.profile != "" {
 		d := drain{l: l, to: to, lo: lo, hi: lo + n, filled: filled}
-		if err := os.MkdirAll(l.profile, 0o755); err != nil {
+		file, err := l.profileFile("drain")
+		if err != nil {
 			return section{}, err
 		}
-		if err := d.run(ctx, "drain-profile", filepath.Join(l.profile, "drain.pprof")); err != nil {
+		if err := d.run(ctx, "drain-profile", file); err != nil {
 			return section{}, err
 		}
 	}

@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -210,10 +208,11 @@ func (l *lab) runInboxDrain(ctx context.Context) (section, error) {
 		rates, begins = append(rates, rate), append(begins, begin)
 	}
 	if l.profile != "" {
-		if err := os.MkdirAll(l.profile, 0o755); err != nil {
+		file, err := l.profileFile("inbox-drain")
+		if err != nil {
 			return section{}, err
 		}
-		if _, _, err := l.drainInbox(ctx, "profile", n, filepath.Join(l.profile, "inbox-drain.pprof")); err != nil {
+		if _, _, err := l.drainInbox(ctx, "profile", n, file); err != nil {
 			return section{}, err
 		}
 	}
