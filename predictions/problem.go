@@ -84,11 +84,13 @@ func (p *problem) write(w http.ResponseWriter) {
 // client's business, so the details are our own words.
 func problemOf(err error) *problem {
 	var p *problem
-	switch {
-	case errors.As(err, &p):
+	if errors.As(err, &p) {
 		return p
-	case keyProblem(err) != nil:
-		return keyProblem(err)
+	}
+	if p = keyProblem(err); p != nil {
+		return p
+	}
+	switch {
 	case errors.Is(err, upstream.ErrNoAPI):
 		return &problem{status: http.StatusNotImplemented, cause: err,
 			detail: "this API can't be asked who may see a prediction, so this request is not available"}
