@@ -213,7 +213,7 @@ func (a *App) provisionTracker(secrets []string, agent string, guard *egress.Gua
 		return err
 	}
 	s.poller, err = poller.New(poller.Config{
-		Schedule: a.Poll, Client: s.upstream, Seal: s.ring, Callback: strings.TrimRight(a.Callback, "/"), UserAgent: agent, Logger: a.logger.Named("tracker"), Clock: passing,
+		Schedule: a.Poll, Client: s.upstream, Seal: s.ring, Callback: a.Callback, UserAgent: agent, Logger: a.logger.Named("tracker"), Clock: passing,
 	})
 	if err != nil {
 		return err
@@ -223,7 +223,7 @@ func (a *App) provisionTracker(secrets []string, agent string, guard *egress.Gua
 		Callback:  a.Callback,
 		Seal:      s.ring,
 		SealReady: func() error { return s.keeper.Ready() },
-		Progress:  a.progress,
+		Progress:  s.progress,
 		CheckURL:  func(raw string) error { _, err := guard.CheckURL(raw); return err },
 		Retention: a.Retention,
 		Traced:    a.spans.Seen,
@@ -233,8 +233,7 @@ func (a *App) provisionTracker(secrets []string, agent string, guard *egress.Gua
 }
 
 // progress sends what a prediction has put out so far.
-func (a *App) progress(p store.Prediction, kind event.Set, payload []byte) {
-	s := &a.sender
+func (s *sender) progress(p store.Prediction, kind event.Set, payload []byte) {
 	engine := s.running.Load()
 	if engine == nil {
 		return // not started yet, and the next update holds this one

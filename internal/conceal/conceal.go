@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 )
 
 // TokenLen is the length of a callback token: 32 bytes in base64url.
@@ -32,15 +33,14 @@ type URL struct {
 	Sum []byte
 }
 
-// New returns what hides the callback URLs that are made from a configured one, which
-// has no slash at its end, and the token with the sum. Either may be missing; it is nil
-// without both.
+// New returns what hides the callback URLs that are made from a configured one, and the
+// token with the sum. Either may be missing; it is nil without both.
 func New(callback string, sum []byte) *URL {
 	if callback == "" && sum == nil {
 		return nil
 	}
 	if callback != "" {
-		callback += "/"
+		callback = strings.TrimRight(callback, "/") + "/"
 	}
 	return &URL{Base: callback, Sum: sum}
 }

@@ -71,8 +71,7 @@ type Config struct {
 	Client *upstream.Client
 	// Seal opens the clients' credentials.
 	Seal *seal.Ring
-	// Callback is the URL of callbacks without a slash at its end, which no
-	// payload shows, or empty.
+	// Callback is the base URL of callbacks, which no payload shows, or empty.
 	Callback string
 	// UserAgent is that of polls.
 	UserAgent string
