@@ -25,7 +25,7 @@ const (
 	longestLook = 5 * time.Second
 )
 
-// Update is what a prediction has put out so far.
+// Update says what a prediction has put out so far.
 type Update struct {
 	// Delivery says where it goes. It is not in the store. Event is
 	// event.Output or event.Logs.

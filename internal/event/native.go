@@ -8,7 +8,7 @@ import (
 
 // What a client that wants webhooks as the API itself sends them can want besides.
 const (
-	// Output and Logs are what a prediction has put out so far, while it runs.
+	// Output and Logs say what a prediction has put out so far, while it runs.
 	Output Set = 1 << (iota + 3)
 	Logs
 	// Native marks the events of such a client. A set with it also holds the

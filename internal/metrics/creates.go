@@ -1,6 +1,6 @@
 package metrics
 
-// CreateOutcome is what became of a create with an Idempotency-Key.
+// CreateOutcome is the outcome of a create with an Idempotency-Key.
 type CreateOutcome uint8
 
 // The outcomes.

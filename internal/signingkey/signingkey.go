@@ -67,7 +67,7 @@ type Keys struct {
 	clients    *lru.Cache[keyOf, secret]  // those that were derived from it
 }
 
-// keyOf is what a secret is derived for.
+// keyOf names the client and the generation that a secret is derived for.
 type keyOf struct {
 	client     string
 	generation int64

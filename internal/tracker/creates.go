@@ -56,7 +56,7 @@ type Answer struct {
 	IDOnly bool
 }
 
-// Earlier is what is known of an earlier create under the same key.
+// Earlier describes an earlier create under the same key.
 type Earlier struct {
 	// Answer is the response to it, nil while the outcome is unknown: the
 	// connection to the API broke, or the process ended, after the request had
@@ -225,7 +225,7 @@ func (x *Exchange) End() {
 	})
 }
 
-// sealedHeader is what is kept of a response's header.
+// sealedHeader holds the kept part of a response's header.
 type sealedHeader struct {
 	Header http.Header `json:"header,omitempty"`
 }

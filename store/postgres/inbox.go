@@ -17,9 +17,9 @@ import (
 )
 
 // inboxInterval is how often a node reads which inboxes are paused and which signing
-// keys are rotated, and how long it
-// bounds an inbox by what it knows of it itself: other nodes may have added to the
-// inbox in between, so that its bounds may be exceeded by that.
+// keys are rotated, and how long it bounds an inbox by what it knows of it itself:
+// other nodes may have added to the inbox in between, so that its bounds may be exceeded
+// by that.
 const inboxInterval = 500 * time.Millisecond
 
 // inbox is the part of the store that keeps inbound events. It implements store.Inbox.
