@@ -194,22 +194,11 @@ const purgeCreatesLimit = 500
 
 // purge deletes creates that have expired.
 func (c *creates) purge(now int64) error {
-	for more := true; more; {
-		err := c.s.use(func(ctx context.Context, conn *pgx.Conn) error {
-			gone, err := collect(ctx, conn, pgx.RowTo[bool], purgeCreates, now, purgeCreatesLimit)
-			more = len(gone) == purgeCreatesLimit
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		select {
-		case <-c.s.stop:
-			return nil
-		default:
-		}
-	}
-	return nil
+	_, err := c.s.purge(purgeCreatesLimit, func(ctx context.Context, conn *pgx.Conn) (int, error) {
+		gone, err := collect(ctx, conn, pgx.RowTo[bool], purgeCreates, now, purgeCreatesLimit)
+		return len(gone), err
+	})
+	return err
 }
 
 // Interface guard.

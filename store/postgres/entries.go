@@ -387,26 +387,37 @@ func (d *dedup) Purge() error {
 }
 
 func (d *dedup) purge(now int64) error {
-	for {
-		var n int
-		err := d.s.use(func(ctx context.Context, conn *pgx.Conn) error {
-			counts, err := collect(ctx, conn, pgx.RowTo[int], purgeRows, now, purgeEntries)
-			if err == nil {
-				n = counts[0]
-			}
-			return err
-		})
+	all, err := d.s.purge(purgeEntries, func(ctx context.Context, conn *pgx.Conn) (int, error) {
+		counts, err := collect(ctx, conn, pgx.RowTo[int], purgeRows, now, purgeEntries)
 		if err != nil {
-			return err
+			return 0, err
 		}
-		if n < purgeEntries {
-			d.claims.Expire(now)
-			d.s.inbox.expire(now)
-			return nil
+		return counts[0], nil
+	})
+	if all {
+		d.claims.Expire(now)
+		d.s.inbox.expire(now)
+	}
+	return err
+}
+
+// purge purges batches of up to limit rows, until one has fewer or the store is closed.
+// It reports whether all are purged.
+func (s *Store) purge(limit int, batch func(context.Context, *pgx.Conn) (gone int, err error)) (all bool, err error) {
+	for {
+		gone := 0
+		if err := s.use(func(ctx context.Context, conn *pgx.Conn) (err error) {
+			gone, err = batch(ctx, conn)
+			return err
+		}); err != nil {
+			return false, err
+		}
+		if gone < limit {
+			return true, nil
 		}
 		select {
-		case <-d.s.stop:
-			return nil
+		case <-s.stop:
+			return false, nil
 		default:
 		}
 	}
