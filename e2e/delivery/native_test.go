@@ -181,11 +181,13 @@ func TestUnchangedClientsGetProgress(t *testing.T) {
 	if last := string(s.api.Last().Body); !strings.Contains(last, `"webhook_events_filter":["start","output","logs","completed"]`) {
 		t.Fatalf("the API got %s", last)
 	}
-	shows(1, "start", `"status":"starting"`)
+	// Its body is the API's response to the create, or the API's own webhook if that
+	// overtakes the response.
+	shows(1, "start", `"output":null`)
 	s.api.Set(v.ID, "processing", `["one"]`)
 	s.api.Set(v.ID, "processing", `["one","two"]`)
 	s.api.Set(v.ID, "processing", `["one","two"]`) // it tells nothing new
-	shows(2, "start", `"status":"starting"`)
+	shows(2, "start", `"output":null`)
 	shows(3, "output", `"output":["one","two"]`)
 	s.api.Log(v.ID, `"more"`)
 	shows(4, "logs", `"logs":"more"`)
