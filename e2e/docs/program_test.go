@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -40,13 +41,7 @@ var runtimes = map[string]func(t *testing.T, dir, file, port string) *exec.Cmd{
 		return exec.Command(node, file)
 	},
 	".py": func(t *testing.T, _, file, _ string) *exec.Cmd {
-		for _, python := range []string{"python3", "/usr/bin/python3"} {
-			if exec.Command(python, "-c", "import flask").Run() == nil {
-				return exec.Command(python, file)
-			}
-		}
-		testenv.Skip(t, "Python with Flask", "apt-get install python3-flask")
-		return nil
+		return exec.Command(python(t, "flask", "Flask", "python3-flask"), file)
 	},
 	".go": func(t *testing.T, dir, file, _ string) *exec.Cmd {
 		binary := filepath.Join(dir, "program")
@@ -69,6 +64,53 @@ var runtimes = map[string]func(t *testing.T, dir, file, port string) *exec.Cmd{
 	},
 }
 
+// frameworks returns the command that runs a file of a program by its name, where the
+// extension alone does not say how.
+var frameworks = map[string]func(t *testing.T, dir, port string) *exec.Cmd{
+	"main.py": func(t *testing.T, _, port string) *exec.Cmd {
+		return exec.Command(python(t, "fastapi, uvicorn", "FastAPI", "python3-fastapi uvicorn"), "-m", "uvicorn", "main:app", "--host", "127.0.0.1", "--port", port)
+	},
+	"views.py": func(t *testing.T, dir, port string) *exec.Cmd {
+		for file, b := range programs(t, frameworksPage, "file") {
+			if filepath.Ext(file) == ".py" {
+				text := strings.Replace(b.text, "hooks.example.com", "127.0.0.1", 1)
+				if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		return exec.Command(python(t, "django", "Django", "python3-django"), "-m", "django", "runserver", "--noreload", "--pythonpath", dir, "--settings", "settings", "127.0.0.1:"+port)
+	},
+	"route.mjs": func(t *testing.T, dir, _ string) *exec.Cmd {
+		// Next.js calls the handler with the Request of the Web API.
+		const server = `import http from "node:http";
+import { POST } from "./route.mjs";
+http.createServer(async (req, res) => {
+  const init = { method: req.method, headers: req.headers, body: req, duplex: "half" };
+  const response = await POST(new Request("http://" + req.headers.host + req.url, init));
+  res.writeHead(response.status).end();
+}).listen(process.env.PORT, "127.0.0.1");
+`
+		file := filepath.Join(dir, "server.mjs")
+		if err := os.WriteFile(file, []byte(server), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return exec.Command(testenv.Need(t, "node", "apt-get install nodejs"), file)
+	},
+}
+
+// python returns the Python that has modules, or skips the test.
+func python(t *testing.T, modules, what, packages string) string {
+	t.Helper()
+	for _, python := range []string{"python3", "/usr/bin/python3"} {
+		if exec.Command(python, "-c", "import "+modules).Run() == nil {
+			return python
+		}
+	}
+	testenv.Skip(t, "Python with "+what, "apt-get install "+packages)
+	return ""
+}
+
 // run writes a documented program to a file, runs it on a port of the test, and
 // waits until it listens there.
 func run(t *testing.T, env *caddyrun.Env, b block, file, port string) *program {
@@ -78,12 +120,15 @@ func run(t *testing.T, env *caddyrun.Env, b block, file, port string) *program {
 	if err := os.WriteFile(path, []byte(b.text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	runtime := runtimes[filepath.Ext(file)]
-	if runtime == nil {
+	number := fmt.Sprint(env.Port(port))
+	var cmd *exec.Cmd
+	if framework := frameworks[file]; framework != nil {
+		cmd = framework(t, dir, number)
+	} else if runtime := runtimes[filepath.Ext(file)]; runtime != nil {
+		cmd = runtime(t, dir, path, number)
+	} else {
 		t.Fatalf("nothing runs %s", file)
 	}
-	number := fmt.Sprint(env.Port(port))
-	cmd := runtime(t, dir, path, number)
 	p := &program{addr: env.Addr(port), output: caddyrun.NewLogs()}
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "PORT="+number, "WEBHOOK_SECRET="+secret, "NODE_ENV=production", "APP_ENV=production")

@@ -23,16 +23,12 @@ import (
 
 const receiversPage = "docs/receivers.md"
 
-// programs are the page's blocks that a comment of a kind gives a file name,
+// programs are a page's blocks that a comment of a kind gives a file name,
 // with the name.
-func programs(t *testing.T, kind string) map[string]block {
+func programs(t *testing.T, page, kind string) map[string]block {
 	t.Helper()
-	data, err := os.ReadFile(filepath.Join(root, receiversPage))
-	if err != nil {
-		t.Fatal(err)
-	}
 	found := make(map[string]block)
-	for _, b := range parseBlocks(receiversPage, string(data)) {
+	for _, b := range parseBlocks(page, read(t, page)) {
 		if name := b.noted(kind); name != "" {
 			found[name] = b
 		}
@@ -122,7 +118,7 @@ const large = 600_000
 // it: an event arrives once, however large, and a forgery not at all.
 func TestReceiversBehindTheEdge(t *testing.T) {
 	front := fronts(t)[0]
-	for file, b := range programs(t, "edge") {
+	for file, b := range programs(t, receiversPage, "edge") {
 		t.Run(file, func(t *testing.T) {
 			t.Setenv("WEBHOOK_SECRET", secret)
 			s := caddyrun.New(t)
@@ -172,7 +168,7 @@ func fronts(t *testing.T) (texts []string) {
 func TestReceiversBehindAnInbox(t *testing.T) {
 	front := fronts(t)[1]
 	tried := 0
-	for file, b := range programs(t, "edge") {
+	for file, b := range programs(t, receiversPage, "edge") {
 		if !slices.Contains([]string{".mjs", ".py", ".php"}, filepath.Ext(file)) {
 			continue
 		}
@@ -207,7 +203,7 @@ func TestReceiversBehindAnInbox(t *testing.T) {
 // TestReceiversOnTheirOwn has real deliveries made to each, and then sends what
 // must not get in.
 func TestReceiversOnTheirOwn(t *testing.T) {
-	for file, b := range programs(t, "direct") {
+	for file, b := range programs(t, receiversPage, "direct") {
 		t.Run(file, func(t *testing.T) {
 			t.Setenv("WEBHOOK_SECRET", secret)
 			api := fakeapi.New(fakeapi.Options{})

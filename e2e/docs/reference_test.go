@@ -201,39 +201,6 @@ func TestDefaultsCanBeWrittenOut(t *testing.T) {
 	}
 }
 
-// TestReadmeShowsAllOptions: the README's block has every option of the
-// reference, and where one has a default to write, with that.
-func TestReadmeShowsAllOptions(t *testing.T) {
-	var shown string
-	for _, b := range blocksIn(t, "caddyfile") {
-		if b.file == "README.md" && b.note == "all options" {
-			shown = b.text
-		}
-	}
-	if shown == "" {
-		t.Fatal("the README has no block of all options")
-	}
-	for _, tab := range tables(reference(t)) {
-		if tab.kind != "options" {
-			continue
-		}
-		for _, r := range tab.rows {
-			name, args, _ := strings.Cut(code(r[0]), " ")
-			want := name
-			if strings.HasPrefix(r[1], "`") {
-				want += " " + code(r[1])
-			}
-			if args == "{ … }" {
-				want += " {"
-			}
-			written := regexp.MustCompile(`(?m)^\s*(# )?` + regexp.QuoteMeta(want) + `($|\s)`)
-			if !written.MatchString(shown) {
-				t.Errorf("%s: the README's block has no %q", tab.place, want)
-			}
-		}
-	}
-}
-
 // TestCaddyfileErrorsAreAsDocumented: what the reference says is refused is
 // refused, in these words. -update writes them.
 func TestCaddyfileErrorsAreAsDocumented(t *testing.T) {

@@ -6,17 +6,14 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/e2e/rig/caddyrun"
 	"github.com/caddy-replicate/replicate-webhook/internal/inbox"
 	"github.com/caddy-replicate/replicate-webhook/internal/inbox/route"
-	"github.com/caddy-replicate/replicate-webhook/internal/testenv"
 )
 
 // TestCaddysHandlersWorkInAnInbox: what leads to an app, or is in the way to it.
@@ -131,52 +128,18 @@ func TestCaddysHandlersWorkInAnInbox(t *testing.T) {
 
 // TestPHPBehindAnInbox: php_fastcgi gets what it gets of a request.
 func TestPHPBehindAnInbox(t *testing.T) {
-	found, _ := filepath.Glob("/usr/sbin/php-fpm*")
-	if len(found) == 0 {
-		testenv.Skip(t, "php-fpm", "apt-get install php-fpm")
-	}
 	dir := t.TempDir()
-	write := func(name, text string) string {
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
-	write("index.php", `<?php
+	script := `<?php
 $body = file_get_contents('php://input');
 http_response_code(isset($_GET['status']) ? (int) $_GET['status'] : 200);
 echo implode(' ', [$_SERVER['REQUEST_METHOD'], $_SERVER['REQUEST_URI'], $_SERVER['SCRIPT_NAME'], $_SERVER['REMOTE_ADDR'], $_SERVER['SERVER_ADDR'],
 	$_SERVER['HTTP_HOST'], $_SERVER['HTTPS'] ?? '', $_SERVER['HTTP_X_REPLICATE_EVENT_ID'], $_SERVER['HTTP_X_REPLICATE_VERIFIED'],
 	$_SERVER['CONTENT_LENGTH'], $body]);
-`)
-	socket := filepath.Join(dir, "fpm.sock")
-	user := ""
-	if os.Geteuid() == 0 {
-		user = "user = root\ngroup = root\n"
-	}
-	conf := write("fpm.conf", fmt.Sprintf("[global]\nerror_log = %s/fpm.log\ndaemonize = no\n[www]\n%slisten = %s\npm = static\npm.max_children = 1\n", dir, user, socket))
-	fpm := exec.Command(found[0], "-n", "-F", "-R", "-y", conf)
-	if err := fpm.Start(); err != nil {
+`
+	if err := os.WriteFile(filepath.Join(dir, "index.php"), []byte(script), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		// Its children end with it.
-		_ = fpm.Process.Signal(syscall.SIGTERM)
-		_ = fpm.Wait()
-		if t.Failed() {
-			log, _ := os.ReadFile(filepath.Join(dir, "fpm.log"))
-			t.Logf("php-fpm: %s", log)
-		}
-	})
-	caddyrun.Until(t, "php-fpm to listen", func() bool {
-		conn, err := net.Dial("unix", socket)
-		if err == nil {
-			conn.Close()
-		}
-		return err == nil
-	})
-	t.Setenv("FPM", socket)
+	t.Setenv("FPM", caddyrun.StartFPM(t))
 	t.Setenv("ROOT", dir)
 	_, routes := start(t, route.Options{Timeout: time.Minute}, "root * {$ROOT}\nphp_fastcgi unix/{$FPM}", "root * {$ROOT}\nrewrite * /index.php?status=410\nphp_fastcgi unix/{$FPM}")
 	want := "POST /hooks/replicate?q=1 /index.php 192.0.2.7 192.0.2.1 hooks.example.com  evt_1 standard " + fmt.Sprint(len(payload)) + " " + payload
