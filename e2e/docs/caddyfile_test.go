@@ -46,6 +46,7 @@ func configs(t *testing.T) []config {
 			all = append(all, config{filepath.ToSlash(name), read(t, name)})
 		}
 	}
+	all = append(all, manifests(t)...)
 	for _, b := range blocksIn(t, "caddyfile") {
 		text := b.text
 		if place := b.noted("within"); place != "" {
@@ -56,6 +57,26 @@ func configs(t *testing.T) []config {
 			text = string(caddyfile.Format([]byte(strings.Replace(frame, "%s", text, 1))))
 		}
 		all = append(all, config{b.name(), text})
+	}
+	return all
+}
+
+// manifests are the Caddyfiles in the ConfigMaps of the manifests for Kubernetes.
+func manifests(t *testing.T) (all []config) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(root, "packaging/kubernetes/*.yaml"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("found no manifest, %v", err)
+	}
+	for _, file := range files {
+		name, _ := filepath.Rel(root, file)
+		_, text, ok := strings.Cut(read(t, name), "\n  Caddyfile: |\n")
+		text, _, _ = strings.Cut(text, "\n---\n")
+		if !ok {
+			t.Fatalf("%s has no Caddyfile", name)
+		}
+		text = regexp.MustCompile("(?m)^ {4}").ReplaceAllString(text, "")
+		all = append(all, config{filepath.ToSlash(name), text + "\n"})
 	}
 	return all
 }
@@ -76,6 +97,8 @@ func (c config) adapt(t *testing.T) []byte {
 		switch {
 		case strings.Contains(m[1], "DATABASE"):
 			value = "postgres://webhook:password@127.0.0.1:1/webhook"
+		case m[1] == "SITE":
+			value = "localhost"
 		case strings.Contains(m[1], "HASH"):
 			value = "$2a$14$eFQa0aYlTGSM/SO1oy4ct.JOV0VfTxZr/gM4BFzgnppCDq3YVqQI6" // nobody knows of what
 		}

@@ -2,6 +2,7 @@ package docs_test
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -20,6 +21,7 @@ func TestComposeNodesShareOneMemory(t *testing.T) {
 	text := read(t, dir+"Caddyfile")
 	text = strings.Replace(text, "{\n\treplicate_webhook {", "{\n\t{$GLOBALS}\n\treplicate_webhook {", 1)
 	text = strings.Replace(text, "http:// {", "http://127.0.0.1:{$PORT1} {", 1)
+	text = strings.Replace(text, ":2020 {", "http://127.0.0.1:{$PORT2} {", 1)
 	text = strings.Replace(text, "app:3000", app.Addr(), 1)
 	var (
 		nodes []*caddyrun.Child
@@ -68,6 +70,15 @@ func TestComposeNodesShareOneMemory(t *testing.T) {
 		if want := fmt.Sprint(i > 0); resp.StatusCode != 200 || fmt.Sprint(resp.Header.Get("X-Replicate-Duplicate") == "true") != want {
 			t.Errorf("node %d: got %s, a duplicate: %s", i, resp.Status, resp.Header.Get("X-Replicate-Duplicate"))
 		}
+	}
+	resp, err := nodes[0].Client.Get(nodes[0].URL("PORT2", "/metrics"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	metrics, err := io.ReadAll(resp.Body)
+	_ = resp.Body.Close()
+	if err != nil || !strings.Contains(string(metrics), "\ncaddy_replicate_webhook_requests_total{") {
+		t.Errorf("node 0 shows Prometheus no metric of the plugin: %s, %v", resp.Status, err)
 	}
 	nodes[0].Kill()
 	copies("pred_3")

@@ -35,6 +35,13 @@ func newChapter(t *testing.T, c *caddyrun.Env, admin, heading string) *chapter {
 		t.Fatalf("%s has no chapter %q", operationsPage, heading)
 	}
 	text, _, _ = strings.Cut(text, "\n## ")
+	return newCommands(t, c, admin, operationsPage, text)
+}
+
+// newCommands is newChapter for any text of a page. Without an admin endpoint, commands
+// ask none.
+func newCommands(t *testing.T, c *caddyrun.Env, admin, page, text string) *chapter {
+	t.Helper()
 	var lines []string
 	for line := range strings.Lines(text) {
 		lines = append(lines, strings.TrimPrefix(line, "   ")) // blocks stand in lists
@@ -42,7 +49,7 @@ func newChapter(t *testing.T, c *caddyrun.Env, admin, heading string) *chapter {
 	if err := os.MkdirAll(c.Path("secrets"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	return &chapter{t, c.Dir(), admin, parseBlocks(operationsPage, strings.Join(lines, "")), strings.NewReplacer("/run/secrets", c.Path("secrets"))}
+	return &chapter{t, c.Dir(), admin, parseBlocks(page, strings.Join(lines, "")), strings.NewReplacer("/run/secrets", c.Path("secrets"))}
 }
 
 // run runs a shell block as it is written.
@@ -54,8 +61,12 @@ func (ch *chapter) run(name string, environ ...string) string {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), 4*caddyrun.Patience)
 		defer cancel()
+		caddy := "'" + caddyrun.Binary(ch.t) + "' \"$@\""
+		if ch.admin != "" {
+			caddy += " --address " + ch.admin
+		}
 		cmd := exec.CommandContext(ctx, testenv.Need(ch.t, "bash", "apt-get install bash"), "-euo", "pipefail", "-c",
-			"caddy() { '"+caddyrun.Binary(ch.t)+"' \"$@\" --address "+ch.admin+"; }\n"+ch.places.Replace(b.text))
+			"caddy() { "+caddy+"; }\n"+ch.places.Replace(b.text))
 		cmd.Env = append(append(os.Environ(), "HOME="+ch.dir), environ...)
 		out, err := cmd.CombinedOutput()
 		if err != nil {

@@ -173,3 +173,66 @@ func TestRecipesNameFilesThatExist(t *testing.T) {
 		}
 	}
 }
+
+// TestBackupIsRestoredAsDocumented backs up a running Caddy, loses its files, and restores
+// them: what was accepted before is a duplicate again.
+func TestBackupIsRestoredAsDocumented(t *testing.T) {
+	const page = recipes + "backup.md"
+	app := caddyrun.NewApp(t)
+	c := caddyrun.NewChild(t, `{
+	{$GLOBALS}
+	replicate_webhook {
+		store sqlite {$DIR}/state/webhook.db
+		signing per_client
+	}
+}
+http://127.0.0.1:{$PORT1} {
+	handle /webhooks/replicate {
+		replicate_webhook {
+			secret {env.WEBHOOK_SECRET}
+		}
+		reverse_proxy `+app.Addr()+`
+	}
+	replicate_predictions /v1/* {
+		api off
+	}
+}
+`)
+	c.Environ = []string{"WEBHOOK_SECRET=" + secret}
+	c.Start("PORT1")
+	ch := newCommands(t, c.Env, "", page, read(t, page))
+	environ := []string{"DATA=" + c.Path("state"), "BACKUP=" + c.Path("backup"), "KEYS=" + c.Path("keys")}
+	for _, dir := range []string{"backup", "keys"} {
+		if err := os.Mkdir(c.Path(dir), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	body := payload("pred_1", 10)
+	sent := func(want bool) {
+		t.Helper()
+		resp := post(t, c.Client, c.URL("PORT1", "/webhooks/replicate"), http.Header{"X-Replicate-Signature": {hexSignature(body)}}, body)
+		if resp.StatusCode != 200 || (resp.Header.Get("X-Replicate-Duplicate") == "true") != want {
+			t.Fatalf("got %s, a duplicate: %q", resp.Status, resp.Header.Get("X-Replicate-Duplicate"))
+		}
+	}
+	sent(false)
+	ch.run("back up", environ...)
+	ch.run("back up the key", environ...)
+	c.Stop()
+	key, err := os.ReadFile(c.Path("state", "seal.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(c.Path("state")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(c.Path("state"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	ch.run("restore", environ...)
+	if restored, err := os.ReadFile(c.Path("state", "seal.key")); err != nil || string(restored) != string(key) {
+		t.Errorf("the key is %q, %v", restored, err)
+	}
+	c.Start("PORT1")
+	sent(true)
+}
