@@ -47,9 +47,17 @@ func addFilter(cmd *cobra.Command, q *operator.DeliveryQuery) {
 	f.StringVar(&q.Event, "event", "", "Only of this event: started, completed or failed")
 	f.StringVar(&q.Endpoint, "endpoint", "", "Only to this endpoint, such as https://hooks.example.com:8443")
 	f.StringVar(&q.Prediction, "prediction", "", "Only of the prediction of this id")
+	f.StringVar(&q.Client, "client", "", "Only of clients whose name has this in it")
+	addResponse(cmd, &q.Response)
 	enumerate(cmd, "state", "pending", "delivered", "failed", "superseded", "canceled")
 	enumerate(cmd, "event", "started", "completed", "failed")
 	addSince(cmd, &q.Since)
+}
+
+// addResponse adds the flag that selects by the response to the last attempt.
+func addResponse(cmd *cobra.Command, response *string) {
+	cmd.Flags().StringVar(response, "response", "", "Only with this response to the last attempt: 2xx, 3xx, 4xx, 5xx or none")
+	enumerate(cmd, "response", "2xx", "3xx", "4xx", "5xx", "none")
 }
 
 // addSince adds the flag that selects what is new.
@@ -138,6 +146,10 @@ func (t *terminal) delivery(d *operator.DeliveryDetail) {
 	t.printf("\n")
 	line := t.timeline(d.Created, "committed", d.URL, d.Log)
 	switch {
+	case d.Breaker != nil && d.Breaker.Until.After(t.now):
+		line("o", yellow, d.Breaker.Until, fmt.Sprintf("waits for the %s: its breaker is open, and attempt %d may be made %s", d.Breaker.Of, d.Attempts+1, t.ago(d.Breaker.Until)))
+	case d.Breaker != nil:
+		line("o", yellow, d.Breaker.Until, fmt.Sprintf("waits for the %s: its breaker is half-open, and one attempt decides", d.Breaker.Of))
 	case d.State == "pending" && d.Due.After(t.now):
 		line("o", yellow, d.Due, fmt.Sprintf("attempt %d is due %s", d.Attempts+1, t.ago(d.Due)))
 	case d.State == "pending":

@@ -66,6 +66,7 @@ func addEventFilter(cmd *cobra.Command, q *operator.EventQuery) {
 	f.StringVar(&q.Scope, "scope", "", "Only of the inbox of this scope")
 	f.StringVar(&q.Event, "event", "", "Only of this event, such as prediction.completed")
 	f.StringVar(&q.Prediction, "prediction", "", "Only of the prediction of this id")
+	addResponse(cmd, &q.Response)
 	enumerate(cmd, "state", "waiting", "running", "accepted", "refused", "discarded", "failed")
 	addSince(cmd, &q.Since)
 }

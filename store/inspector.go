@@ -75,13 +75,16 @@ type DeliveryRow struct {
 	// head and body were not deleted, and the event was not only recorded.
 	// Lists have both, too.
 	Claimed, Replayable bool
+
+	// Last is the last attempt, without its response, nil before the first.
+	Last *Attempt
 }
 
 // DeliveryFilter selects deliveries. A zero field excludes none.
 type DeliveryFilter struct {
 	// Inbound selects the events that the edge accepted, in place of the
 	// webhooks to clients, and Scope and Name those of a scope and of an event's
-	// name. Event and Endpoint select none of them.
+	// name. Event, Endpoint and Client exclude none of them.
 	Inbound     bool
 	Scope, Name string
 
@@ -89,7 +92,12 @@ type DeliveryFilter struct {
 	Event      event.Set
 	Endpoint   string // as EndpointOf returns it
 	Prediction string // the API's ID
-	Since      time.Time
+	// Client is a part of the client's name.
+	Client string
+	// Class is the class of the last attempt's status: 2 for 2xx to 5 for 5xx,
+	// and 0 for an attempt without a response. What was delivered is of class 2.
+	Class *int
+	Since time.Time
 	// Before is the cursor: only deliveries with a lower N.
 	Before int64
 	// Limit is the most rows wanted.

@@ -98,6 +98,42 @@ func (e *Engine) Endpoints() []EndpointStatus {
 	return list
 }
 
+// Blocker is the open breaker that a delivery waits for.
+type Blocker struct {
+	// Of is what the breaker is of: endpoint, url or app.
+	Of       string    `json:"of"`
+	State    State     `json:"state"`    // open or half_open
+	Failures int       `json:"failures"` // in a row
+	Since    time.Time `json:"since"`
+	// Until is the end of the cooldown: one attempt decides then.
+	Until time.Time `json:"until"`
+	Error string    `json:"error"` // of the failure that opened it last
+}
+
+// Blocker returns the open breaker that a pending delivery waits for: that of its
+// endpoint, else that of its URL. It returns nil if both are closed.
+func (e *Engine) Blocker(d *store.Delivery) *Blocker {
+	lane, of := store.Lane{Endpoint: store.EndpointOf(d.URL), Client: d.Client}.Only(d.URL), "endpoint"
+	if d.Inbound != nil {
+		lane, of = store.InboxLane(d.Inbound.Scope), "app"
+	}
+	now := e.conf.Now()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	p := e.admission.endpoints[lane.Endpoint]
+	if p == nil {
+		return nil
+	}
+	b := &p.breaker
+	if u := p.urls[lane]; !b.open && u != nil {
+		b, of = &u.breaker, "url"
+	}
+	if !b.open {
+		return nil
+	}
+	return &Blocker{Of: of, State: b.state(now), Failures: b.failures, Since: b.since, Until: b.until, Error: b.reason}
+}
+
 // Inboxes returns the states of the apps behind the configuration's inboxes: each as
 // of an endpoint, whose name is the scope. They are sorted by it.
 func (e *Engine) Inboxes() []EndpointStatus {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/delivery"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -29,7 +30,27 @@ type Delivery struct {
 	Due time.Time `json:"due,omitzero"`
 	// Ended is the time at which any other delivery ended.
 	Ended time.Time `json:"ended,omitzero"`
+	// Last is the last attempt, missing before the first.
+	Last *LastAttempt `json:"last,omitempty"`
+	// Breaker is the open breaker of this process that a pending delivery waits
+	// for, missing where none is open.
+	Breaker *delivery.Blocker `json:"breaker,omitempty"`
 }
+
+// LastAttempt is the last attempt of a delivery or event, without its response.
+type LastAttempt struct {
+	Number int       `json:"number"` // from 1
+	At     time.Time `json:"at"`
+	// Seconds it took.
+	Seconds float64 `json:"seconds"`
+	// Status is the HTTP status, 0 when there was no response.
+	Status int `json:"status"`
+	// Error says why it failed.
+	Error string `json:"error,omitempty"`
+}
+
+// OK reports whether the receiver took the event.
+func (a *LastAttempt) OK() bool { return a.Error == "" && a.Status >= 200 && a.Status < 300 }
 
 // DeliveryPage is a page of deliveries, newest first. It may be short, even
 // empty, where few of many match: the list ends where Next is empty.
@@ -77,7 +98,7 @@ func (s *Service) Deliveries(ctx context.Context, q DeliveryQuery) (DeliveryPage
 	err = s.use(func(o store.Store) error {
 		rows, next, err := o.ListDeliveries(ctx, f)
 		for i := range rows {
-			out.Results = append(out.Results, deliveryOf(&rows[i]))
+			out.Results = append(out.Results, s.deliveryOf(&rows[i]))
 		}
 		out.Next = cursor(next)
 		return err
@@ -95,7 +116,7 @@ func (s *Service) Delivery(ctx context.Context, id string) (out DeliveryDetail, 
 		if err != nil {
 			return err
 		}
-		out = DeliveryDetail{Delivery: deliveryOf(&row), Payload: row.Payload, Log: attemptsOf(attempts)}
+		out = DeliveryDetail{Delivery: s.deliveryOf(&row), Payload: row.Payload, Log: attemptsOf(attempts)}
 		return nil
 	})
 	return out, err
@@ -113,10 +134,33 @@ func attemptsOf(attempts []store.Attempt) []Attempt {
 	return out
 }
 
-func deliveryOf(r *store.DeliveryRow) Delivery {
+// lastOf returns the last attempt of a row, nil before the first.
+func lastOf(r *store.DeliveryRow) *LastAttempt {
+	a := r.Last
+	if a == nil {
+		return nil
+	}
+	return &LastAttempt{Number: a.Number, At: a.At.UTC(), Seconds: a.Took.Seconds(), Status: a.Status, Error: a.Error}
+}
+
+// blockerOf returns the open breaker that a pending row waits for, nil without one.
+func (s *Service) blockerOf(r *store.DeliveryRow) *delivery.Blocker {
+	e := s.conf.Engine()
+	if e == nil || r.State != store.DeliveryPending {
+		return nil
+	}
+	b := e.Blocker(&r.Delivery)
+	if b != nil {
+		utc(&b.Since, &b.Until)
+	}
+	return b
+}
+
+func (s *Service) deliveryOf(r *store.DeliveryRow) Delivery {
 	d := Delivery{
 		ID: r.ID, Event: r.Event.Name(), Prediction: r.PredictionID, Client: r.Client, URL: r.URL,
 		State: r.State.String(), Redelivery: r.Redelivery, Attempts: r.Attempts, Created: r.CreatedAt.UTC(),
+		Last: lastOf(r), Breaker: s.blockerOf(r),
 	}
 	if r.URL != "" {
 		d.Endpoint = store.EndpointOf(r.URL)

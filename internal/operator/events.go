@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/delivery"
 	"github.com/caddy-replicate/replicate-webhook/internal/inbox"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
@@ -35,6 +36,11 @@ type Event struct {
 	Due time.Time `json:"due,omitzero"`
 	// Ended is when any other came to its end.
 	Ended time.Time `json:"ended,omitzero"`
+	// Last is the last attempt, missing before the first.
+	Last *LastAttempt `json:"last,omitempty"`
+	// Breaker is that of the app in this process, which a waiting event waits
+	// for, missing where it is closed.
+	Breaker *delivery.Blocker `json:"breaker,omitempty"`
 }
 
 // stateRunning is the state of a waiting event that is claimed.
@@ -90,7 +96,7 @@ func (s *Service) Events(ctx context.Context, q EventQuery) (EventPage, error) {
 		rows, next, err := o.ListDeliveries(ctx, f.DeliveryFilter)
 		for i := range rows {
 			if f.selects(&rows[i]) {
-				out.Results = append(out.Results, eventOf(&rows[i]))
+				out.Results = append(out.Results, s.eventOf(&rows[i]))
 			}
 		}
 		out.Next = cursor(next)
@@ -107,7 +113,7 @@ func (s *Service) Event(ctx context.Context, id string) (out EventDetail, err er
 		if err != nil {
 			return err
 		}
-		out = EventDetail{Event: eventOf(&row), Log: attemptsOf(attempts)}
+		out = EventDetail{Event: s.eventOf(&row), Log: attemptsOf(attempts)}
 		if out.Request, err = requestOf(row.Inbound); err != nil {
 			return err
 		}
@@ -152,11 +158,12 @@ func requestOf(ev *store.Inbound) (*EventRequest, error) {
 	return r, nil
 }
 
-func eventOf(r *store.DeliveryRow) Event {
+func (s *Service) eventOf(r *store.DeliveryRow) Event {
 	e := Event{
 		ID: r.ID, Scope: r.Inbound.Scope, Event: r.Inbound.Name, Prediction: r.Inbound.PredictionID,
 		State: r.State.EventState(), Replay: r.Replay, Overtaken: r.Overtaken, Replayable: r.Replayable,
 		Attempts: r.Attempts, Refusals: r.Refusals, Accepted: r.CreatedAt.UTC(),
+		Last: lastOf(r),
 	}
 	switch {
 	case r.State != store.DeliveryPending:
@@ -164,7 +171,7 @@ func eventOf(r *store.DeliveryRow) Event {
 	case r.Claimed:
 		e.State = stateRunning
 	default:
-		e.Due = r.Due.UTC()
+		e.Due, e.Breaker = r.Due.UTC(), s.blockerOf(r)
 	}
 	return e
 }

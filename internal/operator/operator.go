@@ -75,6 +75,7 @@ type Engine interface {
 	Endpoints() []delivery.EndpointStatus
 	Inboxes() []delivery.EndpointStatus
 	Reset(endpoint string) bool
+	Blocker(*store.Delivery) *delivery.Blocker
 }
 
 // Poller is the part of a poller that the service needs.

@@ -79,7 +79,7 @@ func (s *Service) Prediction(ctx context.Context, id, api string) (out Predictio
 		rows, _, err := o.ListDeliveries(ctx, store.DeliveryFilter{Prediction: id, Limit: DefaultLimit})
 		for i := range rows {
 			if rows[i].Prediction == p.Ref {
-				out.Deliveries = append(out.Deliveries, deliveryOf(&rows[i]))
+				out.Deliveries = append(out.Deliveries, s.deliveryOf(&rows[i]))
 			}
 		}
 		return err

@@ -25,6 +25,8 @@ type DeliveryQuery struct {
 	Event      string // with or without "prediction."
 	Endpoint   string // scheme://host[:port], or a host
 	Prediction string // id
+	Client     string // a part of the client's name
+	Response   string // that of the last attempt: 2xx, 3xx, 4xx, 5xx or none
 	Since      string // a time (RFC 3339), or how long ago, such as 24h
 	Limit      int    // of one page
 	Cursor     string // Next of the page before
@@ -44,6 +46,7 @@ type EventQuery struct {
 	Scope      string
 	Event      string // its name, such as prediction.completed
 	Prediction string // id
+	Response   string // that of the app to the last attempt: 2xx, 3xx, 4xx, 5xx or none
 	Since      string // a time (RFC 3339), or how long ago, such as 24h
 	Limit      int    // of one page
 	Cursor     string // Next of the page before
@@ -59,8 +62,8 @@ type field struct {
 func (q *DeliveryQuery) fields() []field {
 	return []field{
 		{name: "state", text: &q.State}, {name: "event", text: &q.Event}, {name: "endpoint", text: &q.Endpoint},
-		{name: "prediction", text: &q.Prediction}, {name: "since", text: &q.Since},
-		{name: "limit", n: &q.Limit}, {name: "cursor", text: &q.Cursor},
+		{name: "prediction", text: &q.Prediction}, {name: "client", text: &q.Client}, {name: "response", text: &q.Response},
+		{name: "since", text: &q.Since}, {name: "limit", n: &q.Limit}, {name: "cursor", text: &q.Cursor},
 	}
 }
 
@@ -73,8 +76,8 @@ func (q *PredictionQuery) fields() []field {
 func (q *EventQuery) fields() []field {
 	return []field{
 		{name: "state", text: &q.State}, {name: "scope", text: &q.Scope}, {name: "event", text: &q.Event},
-		{name: "prediction", text: &q.Prediction}, {name: "since", text: &q.Since},
-		{name: "limit", n: &q.Limit}, {name: "cursor", text: &q.Cursor},
+		{name: "prediction", text: &q.Prediction}, {name: "response", text: &q.Response},
+		{name: "since", text: &q.Since}, {name: "limit", n: &q.Limit}, {name: "cursor", text: &q.Cursor},
 	}
 }
 
@@ -198,7 +201,10 @@ func (q *DeliveryQuery) filter(now time.Time) (f store.DeliveryFilter, err error
 	if f.Endpoint, err = endpoint(q.Endpoint); err != nil {
 		return f, err
 	}
-	f.Prediction = q.Prediction
+	f.Prediction, f.Client = q.Prediction, q.Client
+	if f.Class, err = class(q.Response); err != nil {
+		return f, err
+	}
 	if f.Since, err = since(q.Since, now); err != nil {
 		return f, err
 	}
@@ -221,6 +227,9 @@ func (q *EventQuery) filter(now time.Time) (f eventFilter, err error) {
 			return f, invalid("state", "is %q: use waiting, running, accepted, refused, failed or discarded", f.state)
 		}
 		f.State = &state // that of running is that of waiting
+	}
+	if f.Class, err = class(q.Response); err != nil {
+		return f, err
 	}
 	if f.Since, err = since(q.Since, now); err != nil {
 		return f, err
@@ -269,6 +278,22 @@ func endpoint(text string) (string, error) {
 		return "", invalid("endpoint", "is not a valid endpoint: write it like https://hooks.example.com:8443")
 	}
 	return store.EndpointOf(text), nil
+}
+
+// responses are the classes of responses by the store's numbers for them. No response
+// ends with an 1xx.
+var responses = []string{"none", "", "2xx", "3xx", "4xx", "5xx"}
+
+// class reads a class of responses.
+func class(text string) (*int, error) {
+	if text == "" {
+		return nil, nil
+	}
+	i := slices.Index(responses, text)
+	if i < 0 {
+		return nil, invalid("response", "is %q: use 2xx, 3xx, 4xx, 5xx or none", text)
+	}
+	return &i, nil
 }
 
 // since reads a time, or how long ago it was.

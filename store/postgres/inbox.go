@@ -450,13 +450,16 @@ func (b *inbox) list(ctx context.Context, conn *pgx.Conn, numbers []int64, head,
 		var nonce, due, created int64
 		var state int16
 		var in eventColumns
-		err = row.Scan(append([]any{&r.N, &nonce, &r.Prediction, &state, &r.Attempts, &due, &created, &r.Claimed, &r.Replayable, &r.Payload}, in.targets()...)...)
+		var l last
+		targets := append([]any{&r.N, &nonce, &r.Prediction, &state, &r.Attempts, &due, &created, &r.Claimed, &r.Replayable, &r.Payload}, in.targets()...)
+		err = row.Scan(append(targets, l.targets()...)...)
 		r.ID, r.State, r.Redelivery = ledger.EventID(r.N, nonce), store.DeliveryState(state), in.replay
 		in.fill(&r.Delivery)
 		r.Due, r.CreatedAt = timeOf(due), timeOf(created)
+		l.fill(&r)
 		return r, err
 	}, `SELECT d.n, d.nonce, d.prediction, d.state, d.attempts, d.due, d.created, d.owner <> 0,
 			i.head IS NOT NULL AND NOT i.recorded AND EXISTS (SELECT 1 FROM webhook_payloads b WHERE b.n = d.n), `+body+`,
-			d.redelivery, i.scope, i.name, i.prediction, i.refusals, i.overtaken, i.since, `+head+`
-		FROM webhook_deliveries d `+joinInbound+` WHERE d.n = ANY($1) ORDER BY d.n DESC`, numbers)
+			d.redelivery, i.scope, i.name, i.prediction, i.refusals, i.overtaken, i.since, `+head+`, `+lastColumns+`
+		FROM webhook_deliveries d `+joinInbound+joinLast+` WHERE d.n = ANY($1) ORDER BY d.n DESC`, numbers)
 }

@@ -253,6 +253,17 @@ func (h *history) ListDeliveries(ctx context.Context, f store.DeliveryFilter) (r
 			w.and("lower(encode("+w.text+", 'escape')) LIKE %s", likeEscape.Replace(urlStart(f.Endpoint))+"%")
 			w.keep = func(url string) bool { return store.EndpointOf(url) == f.Endpoint }
 		}
+		if f.Client != "" && !f.Inbound {
+			w.and("position(%s in (SELECT client FROM webhook_predictions p WHERE p.ref = r.prediction)) > 0", []byte(f.Client))
+		}
+		if f.Class != nil {
+			// Most rows are delivered ones, whose attempts need no look.
+			delivered := "state <> 1 AND "
+			if *f.Class == 2 {
+				delivered = "state = 1 OR "
+			}
+			w.and("("+delivered+"(SELECT a.status / 100 FROM webhook_attempts a WHERE a.prediction = r.prediction AND a.delivery = r.n ORDER BY a.id DESC LIMIT 1) = %s)", *f.Class)
+		}
 		var numbers []int64
 		if numbers, next, err = w.run(ctx, conn, f.Before, f.Limit); err != nil || len(numbers) == 0 {
 			return err
@@ -279,10 +290,39 @@ func urlStart(endpoint string) string {
 	return start
 }
 
+// lastColumns and joinLast are the columns of the last attempt of a delivery d, which
+// last reads.
+const (
+	lastColumns = "a.id, a.url, a.status, a.number, a.at, a.took, a.error, a.exception"
+	joinLast    = ` LEFT JOIN LATERAL (SELECT * FROM webhook_attempts t WHERE t.prediction = d.prediction AND t.delivery = d.n ORDER BY t.id DESC LIMIT 1) a ON true`
+)
+
+// last is the last attempt of a delivery, as lastColumns selects it.
+type last struct {
+	id, at, took   *int64
+	status, number *int
+	url, err       []byte
+	exception      *bool
+}
+
+func (l *last) targets() []any {
+	return []any{&l.id, &l.url, &l.status, &l.number, &l.at, &l.took, &l.err, &l.exception}
+}
+
+// fill sets the last attempt of a row.
+func (l *last) fill(r *store.DeliveryRow) {
+	if l.id != nil {
+		r.Last = &store.Attempt{
+			ID: *l.id, Delivery: r.ID, Event: r.Event, URL: string(l.url), Status: *l.status, Number: *l.number,
+			At: timeOf(*l.at), Took: time.Duration(*l.took), Error: string(l.err), Exception: *l.exception,
+		}
+	}
+}
+
 // listDeliveries reads deliveries by their numbers, newest first.
 func listDeliveries(ctx context.Context, conn *pgx.Conn, numbers []int64, payload string) ([]store.DeliveryRow, error) {
-	rows, err := conn.Query(ctx, `SELECT d.n, d.nonce, d.prediction, d.event, d.redelivery, d.state, d.attempts, d.due, d.created, p.id, p.client, p.url, p.traceparent, `+payload+`
-		FROM webhook_deliveries d JOIN webhook_predictions p ON p.ref = d.prediction WHERE d.n = ANY($1) ORDER BY d.n DESC`, numbers)
+	rows, err := conn.Query(ctx, `SELECT d.n, d.nonce, d.prediction, d.event, d.redelivery, d.state, d.attempts, d.due, d.created, p.id, p.client, p.url, p.traceparent, `+payload+`, `+lastColumns+`
+		FROM webhook_deliveries d JOIN webhook_predictions p ON p.ref = d.prediction`+joinLast+` WHERE d.n = ANY($1) ORDER BY d.n DESC`, numbers)
 	if err != nil {
 		return nil, err
 	}
@@ -291,9 +331,11 @@ func listDeliveries(ctx context.Context, conn *pgx.Conn, numbers []int64, payloa
 		var nonce, due, created int64
 		var kind, state int16
 		var id, client, url, trace []byte
-		err := row.Scan(&r.N, &nonce, &r.Prediction, &kind, &r.Redelivery, &state, &r.Attempts, &due, &created, &id, &client, &url, &trace, &r.Payload)
+		var l last
+		err := row.Scan(append([]any{&r.N, &nonce, &r.Prediction, &kind, &r.Redelivery, &state, &r.Attempts, &due, &created, &id, &client, &url, &trace, &r.Payload}, l.targets()...)...)
 		r.ID, r.Event, r.State, r.Due, r.CreatedAt = ledger.DeliveryID(r.N, nonce), event.Set(kind), store.DeliveryState(state), timeOf(due), timeOf(created)
 		r.PredictionID, r.Client, r.URL, r.Traceparent = string(id), string(client), string(url), string(trace)
+		l.fill(&r)
 		return r, err
 	})
 }

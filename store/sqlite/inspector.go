@@ -2,8 +2,10 @@ package sqlite
 
 import (
 	"context"
+	"database/sql"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
@@ -67,6 +69,18 @@ func (h *history) ListDeliveries(ctx context.Context, f store.DeliveryFilter) ([
 		and("p.url LIKE ? ESCAPE '\\'", likeEscape.Replace(urlStart(f.Endpoint))+"%")
 		w.text, w.keep = "p.url", func(url string) bool { return store.EndpointOf(url) == f.Endpoint }
 	}
+	if !f.Inbound && f.Client != "" {
+		w.join = " CROSS JOIN predictions p ON p.ref = t.prediction"
+		and("instr(p.client, ?) > 0", f.Client)
+	}
+	if f.Class != nil {
+		// Most rows are delivered ones, whose attempts need no look.
+		delivered := "t.state <> 1 AND "
+		if *f.Class == 2 {
+			delivered = "t.state = 1 OR "
+		}
+		and("("+delivered+"(SELECT status / 100 FROM attempts WHERE id = ("+lastAttempt+" t.prediction AND delivery = t.n ORDER BY id DESC LIMIT 1)) = ?)", *f.Class)
+	}
 	numbers, next, err := w.run(ctx, h.s.db, f.Before, f.Limit)
 	if err != nil || len(numbers) == 0 {
 		return nil, next, h.s.readError(err)
@@ -90,6 +104,38 @@ func urlStart(endpoint string) string {
 }
 
 var likeEscape = strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`)
+
+// lastAttempt begins the query for the ID of a delivery's last attempt, up to its
+// prediction's number.
+const lastAttempt = "SELECT id FROM attempts INDEXED BY attempts_prediction WHERE prediction ="
+
+// lastColumns and joinLast are the columns of the last attempt of a delivery d, which
+// last reads.
+const (
+	lastColumns = "a.id, a.url, a.status, a.number, a.at, a.took, a.error, a.exception"
+	joinLast    = " LEFT JOIN attempts a ON a.id = (" + lastAttempt + " d.prediction AND delivery = d.n ORDER BY id DESC LIMIT 1)"
+)
+
+// last is the last attempt of a delivery, as lastColumns selects it.
+type last struct {
+	id, status, number, at, took sql.NullInt64
+	url, err                     sql.NullString
+	exception                    sql.NullBool
+}
+
+func (l *last) targets() []any {
+	return []any{&l.id, &l.url, &l.status, &l.number, &l.at, &l.took, &l.err, &l.exception}
+}
+
+// fill sets the last attempt of a row.
+func (l *last) fill(r *store.DeliveryRow) {
+	if l.id.Valid {
+		r.Last = &store.Attempt{
+			ID: l.id.Int64, Delivery: r.ID, Event: r.Event, URL: l.url.String, Status: int(l.status.Int64), Number: int(l.number.Int64),
+			At: timeOf(l.at.Int64), Took: time.Duration(l.took.Int64), Error: l.err.String, Exception: l.exception.Bool,
+		}
+	}
+}
 
 // marks returns n placeholders.
 func marks(n int) string { return strings.TrimSuffix(strings.Repeat("?,", n), ",") }
@@ -124,8 +170,8 @@ func (h *history) deliveryRows(ctx context.Context, numbers []int64, whole bool)
 	for i, n := range numbers {
 		args[i] = n
 	}
-	rows, err := h.s.db.QueryContext(ctx, `SELECT d.n, d.nonce, d.prediction, d.event, d.redelivery, d.state, d.attempts, d.due, d.created, p.id, p.client, p.url, p.traceparent, `+payload+`
-		FROM deliveries d JOIN predictions p ON p.ref = d.prediction WHERE d.n IN (`+marks(len(numbers))+`) ORDER BY d.n DESC`, args...)
+	rows, err := h.s.db.QueryContext(ctx, `SELECT d.n, d.nonce, d.prediction, d.event, d.redelivery, d.state, d.attempts, d.due, d.created, p.id, p.client, p.url, p.traceparent, `+payload+`, `+lastColumns+`
+		FROM deliveries d JOIN predictions p ON p.ref = d.prediction`+joinLast+` WHERE d.n IN (`+marks(len(numbers))+`) ORDER BY d.n DESC`, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -134,11 +180,13 @@ func (h *history) deliveryRows(ctx context.Context, numbers []int64, whole bool)
 	for rows.Next() {
 		var r store.DeliveryRow
 		var nonce, due, created int64
-		if err := rows.Scan(&r.N, &nonce, &r.Prediction, &r.Event, &r.Redelivery, &r.State, &r.Attempts, &due, &created,
-			&r.PredictionID, &r.Client, &r.URL, &r.Traceparent, &r.Payload); err != nil {
+		var l last
+		if err := rows.Scan(append([]any{&r.N, &nonce, &r.Prediction, &r.Event, &r.Redelivery, &r.State, &r.Attempts, &due, &created,
+			&r.PredictionID, &r.Client, &r.URL, &r.Traceparent, &r.Payload}, l.targets()...)...); err != nil {
 			return nil, err
 		}
 		r.ID, r.Due, r.CreatedAt = ledger.DeliveryID(r.N, nonce), timeOf(due), timeOf(created)
+		l.fill(&r)
 		if len(r.Payload) == 0 {
 			r.Payload = nil
 		}
@@ -157,8 +205,8 @@ func (h *history) eventRows(ctx context.Context, numbers []int64, whole bool) ([
 	for i, n := range numbers {
 		args[i] = n
 	}
-	rows, err := h.s.db.QueryContext(ctx, "SELECT "+eventColumns+", d.state, d.attempts, d.due, b.body IS NOT NULL AND NOT b.recorded, "+content+
-		" FROM deliveries d JOIN inbound b ON b.n = d.n WHERE d.n IN ("+marks(len(numbers))+") ORDER BY d.n DESC", args...)
+	rows, err := h.s.db.QueryContext(ctx, "SELECT "+eventColumns+", d.state, d.attempts, d.due, b.body IS NOT NULL AND NOT b.recorded, "+content+", "+lastColumns+
+		" FROM deliveries d JOIN inbound b ON b.n = d.n"+joinLast+" WHERE d.n IN ("+marks(len(numbers))+") ORDER BY d.n DESC", args...)
 	if err != nil {
 		return nil, err
 	}
@@ -168,13 +216,15 @@ func (h *history) eventRows(ctx context.Context, numbers []int64, whole bool) ([
 		var r store.DeliveryRow
 		var due int64
 		var head, body []byte
-		d, err := h.s.scanEvent(rows, &r.State, &r.Attempts, &due, &r.Replayable, &head, &body)
+		var l last
+		d, err := h.s.scanEvent(rows, append([]any{&r.State, &r.Attempts, &due, &r.Replayable, &head, &body}, l.targets()...)...)
 		if err != nil {
 			return nil, err
 		}
 		d.Attempts = r.Attempts
 		d.Inbound.Head, d.Inbound.Body, d.Payload = head, body, body
 		r.Delivery, r.Due, r.Claimed = *d, timeOf(due), h.s.claimed(d.N) != nil
+		l.fill(&r)
 		out = append(out, r)
 	}
 	return out, rows.Err()

@@ -18,6 +18,8 @@ var listDeliveryCases = []trackingCase{
 	{"newest first, as they are", listDeliveryFields},
 	{"by each filter", listDeliveryFilters},
 	{"by endpoint, however it is written", listByEndpoint},
+	{"by client", listByClient},
+	{"by the class of the last status", listByClass},
 	{"by several filters", listManyFilters},
 	{"page by page while rows are added", listDeliveryPages},
 	{"page by page with gaps", listDeliveryGaps},
@@ -119,6 +121,11 @@ func listDeliveryFields(t *testing.T, b *tracking) {
 		t.Fatalf("ended %v, committed %v; want %v, %v", got.Due, got.CreatedAt, want.Due, want.CreatedAt)
 	}
 	got.Due, got.CreatedAt = want.Due, want.CreatedAt
+	made := b.outcome(first, store.Retry).Attempt
+	made.ID, made.At = got.Last.ID, got.Last.At
+	if want.Last = &made; !got.Last.At.Equal(b.now()) {
+		t.Fatalf("the last attempt was at %v, want %v", got.Last.At, b.now())
+	}
 	if !reflect.DeepEqual(got, want) {
 		t.Fatalf("got\n%+v, want\n%+v", got, want)
 	}
@@ -176,6 +183,50 @@ func listByEndpoint(t *testing.T, b *tracking) {
 	b.listed(store.DeliveryFilter{Endpoint: "https://a_example.com:443"}, "p6 started")
 	b.listed(store.DeliveryFilter{Endpoint: "https://a%.com:443"})
 	b.listed(store.DeliveryFilter{Endpoint: "https://"})
+}
+
+func listByClient(t *testing.T, b *tracking) {
+	for i, client := range []string{"user alice", "user bob", "user alice-staging", "token %_", ""} {
+		p := b.prediction(fmt.Sprint("p", i))
+		p.Client = client
+		b.trackAs(p, event.Started)
+	}
+	b.listed(store.DeliveryFilter{Client: "alice"}, "p2 started", "p0 started")
+	b.listed(store.DeliveryFilter{Client: "user bob"}, "p1 started")
+	b.listed(store.DeliveryFilter{Client: "%_"}, "p3 started")
+	b.listed(store.DeliveryFilter{Client: "Alice"})
+	b.listed(store.DeliveryFilter{Client: "user", Endpoint: hookEnd, State: of(store.DeliveryPending), Limit: 1}, "p2 started", "p1 started", "p0 started")
+	b.listed(store.DeliveryFilter{Client: "user", Prediction: "p1"}, "p1 started")
+}
+
+func listByClass(t *testing.T, b *tracking) {
+	tried := func(id string, v store.Disposition, statuses ...int) {
+		t.Helper()
+		b.track(id, event.Started)
+		for i, status := range statuses {
+			o := b.outcome(b.one(id+" started"), store.Retry)
+			if i == len(statuses)-1 {
+				o.Disposition = v
+			}
+			o.Attempt.Status = status
+			b.must(b.s.Complete(ctx, o))
+			b.advance(2 * time.Second)
+		}
+	}
+	tried("mended", store.Delivered, 500, 404, 204)
+	tried("down", store.Exhausted, 404, 503)
+	tried("refused", store.Exhausted, 503, 422)
+	tried("moved", store.Exhausted, 302)
+	tried("silent", store.Exhausted, 500, 0)
+	b.track("new", event.Started)
+	b.listed(store.DeliveryFilter{Class: of(1)})
+	for class, want := range map[int]string{0: "silent started", 2: "mended started", 3: "moved started", 4: "refused started", 5: "down started"} {
+		b.listed(store.DeliveryFilter{Class: &class}, want)
+		b.listed(store.DeliveryFilter{Class: &class, State: of(store.DeliveryPending)})
+	}
+	b.listed(store.DeliveryFilter{Class: of(5), State: of(store.DeliveryFailed), Limit: 1, Client: client, Endpoint: hookEnd}, "down started")
+	b.listed(store.DeliveryFilter{Class: of(5), Prediction: "down"}, "down started")
+	b.listed(store.DeliveryFilter{Class: of(5), Prediction: "moved"})
 }
 
 func listManyFilters(t *testing.T, b *tracking) {
