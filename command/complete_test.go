@@ -38,7 +38,7 @@ func TestCompletion(t *testing.T) {
 				t.Errorf("%s --%s: files are offered: %v, want %v", cmd.CommandPath(), f.Name, got, want)
 			}
 			listed := f.Value.Type() == "string" && (strings.Contains(f.Usage, " or failed") || strings.Contains(f.Usage, " or disabled") ||
-				strings.Contains(f.Usage, " or canceled") || strings.Contains(f.Usage, " or standard") || strings.Contains(f.Usage, " or any"))
+				strings.Contains(f.Usage, " or canceled") || strings.Contains(f.Usage, " or standard") || strings.Contains(f.Usage, " or any") || strings.Contains(f.Usage, " or none"))
 			if listed != (len(values) > 0) {
 				t.Errorf("%s --%s, %q: offers %q", cmd.CommandPath(), f.Name, f.Usage, values)
 			}

@@ -51,9 +51,14 @@ func (h *Handler) api(w http.ResponseWriter, r *http.Request, rt route) error {
 		}
 		doc = map[string]string{"error": err.Error()}
 	}
+	return respond(w, status, doc)
+}
+
+// respond writes a document.
+func respond(w http.ResponseWriter, status int, doc any) error {
 	body, err := json.Marshal(doc)
 	if err != nil {
-		return caddyhttp.Error(http.StatusInternalServerError, fmt.Errorf("writing %s: %w", rt.kind, err))
+		return caddyhttp.Error(http.StatusInternalServerError, fmt.Errorf("writing a document: %w", err))
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)

@@ -137,10 +137,14 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 	}
 	user := h.user(r)
 	if user == "" && !h.Public {
-		return caddyhttp.Error(http.StatusForbidden, fmt.Errorf("nobody is signed in: %s is empty. Put basic_auth or forward_auth before %s", h.User, directiveName))
+		h.logger.Debug("nobody is signed in", zap.String("user", h.User), zap.String("path", r.URL.Path))
+		return h.signedOut(w, r)
+	}
+	if !known && rt.page == pageAPI {
+		return respond(w, http.StatusNotFound, map[string]string{"error": "there is no such path below api/"})
 	}
 	if !known {
-		return caddyhttp.Error(http.StatusNotFound, fmt.Errorf("the dashboard has no such page below the prefix %q", h.Prefix))
+		return (&visit{h, w, r, rt, user}).missing()
 	}
 	if want := rt.method(); r.Method != want && (r.Method != http.MethodHead || want != http.MethodGet) {
 		w.Header().Set("Allow", want)

@@ -27,10 +27,23 @@ func options(asked string, choices ...option) []option {
 	return choices
 }
 
+// choice returns a choice of a filter whose name is its value.
+func choice(value string) option { return option{value, value, false} }
+
+func sinceOptions(asked string) []option {
+	return options(asked, option{"", "any time", false}, option{"10m", "the last 10 min", false}, option{"1h", "the last hour", false},
+		option{"24h", "the last 24 h", false}, option{"168h", "the last 7 d", false})
+}
+
+func responseOptions(asked string) []option {
+	return options(asked, option{"", "any", false}, choice("2xx"), choice("3xx"), choice("4xx"), choice("5xx"), option{"none", "no response", false})
+}
+
 // listForm is the filter of a list.
 type listForm struct {
-	State, Event, Since  []option
-	Endpoint, Prediction string
+	State, Event, Since, Response []option
+
+	Client, Endpoint, Prediction string
 	// Active: it takes something away.
 	Active bool
 }
@@ -70,14 +83,13 @@ func (v *visit) deliveries() error {
 		Rows []operator.Delivery
 	}{frame: v.frame("Deliveries", pageDeliveries), pager: pages(pageDeliveries, q.Values(), list.Next), Rows: list.Results}
 	page.Form = listForm{
-		State: options(q.State, option{"", "any", false}, option{"pending", "pending", false}, option{"delivered", "delivered", false},
-			option{"failed", "failed", false}, option{"superseded", "superseded", false}, option{"canceled", "canceled", false}),
-		Event: options(q.Event, option{"", "any", false}, option{"started", "started", false},
-			option{"completed", "completed", false}, option{"failed", "failed", false}),
-		Since: options(q.Since, option{"", "any time", false}, option{"10m", "the last 10 min", false}, option{"1h", "the last hour", false},
-			option{"24h", "the last 24 h", false}),
-		Endpoint: q.Endpoint, Prediction: q.Prediction,
-		Active: q.State+q.Event+q.Since+q.Endpoint+q.Prediction != "",
+		State: options(q.State, option{"", "any", false}, choice("pending"), choice("delivered"),
+			choice("failed"), choice("superseded"), choice("canceled")),
+		Event:    options(q.Event, option{"", "any", false}, choice("started"), choice("completed"), choice("failed")),
+		Since:    sinceOptions(q.Since),
+		Response: responseOptions(q.Response),
+		Client:   q.Client, Endpoint: q.Endpoint, Prediction: q.Prediction,
+		Active: q.State+q.Event+q.Since+q.Response+q.Client+q.Endpoint+q.Prediction != "",
 	}
 	return render(v.w, v.r, http.StatusOK, pageDeliveries, page)
 }
@@ -99,8 +111,7 @@ func (v *visit) predictions() error {
 		Predictions []operator.Prediction
 	}{frame: v.frame("Predictions", pagePredictions), pager: pages(pagePredictions, q.Values(), list.Next), Predictions: list.Results}
 	page.Form = listForm{
-		State: options(q.Status, option{"", "any", false}, option{"pending", "pending", false}, option{"delivered", "delivered", false},
-			option{"failed", "failed", false}, option{"disabled", "disabled", false}),
+		State:      options(q.Status, option{"", "any", false}, choice("pending"), choice("delivered"), choice("failed"), choice("disabled")),
 		Prediction: q.ID,
 		Active:     q.Status+q.ID != "",
 	}

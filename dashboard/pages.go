@@ -97,11 +97,24 @@ func (v *visit) problem(status int, title, text string) error {
 	return render(v.w, v.r, status, pageProblem, page)
 }
 
+// missing is the page for a path that the dashboard does not have.
+func (v *visit) missing() error {
+	return v.problem(http.StatusNotFound, "There is no such page", "The dashboard has no page at this address. The menu above leads to those that there are.")
+}
+
+// signedOut is the page for those who are not signed in. It loads nothing, since
+// they get nothing else.
+func (h *Handler) signedOut(w http.ResponseWriter, r *http.Request) error {
+	page := struct{ User string }{h.User}
+	return write(w, r, http.StatusForbidden, pageSignedOut, pageSignedOut, page)
+}
+
 // change executes a form of this dashboard. It refuses those of other sites and
 // stale ones.
 func (v *visit) change(do func(context.Context) (location string, err error)) error {
 	if err := crossOrigin.Check(v.r); err != nil {
-		return caddyhttp.Error(http.StatusForbidden, err)
+		v.logger.Warn("refused a change that another site asked for", zap.String("what", v.rt.page), zap.String("user", v.user), zap.Error(err))
+		return v.problem(http.StatusForbidden, "Not done", "The request did not come from a page of this dashboard. Load the page again, and repeat it.")
 	}
 	v.r.Body = http.MaxBytesReader(v.w, v.r.Body, maxForm)
 	if err := v.r.ParseForm(); err != nil {
@@ -182,10 +195,7 @@ func steps(log []operator.Attempt) []step {
 	all := make([]step, len(log))
 	for i, a := range log {
 		took := time.Duration(a.Seconds * float64(time.Second))
-		all[i] = step{Attempt: a, Good: a.OK(), StatusText: http.StatusText(a.Status), Took: span(took), Open: !a.OK() && i == len(log)-1}
-		if a.Error != fmt.Sprint("status ", a.Status) {
-			all[i].Reason = a.Error
-		}
+		all[i] = step{Attempt: a, Good: a.OK(), StatusText: http.StatusText(a.Status), Took: span(took), Reason: reason(a.Status, a.Error), Open: !a.OK() && i == len(log)-1}
 		if i > 0 {
 			all[i].Wait = span(a.At.Sub(log[i-1].At))
 		}

@@ -25,20 +25,30 @@ var templates = map[string]*template.Template{
 	pagePredictions: parsePage("predictions.html"),
 	pageEndpoints:   parsePage("endpoints.html"),
 	pageProblem:     parsePage("problem.html"),
+	pageSignedOut:   parsePage("signedout.html"),
 }
 
-// pageProblem says what went wrong.
-const pageProblem = "problem"
+const (
+	// pageProblem says what went wrong.
+	pageProblem = "problem"
+	// pageSignedOut says how to sign in.
+	pageSignedOut = "signedout"
+)
 
 func parsePage(name string) *template.Template {
 	return template.Must(template.New(name).Funcs(template.FuncMap{
-		"asset": assetURL,
-		"ago":   func(t time.Time) string { return relative(time.Since(t)) },
-		"iso":   func(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") },
-		"exact": func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05.000 UTC") },
-		"words": func(state any) string { return strings.ReplaceAll(fmt.Sprint(state), "_", " ") },
-		"count": func(n int64) string { return humanize.Comma(n) },
-		"short": func(event string) string { return strings.TrimPrefix(event, "prediction.") },
+		"asset":  assetURL,
+		"attr":   attr,
+		"ago":    func(t time.Time) string { return relative(time.Since(t)) },
+		"until":  func(t time.Time) string { return relative(min(time.Since(t), 0)) },
+		"past":   func(t time.Time) bool { return !t.After(time.Now()) },
+		"took":   func(seconds float64) string { return span(time.Duration(seconds * float64(time.Second))) },
+		"iso":    func(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") },
+		"exact":  func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
+		"words":  func(state any) string { return strings.ReplaceAll(fmt.Sprint(state), "_", " ") },
+		"count":  func(n int64) string { return humanize.Comma(n) },
+		"short":  func(event string) string { return strings.TrimPrefix(event, "prediction.") },
+		"reason": reason,
 	}).ParseFS(templateFiles, "templates/base.html", "templates/parts.html", "templates/"+name))
 }
 
@@ -106,19 +116,33 @@ type frame struct {
 
 // render writes a page.
 func render(w http.ResponseWriter, r *http.Request, status int, page string, data any) error {
+	return write(w, r, status, page, "base", data)
+}
+
+// write is render with another template than base.
+func write(w http.ResponseWriter, r *http.Request, status int, page, name string, data any) error {
 	var b bytes.Buffer
-	if err := templates[page].ExecuteTemplate(&b, "base", data); err != nil {
+	if err := templates[page].ExecuteTemplate(&b, name, data); err != nil {
 		return fmt.Errorf("rendering %s: %w", page, err)
 	}
+	text := visible(b.Bytes())
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	w.Header().Set("Content-Length", strconv.Itoa(b.Len()))
+	w.Header().Set("Content-Length", strconv.Itoa(len(text)))
 	w.WriteHeader(status)
 	if r.Method == http.MethodHead {
 		return nil
 	}
 	// A client that is gone is nobody's error.
-	_, _ = b.WriteTo(w)
+	_, _ = w.Write(text)
 	return nil
+}
+
+// reason returns why an attempt failed, empty if its status says as much.
+func reason(status int, err string) string {
+	if err == fmt.Sprint("status ", status) {
+		return ""
+	}
+	return err
 }
 
 const (

@@ -32,22 +32,20 @@ type route struct {
 }
 
 // routeOf reads a path below the prefix. Only the one spelling of each path is
-// known: no dots, empty segments or escapes.
+// known: no dots, empty segments or escapes. Of a path that is not known it returns
+// how the root is reached.
 func routeOf(r *http.Request, prefix string) (route, bool) {
 	path, ok := strings.CutPrefix(r.URL.EscapedPath(), prefix)
-	if !ok || r.URL.Path != r.URL.EscapedPath() {
-		return route{}, false
-	}
-	if path == "" {
+	if path == "" && ok {
 		return route{page: toRoot}, true
 	}
 	segments := strings.Split(strings.TrimPrefix(path, "/"), "/")
-	if path[0] != '/' {
-		return route{}, false
-	}
 	rt := route{up: strings.Repeat("../", len(segments)-1)}
 	if rt.up == "" {
 		rt.up = "./"
+	}
+	if !ok || path[0] != '/' || r.URL.Path != r.URL.EscapedPath() {
+		return rt, false
 	}
 	if segments[0] == pageAPI {
 		rt.page, rt.kind, rt.name = pageAPI, apiOf(segments[1:]), segments[len(segments)-1]

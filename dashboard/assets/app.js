@@ -4,7 +4,11 @@
 const root = document.documentElement;
 const light = document.getElementById("live");
 
-// Times are shown relative to now, the exact one is their title.
+root.dataset.scripts = "";
+const zone = document.getElementById("zone");
+if (zone) zone.textContent = "exact ones in your time zone, " + Intl.DateTimeFormat().resolvedOptions().timeZone;
+
+// Times are shown relative to now, and as they are where the page is read.
 const units = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
 function relative(seconds) {
   const n = Math.abs(seconds);
@@ -13,11 +17,23 @@ function relative(seconds) {
   const text = Math.floor(n / size) + " " + unit;
   return seconds < 0 ? text + " ago" : "in " + text;
 }
+const two = (n) => String(n).padStart(2, "0");
+function absolute(at) {
+  const t = new Date(at);
+  return t.getFullYear() + "-" + two(t.getMonth() + 1) + "-" + two(t.getDate()) + " " + two(t.getHours()) + ":" + two(t.getMinutes()) + ":" + two(t.getSeconds());
+}
+function set(element, text) {
+  if (element && element.textContent !== text) element.textContent = text;
+}
 function tick() {
-  for (const time of document.querySelectorAll("time[data-relative]")) {
+  for (const time of document.querySelectorAll("time[datetime]")) {
     const at = Date.parse(time.dateTime);
-    const text = relative((at - Date.now()) / 1000);
-    if (!Number.isNaN(at) && time.textContent !== text) time.textContent = text;
+    if (Number.isNaN(at)) continue;
+    const span = time.querySelector("[data-relative]");
+    const seconds = (at - Date.now()) / 1000;
+    // What is to come and is past is due.
+    set(span, relative(span && span.dataset.relative === "ahead" ? Math.max(seconds, 0) : seconds));
+    set(time.querySelector("[data-absolute]"), absolute(at));
   }
 }
 setInterval(tick, 1000);
@@ -104,6 +120,28 @@ document.addEventListener("keydown", (event) => {
   if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea")) return;
   const field = document.querySelector("form[data-filter] input, form[data-filter] select");
   if (field) { event.preventDefault(); field.focus(); }
+});
+// An id is copied by one click.
+async function copy(button) {
+  const text = button.dataset.copy;
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    // Without HTTPS there is only the older way.
+    const area = document.createElement("textarea");
+    area.value = text;
+    area.className = "hidden-label";
+    document.body.append(area);
+    area.select();
+    document.execCommand("copy");
+    area.remove();
+    button.focus();
+  }
+  button.textContent = "copied";
+}
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("button[data-copy]");
+  if (button) copy(button);
 });
 tick();
 if (!document.hidden) connect();
