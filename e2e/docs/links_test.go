@@ -68,13 +68,3 @@ func TestLinksLeadSomewhere(t *testing.T) {
 		t.Error("found no links")
 	}
 }
-
-// TestPicturesForLightAndDarkAreOne tests that the two drawings of the README differ in
-// their colors alone.
-func TestPicturesForLightAndDarkAreOne(t *testing.T) {
-	color := regexp.MustCompile(`#[0-9a-f]{6}`)
-	light, dark := read(t, "docs/images/halves-light.svg"), read(t, "docs/images/halves-dark.svg")
-	if light == dark || color.ReplaceAllString(light, "") != color.ReplaceAllString(dark, "") {
-		t.Error("halves-light.svg and halves-dark.svg show different pictures")
-	}
-}
