@@ -75,6 +75,7 @@ type route struct {
 
 var routes = []route{
 	{method: http.MethodGet, path: "status", serve: func(r *request) (any, error) { return r.s.Status(r.ctx) }},
+	{method: http.MethodGet, path: "find", lists: true, serve: func(r *request) (any, error) { return r.s.QueryFound(r.ctx, r.query) }},
 	{method: http.MethodGet, path: "predictions", lists: true, serve: func(r *request) (any, error) { return r.s.QueryPredictions(r.ctx, r.query) }},
 	{method: http.MethodGet, path: "predictions/{id}", params: []string{"api"}, serve: func(r *request) (any, error) {
 		return r.s.Prediction(r.ctx, r.id, r.query.Get("api"))

@@ -195,7 +195,7 @@ func TestAnswersAreAsDescribed(t *testing.T) {
 	}
 	example := map[string]string{
 		"limit": "1", "cursor": "zz", "status": "failed", "state": "failed", "event": "failed", "since": "1h",
-		"endpoint": s.Hook.URL, "prediction": id, "client": s.APIURL() + siterun.Client, "api": s.APIURL(), "dry_run": "true", "overlap": "0s",
+		"endpoint": s.Hook.URL, "prediction": id, "client": s.APIURL() + siterun.Client, "api": s.APIURL(), "dry_run": "true", "overlap": "0s", "q": id,
 	}
 	db := s.Store()
 	for _, scope := range []string{"default", "full"} {
@@ -286,7 +286,11 @@ func TestAnswersAreAsDescribed(t *testing.T) {
 				if p.In != "query" {
 					continue
 				}
-				if got := ask(method, real, p.Name+"="+url.QueryEscape(example[p.Name]), op); got != http.StatusOK {
+				query := p.Name + "=" + url.QueryEscape(example[p.Name])
+				if required != "" && !strings.HasPrefix(required, p.Name+"=") {
+					query += "&" + required
+				}
+				if got := ask(method, real, query, op); got != http.StatusOK {
 					t.Errorf("%s %s with %s: status %d", method, real, p.Name, got)
 				}
 				ask(method, real, p.Name+"=%21&"+p.Name+"=%21", op)

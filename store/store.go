@@ -31,6 +31,7 @@ type Store interface {
 	Rotations
 	Retention
 	Inspector
+	Finder
 	Inbox
 	Creates
 }

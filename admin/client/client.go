@@ -104,6 +104,11 @@ func (c *Client) Status(ctx context.Context) (operator.Status, error) {
 	return call[operator.Status](ctx, c, http.MethodGet, "status", nil)
 }
 
+// Find finds what a text names.
+func (c *Client) Find(ctx context.Context, q operator.FindQuery) (operator.Found, error) {
+	return call[operator.Found](ctx, c, http.MethodGet, "find", q.Values())
+}
+
 // Predictions lists predictions.
 func (c *Client) Predictions(ctx context.Context, q operator.PredictionQuery) (operator.PredictionPage, error) {
 	return call[operator.PredictionPage](ctx, c, http.MethodGet, "predictions", q.Values())

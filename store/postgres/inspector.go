@@ -411,14 +411,7 @@ func (h *history) ListPredictions(ctx context.Context, f store.PredictionFilter)
 		if numbers, next, err = w.run(ctx, conn, f.Before, f.Limit); err != nil || len(numbers) == 0 {
 			return err
 		}
-		rows, err := conn.Query(ctx, "SELECT "+listedColumns+" FROM webhook_predictions p WHERE p.ref = ANY($1) ORDER BY p.ref DESC", numbers)
-		if err != nil {
-			return err
-		}
-		out, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (store.Prediction, error) {
-			p, _, err := scanPrediction(row)
-			return p, err
-		})
+		out, err = listPredictions(ctx, conn, numbers)
 		return err
 	})
 	return out, next, err
@@ -427,3 +420,18 @@ func (h *history) ListPredictions(ctx context.Context, f store.PredictionFilter)
 // listedColumns are predictionColumns without those that may be large or are
 // secret.
 var listedColumns = strings.NewReplacer("p.credential", "NULL::bytea", "p.token", "NULL::bytea", "p.body", "NULL::bytea").Replace(predictionColumns)
+
+// listPredictions reads predictions by their numbers, newest first.
+func listPredictions(ctx context.Context, conn *pgx.Conn, refs []int64) ([]store.Prediction, error) {
+	if len(refs) == 0 {
+		return nil, nil
+	}
+	rows, err := conn.Query(ctx, "SELECT "+listedColumns+" FROM webhook_predictions p WHERE p.ref = ANY($1) ORDER BY p.ref DESC", refs)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (store.Prediction, error) {
+		p, _, err := scanPrediction(row)
+		return p, err
+	})
+}

@@ -12,7 +12,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/e2e/rig/pgtest"
 )
 
-// hot are the statements whose number grows with the load.
+// hot are the statements whose number grows with the load, and those of searches.
 var hot = map[string]string{
 	"takeRows": takeRows, "freeRows": freeRows, "findEntries": findEntries, "findMarks": findMarks, "insertEntries": insertEntries, "purgeRows": purgeRows,
 	"readyEndpoints": readyEndpoints, "takeReady": takeReady, "readTaken": readTaken,
@@ -22,6 +22,8 @@ var hot = map[string]string{
 	"readPredictions": readPredictions, "orphanDeliveries": orphanDeliveries, "orphanPolls": orphanPolls, "readOrphans": readOrphans, "takeOrphans": takeOrphans,
 	"lockEvents": lockEvents, "readEvent": readEvent, "insertEvents": insertEvents, "updateEvents": updateEvents, "expireEntries": expireEntries,
 	"findEvents": findEvents, "findEnded": findEnded, "dropHeads": dropHeads, "dropBody": dropBody, "insertCounts": insertCounts, "findExpired": findExpired,
+	"findByNumber": findByNumber, "findOfClient": findOfClient, "findOfOrigin": findOfOrigin, "findByPredictions": findByPredictions,
+	"findClients": findClients, "findOrigins": findOrigins,
 	"byKey": "SELECT " + predictionColumns + " FROM webhook_predictions p WHERE p.key = $1", "byToken": "SELECT " + predictionColumns + " FROM webhook_predictions p WHERE p.token = $1",
 }
 

@@ -70,6 +70,7 @@ type Store struct {
 	clock
 	creates
 	dedup
+	finder
 	health
 	history
 	listener
@@ -143,7 +144,7 @@ func Open(opts Options) (*Store, error) {
 	s.inbox = newInbox(s)
 	s.clock.opts, s.clock.name = &s.opts, s.name
 	s.creates.init(s)
-	s.dedup.s, s.history.s, s.outages.s, s.rotations.s, s.sealedValues.s, s.tracker.s = s, s, s, s, s, s
+	s.dedup.s, s.finder.s, s.history.s, s.outages.s, s.rotations.s, s.sealedValues.s, s.tracker.s = s, s, s, s, s, s, s
 	s.health.init(s)
 	s.nodes.s, s.nodes.lease = s, opts.Lease
 	s.listener.init(s)

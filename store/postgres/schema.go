@@ -14,9 +14,9 @@ const schemaVersion = 3
 // migrations lead from each schema version to the next. A released one is never
 // changed. Version 2: a redelivery shares the payload of the delivery it repeats,
 // and outages outlive the nodes that found them. Version 3: inbound events, creates
-// with an Idempotency-Key, and rotations of signing keys. They run in the schema that
-// the connection's search_path names first, under an advisory lock, so
-// that nodes may start together.
+// with an Idempotency-Key, rotations of signing keys, and what operators find
+// predictions by. They run in the schema that the connection's search_path names
+// first, under an advisory lock, so that nodes may start together.
 //
 // Times are Unix milliseconds by the clock of the node that wrote them. An
 // owner is a node's id, 0 for none.
@@ -59,7 +59,13 @@ CREATE TABLE webhook_presence (
 	began bigint PRIMARY KEY,
 	ended bigint NOT NULL
 );
-`, inboxSchema + createsSchema}
+`, inboxSchema + createsSchema + finderSchema}
+
+// finderSchema is what operators find predictions by.
+const finderSchema = `
+CREATE INDEX webhook_predictions_client ON webhook_predictions ((` + indexedClient + `), (ref + 0));
+CREATE INDEX webhook_predictions_origin ON webhook_predictions ((` + origin + `), (ref + 0));
+`
 
 // inboxSchema holds what inbound events have beside their rows of deliveries and
 // payloads. Their numbers begin at ledger.FirstEvent, so that a walk over the

@@ -27,7 +27,7 @@ const schemaVersion = 3
 // was recorded. A line is ordered by the events' numbers, or by their place where they
 // were replayed. The counts of an inbox are kept with it, so that opening a store need
 // not count. And there are creates with an Idempotency-Key, and rotations of signing
-// keys.
+// keys. Operators find predictions by client and by endpoint.
 var migrations = [schemaVersion]string{schema, `
 ALTER TABLE deliveries ADD COLUMN payload INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX deliveries_sharing ON deliveries (payload) WHERE payload <> 0;
@@ -82,6 +82,8 @@ CREATE TABLE rotations (
 	until      INTEGER NOT NULL
 );
 CREATE INDEX rotations_client ON rotations (client, generation);
+CREATE INDEX predictions_client ON predictions (client);
+CREATE INDEX predictions_origin ON predictions (` + origin + `);
 ` + createsSchema}
 
 // firstEventText is ledger.FirstEvent in statements, whose partial indexes want a

@@ -102,10 +102,22 @@ func BenchmarkOperating(b *testing.B) {
 			return len(rows), next, err
 		}
 	}
+	find := func(text string) func(int64) (int, int64, error) {
+		return func(int64) (int, int64, error) {
+			found, err := s.Find(context.Background(), text, 50)
+			return len(found.Predictions) + len(found.Deliveries), 0, err
+		}
+	}
 	for _, c := range []struct {
 		name string
 		page func(before int64) (int, int64, error)
 	}{
+		{"find id", find("p7")},
+		{"find delivery", find("dlv_1")},
+		{"find endpoint", find("r7.example.com")},
+		{"find client", find("alice")},
+		{"find part", find("/hook/7")},
+		{"find nothing", find("nothing at all")},
 		{"counts", func(int64) (int, int64, error) { _, err := s.Counts(context.Background()); return 0, 0, err }},
 		{"deliveries", deliveries(store.DeliveryFilter{})},
 		{"pending", deliveries(store.DeliveryFilter{State: state(store.DeliveryPending)})},

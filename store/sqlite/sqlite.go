@@ -52,6 +52,7 @@ type Options struct {
 type Store struct {
 	creates
 	dedup
+	finder
 	history
 	outages
 	rotations
@@ -102,7 +103,7 @@ func Open(opts Options) (*Store, error) {
 	s := &Store{opts: opts, stop: make(chan struct{})}
 	s.inbox = &inbox{s: s}
 	s.creates.init(s)
-	s.dedup.s, s.history.s, s.outages.s, s.rotations.s, s.sealedValues.s, s.tracker.s = s, s, s, s, s, s
+	s.dedup.s, s.finder.s, s.history.s, s.outages.s, s.rotations.s, s.sealedValues.s, s.tracker.s = s, s, s, s, s, s, s
 	if err := s.open(); err != nil {
 		s.free()
 		return nil, fmt.Errorf("store %s %w", opts.Path, err)

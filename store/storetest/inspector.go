@@ -20,6 +20,7 @@ func RunInspector(t *testing.T, fresh func(t *testing.T) Resource) {
 		{"deliveries", listDeliveryCases},
 		{"predictions", listPredictionCases},
 		{"one delivery", findDeliveryCases},
+		{"search", searchCases},
 	})
 }
 
