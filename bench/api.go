@@ -21,8 +21,8 @@ const (
 	createPath = "/v1/predictions"
 )
 
-// serveAPI responds to creates with predictions that have succeeded already, as the
-// API does for Prefer: wait. It ends when its stdin does.
+// serveAPI responds to creates with Prefer: wait with predictions that have succeeded
+// already, as the API does. It ends when its stdin does.
 func serveAPI() error {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -33,7 +33,7 @@ func serveAPI() error {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		os.Exit(0)
 	}()
-	api := fakeapi.New(fakeapi.Options{Sync: true, Output: `["https://files.example.com/out/6a1f0c3e/out-0.png"]`})
+	api := fakeapi.New(fakeapi.Options{Output: `["https://files.example.com/out/6a1f0c3e/out-0.png"]`})
 	srv := &http.Server{Handler: api, ReadHeaderTimeout: 10 * time.Second}
 	return srv.Serve(ln)
 }

@@ -68,7 +68,7 @@ func (l *lab) gets(context.Context) (traffic, error) {
 func (l *lab) creates(size int) func(context.Context) (traffic, error) {
 	return func(ctx context.Context) (traffic, error) {
 		return l.counted(ctx, func() feed {
-			t := newCreate(size, "")
+			t := newCreate(size, create{})
 			return func() ([]byte, bool) { return t.write(l.signer.next.Add(1) - 1), true }
 		})
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,39 +11,69 @@ import (
 	"time"
 )
 
-// createTemplate is one request to create a prediction, whose number is
-// overwritten in place for each.
-type createTemplate struct{ request, number []byte }
+// create says what a create holds. The zero value is one of a prediction that the API
+// responds to with its end.
+type create struct {
+	webhook string // the receiver of its events, "" for none
+	native  bool   // the webhook is in the API's own members
+	keyed   bool   // it has an Idempotency-Key
+	runs    bool   // the API responds before the prediction has ended
+}
 
-// newCreate returns a create of that many bytes, plus the webhook if there is
-// one.
-func newCreate(size int, webhook string) *createTemplate {
+// createTemplate is one request to create a prediction, whose number is overwritten in
+// place for each.
+type createTemplate struct {
+	request []byte
+	numbers [][]byte // windows into request
+}
+
+// newCreate returns a create of that many bytes, plus the webhook if there is one.
+func newCreate(size int, c create) *createTemplate {
 	const form = `{"version":"39ed52f2a78e934b3ba6e2a89f5b1c712de7dfea535525255b1aa35c5565e08b",` +
 		`"input":{"seed":"` + idPrefix + `0000000000000000","prompt":"%s","width":1024,"height":768,"guidance_scale":7.5}}`
 	body := fmt.Sprintf(form, prompt(size-len(form)+len("%s")))
-	if webhook != "" {
-		body = strings.TrimSuffix(body, "}") + `,"webhook_url":"` + webhook + `"}`
+	switch {
+	case c.native:
+		body = strings.TrimSuffix(body, "}") + `,"webhook":"` + c.webhook + `","webhook_events_filter":["start","completed"]}`
+	case c.webhook != "":
+		body = strings.TrimSuffix(body, "}") + `,"webhook_url":"` + c.webhook + `"}`
+	}
+	var header string
+	if c.keyed {
+		header += "Idempotency-Key: " + idPrefix + "0000000000000000\r\n"
+	}
+	if !c.runs {
+		header += "Prefer: wait\r\n"
 	}
 	t := &createTemplate{request: fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: bench\r\nAuthorization: Bearer bench\r\n"+
-		"Prefer: wait\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", createPath, len(body), body)}
-	at := strings.Index(string(t.request), idPrefix) + len(idPrefix)
-	t.number = t.request[at : at+16]
-	return t
+		"%sContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", createPath, header, len(body), body)}
+	for from := 0; ; {
+		at := bytes.Index(t.request[from:], []byte(idPrefix))
+		if at < 0 {
+			return t
+		}
+		from += at + len(idPrefix)
+		t.numbers = append(t.numbers, t.request[from:from+16])
+	}
 }
 
 func (t *createTemplate) write(n uint64) []byte {
-	writeNumber(t.number, n)
+	for _, number := range t.numbers {
+		writeNumber(number, n)
+	}
 	return t.request
 }
 
 // plainCreates returns traffic of creates without a webhook.
-func (l *lab) plainCreates(context.Context) (traffic, error) {
-	feeds := make([]feed, l.connections)
-	for i := range feeds {
-		t := newCreate(bodySize, "")
-		feeds[i] = func() ([]byte, bool) { return t.write(l.signer.next.Add(1) - 1), true }
+func (l *lab) plainCreates(c create) func(context.Context) (traffic, error) {
+	return func(context.Context) (traffic, error) {
+		feeds := make([]feed, l.connections)
+		for i := range feeds {
+			t := newCreate(bodySize, c)
+			feeds[i] = func() ([]byte, bool) { return t.write(l.signer.next.Add(1) - 1), true }
+		}
+		return traffic{feeds: feeds}, nil
 	}
-	return traffic{feeds: feeds}, nil
 }
 
 // delivered is what came of creates with a webhook.
@@ -56,7 +87,8 @@ type delivered struct {
 
 // hooked returns traffic of creates whose webhooks go to the receiver, with the
 // check that it received both events of each exactly once, signed and in order.
-func (l *lab) hooked(nodes []*caddy, to *receiver) func(context.Context) (traffic, error) {
+func (l *lab) hooked(nodes []*caddy, to *receiver, c create) func(context.Context) (traffic, error) {
+	c.webhook = to.url()
 	return func(ctx context.Context) (traffic, error) {
 		before, err := to.counts(ctx)
 		if err != nil {
@@ -73,7 +105,7 @@ func (l *lab) hooked(nodes []*caddy, to *receiver) func(context.Context) (traffi
 		lo := l.signer.next.Load()
 		feeds, responses := make([]feed, l.connections), make([][]createResponse, l.connections)
 		for i := range feeds {
-			t := newCreate(bodySize, to.url())
+			t := newCreate(bodySize, c)
 			feeds[i] = func() ([]byte, bool) {
 				n := l.signer.next.Add(1) - 1
 				responses[i] = append(responses[i], createResponse{number: n})
@@ -202,8 +234,12 @@ func (s *stage) stop() {
 }
 
 // predictionsRoute returns the route of the plugin before a proxy to the API.
-func predictionsRoute(api, upstream string) string {
-	return "replicate_predictions {\n\t\t\tapi " + api + "\n\t\t}\n\t\t" + proxyRoute(upstream, "")
+func predictionsRoute(api, upstream string, options ...string) string {
+	text := "replicate_predictions {\n\t\t\tapi " + api + "\n"
+	for _, o := range options {
+		text += "\t\t\t" + o + "\n"
+	}
+	return text + "\t\t}\n\t\t" + proxyRoute(upstream, "")
 }
 
 // deliveryOptions let webhooks go to receivers on loopback, signed with the
@@ -223,16 +259,23 @@ func deliveryOptions(receivers ...*receiver) string {
 func (l *lab) startDelivering(ctx context.Context, s *stage, cfg caddyConfig, others ...*receiver) (*caddy, error) {
 	cfg.path = apiPath
 	cfg.options += deliveryOptions(append(others, s.receiver)...)
-	cfg.sites = map[string]string{"api": predictionsRoute(s.api.url(), s.api.addr)}
+	if cfg.sites == nil {
+		cfg.sites = map[string]string{"api": predictionsRoute(s.api.url(), s.api.addr)}
+	}
 	return l.startCaddy(ctx, cfg)
 }
 
 // hookedContender returns a contender of creates with webhooks.
 func (l *lab) hookedContender(name string, s *stage, nodes ...*caddy) *contender {
+	return l.createContender(name, s, create{}, nodes...)
+}
+
+// createContender returns a contender of creates of a kind with webhooks.
+func (l *lab) createContender(name string, s *stage, c create, nodes ...*caddy) *contender {
 	side := caddyContender(name, "api", nodes...)
 	side.beside = []*process{s.api.process, s.receiver.process}
 	side.expect = expectation{status: 201, mark: `"webhook_status":"pending"`}
-	side.traffic = l.hooked(nodes, s.receiver)
+	side.traffic = l.hooked(nodes, s.receiver, c)
 	return side
 }
 
@@ -265,7 +308,7 @@ func (l *lab) runCreate(ctx context.Context) (section, error) {
 	hooked := l.hookedContender("replicate_predictions + reverse_proxy, both events delivered", s, ours)
 	proxy := caddyContender("reverse_proxy", "api", plain)
 	proxy.expect = expectation{status: 201}
-	proxy.traffic = l.plainCreates
+	proxy.traffic = l.plainCreates(create{})
 	proxy.beside = hooked.beside
 	if err := l.compare(ctx, "create", l.closed, proxy, hooked); err != nil {
 		return section{}, err

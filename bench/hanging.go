@@ -72,7 +72,7 @@ func (l *lab) hang(ctx context.Context, c *contender, hang *receiver) error {
 	batch := make([][]byte, l.hanging)
 	for i := range batch {
 		n := l.signer.next.Add(1) - 1
-		batch[i] = newCreate(bodySize, "http://"+hangingAddr(i, hang.addr)+hookPath).write(n)
+		batch[i] = newCreate(bodySize, create{webhook: "http://" + hangingAddr(i, hang.addr) + hookPath}).write(n)
 	}
 	r, err := load{addrs: c.addrs, feeds: once(batch, l.connections), expect: c.expect}.closedLoop(ctx, grace)
 	if err == nil && r.requests != l.hanging {

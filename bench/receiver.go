@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
@@ -48,6 +50,7 @@ type counts struct{ taken, refused int }
 // enough HTTP to cost the machine little.
 type receiving struct {
 	secret []byte
+	key    []byte // of Standard Webhooks
 	hang   bool
 
 	mu       sync.Mutex
@@ -60,7 +63,12 @@ type receiving struct {
 func serveReceiver(args []string) error {
 	// One thread is enough, and spares the machine the search for work by others.
 	runtime.GOMAXPROCS(1)
-	r := &receiving{secret: []byte(os.Getenv(secretEnv))}
+	secret := os.Getenv(secretEnv)
+	key, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(secret, "whsec_"))
+	if err != nil {
+		return fmt.Errorf("reading the secret: %w", err)
+	}
+	r := &receiving{secret: []byte(secret), key: key}
 	addrs := []string{"127.0.0.1:0"}
 	if len(args) > 0 {
 		n, err := strconv.Atoi(args[0])
@@ -119,6 +127,11 @@ var (
 	headerEvent     = []byte("X-Replicate-Event")
 	eventStarted    = []byte("prediction.started")
 	eventCompleted  = []byte("prediction.completed")
+	nativeStarted   = []byte("start")
+	nativeCompleted = []byte("completed")
+	headerID        = []byte("Webhook-Id")
+	headerTimestamp = []byte("Webhook-Timestamp")
+	headerStandard  = []byte("Webhook-Signature")
 	okResponse      = []byte("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK")
 	noResponse      = []byte("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")
 )
@@ -126,7 +139,7 @@ var (
 // serve responds to the requests of one connection.
 func (r *receiving) serve(c net.Conn) error {
 	br := bufio.NewReaderSize(c, 16<<10)
-	h := hook{mac: hmac.New(sha256.New, r.secret)}
+	h := hook{mac: hmac.New(sha256.New, r.secret), standardMAC: hmac.New(sha256.New, r.key)}
 	for {
 		control, err := h.read(br)
 		if err != nil {
@@ -192,12 +205,13 @@ func (r *receiving) take(h *hook, at time.Time) bool {
 
 // hook is a webhook as it is read, with buffers for the next one.
 type hook struct {
-	body, signature, event []byte
-	mac                    hash.Hash
-	sum                    [sha256.Size]byte
-	hex                    [2 * sha256.Size]byte
-	number                 uint64
-	terminal               bool
+	body, signature, event  []byte
+	id, timestamp, standard []byte // of Standard Webhooks
+	mac, standardMAC        hash.Hash
+	sum                     [sha256.Size]byte
+	hex                     [2 * sha256.Size]byte
+	number                  uint64
+	terminal                bool
 }
 
 // read reads one request. For a GET it gives its path.
@@ -212,6 +226,7 @@ func (h *hook) read(br *bufio.Reader) (control string, err error) {
 	}
 	length := 0
 	h.signature, h.event = h.signature[:0], h.event[:0]
+	h.id, h.timestamp, h.standard = h.id[:0], h.timestamp[:0], h.standard[:0]
 	for {
 		if line, err = br.ReadSlice('\n'); err != nil {
 			return "", err
@@ -231,6 +246,12 @@ func (h *hook) read(br *bufio.Reader) (control string, err error) {
 			h.signature = append(h.signature, value...)
 		case bytes.EqualFold(name, headerEvent):
 			h.event = append(h.event, value...)
+		case bytes.EqualFold(name, headerID):
+			h.id = append(h.id, value...)
+		case bytes.EqualFold(name, headerTimestamp):
+			h.timestamp = append(h.timestamp, value...)
+		case bytes.EqualFold(name, headerStandard):
+			h.standard = append(h.standard, value...)
 		}
 	}
 	if cap(h.body) < length {
@@ -243,14 +264,29 @@ func (h *hook) read(br *bufio.Reader) (control string, err error) {
 
 // check returns what is wrong with a webhook, "" if nothing is.
 func (h *hook) check() string {
-	h.mac.Reset()
-	h.mac.Write(h.body)
-	hex.Encode(h.hex[:], h.mac.Sum(h.sum[:0]))
-	if !hmac.Equal(h.hex[:], h.signature) {
-		return "wrong signature"
+	started, completed := eventStarted, eventCompleted
+	if len(h.signature) == 0 { // of the API's own kind
+		started, completed = nativeStarted, nativeCompleted
+		h.standardMAC.Reset()
+		for i, part := range [][]byte{h.id, h.timestamp, h.body} {
+			if i > 0 {
+				h.standardMAC.Write([]byte("."))
+			}
+			h.standardMAC.Write(part)
+		}
+		if string(h.standard) != "v1,"+base64.StdEncoding.EncodeToString(h.standardMAC.Sum(h.sum[:0])) {
+			return "wrong signature of Standard Webhooks"
+		}
+	} else {
+		h.mac.Reset()
+		h.mac.Write(h.body)
+		hex.Encode(h.hex[:], h.mac.Sum(h.sum[:0]))
+		if !hmac.Equal(h.hex[:], h.signature) {
+			return "wrong signature"
+		}
 	}
-	h.terminal = bytes.Equal(h.event, eventCompleted)
-	if !h.terminal && !bytes.Equal(h.event, eventStarted) {
+	h.terminal = bytes.Equal(h.event, completed)
+	if !h.terminal && !bytes.Equal(h.event, started) {
 		return fmt.Sprintf("event is %.40q", h.event)
 	}
 	var ok bool

@@ -25,6 +25,7 @@ func scenarios() []scenario {
 		{"inbox-drain", (*lab).runInboxDrain},
 		{"inbox-million", (*lab).runInboxMillion},
 		{"create", (*lab).runCreate},
+		{"keyed", (*lab).runKeyed},
 		{"receipt", (*lab).runReceipt},
 		{"waiting", (*lab).runWaiting},
 		{"hanging", (*lab).runHanging},

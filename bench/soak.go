@@ -53,7 +53,7 @@ type soakTarget struct {
 }
 
 func (t *soakTarget) feed() feed {
-	request := newCreate(bodySize, t.url)
+	request := newCreate(bodySize, create{webhook: t.url})
 	return func() ([]byte, bool) { return request.write(t.lo + t.creates.Add(1) - 1), true }
 }
 

@@ -137,7 +137,7 @@ func (l *lab) killNode(ctx context.Context, nodes []*caddy, hang *receiver) (tim
 	}
 	batch := make([][]byte, heldReceivers)
 	for i := range batch {
-		batch[i] = newCreate(bodySize, "http://"+hangingAddr(i, hang.addr)+hookPath).write(l.signer.next.Add(1) - 1)
+		batch[i] = newCreate(bodySize, create{webhook: "http://" + hangingAddr(i, hang.addr) + hookPath}).write(l.signer.next.Add(1) - 1)
 	}
 	r, err := load{addrs: []string{nodes[0].sites["api"]}, feeds: once(batch, l.connections), expect: expectation{status: 201}}.closedLoop(ctx, grace)
 	if err == nil && r.requests != len(batch) {

@@ -133,7 +133,7 @@ func failAttempts(ctx context.Context, s store.Store) (bool, error) {
 // open.
 func (l *lab) restartsWaiting(ctx context.Context, stores []*retrying, to *receiver) error {
 	expect := expectation{status: 201, mark: `"webhook_status":"pending"`}
-	request := func() []byte { return newCreate(bodySize, to.url()).write(l.signer.next.Add(1) - 1) }
+	request := func() []byte { return newCreate(bodySize, create{webhook: to.url()}).write(l.signer.next.Add(1) - 1) }
 	// The first one only brings the files into the page cache.
 	for round := range l.rounds + 1 {
 		for i := range stores {
