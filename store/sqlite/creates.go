@@ -42,6 +42,11 @@ func (c *creates) init(s *Store) {
 // now returns the time by which creates expire.
 func (c *creates) now() int64 { return c.s.opts.clock.Settled().UnixMilli() }
 
+// selectCreate reads a create by its key, if it has not expired. A create whose response
+// is not committed has the id of the prediction that was reserved for it.
+const selectCreate = `SELECT c.caller, c.digest, c.expires, c.nonce, c.ref, c.status, iif(c.status = 0, coalesce(p.id, ''), c.prediction), c.answer
+	FROM creates c LEFT JOIN predictions p ON p.ref = c.ref WHERE c.key = ? AND c.expires > ?`
+
 // Create implements store.Creates.
 func (c *creates) Create(ctx context.Context, key store.Key) (store.Create, error) {
 	if err := c.s.closed(); err != nil {
@@ -50,8 +55,7 @@ func (c *creates) Create(ctx context.Context, key store.Key) (store.Create, erro
 	var out store.Create
 	var caller, digest []byte
 	var expires int64
-	err := c.s.db.QueryRowContext(ctx, `SELECT c.caller, c.digest, c.expires, c.nonce, c.ref, c.status, iif(c.status = 0, coalesce(p.id, ''), c.prediction), c.answer
-		FROM creates c LEFT JOIN predictions p ON p.ref = c.ref WHERE c.key = ? AND c.expires > ?`, key[:], c.now()).
+	err := c.s.createReader.QueryRowContext(ctx, key[:], c.now()).
 		Scan(&caller, &digest, &expires, &out.Nonce, &out.Ref, &out.Status, &out.ID, &out.Sealed)
 	if errors.Is(err, sql.ErrNoRows) {
 		return store.Create{}, store.ErrNotFound

@@ -68,12 +68,12 @@ type Store struct {
 	// descriptor again.
 	keeper *sql.DB
 	db     *sql.DB // reads and checkpoints; the writer has its own
-	// reader and eventReader are of claimed deliveries: see selectDeliveries and
-	// selectEvents.
-	reader, eventReader *sql.Stmt
-	writer              *writer
-	queue               *queue
-	polls               polling.Schedule
+	// reader and eventReader are of claimed deliveries, createReader is of a create:
+	// see selectDeliveries, selectEvents and selectCreate.
+	reader, eventReader, createReader *sql.Stmt
+	writer                            *writer
+	queue                             *queue
+	polls                             polling.Schedule
 	*inbox
 
 	stop     chan struct{}
@@ -149,11 +149,10 @@ func (s *Store) open() error {
 	if err := s.loadPolls(); err != nil {
 		return withRecoveryHint(err)
 	}
-	if s.reader, err = s.db.Prepare(selectDeliveries); err != nil {
-		return withRecoveryHint(err)
-	}
-	if s.eventReader, err = s.db.Prepare(selectEvents); err != nil {
-		return withRecoveryHint(err)
+	for stmt, query := range map[**sql.Stmt]string{&s.reader: selectDeliveries, &s.eventReader: selectEvents, &s.createReader: selectCreate} {
+		if *stmt, err = s.db.Prepare(query); err != nil {
+			return withRecoveryHint(err)
+		}
 	}
 	var t totals
 	if err := t.load(s.db, s.inbox.boxes.total()); err != nil {
@@ -203,7 +202,7 @@ func (s *Store) free() error {
 	if s.writer != nil {
 		errs = append(errs, s.writer.close())
 	}
-	for _, stmt := range []*sql.Stmt{s.reader, s.eventReader} {
+	for _, stmt := range []*sql.Stmt{s.reader, s.eventReader, s.createReader} {
 		if stmt != nil {
 			errs = append(errs, stmt.Close())
 		}
