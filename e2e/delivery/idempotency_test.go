@@ -349,7 +349,7 @@ func (s *site) leaveAfter(key, body string, n int) {
 	s.t.Helper()
 	conn, err := net.Dial("tcp", s.Addr("PORT1"))
 	if err != nil {
-		s.t.Fatal(err)
+		return // it is down
 	}
 	defer func() { _ = conn.Close() }()
 	_ = conn.(*net.TCPConn).SetLinger(0)
@@ -476,6 +476,13 @@ func (s *site) callBack() string {
 	callback, _, _ = strings.Cut(callback, `"`)
 	ids := s.api.IDs()
 	id := ids[len(ids)-1]
+	s.callBackAs(id, callback)
+	return id
+}
+
+// callBackAs sends the first webhook of a prediction.
+func (s *site) callBackAs(id, callback string) {
+	s.t.Helper()
 	resp, err := s.client.Post(callback, "application/json", strings.NewReader(`{"id":"`+id+`","status":"processing","input":{}}`))
 	if err != nil {
 		s.t.Fatal(err)
@@ -484,7 +491,6 @@ func (s *site) callBack() string {
 	if resp.StatusCode != http.StatusOK {
 		s.t.Fatalf("the webhook of %s got %d", id, resp.StatusCode)
 	}
-	return id
 }
 
 // A connection that can't be made releases the key, since nothing was sent.
