@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -271,19 +272,41 @@ func TestKubernetesManifestsHoldTogether(t *testing.T) {
 	}
 }
 
-// TestReleaseTakesFilesThatExist: what goreleaser puts into the archives.
+// TestReleaseTakesFilesThatExist: what goreleaser puts into archives and packages, and the
+// scripts of the packages, which a shell can parse.
 func TestReleaseTakesFilesThatExist(t *testing.T) {
 	var c struct {
 		Builds   []struct{ Main string }
 		Archives []struct{ Files []string }
+		Packages []struct {
+			Contents []struct{ Src, Dst string }
+			Scripts  map[string]string
+		} `yaml:"nfpms"`
 	}
 	if err := yaml.Unmarshal([]byte(read(t, ".goreleaser.yaml")), &c); err != nil {
 		t.Fatal(err)
 	}
-	if len(c.Builds) != 1 || len(c.Archives) != 1 {
-		t.Fatalf("it has %d builds and %d archives", len(c.Builds), len(c.Archives))
+	if len(c.Builds) != 1 || len(c.Archives) != 1 || len(c.Packages) != 1 {
+		t.Fatalf("it has %d builds, %d archives and %d packages", len(c.Builds), len(c.Archives), len(c.Packages))
 	}
-	for _, file := range append(c.Archives[0].Files, c.Builds[0].Main) {
+	files := append(c.Archives[0].Files, c.Builds[0].Main)
+	unit := read(t, "packaging/caddy-replicate-webhook.service")
+	for _, content := range c.Packages[0].Contents {
+		files = append(files, content.Src)
+		if strings.HasPrefix(content.Dst, "/etc/") && !strings.Contains(unit, content.Dst) {
+			t.Errorf("the unit does not use %s", content.Dst)
+		}
+	}
+	if len(c.Packages[0].Scripts) != 3 {
+		t.Errorf("the packages have the scripts %q", c.Packages[0].Scripts)
+	}
+	for _, script := range c.Packages[0].Scripts {
+		files = append(files, script)
+		if out, err := exec.Command("sh", "-n", filepath.Join(root, script)).CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", script, err, out)
+		}
+	}
+	for _, file := range files {
 		if _, err := os.Stat(filepath.Join(root, file)); err != nil {
 			t.Error(err)
 		}
