@@ -72,6 +72,9 @@ func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
 //			predictions <duration>
 //			events      <duration>
 //		}
+//		notify <url> [<what...>] {
+//			every <duration>
+//		}
 //	}
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the option's name
@@ -111,8 +114,10 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			a.Egress.parse(o.Block())
 		case "retention":
 			parseRetention(o.Block(), &a.Retention)
+		case "notify":
+			a.Notify = parseNotify(o)
 		default:
-			o.Unknown("store, body_budget, signing, signing_secret, seal_key, callback, poll, retry, timeout, workers, endpoint, egress or retention")
+			o.Unknown("store, body_budget, signing, signing_secret, seal_key, callback, poll, retry, timeout, workers, endpoint, egress, retention or notify")
 		}
 	}
 	if o.Err() == nil {
@@ -227,6 +232,25 @@ func parseRetention(o *directive.Walker, r *tracker.Retention) {
 		}
 	}
 	o.End()
+}
+
+func parseNotify(o *directive.Walker) *Notify {
+	n := new(Notify)
+	o.Text(&n.URL, "the URL that gets the messages, such as {env.NOTIFY_URL}")
+	if o.Err() == nil && o.Remaining() > 0 {
+		o.List(&n.On)
+	}
+	inner := o.Block()
+	for inner.Next() {
+		switch inner.Name() {
+		case "every":
+			inner.Duration(&n.Every)
+		default:
+			inner.Unknown("every")
+		}
+	}
+	inner.End()
+	return n
 }
 
 func (a *App) parseStore(d *caddyfile.Dispenser, o *directive.Walker) {

@@ -89,6 +89,7 @@ func TestAdaptedConfigurationsLoad(t *testing.T) {
 	t.Setenv("DATABASE_URL", "postgres://caddy:a-password@127.0.0.1:5432/webhooks")
 	t.Setenv("DATABASE_DIRECT_URL", "postgres://caddy:a-password@127.0.0.1:5433/webhooks")
 	t.Setenv("SEAL_KEY", "a sealing key of some length")
+	t.Setenv("NOTIFY_URL", "https://chat.example.com/services/s3cret")
 	files, _ := filepath.Glob("testdata/adapt/*.caddyfiletest")
 	for _, file := range files {
 		name := strings.TrimSuffix(filepath.Base(file), ".caddyfiletest")

@@ -20,6 +20,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/internal/egress"
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
+	"github.com/caddy-replicate/replicate-webhook/internal/notice"
 	"github.com/caddy-replicate/replicate-webhook/internal/poller"
 	"github.com/caddy-replicate/replicate-webhook/internal/seal"
 	"github.com/caddy-replicate/replicate-webhook/internal/sealing"
@@ -69,6 +70,9 @@ type Delivery struct {
 
 	// Retention is how long finished things are kept.
 	Retention tracker.Retention `json:"retention,omitzero"`
+
+	// Notify is who is told of failures by messages. Default: nobody.
+	Notify *Notify `json:"notify,omitempty"`
 }
 
 // Egress is where webhooks may go. Addresses of private and special networks
@@ -128,6 +132,9 @@ func (d *Delivery) check() error {
 			return fmt.Errorf("egress: %d is not a valid port", port)
 		}
 	}
+	if err := d.checkNotify(); err != nil {
+		return err
+	}
 	return d.checkRetention()
 }
 
@@ -163,6 +170,9 @@ func (a *App) provisionSender(ctx caddy.Context) error {
 		return fmt.Errorf("egress: %w", err)
 	}
 	a.sender.running = new(atomic.Pointer[delivery.Engine])
+	if err := a.provisionNotify(guard); err != nil {
+		return err
+	}
 	a.sender.transport = http.DefaultTransport.(*http.Transport).Clone()
 	keyFile, err := a.provisionRing()
 	if err != nil {
@@ -255,6 +265,9 @@ func (e *emitter) delivered(r delivery.Report) {
 }
 
 func (e *emitter) failed(r delivery.Report) {
+	e.notices.Add(notice.Happening{
+		What: notice.Failed, Subject: store.EndpointOf(r.Attempt.URL), Example: r.Delivery.ID, Status: r.Attempt.Status,
+	})
 	data := deliveryData(r)
 	data["error"], data["gone"] = r.Attempt.Error, r.Disposition == store.Gone
 	e.emit("replicate_webhook_failed", data)
@@ -262,6 +275,9 @@ func (e *emitter) failed(r delivery.Report) {
 
 // inboxFailed reports an event that its app has not accepted in time.
 func (e *emitter) inboxFailed(r delivery.Report) {
+	e.notices.Add(notice.Happening{
+		What: notice.InboxFailed, Subject: r.Delivery.Inbound.Scope, Example: r.Delivery.ID, Status: r.Attempt.Status,
+	})
 	e.emit("replicate_webhook_inbox_failed", map[string]any{
 		"id": r.Delivery.ID, "scope": r.Delivery.Inbound.Scope, "event": r.Delivery.Inbound.Name,
 		"prediction": r.Delivery.Inbound.PredictionID, "attempts": r.Attempt.Number, "status": r.Attempt.Status, "error": r.Attempt.Error,
@@ -277,12 +293,14 @@ func deliveryData(r delivery.Report) map[string]any {
 }
 
 func (e *emitter) endpointOpen(r delivery.EndpointReport) {
+	e.notices.Add(notice.Happening{What: notice.EndpointOpen, Subject: r.Endpoint, Error: r.Error})
 	e.emit("replicate_webhook_endpoint_open", map[string]any{
 		"endpoint": r.Endpoint, "failures": r.Failures, "until": r.Until.UTC(), "error": r.Error,
 	})
 }
 
 func (e *emitter) endpointClosed(r delivery.EndpointReport) {
+	e.notices.Add(notice.Happening{What: notice.EndpointClosed, Subject: r.Endpoint})
 	e.emit("replicate_webhook_endpoint_closed", map[string]any{"endpoint": r.Endpoint})
 }
 
@@ -418,6 +436,10 @@ func (a *App) startSender() error {
 	s.keeper.Start()
 	s.engine.Start()
 	s.running.Store(s.engine)
+	if a.receiver != nil {
+		a.receiver.Send = s.engine.Notify
+		a.notices.Use(a.receiver)
+	}
 	return nil
 }
 
@@ -446,6 +468,9 @@ func (a *App) stopSender() {
 	engine, ref := s.engine, s.ref
 	s.engine, s.ref = nil, nil
 	s.running.Store(nil)
+	if a.receiver != nil {
+		a.notices.Leave(a.receiver)
+	}
 	engine.Stop()
 	go func() {
 		<-engine.Done()

@@ -28,6 +28,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/internal/directive"
 	"github.com/caddy-replicate/replicate-webhook/internal/edge"
 	"github.com/caddy-replicate/replicate-webhook/internal/metrics"
+	"github.com/caddy-replicate/replicate-webhook/internal/notice"
 	"github.com/caddy-replicate/replicate-webhook/internal/operator"
 	"github.com/caddy-replicate/replicate-webhook/internal/secret"
 	"github.com/caddy-replicate/replicate-webhook/internal/spans"
@@ -76,6 +77,8 @@ type App struct {
 
 	operator *operator.Service
 	emitter  emitter
+	notices  *notice.Notices
+	receiver *notice.Receiver // nil without notify
 	refusals *edge.Digests
 	spans    *spans.Tracer
 }
@@ -127,13 +130,15 @@ func (a *App) provisionObservers(ctx caddy.Context) error {
 	if err != nil {
 		return fmt.Errorf("getting the events app: %w", err)
 	}
-	a.emitter = emitter{ctx: ctx, events: events.(*caddyevents.App), logger: a.logger}
-	a.refusals = edge.NewDigests(a.emitter.refused)
 	a.spans = new(spans.Tracer)
+	a.notices = notice.New(metrics.Notices{}, a.logger.Named("notices"))
 	if old := activeApp(); old != nil {
-		// The traced request may have been one of the configuration before.
-		a.spans = old.spans
+		// The traced request may have been one of the configuration before, and
+		// something may have happened there that was not told.
+		a.spans, a.notices = old.spans, old.notices
 	}
+	a.emitter = emitter{ctx: ctx, events: events.(*caddyevents.App), notices: a.notices, logger: a.logger}
+	a.refusals = edge.NewDigests(a.emitter.refused)
 	return nil
 }
 
@@ -146,11 +151,13 @@ func activeApp() *App {
 	return a
 }
 
-// emitter reports what happens to subscribers of Caddy's events.
+// emitter reports what happens to subscribers of Caddy's events, and to those who are
+// sent notices.
 type emitter struct {
-	ctx    caddy.Context
-	events *caddyevents.App
-	logger *zap.Logger
+	ctx     caddy.Context
+	events  *caddyevents.App
+	notices *notice.Notices
+	logger  *zap.Logger
 }
 
 // emit emits an event of Caddy's. It must not be called while a request waits:
@@ -171,6 +178,7 @@ func (e *emitter) emit(name string, data map[string]any) {
 func (e *emitter) refused(d edge.Digest) {
 	e.logger.Info("webhooks rejected", zap.String("reason", string(d.Outcome)), zap.Int("count", d.Count),
 		zap.Int("status", d.Status), zap.String("client", d.Client))
+	e.notices.Add(notice.Happening{What: notice.Rejected, Subject: string(d.Outcome), Count: d.Count, Status: d.Status, Example: d.Client})
 	e.emit("replicate_webhook_rejected", map[string]any{
 		"reason": string(d.Outcome), "count": d.Count, "status": d.Status, "client": d.Client,
 	})

@@ -99,6 +99,8 @@ func (c config) adapt(t *testing.T) []byte {
 			value = "postgres://webhook:password@127.0.0.1:1/webhook"
 		case m[1] == "SITE":
 			value = "localhost"
+		case strings.Contains(m[1], "NOTIFY"):
+			value = "https://chat.example.com/services/T0"
 		case strings.Contains(m[1], "HASH"):
 			value = "$2a$14$eFQa0aYlTGSM/SO1oy4ct.JOV0VfTxZr/gM4BFzgnppCDq3YVqQI6" // nobody knows of what
 		}

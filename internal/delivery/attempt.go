@@ -101,7 +101,9 @@ func (c *client) attempt(d *store.Delivery, number int, at time.Time, holds func
 	h["X-Replicate-Delivery"] = []string{d.ID}
 	h["X-Replicate-Attempt"] = []string{strconv.Itoa(number)}
 	if d.Native {
-		h["X-Replicate-Event"] = []string{d.Event.NativeName()}
+		if name := d.Event.NativeName(); name != "" { // a notice has none
+			h["X-Replicate-Event"] = []string{name}
+		}
 		signature.Standard.Sign(h, secrets, d.ID, at, d.Payload)
 	} else {
 		h["X-Replicate-Event"] = []string{d.Event.Name()}

@@ -33,6 +33,8 @@ type Update struct {
 	// May reports whether the update may be sent now, or else whether it may be
 	// later. It is called more than once.
 	May func(context.Context) (now, later bool)
+
+	notice *notice // nil for an update of a prediction
 }
 
 // progressLine has the updates of one prediction that wait: one of an event.
@@ -108,11 +110,19 @@ func (e *Engine) sendProgress(prediction int64, l *progressLine) {
 		u := l.next[0]
 		l.next = slices.Delete(l.next, 0, 1)
 		e.mu.Unlock()
-		if ready {
+		again := false
+		switch {
+		case u.notice != nil:
+			again = e.sendNotice(&u, ready)
+		case ready:
 			e.sendUpdate(&u)
 		}
 		e.mu.Lock()
-		l.bytes -= len(u.Delivery.Payload)
+		if again {
+			l.next = slices.Insert(l.next, 0, u)
+		} else {
+			l.bytes -= len(u.Delivery.Payload)
+		}
 		e.mu.Unlock()
 	}
 }
@@ -136,14 +146,21 @@ func (e *Engine) sendUpdate(u *Update) {
 func (e *Engine) awaitProgress(l *progressLine) bool {
 	for wait, waited := firstLook, time.Duration(0); ; wait = min(2*wait, longestLook) {
 		e.mu.Lock()
-		if len(l.next) == 0 || e.stopped {
+		if len(l.next) == 0 || e.stopped && !l.next[0].notice.first() {
 			e.mu.Unlock()
 			return false
 		}
 		u := l.next[0]
+		now, later := false, true
+		if u.notice != nil {
+			now = e.beginNotice(&u)
+		}
 		e.mu.Unlock()
-		now, later := u.May(e.life)
-		if now || !later || waited >= progressPatience {
+		if u.notice == nil {
+			now, later = u.May(e.life)
+			later = later && waited < progressPatience
+		}
+		if now || !later {
 			return now
 		}
 		timer := time.NewTimer(wait)

@@ -29,7 +29,7 @@ var (
 func Register(r *prometheus.Registry, s Store) error {
 	for _, c := range []prometheus.Collector{
 		requests, verifySeconds, dedupEntries, commitSeconds, commitBatch, unreadable, sealingReady, clockOffset, storeCounts{s},
-		deliveries, attempts, attemptSeconds, deliveryLag, endpointsOpen, inboxAttempts, inboxLag, keyedCreates,
+		deliveries, attempts, attemptSeconds, deliveryLag, endpointsOpen, inboxAttempts, inboxLag, keyedCreates, notices,
 	} {
 		var already prometheus.AlreadyRegisteredError
 		if err := r.Register(c); err != nil && !errors.As(err, &already) {
