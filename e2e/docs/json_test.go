@@ -209,6 +209,7 @@ This page lists every field of every module, in the order of the source. The
 	for _, id := range ids {
 		fmt.Fprintf(&b, "* [`%s`](#%s)\n", id, anchor("`"+id+"`"))
 	}
+	b.WriteString("* [An example](#an-example)\n")
 	for _, id := range ids {
 		fmt.Fprintf(&b, "\n## `%s`\n\n%s\n", id, summary(t, modules[id]))
 		all := fields(t, modules[id], "")
