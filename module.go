@@ -131,7 +131,7 @@ func (a *App) provisionObservers(ctx caddy.Context) error {
 		return fmt.Errorf("getting the events app: %w", err)
 	}
 	a.spans = new(spans.Tracer)
-	a.notices = notice.New(metrics.Notices{}, a.logger.Named("notices"))
+	a.notices = notice.New(metrics.Notices{})
 	if old := activeApp(); old != nil {
 		// The traced request may have been one of the configuration before, and
 		// something may have happened there that was not told.

@@ -108,7 +108,8 @@ func (a *App) provisionNotify(guard *egress.Guard) error {
 		return err
 	}
 	a.receiver = &notice.Receiver{
-		URL: func() string { return *url.Load() }, What: make(map[notice.Kind]bool), Every: time.Duration(a.Notify.Every),
+		URL: func() string { return *url.Load() }, What: make(map[notice.Kind]bool),
+		Every: time.Duration(a.Notify.Every), Logger: a.logger.Named("notices"),
 	}
 	for _, what := range a.Notify.On {
 		a.receiver.What[notice.Kind(what)] = true

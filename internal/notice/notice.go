@@ -49,6 +49,8 @@ type Receiver struct {
 	Every time.Duration
 	// Send sends a message. It reports false if it can't now.
 	Send func(id, url string, body []byte, done func(delivery.NoticeEnd)) bool
+	// Logger logs what is given up.
+	Logger *zap.Logger
 }
 
 // Metrics is told how messages ended.
@@ -61,10 +63,10 @@ type Metrics interface {
 // share it. All methods are safe for concurrent use.
 type Notices struct {
 	metrics Metrics
-	logger  *zap.Logger
 
 	mu        sync.Mutex
 	receivers []*Receiver // the last one is in use
+	logger    *zap.Logger // of the one that was last in use
 	windows   map[subject]*window
 }
 
@@ -84,17 +86,20 @@ type window struct {
 }
 
 // New returns Notices without a receiver.
-func New(m Metrics, logger *zap.Logger) *Notices {
-	return &Notices{metrics: m, logger: logger, windows: make(map[subject]*window)}
+func New(m Metrics) *Notices {
+	return &Notices{metrics: m, windows: make(map[subject]*window)}
 }
 
-// Use makes a receiver the one in use. What was not told to the one before is told to
-// it.
+// Use makes a receiver the one in use. It is told what the one before was not, at the end
+// of the windows that have begun.
 func (n *Notices) Use(r *Receiver) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.receivers = append(n.receivers, r)
-	n.flush()
+	n.logger = r.Logger
+	for s, w := range n.windows {
+		n.next(s, w)
+	}
 }
 
 // Leave ends the use of a receiver. With the last one, what was not told is sent at
@@ -107,26 +112,22 @@ func (n *Notices) Leave(r *Receiver) {
 			continue
 		}
 		if len(n.receivers) == 1 {
-			n.flush()
+			for s, w := range n.windows {
+				if w.count > 0 && !w.sending {
+					n.send(s, w)
+				}
+			}
 		}
 		n.receivers = append(n.receivers[:i:i], n.receivers[i+1:]...)
 		break
 	}
-	if len(n.receivers) > 0 {
+	if last := n.receiver(); last != nil {
+		n.logger = last.Logger
 		return
 	}
 	for s, w := range n.windows {
 		if !w.sending {
 			n.giveUp(s, w)
-		}
-	}
-}
-
-// flush sends what waits. The caller holds mu.
-func (n *Notices) flush() {
-	for s, w := range n.windows {
-		if w.count > 0 && !w.sending {
-			n.send(s, w)
 		}
 	}
 }
@@ -180,25 +181,29 @@ func (n *Notices) send(s subject, w *window) {
 		return
 	}
 	sent := *w
-	if w.timer != nil {
-		w.timer.Stop()
-	}
-	w.timer = time.AfterFunc(r.Every, func() { n.close(s, w) })
+	n.begin(s, w, r.Every)
 	w.sending = r.Send("ntc_"+rand.Text(), r.URL(), body, func(end delivery.NoticeEnd) { n.ended(s, w, &sent, r, end) })
 	if w.sending {
 		w.count = 0
 	}
 }
 
-// close ends a window.
-func (n *Notices) close(s subject, w *window) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.windows[s] != w {
-		return
+// begin begins a window, in which nothing else is sent. The caller holds mu.
+func (n *Notices) begin(s subject, w *window, every time.Duration) {
+	if w.timer != nil {
+		w.timer.Stop()
 	}
-	w.timer = nil
-	n.next(s, w)
+	var timer *time.Timer
+	timer = time.AfterFunc(every, func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		// It may have fired while another window began.
+		if n.windows[s] == w && w.timer == timer {
+			w.timer = nil
+			n.next(s, w)
+		}
+	})
+	w.timer = timer
 }
 
 // next goes on with a window that is over: what was gathered is sent, and without that
@@ -231,7 +236,7 @@ func (n *Notices) ended(s subject, w *window, sent *window, by *Receiver, end de
 	}
 	r := n.receiver()
 	if end == delivery.NoticeFailed && w.timer == nil {
-		w.timer = time.AfterFunc(by.Every, func() { n.close(s, w) })
+		n.begin(s, w, by.Every)
 	}
 	switch {
 	case w.count > 0 && (r == nil || time.Since(w.first) > maxAge):

@@ -43,7 +43,7 @@ func (i *inbox) send(_, url string, body []byte, done func(delivery.NoticeEnd)) 
 }
 
 func (i *inbox) receiver() *Receiver {
-	r := &Receiver{URL: func() string { return own }, What: make(map[Kind]bool), Every: time.Minute, Send: i.send}
+	r := &Receiver{URL: func() string { return own }, What: make(map[Kind]bool), Every: time.Minute, Send: i.send, Logger: zap.NewNop()}
 	for _, k := range Kinds() {
 		r.What[k] = true
 	}
@@ -97,7 +97,7 @@ func (c *counted) CountNotice(_ string, sent bool) {
 func test(t *testing.T, run func(*testing.T, *Notices, *inbox, *counted)) {
 	synctest.Test(t, func(t *testing.T) {
 		m, i := new(counted), &inbox{t: t, end: delivery.NoticeSent}
-		n := New(m, zap.NewNop())
+		n := New(m)
 		n.Use(i.receiver())
 		run(t, n, i, m)
 		time.Sleep(2 * maxAge)
@@ -196,7 +196,11 @@ func TestWindowsOutliveConfigurations(t *testing.T) {
 		next.want("inbox_failed default 2")
 		n.Add(Happening{What: InboxFailed, Subject: "default"})
 		next.want()
+		last := next.receiver()
+		n.Use(last) // which the window outlives, too
 		n.Leave(r)
+		next.want()
+		n.Leave(last)
 		next.want("inbox_failed default 1")
 		n.Add(Happening{What: InboxFailed, Subject: "default"})
 		next.want()
