@@ -7,7 +7,8 @@
 // for HTTPS.
 //
 // The query says how to answer what is verified: ?fail=500&times=2 answers the
-// first two requests of that URL so, without times all of them.
+// first two requests of that URL so, ?fail=500&share=0.3 three of ten, and without
+// either all of them.
 import crypto from "node:crypto";
 import fs from "node:fs";
 import http from "node:http";
@@ -35,7 +36,7 @@ app.post("/webhooks/replicate", async (req, res) => {
   const line = await describe(req);
   if (req.query.native !== undefined) {
     // A client that knows nothing of this server: the official client's check alone.
-    const answered = !line.verified.includes("replicate") ? 401 : req.query.fail && nth(req) <= Number(req.query.times) ? Number(req.query.fail) : 200;
+    const answered = line.verified.includes("replicate") ? answerTo(req) : 401;
     print({ ...line, parsed: { id: req.body.id, status: req.body.status }, answered });
     return res.status(answered).end();
   }
@@ -50,8 +51,7 @@ app.post("/webhooks/replicate", async (req, res) => {
   const { event, prediction } = req.body;
   line.parsed = { event, id: prediction.id, status: prediction.status };
 
-  const { fail, times } = req.query;
-  const answer = fail && (!times || nth(req) <= Number(times)) ? Number(fail) : 200;
+  const answer = answerTo(req);
   print({ ...line, answered: answer });
   res.status(answer).send(answer === 200 ? "OK" : "not now");
 });
@@ -61,6 +61,13 @@ app.use((error, req, _res, next) => {
   print({ event: req.get("x-replicate-event"), attempt: attemptOf(req), verified: [], answered: error.status, error: error.type });
   next(error);
 });
+
+// answerTo returns the status of the answer to a request that is verified.
+function answerTo(req) {
+  const { fail, times, share } = req.query;
+  if (!fail || (times && nth(req) > Number(times)) || (share && Math.random() >= Number(share))) return 200;
+  return Number(fail);
+}
 
 // nth counts the requests of a URL.
 function nth(req) {

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -17,7 +18,10 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/internal/fakeapi"
 )
 
-var trials = flag.Int("trials", 60, "how many creates TestBrokenCreatesAreNeverMadeTwice breaks, for each way to learn of a prediction")
+var (
+	trials      = flag.Int("trials", 60, "how many creates TestBrokenCreatesAreNeverMadeTwice breaks, for each way to learn of a prediction")
+	predictions = flag.Int("predictions", 40, "how many predictions TestFailingReceiverGetsEachTerminalWebhook creates")
+)
 
 // repeats is how often a client sends a create with one key.
 const repeats = 6
@@ -186,10 +190,11 @@ func (s *site) knows(api *paid, tr *trial, callback bool) string {
 	s.t.Helper()
 	var a answer
 	s.eventually("the create to end", func() bool {
-		// All repeats may have come while Caddy was down, so that this is the first.
+		// All repeats may have come while Caddy was down, so that this is the first,
+		// whose connection breaks.
 		var err error
 		a, err = s.try(http.MethodPost, "/v1/predictions", tr.body, "Idempotency-Key", tr.name)
-		return err == nil && !strings.Contains(a.body, "still running")
+		return err == nil && a.status != http.StatusBadGateway && !strings.Contains(a.body, "still running")
 	})
 	api.mu.Lock()
 	b := *tr.bill
@@ -214,4 +219,37 @@ func (s *site) knows(api *paid, tr *trial, callback bool) string {
 		return hasIt
 	}
 	return mayExist
+}
+
+// TestFailingReceiverGetsEachTerminalWebhook: the official client creates predictions,
+// and its receiver, which validates with the client's own code, fails three of ten
+// requests. It accepts each terminal webhook once all the same.
+func TestFailingReceiverGetsEachTerminalWebhook(t *testing.T) {
+	c := unchanged
+	c.options = append(slices.Clone(c.options), "poll 100ms 1s", "retry {\n max_attempts 30\n initial_delay 10ms\n max_delay 1s\n}")
+	s := start(t, fakeapi.Options{}, c)
+	o := s.newOfficial()
+	r := s.newReceiver("SECRET=" + o.nativeKey())
+	ids := make(map[string]int)
+	for n := range *predictions {
+		v := o.call("predictions.create", object{"version": "v1", "input": object{"n": n}, "webhook": r.url + "?native&fail=503&share=0.3"})
+		ids[v.ID] = 0
+	}
+	left, failed := len(ids), 0
+	for n := 1; left > 0; n++ {
+		v, g := r.native(n, "completed")
+		if g.Answered != http.StatusOK {
+			failed++
+			continue
+		}
+		if times, known := ids[v.ID]; !known || times > 0 {
+			t.Fatalf("%s was accepted %d times before, and is one of ours: %v", v.ID, times, known)
+		}
+		ids[v.ID]++
+		left--
+	}
+	t.Logf("%d of %d requests failed", failed, failed+len(ids))
+	if failed == 0 {
+		t.Error("no request failed")
+	}
 }

@@ -162,6 +162,7 @@ func (s *Server) LoadJSON(config []byte) error {
 	if err := caddy.Load(config, true); err != nil {
 		return fmt.Errorf("loading: %w", err)
 	}
+	s.awaitOneListener()
 	// What is idle belongs to the old configuration, which may still serve requests
 	// on it.
 	s.Client.CloseIdleConnections()
