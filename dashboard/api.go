@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
@@ -17,18 +18,21 @@ import (
 //	GET {prefix}/api/status
 //	GET {prefix}/api/predictions[?status=&id=&limit=&cursor=]
 //	GET {prefix}/api/predictions/{id}
-//	GET {prefix}/api/deliveries[?state=&endpoint=&event=&prediction=&since=&limit=&cursor=]
+//	GET {prefix}/api/deliveries[?state=&endpoint=&event=&prediction=&client=&response=&since=&limit=&cursor=]
 //	GET {prefix}/api/deliveries/{id}
 //	GET {prefix}/api/endpoints
+//	GET {prefix}/api/events[?state=&scope=&event=&prediction=&response=&since=&limit=&cursor=]
+//	GET {prefix}/api/events/{id}
+//	GET {prefix}/api/inbox
 //
 // Errors are {"error"} with the status that fits.
 
 // apiOf returns the name of a path below api/, "" if there is none.
 func apiOf(segments []string) string {
 	switch {
-	case len(segments) == 1 && (segments[0] == pageDeliveries || segments[0] == pagePredictions || segments[0] == pageEndpoints || segments[0] == "status"):
+	case len(segments) == 1 && slices.Contains([]string{pageDeliveries, pagePredictions, pageEndpoints, pageEvents, pageInbox, "status"}, segments[0]):
 		return segments[0]
-	case len(segments) == 2 && (segments[0] == pageDeliveries || segments[0] == pagePredictions) && validID(segments[1]):
+	case len(segments) == 2 && slices.Contains([]string{pageDeliveries, pagePredictions, pageEvents}, segments[0]) && validID(segments[1]):
 		return segments[0] + "/"
 	}
 	return ""
@@ -80,6 +84,12 @@ func (h *Handler) document(r *http.Request, rt route) (any, error) {
 		return s.Delivery(ctx, rt.name)
 	case pageEndpoints:
 		return s.Endpoints(), nil
+	case pageEvents:
+		return s.QueryEvents(ctx, query)
+	case pageEvents + "/":
+		return s.Event(ctx, rt.name)
+	case pageInbox:
+		return s.Inboxes(ctx)
 	}
 	return s.Status(ctx)
 }

@@ -43,7 +43,7 @@ func responseOptions(asked string) []option {
 type listForm struct {
 	State, Event, Since, Response []option
 
-	Client, Endpoint, Prediction string
+	Client, Endpoint, Prediction, Scope, Name string
 	// Active: it takes something away.
 	Active bool
 }

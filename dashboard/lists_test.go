@@ -113,7 +113,7 @@ func TestInvisibleCharactersAreShown(t *testing.T) {
 		all += body
 	}
 	for _, want := range []string{"pred[U+202E][U+200B][U+001B]", "[U+2066]in", "[U+2028][U+2029][U+FEFF]", "[U+202A][U+0085]", "[U+2069][U+00AD]",
-		"deliveries?prediction=pred%e2%80%ae%e2%80%8b%1b", `value="pred&#x202e;&#x200b;&#x1b;`} {
+		"prediction?id=pred%e2%80%ae%e2%80%8b%1b", `value="pred&#x202e;&#x200b;&#x1b;`} {
 		if !strings.Contains(all, want) {
 			t.Errorf("no page has %q", want)
 		}

@@ -97,6 +97,6 @@ func tiles(s operator.Status) []tile {
 		{ID: "failed", Name: "Failed", Class: warnIf(s.Deliveries.Failed, "bad"), Path: "deliveries?state=failed", Value: number(s.Deliveries.Failed), Note: "no attempts left"},
 		{ID: "tracked", Name: "Running", Path: "predictions?status=pending", Value: number(s.TrackedPredictions), Note: "predictions"},
 		{ID: "open", Name: "Paused", Class: warnIf(s.EndpointsOpen, "warn"), Path: "endpoints", Value: number(s.EndpointsOpen), Note: "breaker open"},
-		{ID: "entries", Name: "Deduplication entries", Path: "./", Value: number(s.DedupEntries), Note: "accepted events"},
+		{ID: "entries", Name: "Deduplication entries", Path: "events", Value: number(s.DedupEntries), Note: "accepted events"},
 	}
 }

@@ -45,12 +45,28 @@ func (h *Handler) page(w http.ResponseWriter, r *http.Request, rt route, user st
 		err = v.delivery()
 	case pagePredictions:
 		err = v.predictions()
+	case pagePrediction:
+		err = v.prediction()
+	case pageEndpoint:
+		err = v.endpoint()
 	case pageEndpoints:
 		err = v.endpoints()
+	case pageEvents:
+		err = v.events()
+	case pageEvent:
+		err = v.event()
+	case pageInbox:
+		err = v.inbox()
+	case pagePayload:
+		err = v.payload()
 	case doRedeliver:
 		err = v.change(v.redeliver)
 	case doReset:
 		err = v.change(v.reset)
+	case doPause, doResume:
+		err = v.change(v.setPaused)
+	default: // an action of an event
+		err = v.change(v.changeEvent)
 	}
 	return v.explain(err)
 }
@@ -66,8 +82,11 @@ func (v *visit) explain(err error) error {
 	case http.StatusBadRequest:
 		return v.problem(status, "That can't be asked for", "The "+err.Error()+".")
 	case http.StatusNotFound:
-		return v.problem(status, "There is no such thing", "It never was, or it is forgotten by now: finished deliveries are kept for the time of retention, endpoints for five minutes.")
+		return v.problem(status, "There is no such thing", "It never was, or it is forgotten by now: finished deliveries and events are kept for the time of retention, endpoints for five minutes.")
 	case http.StatusConflict:
+		if !errors.Is(err, operator.ErrDisabled) {
+			return v.problem(status, "That can't be done now", "The "+err.Error()+".")
+		}
 		return v.problem(status, "The webhook is disabled", "The client has switched it off, or its receiver has said with a 410 that it is gone. There is nowhere to deliver to.")
 	case http.StatusServiceUnavailable:
 		v.logger.Error("the dashboard can't ask the store", zap.Error(err))
@@ -158,22 +177,19 @@ func (v *visit) delivery() error {
 	}
 	page := struct {
 		frame
-		Delivery    operator.DeliveryDetail
-		Steps       []step
-		Again       string
-		Payload     string
-		PayloadCut  bool
-		PayloadSize string
+		content
+		Delivery operator.DeliveryDetail
+		Steps    []step
+		Again    string
 	}{
-		frame:       v.withToken(d.Event+" of "+d.Prediction, pageDeliveries),
-		Delivery:    d,
-		Steps:       steps(d.Log),
-		PayloadSize: size(len(d.Payload)),
+		frame:    v.withToken(d.Event+" of "+d.Prediction, pageDeliveries),
+		content:  v.content(d.Payload),
+		Delivery: d,
+		Steps:    steps(d.Log, d.URL),
 	}
 	if again := v.r.URL.Query().Get("again"); validID(again) {
 		page.Again = again
 	}
-	page.Payload, page.PayloadCut = pretty(d.Payload)
 	return render(v.w, v.r, http.StatusOK, pageDelivery, page)
 }
 
@@ -189,13 +205,16 @@ type step struct {
 	Wait string
 	// Open shows the response from the start.
 	Open bool
+	// Elsewhere: it went to another URL than the delivery's of now.
+	Elsewhere bool
 }
 
-func steps(log []operator.Attempt) []step {
+// steps returns the attempts of a delivery whose URL is now url.
+func steps(log []operator.Attempt, url string) []step {
 	all := make([]step, len(log))
 	for i, a := range log {
 		took := time.Duration(a.Seconds * float64(time.Second))
-		all[i] = step{Attempt: a, Good: a.OK(), StatusText: http.StatusText(a.Status), Took: span(took), Reason: reason(a.Status, a.Error), Open: !a.OK() && i == len(log)-1}
+		all[i] = step{Attempt: a, Elsewhere: a.URL != url, Good: a.OK(), StatusText: http.StatusText(a.Status), Took: span(took), Reason: reason(a.Status, a.Error), Open: !a.OK() && i == len(log)-1}
 		if i > 0 {
 			all[i].Wait = span(a.At.Sub(log[i-1].At))
 		}

@@ -23,7 +23,12 @@ var templates = map[string]*template.Template{
 	pageDeliveries:  parsePage("deliveries.html"),
 	pageDelivery:    parsePage("delivery.html"),
 	pagePredictions: parsePage("predictions.html"),
+	pagePrediction:  parsePage("prediction.html"),
 	pageEndpoints:   parsePage("endpoints.html"),
+	pageEndpoint:    parsePage("endpoint.html"),
+	pageEvents:      parsePage("events.html"),
+	pageEvent:       parsePage("event.html"),
+	pageInbox:       parsePage("inbox.html"),
 	pageProblem:     parsePage("problem.html"),
 	pageSignedOut:   parsePage("signedout.html"),
 }
@@ -49,6 +54,7 @@ func parsePage(name string) *template.Template {
 		"count":  func(n int64) string { return humanize.Comma(n) },
 		"short":  func(event string) string { return strings.TrimPrefix(event, "prediction.") },
 		"reason": reason,
+		"list":   func(items ...any) []any { return items },
 	}).ParseFS(templateFiles, "templates/base.html", "templates/parts.html", "templates/"+name))
 }
 
@@ -100,6 +106,7 @@ type section struct{ Section, Name, Path string }
 var sections = []section{
 	{pageOverview, "Overview", ""},
 	{pageDeliveries, "Deliveries", "deliveries"},
+	{pageEvents, "Events", "events"},
 	{pagePredictions, "Predictions", "predictions"},
 	{pageEndpoints, "Endpoints", "endpoints"},
 }
@@ -154,15 +161,22 @@ const (
 
 // pretty indents JSON for reading, and reports whether only its beginning is
 // shown.
-func pretty(payload []byte) (text string, cut bool) {
+func pretty(payload []byte) (text string, more bool) {
 	if len(payload) <= maxPretty {
 		var b bytes.Buffer
 		if json.Indent(&b, payload, "", "  ") == nil {
 			payload = b.Bytes()
 		}
 	}
-	if cut = len(payload) > maxShown; cut {
-		payload = payload[:maxShown]
+	return cut(payload)
+}
+
+// cut returns the beginning of a text that is shown, and reports whether there is
+// more.
+func cut(text []byte) (string, bool) {
+	more := len(text) > maxShown
+	if more {
+		text = text[:maxShown]
 	}
-	return strings.ToValidUTF8(string(payload), ""), cut
+	return strings.ToValidUTF8(string(text), ""), more
 }

@@ -2,7 +2,10 @@ package dashboard
 
 import (
 	"net/http"
+	"slices"
 	"strings"
+
+	"github.com/caddy-replicate/replicate-webhook/internal/operator"
 )
 
 // The pages.
@@ -11,19 +14,27 @@ const (
 	pageDeliveries  = "deliveries"
 	pageDelivery    = "delivery"
 	pagePredictions = "predictions"
+	pagePrediction  = "prediction"
 	pageEndpoints   = "endpoints"
+	pageEndpoint    = "endpoint"
+	pageEvents      = "events"
+	pageEvent       = "event"
+	pageInbox       = "inbox"
+	pagePayload     = "payload"
 	pageLive        = "live"
 	pageAsset       = "asset"
 	pageAPI         = "api"
 	doRedeliver     = "redeliver"
 	doReset         = "reset"
+	doPause         = "pause"
+	doResume        = "resume"
 	toRoot          = "root" // the prefix without its slash
 )
 
 // route is the target of a request.
 type route struct {
 	page string
-	// kind is the name of an API path, see apiOf.
+	// kind is the name of an API path, see apiOf, or the list of a payload.
 	kind string
 	// name is the asset's name, or the id of a delivery or prediction.
 	name string
@@ -56,7 +67,7 @@ func routeOf(r *http.Request, prefix string) (route, bool) {
 		switch segments[0] {
 		case "":
 			rt.page = pageOverview
-		case pageDeliveries, pagePredictions, pageEndpoints, pageLive:
+		case pageDeliveries, pagePredictions, pagePrediction, pageEndpoints, pageEndpoint, pageEvents, pageInbox, pageLive:
 			rt.page = segments[0]
 		}
 	case 2:
@@ -68,17 +79,30 @@ func routeOf(r *http.Request, prefix string) (route, bool) {
 			rt.page = pageDelivery
 		case segments[0] == pageEndpoints && rt.name == doReset:
 			rt.page = doReset
+		case segments[0] == pageEvents && validID(rt.name):
+			rt.page = pageEvent
+		case segments[0] == pageInbox && (rt.name == doPause || rt.name == doResume):
+			rt.page = rt.name
 		}
 	case 3:
 		rt.name = segments[1]
-		if segments[0] == pageDeliveries && validID(rt.name) && segments[2] == doRedeliver {
-			rt.page = doRedeliver
+		switch list, last := segments[0], segments[2]; {
+		case !validID(rt.name):
+		case list == pageDeliveries && last == doRedeliver:
+			rt.page = last
+		case list == pageEvents && slices.Contains(eventActions, operator.EventAction(last)):
+			rt.page = last
+		case (list == pageDeliveries || list == pageEvents) && last == pagePayload:
+			rt.page, rt.kind = last, list
 		}
 	}
 	return rt, rt.page != ""
 }
 
-// validID reports whether a text may be a delivery's id.
+// eventActions are what can be done with an event.
+var eventActions = []operator.EventAction{operator.ActionRetry, operator.ActionDiscard, operator.ActionReplay}
+
+// validID reports whether a text may be the id of a delivery or event.
 func validID(s string) bool {
 	for _, c := range []byte(s) {
 		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '_' || c == '-') {
@@ -91,7 +115,10 @@ func validID(s string) bool {
 // method returns the method that a page accepts.
 func (rt route) method() string {
 	switch rt.page {
-	case doRedeliver, doReset:
+	case doRedeliver, doReset, doPause, doResume:
+		return http.MethodPost
+	}
+	if slices.Contains(eventActions, operator.EventAction(rt.page)) {
 		return http.MethodPost
 	}
 	return http.MethodGet

@@ -36,6 +36,8 @@ type Event struct {
 	Due time.Time `json:"due,omitzero"`
 	// Ended is when any other came to its end.
 	Ended time.Time `json:"ended,omitzero"`
+	// Paused: its inbox is paused, and it waits until that is resumed.
+	Paused bool `json:"paused"`
 	// Last is the last attempt, missing before the first.
 	Last *LastAttempt `json:"last,omitempty"`
 	// Breaker is that of the app in this process, which a waiting event waits
@@ -96,7 +98,7 @@ func (s *Service) Events(ctx context.Context, q EventQuery) (EventPage, error) {
 		rows, next, err := o.ListDeliveries(ctx, f.DeliveryFilter)
 		for i := range rows {
 			if f.selects(&rows[i]) {
-				out.Results = append(out.Results, s.eventOf(&rows[i]))
+				out.Results = append(out.Results, s.eventOf(o, &rows[i]))
 			}
 		}
 		out.Next = cursor(next)
@@ -113,7 +115,7 @@ func (s *Service) Event(ctx context.Context, id string) (out EventDetail, err er
 		if err != nil {
 			return err
 		}
-		out = EventDetail{Event: s.eventOf(&row), Log: attemptsOf(attempts)}
+		out = EventDetail{Event: s.eventOf(o, &row), Log: attemptsOf(attempts)}
 		if out.Request, err = requestOf(row.Inbound); err != nil {
 			return err
 		}
@@ -158,7 +160,7 @@ func requestOf(ev *store.Inbound) (*EventRequest, error) {
 	return r, nil
 }
 
-func (s *Service) eventOf(r *store.DeliveryRow) Event {
+func (s *Service) eventOf(o store.Inbox, r *store.DeliveryRow) Event {
 	e := Event{
 		ID: r.ID, Scope: r.Inbound.Scope, Event: r.Inbound.Name, Prediction: r.Inbound.PredictionID,
 		State: r.State.EventState(), Replay: r.Replay, Overtaken: r.Overtaken, Replayable: r.Replayable,
@@ -171,7 +173,7 @@ func (s *Service) eventOf(r *store.DeliveryRow) Event {
 	case r.Claimed:
 		e.State = stateRunning
 	default:
-		e.Due, e.Breaker = r.Due.UTC(), s.blockerOf(r)
+		e.Due, e.Breaker, e.Paused = r.Due.UTC(), s.blockerOf(r), o.Paused(e.Scope)
 	}
 	return e
 }

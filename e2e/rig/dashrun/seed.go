@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/siterun"
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/sqlite"
@@ -119,4 +120,73 @@ func OneFailed(t testing.TB) func(path string) {
 			Statuses: []int{500, 500, 500}, Response: "<b>boom</b>", Err: "status 500",
 		}})
 	}
+}
+
+// EventRow is an event that the edge has accepted.
+type EventRow struct {
+	Scope, Name, Prediction string
+	Body                    string // default: that of siterun.Accept
+	// Statuses are those of the app, 0 for an attempt without a response. If the
+	// last one is 2xx, the event is accepted, else it has failed, or waits if
+	// Waiting is set.
+	Statuses []int
+	Waiting  bool
+	Response string // the body of the responses
+}
+
+// SeedEvents adds events to an SQLite store.
+func SeedEvents(t testing.TB, path string, rows []EventRow) {
+	t.Helper()
+	s, err := sqlite.Open(sqlite.Options{Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fail := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, row := range rows {
+		ev := store.Inbound{Scope: row.Scope, Name: row.Name, PredictionID: row.Prediction, Ordered: row.Prediction != ""}
+		if row.Body != "" {
+			ev.Body = []byte(row.Body)
+		}
+		siterun.Accept(t, s, ev)
+		for i, status := range row.Statuses {
+			// Of what was seeded before nothing is due.
+			claimed, _, err := s.ClaimDeliveries(t.Context(), 1, func(l store.Lane) store.Slots {
+				if l == store.InboxLane(row.Scope) {
+					return store.Slots{N: 1}
+				}
+				return store.Slots{}
+			})
+			fail(err)
+			if len(claimed) != 1 {
+				t.Fatalf("claimed %d events", len(claimed))
+			}
+			d := claimed[0]
+			o := store.Outcome{Delivery: d, Disposition: store.Retry, Due: time.Now(), Attempt: store.Attempt{
+				Delivery: d.ID, Status: status, Number: d.Attempts + 1, At: time.Now(), Took: 12 * time.Millisecond, Response: row.Response,
+			}}
+			switch {
+			case status == 0:
+				o.Attempt.Error = "connecting: connection refused"
+			case status/100 != 2:
+				o.Attempt.Error = fmt.Sprint("status ", status)
+			}
+			if i == len(row.Statuses)-1 {
+				switch {
+				case status/100 == 2:
+					o.Disposition = store.Delivered
+				case row.Waiting:
+					o.Due = time.Now().Add(time.Hour)
+				default:
+					o.Disposition = store.Exhausted
+				}
+			}
+			fail(s.Complete(t.Context(), o))
+		}
+	}
+	fail(s.Close())
 }
