@@ -12,14 +12,14 @@ import (
 
 // pages returns the paths of all pages.
 func pages(v *dashrun.Visitor) []string {
-	return []string{"/_webhooks/", "/_webhooks/deliveries", "/_webhooks/deliveries/" + v.FailedDelivery(), "/_webhooks/predictions", "/_webhooks/endpoints"}
+	return []string{"/_webhooks/", "/_webhooks/deliveries", "/_webhooks/deliveries/" + v.FailedDelivery(), "/_webhooks/predictions", "/_webhooks/endpoints", "/_webhooks/events"}
 }
 
 // TestHeaders: nothing may frame the pages, and they may load and run nothing
 // but what the handler serves. Refusals have the same headers.
 func TestHeaders(t *testing.T) {
 	v := dashrun.Start(t, dashrun.OneFailed(t)).Visitor()
-	for _, path := range append(pages(v), "/_webhooks/none", "/_webhooks/assets/app.css", "/_webhooks/deliveries?state=x") {
+	for _, path := range append(pages(v), "/_webhooks/prediction?id=pred_failed", "/_webhooks/endpoint?endpoint=hooks.example.com", "/_webhooks/none", "/_webhooks/assets/app.css", "/_webhooks/deliveries?state=x") {
 		resp, body := v.Do(http.MethodGet, path, nil)
 		csp := resp.Header.Get("Content-Security-Policy")
 		for _, want := range []string{"default-src 'none'", "script-src 'self';", "style-src 'self';", "frame-ancestors 'none'", "base-uri 'none'", "form-action 'self'"} {
@@ -43,7 +43,7 @@ func TestHeaders(t *testing.T) {
 func TestSignedOut(t *testing.T) {
 	s := dashrun.Start(t, dashrun.OneFailed(t))
 	v := s.Visitor()
-	for _, path := range append(pages(v), "/_webhooks/live", "/_webhooks/assets/app.js", "/_webhooks/none", "/_webhooks/endpoints/reset") {
+	for _, path := range append(pages(v), "/_webhooks/prediction", "/_webhooks/endpoint", "/_webhooks/inbox", "/_webhooks/inbox/pause", "/_webhooks/events/evt_1/replay", "/_webhooks/deliveries/dlv_1/payload", "/_webhooks/live", "/_webhooks/assets/app.js", "/_webhooks/none", "/_webhooks/endpoints/reset") {
 		for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodHead} {
 			if resp, _ := v.Do(method, path, nil, "Authorization", ""); resp.StatusCode != http.StatusUnauthorized {
 				t.Errorf("%s %s without a login: %d", method, path, resp.StatusCode)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/base64"
 	"fmt"
+	"net/url"
 	"os/exec"
 	"slices"
 	"strings"
@@ -293,16 +294,21 @@ func TestBrowserReset(t *testing.T) {
 // stands.
 func TestBrowserHostile(t *testing.T) {
 	const script = `<script>alert(1)</script><img src=x onerror=alert(2)>`
+	hostileID := `"><svg onload=alert(3)>` + script + "\u202e" + strings.Repeat("long", 100)
 	s := dashrun.Start(t, func(path string) {
 		dashrun.Seed(t, path, []dashrun.Row{
-			{ID: `"><svg onload=alert(3)>` + script, URL: `https://hooks.example.com/"onmouseover="alert(4)"><script>alert(5)</script>`,
+			{ID: hostileID, URL: `https://hooks.example.com/"onmouseover="alert(4)"><script>alert(5)</script>`,
 				Event: 2, Age: time.Minute, Statuses: []int{500, 500}, Response: `</pre></details>` + script + "\u202e\x00", Err: `</div>` + script,
 				Payload: `{"output":"</pre></main>` + script + `","x":"{{.Token}}"}`},
 			{ID: `javascript:alert(6)`, URL: `javascript:alert(7)//`, Event: 4, Age: time.Minute, Statuses: []int{404}, Response: "<base href=https://evil.example/>", Err: "<meta http-equiv=refresh content=0>"},
 		})
+		dashrun.SeedEvents(t, path, []dashrun.EventRow{
+			{Scope: "default", Name: script + "\u202e", Prediction: hostileID, Body: `{"id":"</pre>` + script + `"}`, Statuses: []int{500, 0}, Response: script + "\u202e"},
+		})
 	})
 	b := browse(s)
-	for _, path := range []string{"", "deliveries", "predictions", "endpoints", `deliveries?prediction="><script>alert(8)</script>`, `endpoints?reset=<script>alert(9)</script>`} {
+	b.look(view{"phone", 390, 844, true})
+	for _, path := range []string{"", "deliveries", "predictions", "endpoints", "events", "prediction?id=" + url.QueryEscape(hostileID), `deliveries?prediction="><script>alert(8)</script>`, `endpoints?reset=<script>alert(9)</script>`} {
 		b.open(path)
 		b.live()
 		if n := b.number(`document.querySelectorAll("main script, main img, main svg svg, main base, main meta, [onerror], [onload], [onmouseover]").length`); n != 0 {
@@ -311,6 +317,10 @@ func TestBrowserHostile(t *testing.T) {
 		if n := b.number(`[...document.links].filter(a => a.protocol !== "http:" || a.host !== location.host).length`); n != 0 {
 			t.Errorf("%s: %d links lead elsewhere", path, n)
 		}
+		if n := b.number(`document.scrollingElement.scrollWidth - innerWidth`); n > 0 {
+			t.Errorf("%s is %d pixels wider than a phone", path, n)
+		}
+		b.accessible(path)
 	}
 	b.open("predictions")
 	if text := b.text("main"); !strings.Contains(text, script) || !strings.Contains(text, "javascript:alert(7)") {

@@ -2,7 +2,9 @@ package browser_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +18,7 @@ import (
 	"github.com/caddy-replicate/replicate-webhook/e2e/rig/dashrun"
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/internal/history"
+	"github.com/caddy-replicate/replicate-webhook/internal/operator"
 )
 
 // screenshots is where TestBrowserScreens puts the pictures that the README
@@ -27,6 +30,19 @@ const screenshots = "DASHBOARD_SCREENSHOTS"
 // shown are the README's pictures.
 var shown = []string{"overview-light", "overview-dark", "delivery-light"}
 
+// seeded returns the id of a prediction of anHour.
+func seeded(i int) string { return fmt.Sprintf("r%dkqv5c1a%02dxj0cnb8%c", i%7, i, 'a'+i%26) }
+
+// failedEvent returns the id of the one event that failed.
+func failedEvent(v *dashrun.Visitor) string {
+	v.T.Helper()
+	var list operator.EventPage
+	if err := json.Unmarshal([]byte(v.Page("/_webhooks/api/events?state=failed")), &list); err != nil || len(list.Results) != 1 {
+		v.T.Fatalf("the failed events are %v, %v", list, err)
+	}
+	return list.Results[0].ID
+}
+
 // anHour seeds what an hour of work may leave.
 func anHour(t *testing.T) func(string) {
 	return func(path string) {
@@ -34,7 +50,7 @@ func anHour(t *testing.T) func(string) {
 		hosts := []string{"https://hooks.acme.example/replicate", "https://api.globex.example/webhooks/replicate?app=studio", "https://initech.example:8443/in"}
 		for i := range 70 {
 			row := dashrun.Row{
-				ID: fmt.Sprintf("r%dkqv5c1a%02dxj0cnb8%c", i%7, i, 'a'+i%26), URL: hosts[i%3], Event: event.Completed,
+				ID: seeded(i), URL: hosts[i%3], Event: event.Completed,
 				Age: time.Duration(70-i)*51*time.Second + 20*time.Second, Statuses: []int{200},
 			}
 			switch {
@@ -50,6 +66,11 @@ func anHour(t *testing.T) func(string) {
 			rows = append(rows, row)
 		}
 		dashrun.Seed(t, path, rows)
+		dashrun.SeedEvents(t, path, []dashrun.EventRow{
+			{Scope: "shop", Name: "prediction.completed", Prediction: rows[0].ID, Statuses: []int{502, 200}, Response: "Bad Gateway"},
+			{Scope: "shop", Name: "prediction.failed", Prediction: rows[1].ID, Statuses: []int{0, 500}, Response: "out of order"},
+			{Scope: "blog", Name: "prediction.started", Prediction: rows[2].ID, Statuses: []int{503}, Waiting: true},
+		})
 	}
 }
 
@@ -116,8 +137,12 @@ func TestBrowserScreens(t *testing.T) {
 	b := browse(s)
 	v := s.Visitor()
 	failed := v.FailedDelivery()
-	pages := map[string]string{"overview": "?range=1h", "deliveries": "deliveries", "delivery": "deliveries/" + failed, "predictions": "predictions", "endpoints": "endpoints"}
-	for _, how := range []view{{"light", 1280, 900, false}, {"dark", 1280, 900, true}, {"phone", 390, 844, false}} {
+	pages := map[string]string{
+		"overview": "?range=1h", "deliveries": "deliveries?limit=8", "delivery": "deliveries/" + failed, "predictions": "predictions?limit=8", "endpoints": "endpoints",
+		"endpoint": "endpoint?endpoint=https://hooks.acme.example", "events": "events", "event": "events/" + failedEvent(v), "inbox": "inbox?scope=blog",
+		"prediction": "prediction?id=" + url.QueryEscape(seeded(0)), "missing": "none",
+	}
+	for _, how := range []view{{"light", 1280, 900, false}, {"dark", 1280, 900, true}, {"phone", 390, 844, false}, {"phone at night", 390, 844, true}} {
 		for name, path := range pages {
 			b.look(how)
 			b.open(path)
@@ -129,6 +154,7 @@ func TestBrowserScreens(t *testing.T) {
 			if poor := eval[[]string](b, contrast); len(poor) > 0 {
 				t.Errorf("%s in %s: hard to read:\n%s", name, how.name, strings.Join(poor, "\n"))
 			}
+			b.accessible(name + " in " + how.name)
 			b.shoot(name + "-" + how.name)
 		}
 	}
