@@ -24,13 +24,14 @@ import (
 //	GET {prefix}/api/events[?state=&scope=&event=&prediction=&response=&since=&limit=&cursor=]
 //	GET {prefix}/api/events/{id}
 //	GET {prefix}/api/inbox
+//	GET {prefix}/api/find?q=[&limit=]
 //
 // Errors are {"error"} with the status that fits.
 
 // apiOf returns the name of a path below api/, "" if there is none.
 func apiOf(segments []string) string {
 	switch {
-	case len(segments) == 1 && slices.Contains([]string{pageDeliveries, pagePredictions, pageEndpoints, pageEvents, pageInbox, "status"}, segments[0]):
+	case len(segments) == 1 && slices.Contains([]string{pageDeliveries, pagePredictions, pageEndpoints, pageEvents, pageInbox, pageFind, "status"}, segments[0]):
 		return segments[0]
 	case len(segments) == 2 && slices.Contains([]string{pageDeliveries, pagePredictions, pageEvents}, segments[0]) && validID(segments[1]):
 		return segments[0] + "/"
@@ -90,6 +91,8 @@ func (h *Handler) document(r *http.Request, rt route) (any, error) {
 		return s.Event(ctx, rt.name)
 	case pageInbox:
 		return s.Inboxes(ctx)
+	case pageFind:
+		return s.QueryFound(ctx, query)
 	}
 	return s.Status(ctx)
 }

@@ -31,8 +31,8 @@ const DefaultUser = "{http.auth.user.id}"
 // Pages are complete without JavaScript. With it they follow what happens. They
 // load nothing from elsewhere, can't be framed, and show no secret. Below api/
 // the same is there as JSON, to read: status, predictions, predictions/{id},
-// deliveries, deliveries/{id}, endpoints, events, events/{id} and inbox, with the
-// parameters and documents of the admin API.
+// deliveries, deliveries/{id}, endpoints, events, events/{id}, inbox and find, with
+// the parameters and documents of the admin API.
 type Handler struct {
 	// Prefix is the path below which the dashboard is, without a slash at
 	// its end. Default: the path of the directive's matcher, else none.

@@ -29,6 +29,7 @@ var templates = map[string]*template.Template{
 	pageEvents:      parsePage("events.html"),
 	pageEvent:       parsePage("event.html"),
 	pageInbox:       parsePage("inbox.html"),
+	pageFind:        parsePage("find.html"),
 	pageProblem:     parsePage("problem.html"),
 	pageSignedOut:   parsePage("signedout.html"),
 }
@@ -118,6 +119,7 @@ type frame struct {
 	Up      string
 	User    string
 	Nav     []section
+	Search  string // what was looked for
 	Token   string
 }
 

@@ -21,6 +21,7 @@ const (
 	pageEvent       = "event"
 	pageInbox       = "inbox"
 	pagePayload     = "payload"
+	pageFind        = "find"
 	pageLive        = "live"
 	pageAsset       = "asset"
 	pageAPI         = "api"
@@ -67,7 +68,7 @@ func routeOf(r *http.Request, prefix string) (route, bool) {
 		switch segments[0] {
 		case "":
 			rt.page = pageOverview
-		case pageDeliveries, pagePredictions, pagePrediction, pageEndpoints, pageEndpoint, pageEvents, pageInbox, pageLive:
+		case pageDeliveries, pagePredictions, pagePrediction, pageEndpoints, pageEndpoint, pageEvents, pageInbox, pageFind, pageLive:
 			rt.page = segments[0]
 		}
 	case 2:

@@ -115,11 +115,11 @@ document.addEventListener("submit", (event) => {
 addEventListener("pageshow", () => {
   for (const field of document.querySelectorAll("form[data-filter] :disabled")) field.disabled = false;
 });
-// "/" goes to the filter.
+// "/" goes to the search box.
 document.addEventListener("keydown", (event) => {
   if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea")) return;
-  const field = document.querySelector("form[data-filter] input, form[data-filter] select");
-  if (field) { event.preventDefault(); field.focus(); }
+  const field = document.getElementById("search");
+  if (field) { event.preventDefault(); field.focus(); field.select(); }
 });
 // An id is copied by one click.
 async function copy(button) {

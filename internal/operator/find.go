@@ -94,7 +94,7 @@ func (s *Service) Find(ctx context.Context, q FindQuery) (Found, error) {
 			out.Deliveries = append(out.Deliveries, s.deliveryOf(&found.Deliveries[i]))
 		}
 		for i := range found.Events {
-			out.Events = append(out.Events, s.eventOf(&found.Events[i]))
+			out.Events = append(out.Events, s.eventOf(o, &found.Events[i]))
 		}
 		out.Clients, out.Endpoints = append(out.Clients, found.Clients...), append(out.Endpoints, found.Endpoints...)
 		out.More = found.More
