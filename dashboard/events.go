@@ -32,13 +32,14 @@ func (v *visit) events() error {
 		Inboxes []operator.Inbox
 	}{frame: v.frame("Events", pageEvents), pager: pages(pageEvents, q.Values(), list.Next), Rows: list.Results, Inboxes: inboxes.Results}
 	page.Form = listForm{
+		Query:    selection(q.Values()),
 		State:    options(q.State, option{"", "any", false}, choice("waiting"), choice("running"), choice("accepted"), choice("refused"), choice("failed"), choice("discarded")),
 		Since:    sinceOptions(q.Since),
 		Response: responseOptions(q.Response),
 		Scope:    q.Scope, Name: q.Event, Prediction: q.Prediction,
 		Active: q.State+q.Scope+q.Event+q.Since+q.Response+q.Prediction != "",
 	}
-	return render(v.w, v.r, http.StatusOK, pageEvents, page)
+	return render(v.w, v.r, http.StatusOK, pageEvents, &page)
 }
 
 // event shows one event.

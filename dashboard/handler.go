@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -146,8 +147,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.
 	if !known {
 		return (&visit{h, w, r, rt, user}).missing()
 	}
-	if want := rt.method(); r.Method != want && (r.Method != http.MethodHead || want != http.MethodGet) {
-		w.Header().Set("Allow", want)
+	if want := rt.methods(); !slices.Contains(want, r.Method) && (r.Method != http.MethodHead || !slices.Contains(want, http.MethodGet)) {
+		w.Header().Set("Allow", strings.Join(want, ", "))
 		return caddyhttp.Error(http.StatusMethodNotAllowed, fmt.Errorf("method %s", r.Method))
 	}
 	switch rt.page {

@@ -1,8 +1,10 @@
 package dashboard
 
 import (
+	"html/template"
 	"net/http"
 	"net/url"
+	"slices"
 
 	"github.com/caddy-replicate/replicate-webhook/internal/operator"
 )
@@ -27,6 +29,18 @@ func options(asked string, choices ...option) []option {
 	return choices
 }
 
+// selection returns the query of a list without where its page begins.
+func selection(q url.Values) template.URL {
+	q.Del("cursor")
+	q.Del("limit")
+	return template.URL(q.Encode())
+}
+
+// Only reports whether a choice is selected.
+func (f *listForm) Only(states ...string) bool {
+	return slices.ContainsFunc(f.State, func(o option) bool { return o.Selected && slices.Contains(states, o.Value) })
+}
+
 // choice returns a choice of a filter whose name is its value.
 func choice(value string) option { return option{value, value, false} }
 
@@ -46,6 +60,8 @@ type listForm struct {
 	Client, Endpoint, Prediction, Scope, Name string
 	// Active: it takes something away.
 	Active bool
+	// Query is the filter as the query of a URL.
+	Query template.URL
 }
 
 // pager leads through a list.
@@ -83,6 +99,7 @@ func (v *visit) deliveries() error {
 		Rows []operator.Delivery
 	}{frame: v.frame("Deliveries", pageDeliveries), pager: pages(pageDeliveries, q.Values(), list.Next), Rows: list.Results}
 	page.Form = listForm{
+		Query: selection(q.Values()),
 		State: options(q.State, option{"", "any", false}, choice("pending"), choice("delivered"),
 			choice("failed"), choice("superseded"), choice("canceled")),
 		Event:    options(q.Event, option{"", "any", false}, choice("started"), choice("completed"), choice("failed")),
@@ -91,7 +108,7 @@ func (v *visit) deliveries() error {
 		Client:   q.Client, Endpoint: q.Endpoint, Prediction: q.Prediction,
 		Active: q.State+q.Event+q.Since+q.Response+q.Client+q.Endpoint+q.Prediction != "",
 	}
-	return render(v.w, v.r, http.StatusOK, pageDeliveries, page)
+	return render(v.w, v.r, http.StatusOK, pageDeliveries, &page)
 }
 
 // predictions lists predictions.

@@ -45,6 +45,8 @@ func (h *Handler) page(w http.ResponseWriter, r *http.Request, rt route, user st
 		err = v.delivery()
 	case pagePredictions:
 		err = v.predictions()
+	case pageAll:
+		err = v.all()
 	case pageFind:
 		err = v.find()
 	case pagePrediction:

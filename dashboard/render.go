@@ -30,6 +30,7 @@ var templates = map[string]*template.Template{
 	pageEvent:       parsePage("event.html"),
 	pageInbox:       parsePage("inbox.html"),
 	pageFind:        parsePage("find.html"),
+	pageAll:         parsePage("all.html"),
 	pageProblem:     parsePage("problem.html"),
 	pageSignedOut:   parsePage("signedout.html"),
 }

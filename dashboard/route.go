@@ -22,6 +22,7 @@ const (
 	pageInbox       = "inbox"
 	pagePayload     = "payload"
 	pageFind        = "find"
+	pageAll         = "all" // an action on many rows
 	pageLive        = "live"
 	pageAsset       = "asset"
 	pageAPI         = "api"
@@ -76,6 +77,8 @@ func routeOf(r *http.Request, prefix string) (route, bool) {
 		switch {
 		case segments[0] == "assets" && assets[rt.name] != nil:
 			rt.page = pageAsset
+		case segments[0] == pageDeliveries && rt.name == doRedeliver, segments[0] == pageEvents && slices.Contains(eventActions, operator.EventAction(rt.name)):
+			rt.page = pageAll
 		case segments[0] == pageDeliveries && validID(rt.name):
 			rt.page = pageDelivery
 		case segments[0] == pageEndpoints && rt.name == doReset:
@@ -113,14 +116,16 @@ func validID(s string) bool {
 	return s != "" && len(s) <= 128
 }
 
-// method returns the method that a page accepts.
-func (rt route) method() string {
+// methods returns the methods that a page accepts.
+func (rt route) methods() []string {
 	switch rt.page {
 	case doRedeliver, doReset, doPause, doResume:
-		return http.MethodPost
+		return []string{http.MethodPost}
+	case pageAll:
+		return []string{http.MethodGet, http.MethodPost}
 	}
 	if slices.Contains(eventActions, operator.EventAction(rt.page)) {
-		return http.MethodPost
+		return []string{http.MethodPost}
 	}
-	return http.MethodGet
+	return []string{http.MethodGet}
 }
