@@ -61,7 +61,8 @@ func TestNotify(t *testing.T) {
 			w.WriteHeader(http.StatusInternalServerError)
 		}
 	})
-	s := siterun.Start(t, siterun.Options{})
+	before := count(t.Name(), "replicate_webhook_failed") // of runs before this one
+	s := siterun.Start(t, siterun.Options{Globals: []string{"events {\n on * recorder " + t.Name() + "\n}"}})
 	config := func(more ...string) string {
 		text := s.Config(siterun.Options{App: append(more, "endpoint {\n breaker 3 10ms\n}")})
 		return strings.Replace(text, "ports ", "ports "+chat.Addr()[strings.LastIndexByte(chat.Addr(), ':')+1:]+" ", 1)
@@ -112,6 +113,8 @@ func TestNotify(t *testing.T) {
 		t.Errorf("told of %d in one window", n)
 	}
 	failed = s.Status().Deliveries.Failed
+	// What is told is counted before its event is emitted.
+	caddyrun.Until(t, "all failures to be counted", func() bool { return count(t.Name(), "replicate_webhook_failed")-before == failed })
 	s.Reload(config())
 	caddyrun.Until(t, "the rest of the window", func() bool { _, n := told(notice.Failed); return n == failed })
 	if list, _ := told(notice.Failed); len(list) != 2 {
