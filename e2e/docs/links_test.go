@@ -33,7 +33,7 @@ func prose(text string) (lines []string) {
 }
 
 // TestLinksLeadSomewhere: a link to a file of the checkout finds it, and its
-// fragment a heading.
+// fragment a heading. llms.txt links to every page of docs.
 func TestLinksLeadSomewhere(t *testing.T) {
 	docs := documents(t)
 	anchors := make(map[string]map[string]bool)
@@ -62,6 +62,16 @@ func TestLinksLeadSomewhere(t *testing.T) {
 			} else if fragment != "" && !anchors[target][fragment] {
 				t.Errorf("%s links to %s, and %s has no such heading", file, m[1], target)
 			}
+		}
+	}
+	for _, m := range link.FindAllStringSubmatch(read(t, "llms.txt"), -1) {
+		if _, err := os.Stat(filepath.Join(root, m[1])); err != nil {
+			t.Errorf("llms.txt links to %s, which is not there", m[1])
+		}
+	}
+	for file := range docs {
+		if strings.HasPrefix(file, "docs/") && !strings.HasPrefix(file, "docs/recipes/") && !strings.Contains(read(t, "llms.txt"), "]("+file+")") {
+			t.Errorf("llms.txt does not link to %s", file)
 		}
 	}
 	if found == 0 {
