@@ -273,7 +273,7 @@ func forgeries(now, body string) map[string]http.Header {
 		"no signature":              {},
 		"a signature of other text": standard("msg_1", now, body+" "),
 		"another id":                with("Webhook-Id", "msg_2"),
-		"another time":              with("Webhook-Timestamp", fmt.Sprint(time.Now().Unix()-1)),
+		"another time":              with("Webhook-Timestamp", now[:len(now)-1]+string('0'+(now[len(now)-1]-'0'+1)%10)),
 		"a version of the future":   with("Webhook-Signature", "v2,"+strings.TrimPrefix(standard("msg_1", now, body).Get("Webhook-Signature"), "v1,")+"x"),
 		"no base64":                 with("Webhook-Signature", "v1,@@@"),
 		"an empty signature":        with("Webhook-Signature", "v1,"),
