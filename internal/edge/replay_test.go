@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/clock/clocktest"
 	"github.com/caddy-replicate/replicate-webhook/internal/edge"
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
 	"github.com/caddy-replicate/replicate-webhook/store"
@@ -26,11 +27,6 @@ type message struct {
 	accepted        []string
 }
 
-// clockOf replays is moved by the test.
-type movingClock struct{ at time.Time }
-
-func (c *movingClock) now() time.Time { return c.at }
-
 // TestSignaturesTakenApartAreAcceptedOnce sends a webhook that is signed in both
 // ways as it is, and with either signature taken off, in every order: while the
 // clock passes the dedup time, with the store purged at every step, and steps
@@ -40,8 +36,8 @@ func TestSignaturesTakenApartAreAcceptedOnce(t *testing.T) {
 	const tolerance, dedup = 5 * time.Minute, 10 * time.Minute
 	start := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
 	messages := replayed(t, start, tolerance)
-	clock := &movingClock{start}
-	s, err := sqlite.Open(sqlite.Options{Path: filepath.Join(t.TempDir(), "webhook.db"), Now: clock.now, PurgeEvery: time.Hour})
+	clock := clocktest.At(start)
+	s, err := sqlite.Open(sqlite.Options{Path: filepath.Join(t.TempDir(), "webhook.db"), Now: clock.Now, PurgeEvery: time.Hour})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +50,7 @@ func TestSignaturesTakenApartAreAcceptedOnce(t *testing.T) {
 		m.send(t, &v, s, clock, m.first, dedup)
 	}
 	for _, minutes := range clockPath() {
-		clock.at = start.Add(time.Duration(minutes) * time.Minute)
+		clock.Set(start.Add(time.Duration(minutes) * time.Minute))
 		if err := s.Purge(); err != nil {
 			t.Fatal(err)
 		}
@@ -83,8 +79,8 @@ func TestSignaturesTakenApartAreAcceptedOnce(t *testing.T) {
 func TestSignaturesTakenApartAreOneMessageWithoutTolerance(t *testing.T) {
 	const dedup = 10 * time.Minute
 	start := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
-	clock := &movingClock{start}
-	s, err := sqlite.Open(sqlite.Options{Path: filepath.Join(t.TempDir(), "webhook.db"), Now: clock.now, PurgeEvery: time.Hour})
+	clock := clocktest.At(start)
+	s, err := sqlite.Open(sqlite.Options{Path: filepath.Join(t.TempDir(), "webhook.db"), Now: clock.Now, PurgeEvery: time.Hour})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,13 +161,13 @@ func replayed(t *testing.T, start time.Time, tolerance time.Duration) (all []*me
 }
 
 // send sends a half of the message as the edge would take it.
-func (m *message) send(t *testing.T, v *edge.Verifier, s *sqlite.Store, clock *movingClock, half string, dedup time.Duration) {
+func (m *message) send(t *testing.T, v *edge.Verifier, s *sqlite.Store, clock *clocktest.Manual, half string, dedup time.Duration) {
 	t.Helper()
 	claim, err := signature.ParseHeaders(m.halves[half], v.Accept)
 	if err != nil {
 		t.Fatal(err)
 	}
-	hook, refused := v.Verify(claim, m.body, clock.now())
+	hook, refused := v.Verify(claim, m.body, clock.Now())
 	if refused != nil {
 		if refused.Status != http.StatusUnauthorized || !strings.HasPrefix(string(refused.Outcome), "timestamp") {
 			t.Fatalf("%s, %s: %d %s", m.scope, half, refused.Status, refused.Outcome)
@@ -180,11 +176,11 @@ func (m *message) send(t *testing.T, v *edge.Verifier, s *sqlite.Store, clock *m
 	}
 	c, err := s.Claim(t.Context(), store.Entry{
 		Scope: m.scope, Keys: hook.Keys(m.scope, m.dedupKey), SignedAt: hook.JudgedAt, SignedUntil: hook.SignedUntil,
-		Expires: clock.now().Add(dedup),
+		Expires: clock.Now().Add(dedup),
 	}, 0)
 	switch {
 	case err == nil:
-		m.accepted = append(m.accepted, fmt.Sprintf("%s at %s", half, clock.now().Format("15:04")))
+		m.accepted = append(m.accepted, fmt.Sprintf("%s at %s", half, clock.Now().Format("15:04")))
 		if err := c.Commit(t.Context()); err != nil {
 			t.Fatal(err)
 		}

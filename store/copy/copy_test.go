@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/e2e/rig/pgtest"
+	"github.com/caddy-replicate/replicate-webhook/internal/clock/clocktest"
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/postgres"
@@ -70,8 +71,8 @@ func complete(t *testing.T, s store.Store, d store.Delivery, v store.Disposition
 func TestCopy(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "webhook.db")
 	now := begun
-	clock := func() time.Time { return now }
-	from, err := sqlite.Open(sqlite.Options{Path: path, Now: clock})
+	clock := clocktest.At(now)
+	from, err := sqlite.Open(sqlite.Options{Path: path, Now: clock.Now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +90,7 @@ func TestCopy(t *testing.T) {
 	old, again := entry("old", begun), entry("again", begun)
 	commit(old)
 	commit(again)
-	now = now.Add(2 * time.Hour)
+	now = clock.Add(2 * time.Hour)
 	if err := from.Purge(); err != nil {
 		t.Fatal(err)
 	}
@@ -168,7 +169,7 @@ func TestCopy(t *testing.T) {
 		t.Errorf("copying twice: %v", err)
 	}
 
-	to, err := postgres.Open(postgres.Options{DSN: dsn, Now: clock, DatabaseNow: clock})
+	to, err := postgres.Open(postgres.Options{DSN: dsn, Now: clock.Now, DatabaseNow: clock.Now})
 	if err != nil {
 		t.Fatal(err)
 	}

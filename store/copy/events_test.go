@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/e2e/rig/pgtest"
+	"github.com/caddy-replicate/replicate-webhook/internal/clock/clocktest"
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/postgres"
 	"github.com/caddy-replicate/replicate-webhook/store/sqlite"
@@ -65,9 +66,9 @@ func eventsOf(t *testing.T, s store.Store) (e events) {
 func TestCopyEvents(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "webhook.db")
 	now := begun
-	clock := func() time.Time { return now }
+	clock := clocktest.At(now)
 	open := func() *sqlite.Store {
-		s, err := sqlite.Open(sqlite.Options{Path: path, Now: clock})
+		s, err := sqlite.Open(sqlite.Options{Path: path, Now: clock.Now})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -89,7 +90,7 @@ func TestCopyEvents(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		now = now.Add(time.Millisecond)
+		now = clock.Add(time.Millisecond)
 		return ev.ID
 	}
 	end := func(d store.Disposition, refused bool) {
@@ -132,7 +133,7 @@ func TestCopyEvents(t *testing.T) {
 	accept("first", "line", func(ev *store.Inbound) { ev.MaxBytes = used[0].Bytes + 5 })
 	for range store.MaxRefusals {
 		end(store.Retry, true)
-		now = now.Add(time.Minute)
+		now = clock.Add(time.Minute)
 	}
 	end(store.Retry, true)
 	accept("second", "line", nil)
@@ -143,7 +144,7 @@ func TestCopyEvents(t *testing.T) {
 	accept("in another scope", "line", func(ev *store.Inbound) { ev.Scope = "other" })
 	accept("in a paused scope", "", func(ev *store.Inbound) { ev.Scope = "paused" })
 	must(from.SetPaused(ctx, "paused", true))
-	now = now.Add(2 * time.Minute)
+	now = clock.Add(2 * time.Minute)
 	must(from.Close())
 
 	dsn := pgtest.Start(t).Fresh(t)
@@ -155,7 +156,7 @@ func TestCopyEvents(t *testing.T) {
 	if r.Events != int64(len(want.Rows)) || r.Deliveries != 0 || len(want.Rows) != 13 {
 		t.Errorf("copied %+v, want %d events", r, len(want.Rows))
 	}
-	to, err := postgres.Open(postgres.Options{DSN: dsn, Now: clock, DatabaseNow: clock})
+	to, err := postgres.Open(postgres.Options{DSN: dsn, Now: clock.Now, DatabaseNow: clock.Now})
 	must(err)
 	defer to.Close()
 	for _, row := range want.Rows {
@@ -204,8 +205,8 @@ func TestCopyEvents(t *testing.T) {
 func TestCopyRotations(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "webhook.db")
 	now := begun
-	clock := func() time.Time { return now }
-	from, err := sqlite.Open(sqlite.Options{Path: path, Now: clock})
+	clock := clocktest.At(now)
+	from, err := sqlite.Open(sqlite.Options{Path: path, Now: clock.Now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -226,7 +227,7 @@ func TestCopyRotations(t *testing.T) {
 	if _, err := SQLiteToPostgres(ctx, path, dsn); err != nil {
 		t.Fatal(err)
 	}
-	to, err := postgres.Open(postgres.Options{DSN: dsn, Now: clock, DatabaseNow: clock})
+	to, err := postgres.Open(postgres.Options{DSN: dsn, Now: clock.Now, DatabaseNow: clock.Now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -236,7 +237,7 @@ func TestCopyRotations(t *testing.T) {
 		if !reflect.DeepEqual(got, want) {
 			t.Errorf("after %v: generations %v sign, want %v", now.Sub(begun), got, want)
 		}
-		now = now.Add(time.Hour)
+		now = clock.Add(time.Hour)
 	}
 	if next := rotate(to, "own \x00", 0); next <= own {
 		t.Errorf("the next generation is %d, after %d", next, own)

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/caddy-replicate/replicate-webhook/e2e/rig/pgtest"
+	"github.com/caddy-replicate/replicate-webhook/internal/clock/clocktest"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
 
@@ -54,9 +55,9 @@ func TestDatabaseOfVersion2IsUpgraded(t *testing.T) {
 	t.Parallel()
 	dsn, _ := ofVersion(t, 2, version1Rows+version2Rows)
 	now := time.UnixMilli(1795176000000).Add(time.Minute)
-	clock := func() time.Time { return now }
+	clock := clocktest.At(now)
 	open := func() *Store {
-		s, err := Open(Options{DSN: dsn, Now: clock, DatabaseNow: clock})
+		s, err := Open(Options{DSN: dsn, Now: clock.Now, DatabaseNow: clock.Now})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -102,8 +103,8 @@ func TestDatabaseOfVersion1IsUpgraded(t *testing.T) {
 	t.Parallel()
 	dsn, conn := ofVersion(t, 1, version1Rows)
 	now := time.UnixMilli(1795176000000).Add(time.Minute)
-	clock := func() time.Time { return now }
-	s, err := Open(Options{DSN: dsn, Now: clock, DatabaseNow: clock})
+	clock := clocktest.At(now)
+	s, err := Open(Options{DSN: dsn, Now: clock.Now, DatabaseNow: clock.Now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +135,7 @@ func TestDatabaseOfVersion1IsUpgraded(t *testing.T) {
 	if n := payloads(); n != 1 {
 		t.Errorf("%d payloads are stored for 41 deliveries", n)
 	}
-	now = now.Add(time.Hour)
+	now = clock.Add(time.Hour)
 	if err := s.Forget(ctx, store.Before{Deliveries: now, Predictions: now.Add(-24 * time.Hour)}); err != nil {
 		t.Fatal(err)
 	}

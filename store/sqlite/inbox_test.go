@@ -10,6 +10,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/clock/clocktest"
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/internal/claims"
 	"github.com/caddy-replicate/replicate-webhook/store/internal/ledger"
@@ -33,9 +34,9 @@ func inboundEvent(name, prediction string) *store.Inbound {
 }
 
 // openAt opens a store with a clock that the caller sets.
-func openAt(t *testing.T, path string, now *time.Time) *Store {
+func openAt(t *testing.T, path string, c *clocktest.Manual) *Store {
 	t.Helper()
-	s, err := Open(Options{Path: path, Now: func() time.Time { return *now }, PurgeEvery: time.Hour})
+	s, err := Open(Options{Path: path, Now: c.Now, PurgeEvery: time.Hour})
 	must(t, err)
 	return s
 }
@@ -50,7 +51,8 @@ func TestWaitingDeliveryIsSmall(t *testing.T) {
 func TestUnreadableEventHoldsUpNoOther(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "webhook.db")
 	now := time.Now()
-	s := openAt(t, path, &now)
+	clock := clocktest.At(now)
+	s := openAt(t, path, clock)
 	for _, name := range []string{"damaged", "bodiless", "whole"} {
 		accepted(t, s, name, inboundEvent(name, "p"))
 	}
@@ -58,7 +60,7 @@ func TestUnreadableEventHoldsUpNoOther(t *testing.T) {
 		return errors.Join(g.exec("DELETE FROM inbound WHERE n = ?", ledger.FirstEvent), g.exec("UPDATE inbound SET body = NULL WHERE n = ?", ledger.FirstEvent+1))
 	}))
 	must(t, s.Close())
-	s = openAt(t, path, &now)
+	s = openAt(t, path, clock)
 	defer s.Close()
 	for range 2 { // each damaged one is found when its turn comes
 		claimed, _, err := s.ClaimDeliveries(t.Context(), 10, all)
@@ -134,7 +136,8 @@ func TestClaimsThatShareAnEventStoreItOnce(t *testing.T) {
 func TestInboxCountsAreThoseOfTheRows(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "webhook.db")
 	now := time.Now()
-	s := openAt(t, path, &now)
+	clock := clocktest.At(now)
+	s := openAt(t, path, clock)
 	defer func() { _ = s.Close() }()
 	r := rand.New(rand.NewPCG(1, 2))
 	var ids []string
@@ -172,13 +175,13 @@ func TestInboxCountsAreThoseOfTheRows(t *testing.T) {
 		}[r.IntN(3)](); errors.Is(err, store.ErrUnavailable) {
 			t.Fatal(err)
 		}
-		now = now.Add(time.Second)
+		now = clock.Add(time.Second)
 		if i%10 > 0 {
 			continue
 		}
 		if r.IntN(3) == 0 {
 			must(t, s.Close())
-			s = openAt(t, path, &now)
+			s = openAt(t, path, clock)
 		}
 		counted := make(map[string]tally)
 		rows, err := s.db.Query("SELECT s.scope, d.state, d.size FROM deliveries d JOIN inboxes s ON s.id = d.scope JOIN inbound b ON b.n = d.n WHERE d.size = length(coalesce(b.head, x'')) + length(coalesce(b.body, x''))")
@@ -207,7 +210,8 @@ func TestInboxCountsAreThoseOfTheRows(t *testing.T) {
 // waits, and no longer than for the first of those that wait still.
 func TestEntriesExpireBehindTheFirstEventThatWaits(t *testing.T) {
 	now := time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)
-	s := openAt(t, filepath.Join(t.TempDir(), "webhook.db"), &now)
+	clock := clocktest.At(now)
+	s := openAt(t, filepath.Join(t.TempDir(), "webhook.db"), clock)
 	defer s.Close()
 	claim := func(key string) error {
 		c, err := s.Claim(t.Context(), store.Entry{Scope: "default", Keys: []store.Key{store.KeyOf("default", "event", key)}, Expires: now.Add(time.Hour)}, 0)
@@ -218,12 +222,12 @@ func TestEntriesExpireBehindTheFirstEventThatWaits(t *testing.T) {
 	}
 	for _, key := range []string{"first", "second", "third"} {
 		accepted(t, s, key, inboundEvent(key, ""))
-		now = now.Add(30 * time.Minute)
+		now = clock.Add(30 * time.Minute)
 	}
 	claimed, _, err := s.ClaimDeliveries(t.Context(), 3, all)
 	must(t, err)
 	must(t, s.Complete(t.Context(), attempted(claimed[1], store.Delivered, now)))
-	now = now.Add(10 * time.Hour)
+	now = clock.Add(10 * time.Hour)
 	must(t, s.Purge())
 	for _, key := range []string{"first", "second", "third"} {
 		if err := claim(key); !errors.Is(err, store.ErrDuplicate) {
@@ -246,7 +250,8 @@ func TestEntriesExpireBehindTheFirstEventThatWaits(t *testing.T) {
 func TestExportHasEventsAndPauses(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "webhook.db")
 	now := time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)
-	s := openAt(t, path, &now)
+	clock := clocktest.At(now)
+	s := openAt(t, path, clock)
 	accepted(t, s, "a", inboundEvent("a", "p"))
 	id := accepted(t, s, "b", inboundEvent("b", ""))
 	claimed, _, err := s.ClaimDeliveries(t.Context(), 3, all)

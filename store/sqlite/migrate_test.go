@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/internal/clock/clocktest"
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 )
@@ -179,7 +180,8 @@ func TestUpgradedDatabaseHasTheSchemaOfANewOne(t *testing.T) {
 func TestRedeliveriesAddNoPayload(t *testing.T) {
 	ctx := context.Background()
 	now := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
-	s, err := Open(Options{Path: filepath.Join(t.TempDir(), "webhook.db"), Now: func() time.Time { return now }})
+	clock := clocktest.At(now)
+	s, err := Open(Options{Path: filepath.Join(t.TempDir(), "webhook.db"), Now: clock.Now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -223,7 +225,7 @@ func TestRedeliveriesAddNoPayload(t *testing.T) {
 	if n := payloads(); n != 1 {
 		t.Errorf("%d payloads are stored for 41 deliveries", n)
 	}
-	now = now.Add(time.Hour)
+	now = clock.Add(time.Hour)
 	if err := s.Forget(ctx, store.Before{Deliveries: now, Predictions: now.Add(-24 * time.Hour)}); err != nil {
 		t.Fatal(err)
 	}

@@ -17,6 +17,28 @@ func (w *Wall) Set(ahead time.Duration) { w.ahead.Store(int64(ahead)) }
 // Now is the time by the clock.
 func (w *Wall) Now() time.Time { return Step(time.Now(), time.Duration(w.ahead.Load())) }
 
+// Manual is a clock that stands still until it is moved. It may be read meanwhile.
+type Manual struct{ at atomic.Pointer[time.Time] }
+
+// At returns a clock that shows a time.
+func At(at time.Time) *Manual {
+	var m Manual
+	m.Set(at)
+	return &m
+}
+
+// Now is the time by the clock.
+func (m *Manual) Now() time.Time { return *m.at.Load() }
+
+// Set sets the clock.
+func (m *Manual) Set(at time.Time) { m.at.Store(&at) }
+
+// Add moves the clock, and returns the time that it shows then.
+func (m *Manual) Add(d time.Duration) time.Time {
+	m.Set(m.Now().Add(d))
+	return m.Now()
+}
+
 // Step returns a time with its wall clock reading moved by whole seconds and its
 // monotonic reading as it was. Package time has no way to do that, so it is done
 // to the fields of time.Time: the seconds of a time with a monotonic reading are
