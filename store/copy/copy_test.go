@@ -223,7 +223,7 @@ func TestCopy(t *testing.T) {
 	}
 	complete(t, to, got["waiting started"], store.Delivered, now)
 	complete(t, to, claim(t, to)["waiting failed"], store.Delivered, now)
-	now = due
+	clock.Set(due)
 	if d := claim(t, to)["retrying started"]; d.Attempts != 1 {
 		t.Errorf("the retry is %+v", d)
 	}
