@@ -265,17 +265,20 @@ func (l *lab) startDelivering(ctx context.Context, s *stage, cfg caddyConfig, ot
 	return l.startCaddy(ctx, cfg)
 }
 
-// hookedContender returns a contender of creates with webhooks.
-func (l *lab) hookedContender(name string, s *stage, nodes ...*caddy) *contender {
-	return l.createContender(name, s, create{}, nodes...)
+// hookedContender returns a contender of creates of a kind with webhooks.
+func (l *lab) hookedContender(name string, s *stage, c create, nodes ...*caddy) *contender {
+	side := l.bareContender(name, s, c, nodes...)
+	side.expect.mark = `"webhook_status":"pending"`
+	side.traffic = l.hooked(nodes, s.receiver, c)
+	return side
 }
 
-// createContender returns a contender of creates of a kind with webhooks.
-func (l *lab) createContender(name string, s *stage, c create, nodes ...*caddy) *contender {
+// bareContender returns a contender of creates of a kind without webhooks.
+func (l *lab) bareContender(name string, s *stage, c create, nodes ...*caddy) *contender {
 	side := caddyContender(name, "api", nodes...)
 	side.beside = []*process{s.api.process, s.receiver.process}
-	side.expect = expectation{status: 201, mark: `"webhook_status":"pending"`}
-	side.traffic = l.hooked(nodes, s.receiver, c)
+	side.expect = expectation{status: 201}
+	side.traffic = l.plainCreates(c)
 	return side
 }
 
@@ -305,11 +308,8 @@ func (l *lab) runCreate(ctx context.Context) (section, error) {
 		return section{}, err
 	}
 	defer ours.stop()
-	hooked := l.hookedContender("replicate_predictions + reverse_proxy, both events delivered", s, ours)
-	proxy := caddyContender("reverse_proxy", "api", plain)
-	proxy.expect = expectation{status: 201}
-	proxy.traffic = l.plainCreates(create{})
-	proxy.beside = hooked.beside
+	hooked := l.hookedContender("replicate_predictions + reverse_proxy, both events delivered", s, create{}, ours)
+	proxy := l.bareContender("reverse_proxy", s, create{}, plain)
 	if err := l.compare(ctx, "create", l.closed, proxy, hooked); err != nil {
 		return section{}, err
 	}
@@ -345,7 +345,7 @@ func (l *lab) runReceipt(ctx context.Context) (section, error) {
 		return section{}, err
 	}
 	defer ours.stop()
-	side := l.hookedContender("replicate_predictions", s, ours)
+	side := l.hookedContender("replicate_predictions", s, create{}, ours)
 	if err := l.compare(ctx, "receipt", l.openAt(createRate), side); err != nil {
 		return section{}, err
 	}

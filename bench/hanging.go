@@ -30,8 +30,8 @@ func (l *lab) runHanging(ctx context.Context) (section, error) {
 	defer among.stop()
 	// Before its Caddy, which waits for attempts that are under way.
 	defer hang.stop()
-	quiet := l.hookedContender("all respond", s, alone)
-	busy := l.hookedContender(fmt.Sprintf("beside %s that hang", count(float64(l.hanging))), s, among)
+	quiet := l.hookedContender("all respond", s, create{}, alone)
+	busy := l.hookedContender(fmt.Sprintf("beside %s that hang", count(float64(l.hanging))), s, create{}, among)
 	responding := busy.traffic
 	busy.traffic = func(ctx context.Context) (traffic, error) {
 		if err := l.hang(ctx, busy, hang); err != nil {

@@ -21,19 +21,12 @@ func (l *lab) runKeyed(ctx context.Context) (section, error) {
 		return section{}, err
 	}
 	defer ours.stop()
-	without := func(name string, c create) *contender {
-		side := caddyContender(name, "api", ours)
-		side.expect = expectation{status: 201}
-		side.beside = []*process{s.api.process, s.receiver.process}
-		side.traffic = l.plainCreates(c)
-		return side
-	}
-	bare := without("create without a webhook", create{})
-	bareKeyed := without("the same with a key", create{keyed: true})
-	hooked := l.createContender("create with webhook_url", s, create{}, ours)
-	hookedKeyed := l.createContender("the same with a key", s, create{keyed: true}, ours)
-	other := l.createContender("create with webhook_url, ended later", s, create{runs: true}, ours)
-	native := l.createContender("create with webhook, captured", s, create{runs: true, native: true}, ours)
+	bare := l.bareContender("create without a webhook", s, create{}, ours)
+	bareKeyed := l.bareContender("the same with a key", s, create{keyed: true}, ours)
+	hooked := l.hookedContender("create with webhook_url", s, create{}, ours)
+	hookedKeyed := l.hookedContender("the same with a key", s, create{keyed: true}, ours)
+	other := l.hookedContender("create with webhook_url, ended later", s, create{runs: true}, ours)
+	native := l.hookedContender("create with webhook, captured", s, create{runs: true, native: true}, ours)
 	for _, pair := range [][]*contender{{bare, bareKeyed}, {hooked, hookedKeyed}, {other, native}} {
 		if err := l.compare(ctx, "keyed", l.closed, pair...); err != nil {
 			return section{}, err

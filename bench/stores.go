@@ -72,10 +72,10 @@ func (l *lab) runStores(ctx context.Context) (section, error) {
 		return section{}, err
 	}
 	creates := []*contender{
-		l.hookedContender("creates, SQLite", s, embedded),
+		l.hookedContender("creates, SQLite", s, create{}, embedded),
 		// Any node may deliver what one has captured.
-		l.hookedContender("creates, "+one, s, nodes...),
-		l.hookedContender("creates, "+many, s, nodes...),
+		l.hookedContender("creates, "+one, s, create{}, nodes...),
+		l.hookedContender("creates, "+many, s, create{}, nodes...),
 	}
 	creates[1].addrs = creates[1].addrs[:1]
 	if err := l.compareRounds(ctx, rounds, "stores", l.closed, creates...); err != nil {

@@ -61,7 +61,7 @@ func (l *lab) runWaiting(ctx context.Context) (section, error) {
 		if err := f.caddy.start(ctx); err != nil {
 			return section{}, err
 		}
-		side := l.hookedContender(f.name, s, f.caddy)
+		side := l.hookedContender(f.name, s, create{}, f.caddy)
 		if err := l.warmCreates(ctx, side, l.warmRequests()); err != nil {
 			return section{}, fmt.Errorf("warming up with the store %q: %w", f.name, err)
 		}

@@ -45,7 +45,7 @@ func (l *lab) runWatched(ctx context.Context) (section, error) {
 	for i, name := range []string{"alone", "watched"} {
 		edge := caddyContender("unique events, "+name, "edge", nodes[i])
 		edge.traffic = l.unique
-		create := l.hookedContender("creates, "+name, s, nodes[i])
+		create := l.hookedContender("creates, "+name, s, create{}, nodes[i])
 		if i == 1 {
 			edge.traffic, create.traffic = watched(edge), watched(create)
 		}

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/caddyrun"
 	"github.com/caddy-replicate/replicate-webhook/e2e/rig/dashrun"
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
 )
@@ -55,11 +56,7 @@ func TestADeliveryWaitsInWords(t *testing.T) {
 	s.Receiver.AnswerStatus(http.StatusInternalServerError)
 	s.Create("/down")
 	s.Receiver.Wait(3)
-	for deadline := time.Now().Add(time.Minute); !strings.Contains(v.Page("/_webhooks/endpoints"), `class="badge open"`); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("no breaker opens")
-		}
-	}
+	caddyrun.Until(t, "the breaker to open", func() bool { return strings.Contains(v.Page("/_webhooks/endpoints"), `class="badge open"`) })
 	s.Create("/down")
 	if body := v.Page("/_webhooks/deliveries?state=pending"); !strings.Contains(body, "waits for the receiver’s URL: breaker open, next probe") {
 		t.Fatalf("no delivery says what it waits for:\n%s", body)

@@ -1,11 +1,12 @@
 package dashboard_test
 
 import (
+	"fmt"
 	"os"
 	"strings"
 	"testing"
-	"time"
 
+	"github.com/caddy-replicate/replicate-webhook/e2e/rig/caddyrun"
 	"github.com/caddy-replicate/replicate-webhook/e2e/rig/dashrun"
 )
 
@@ -17,11 +18,9 @@ func TestOverviewShowsSealing(t *testing.T) {
 	v := dashrun.Start(t, nil).Visitor()
 	overview := func(has bool, text string) {
 		t.Helper()
-		for deadline := time.Now().Add(30 * time.Second); strings.Contains(v.Page("/_webhooks/"), text) != has; time.Sleep(50 * time.Millisecond) {
-			if time.Now().After(deadline) {
-				t.Fatalf("the overview does not have, or keeps, %q", text)
-			}
-		}
+		caddyrun.Until(t, fmt.Sprintf("the overview to have %q: %v", text, has), func() bool {
+			return strings.Contains(v.Page("/_webhooks/"), text) == has
+		})
 	}
 	perClient := func(keys string) string {
 		return strings.Replace(v.Config, "signing shared\n\t\tsigning_secret {env.SIGNING_SECRET}", "signing per_client\n\t\t"+keys, 1)

@@ -386,19 +386,27 @@ func newBreaking(t *testing.T, s *site) *breaking {
 		}
 		rec := httptest.NewRecorder()
 		s.api.ServeHTTP(rec, r)
-		conn, _, err := w.(http.Hijacker).Hijack()
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		defer func() { _ = conn.Close() }()
-		var raw bytes.Buffer
-		_ = rec.Result().Write(&raw)
-		_, _ = conn.Write(raw.Bytes()[:min(n, raw.Len())])
+		breakOff(w, rec, n)
 	}))
 	b.Config.SetKeepAlivesEnabled(false) // a failed test leaves no connection to wait for
 	t.Cleanup(b.Close)
 	return b
+}
+
+// breakOff sends so many bytes of a response, all of them if n is negative, and breaks
+// the connection.
+func breakOff(w http.ResponseWriter, rec *httptest.ResponseRecorder, n int) {
+	conn, _, err := w.(http.Hijacker).Hijack()
+	if err != nil {
+		panic(err)
+	}
+	defer func() { _ = conn.Close() }()
+	var raw bytes.Buffer
+	_ = rec.Result().Write(&raw)
+	if n < 0 || n > raw.Len() {
+		n = raw.Len()
+	}
+	_, _ = conn.Write(raw.Bytes()[:n])
 }
 
 // The connection to the API breaks at every byte of its response: there is never a

@@ -67,17 +67,7 @@ func (p *paid) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	b.id, b.callback = made.ID, sent.Webhook
 	n := b.breakAfter
 	p.mu.Unlock()
-	conn, _, err := w.(http.Hijacker).Hijack()
-	if err != nil {
-		return
-	}
-	defer func() { _ = conn.Close() }()
-	var raw bytes.Buffer
-	_ = rec.Result().Write(&raw)
-	if n < 0 || n > raw.Len() {
-		n = raw.Len()
-	}
-	_, _ = conn.Write(raw.Bytes()[:n])
+	breakOff(w, rec, n)
 }
 
 // TestBrokenCreatesAreNeverMadeTwice: creates are repeated with their key while

@@ -1,7 +1,6 @@
 package docs_test
 
 import (
-	"go/ast"
 	"go/parser"
 	"go/token"
 	"io/fs"
@@ -9,7 +8,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 )
@@ -40,14 +38,11 @@ func TestHeadersPageIsComplete(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		ast.Inspect(file, func(n ast.Node) bool {
-			if lit, ok := n.(*ast.BasicLit); ok && lit.Kind == token.STRING {
-				if text, err := strconv.Unquote(lit.Value); err == nil && ownHeader.MatchString(text) {
-					named[http.CanonicalHeaderKey(text)] = path
-				}
+		for text := range literals(file) {
+			if ownHeader.MatchString(text) {
+				named[http.CanonicalHeaderKey(text)] = path
 			}
-			return true
-		})
+		}
 		return nil
 	})
 	if err != nil {

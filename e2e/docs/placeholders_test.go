@@ -5,6 +5,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"iter"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -16,6 +17,21 @@ import (
 
 // placeholder is one of this plugin's, in braces as documents have it.
 var placeholder = regexp.MustCompile(`\{(http\.replicate[\w.]*)\}`)
+
+// literals returns the strings that a file of the source holds.
+func literals(file *ast.File) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		going := true
+		ast.Inspect(file, func(n ast.Node) bool {
+			if lit, ok := n.(*ast.BasicLit); going && ok && lit.Kind == token.STRING {
+				if text, err := strconv.Unquote(lit.Value); err == nil {
+					going = yield(text)
+				}
+			}
+			return going
+		})
+	}
+}
 
 // TestPlaceholdersAreWhatTheSourceGives: the placeholders that comments of the
 // source and the documents name are those that the source knows, to the letter,
@@ -48,14 +64,11 @@ func TestPlaceholdersAreWhatTheSourceGives(t *testing.T) {
 		for _, group := range file.Comments {
 			name(comments, group.Text(), path)
 		}
-		ast.Inspect(file, func(n ast.Node) bool {
-			if lit, ok := n.(*ast.BasicLit); ok && lit.Kind == token.STRING {
-				if text, err := strconv.Unquote(lit.Value); err == nil && placeholder.MatchString("{"+text+"}") && strings.Count(text, ".") == 2 {
-					known = append(known, text)
-				}
+		for text := range literals(file) {
+			if placeholder.MatchString("{"+text+"}") && strings.Count(text, ".") == 2 {
+				known = append(known, text)
 			}
-			return true
-		})
+		}
 		return nil
 	})
 	if err != nil {

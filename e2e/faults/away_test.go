@@ -52,6 +52,20 @@ func (a *awayApp) Pass(_ context.Context, d *store.Delivery, _ int) delivery.App
 	return delivery.AppResponse{Status: 200}
 }
 
+// startEngine starts an engine, and returns what ends it.
+func startEngine(t *testing.T, conf delivery.Config) (stop func()) {
+	t.Helper()
+	engine, err := delivery.New(conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	engine.Start()
+	return func() {
+		engine.Stop()
+		<-engine.Done()
+	}
+}
+
 // TestAppAway: an app that is down for hours of fake time, in which 10 events a second
 // come, has all of them when it is back, each once and those of a prediction in order.
 func TestAppAway(t *testing.T) {
@@ -68,21 +82,13 @@ func TestAppAway(t *testing.T) {
 		seconds := int(*appAway / time.Second)
 		total := seconds * rate
 		app := &awayApp{last: make(map[string]int), left: total, done: make(chan struct{})}
-		engine, err := delivery.New(delivery.Config{
+		defer startEngine(t, delivery.Config{
 			Store:   s,
 			Secrets: func(context.Context, string) ([]signature.Secret, error) { return nil, nil },
 			Inboxes: []delivery.Inbox{{Scope: "queue", RetryFor: 72 * time.Hour, MaxDelay: 5 * time.Minute, Concurrency: 16, App: app}},
 			Pauses:  s.Pauses,
 			Client:  http.DefaultClient, // there are no webhooks to send
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		engine.Start()
-		defer func() {
-			engine.Stop()
-			<-engine.Done()
-		}()
+		})()
 		// Each second brings one event each of ten predictions, which have theirs
 		// in as many seconds.
 		for second := range seconds {
@@ -193,7 +199,7 @@ func TestReceiverAway(t *testing.T) {
 			t.Fatal(err)
 		}
 		receiver := &awayReceiver{accepted: make(map[string]int), left: total, done: make(chan struct{})}
-		engine, err := delivery.New(delivery.Config{
+		defer startEngine(t, delivery.Config{
 			Store:   s,
 			Secrets: func(context.Context, string) ([]signature.Secret, error) { return []signature.Secret{secret}, nil },
 			Client:  &http.Client{Transport: receiver},
@@ -201,15 +207,7 @@ func TestReceiverAway(t *testing.T) {
 				Retry:    delivery.Retry{Then: slices.Repeat([]delivery.Duration{delivery.Duration(15 * time.Minute)}, 48)},
 				Endpoint: delivery.Endpoint{Concurrency: concurrency},
 			},
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		engine.Start()
-		defer func() {
-			engine.Stop()
-			<-engine.Done()
-		}()
+		})()
 		before := heapInUse()
 		const together = 20
 		payload := strings.Repeat("x", 2000)

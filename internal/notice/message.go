@@ -81,24 +81,23 @@ func (w *window) message(s subject) Message {
 		}
 		return fmt.Sprint(w.count, " ", many)
 	}
+	times := func(says string) string {
+		n := of("time", "times", "further endpoints")
+		if w.count > 1 {
+			says += " (" + n + ")"
+		}
+		return name + says
+	}
 	switch s.what {
 	case Failed:
 		n := of("delivery", "deliveries", "further endpoints")
 		m.Text = fmt.Sprintf("%s to %s failed and will not be tried again", n, name)
 		m.Hint = "caddy replicate-webhook deliveries show " + m.Example
 	case EndpointOpen:
-		n := of("time", "times", "further endpoints")
-		m.Text = name + " does not respond: its deliveries wait"
-		if w.count > 1 {
-			m.Text += " (" + n + ")"
-		}
+		m.Text = times(" does not respond: its deliveries wait")
 		m.Hint = "caddy replicate-webhook endpoints"
 	case EndpointClosed:
-		n := of("time", "times", "further endpoints")
-		m.Text = name + " responds again: its deliveries go on"
-		if w.count > 1 {
-			m.Text += " (" + n + ")"
-		}
+		m.Text = times(" responds again: its deliveries go on")
 		m.Hint = "caddy replicate-webhook deliveries --state failed"
 	case InboxFailed:
 		n := of("event", "events", "further scopes")

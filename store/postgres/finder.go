@@ -31,9 +31,6 @@ const (
 	// indexedClient is what is indexed of a client. An entry of an index may have
 	// some 2,700 bytes, and URLs have less.
 	indexedClient = "substring(client from 1 for 512)"
-	// originRows is how many predictions of an origin are looked through for the
-	// rest of a URL.
-	originRows = 5000
 
 	// The conditions and orders are written so that no other index seems to fit,
 	// and the indexes so that they seem to fit nothing else.
@@ -74,7 +71,7 @@ func (f findSource) Clients(ctx context.Context, from string, limit int) ([]stri
 
 // Origins implements find.Source.
 func (f findSource) Origins(ctx context.Context, from string, limit int) ([]string, error) {
-	return f.texts(ctx, findOrigins, []byte(max(from, "\x01")), limit) // without those that are disabled
+	return f.texts(ctx, findOrigins, []byte(from), limit)
 }
 
 // OfClient implements find.Source.
@@ -90,24 +87,20 @@ func (f findSource) OfClient(ctx context.Context, client string, limit int) (fou
 }
 
 // OfOrigin implements find.Source.
-func (f findSource) OfOrigin(ctx context.Context, name, part string, limit int) (found []store.Prediction, more bool, err error) {
-	most := limit
-	if part != "" {
-		most = originRows
-	}
+func (f findSource) OfOrigin(ctx context.Context, name, part string, among, limit int) (found []store.Prediction, more bool, err error) {
 	type row struct {
 		Ref int64
 		URL []byte
 	}
 	err = f.s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
-		rows, err := collect(ctx, conn, pgx.RowToStructByPos[row], findOfOrigin, []byte(name), most)
+		rows, err := collect(ctx, conn, pgx.RowToStructByPos[row], findOfOrigin, []byte(name), among)
 		var refs []int64
 		for _, r := range rows {
 			if len(refs) < limit && strings.Contains(strings.ToLower(string(r.URL)), part) {
 				refs = append(refs, r.Ref)
 			}
 		}
-		more = len(rows) == most
+		more = len(rows) == among
 		if err == nil {
 			found, err = listPredictions(ctx, conn, refs)
 		}
@@ -179,14 +172,7 @@ func (f findSource) texts(ctx context.Context, query string, args ...any) (out [
 func (f findSource) rows(ctx context.Context, query string, args ...any) (out []store.DeliveryRow, err error) {
 	err = f.s.read(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		numbers, err := collect(ctx, conn, pgx.RowTo[int64], query, args...)
-		var deliveries, events []int64
-		for _, n := range numbers {
-			if n >= ledger.FirstEvent {
-				events = append(events, n)
-			} else {
-				deliveries = append(deliveries, n)
-			}
-		}
+		deliveries, events := ledger.SplitNumbers(numbers)
 		if err == nil && len(events) > 0 {
 			out, err = f.s.inbox.list(ctx, conn, events, "NULL::bytea", "NULL::bytea")
 		}

@@ -28,9 +28,6 @@ const (
 	// eight characters are the scheme, and may be some of the host. It is
 	// indexed.
 	origin = "substr(url, 1, 8 + instr(substr(url, 9) || '/', '/'))"
-	// originRows is how many predictions of an origin are looked through for the
-	// rest of a URL.
-	originRows = 5000
 
 	findByNumber      = "SELECT n FROM deliveries WHERE n >= ? AND n < ? ORDER BY n DESC LIMIT ?"
 	findOfClient      = "SELECT ref FROM predictions INDEXED BY predictions_client WHERE client = ? AND key IS NOT NULL ORDER BY ref DESC LIMIT ?"
@@ -76,7 +73,7 @@ func (f findSource) Clients(ctx context.Context, from string, limit int) ([]stri
 
 // Origins implements find.Source.
 func (f findSource) Origins(ctx context.Context, from string, limit int) ([]string, error) {
-	return collect[string](ctx, f.s.db, findOrigins, max(from, "\x01"), limit) // without those that are disabled
+	return collect[string](ctx, f.s.db, findOrigins, from, limit)
 }
 
 // OfClient implements find.Source.
@@ -86,12 +83,8 @@ func (f findSource) OfClient(ctx context.Context, client string, limit int) ([]s
 }
 
 // OfOrigin implements find.Source.
-func (f findSource) OfOrigin(ctx context.Context, name, part string, limit int) ([]store.Prediction, bool, error) {
-	most := limit
-	if part != "" {
-		most = originRows
-	}
-	rows, err := f.s.db.QueryContext(ctx, findOfOrigin, name, most)
+func (f findSource) OfOrigin(ctx context.Context, name, part string, among, limit int) ([]store.Prediction, bool, error) {
+	rows, err := f.s.db.QueryContext(ctx, findOfOrigin, name, among)
 	if err != nil {
 		return nil, false, err
 	}
@@ -109,7 +102,7 @@ func (f findSource) OfOrigin(ctx context.Context, name, part string, limit int) 
 		}
 	}
 	found, err := f.predictions(ctx, refs, errors.Join(rows.Err(), rows.Close()))
-	return found, read == most, err
+	return found, read == among, err
 }
 
 // Newest implements find.Source.
@@ -153,14 +146,7 @@ func collect[T any](ctx context.Context, db *sql.DB, query string, args ...any) 
 
 // rows reads deliveries and events by their numbers, newest first.
 func (f findSource) rows(ctx context.Context, numbers []int64, err error) ([]store.DeliveryRow, error) {
-	var deliveries, events []int64
-	for _, n := range numbers {
-		if n >= ledger.FirstEvent {
-			events = append(events, n)
-		} else {
-			deliveries = append(deliveries, n)
-		}
-	}
+	deliveries, events := ledger.SplitNumbers(numbers)
 	var out []store.DeliveryRow
 	if err == nil && len(events) > 0 {
 		out, err = f.s.eventRows(ctx, events, false)

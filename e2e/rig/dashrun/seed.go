@@ -3,11 +3,11 @@ package dashrun
 import (
 	"fmt"
 	"net/http"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/caddy-replicate/replicate-webhook/e2e/rig/siterun"
+	"github.com/caddy-replicate/replicate-webhook/internal/clock/clocktest"
 	"github.com/caddy-replicate/replicate-webhook/internal/event"
 	"github.com/caddy-replicate/replicate-webhook/store"
 	"github.com/caddy-replicate/replicate-webhook/store/sqlite"
@@ -34,15 +34,8 @@ type Row struct {
 func Seed(t testing.TB, path string, rows []Row) {
 	t.Helper()
 	now := time.Now()
-	clock := now
-	// The store asks for the time while it purges, too.
-	var shared atomic.Pointer[time.Time]
-	set := func(to time.Time) {
-		clock = to
-		shared.Store(&to)
-	}
-	set(now)
-	s, err := sqlite.Open(sqlite.Options{Path: path, Now: func() time.Time { return *shared.Load() }})
+	clock := clocktest.At(now)
+	s, err := sqlite.Open(sqlite.Options{Path: path, Now: clock.Now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,12 +46,12 @@ func Seed(t testing.TB, path string, rows []Row) {
 		}
 	}
 	for _, row := range rows {
-		set(now.Add(-row.Age))
-		p := store.Prediction{API: "https://api.replicate.com/v1", ID: row.ID, Client: "user alice", URL: row.URL, Events: event.All, CreatedAt: clock}
+		clock.Set(now.Add(-row.Age))
+		p := store.Prediction{API: "https://api.replicate.com/v1", ID: row.ID, Client: "user alice", URL: row.URL, Events: event.All, CreatedAt: clock.Now()}
 		payload := row.Payload
 		if payload == "" {
 			payload = fmt.Sprintf(`{"event":%q,"prediction":{"id":%q,"version":"5c7d5dc6","input":{"prompt":"a serene landscape, golden hour","width":1024,"height":768},"output":["https://replicate.delivery/pbxt/landscape-0.webp"],"status":"succeeded","created_at":%q},"timestamp":%q}`,
-				row.Event.Name(), row.ID, clock.UTC().Format(time.RFC3339), clock.UTC().Format(time.RFC3339))
+				row.Event.Name(), row.ID, clock.Now().UTC().Format(time.RFC3339), clock.Now().UTC().Format(time.RFC3339))
 		}
 		fail(s.Track(t.Context(), &p, []store.Event{
 			{Kind: event.Started, Payload: []byte(payload)}, {Kind: row.Event, Payload: []byte(payload)},
@@ -71,13 +64,13 @@ func Seed(t testing.TB, path string, rows []Row) {
 				if next.IsZero() || !next.Before(now.Add(time.Hour/2)) {
 					break // what is left waits for later
 				}
-				set(next)
+				clock.Set(next)
 				continue
 			}
 			for _, d := range claimed {
 				o := store.Outcome{Delivery: d, Disposition: store.Delivered, Attempt: store.Attempt{
 					Delivery: d.ID, Event: d.Event, URL: d.URL, Status: http.StatusOK, Number: d.Attempts + 1,
-					At: clock, Took: 83 * time.Millisecond, Response: "OK",
+					At: clock.Now(), Took: 83 * time.Millisecond, Response: "OK",
 				}}
 				if d.Event != event.Started {
 					if tries == len(row.Statuses) { // never tried
@@ -104,7 +97,7 @@ func Seed(t testing.TB, path string, rows []Row) {
 						}
 					}
 				}
-				set(clock.Add(120 * time.Millisecond))
+				clock.Add(120 * time.Millisecond)
 				fail(s.Complete(t.Context(), o))
 			}
 		}

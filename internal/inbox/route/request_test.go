@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,6 +15,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/caddy-replicate/replicate-webhook/e2e/rig/caddyrun"
+	"github.com/caddy-replicate/replicate-webhook/internal/clock/clocktest"
 	"github.com/caddy-replicate/replicate-webhook/internal/inbox"
 	"github.com/caddy-replicate/replicate-webhook/internal/inbox/route"
 	"github.com/caddy-replicate/replicate-webhook/internal/signature"
@@ -45,17 +45,14 @@ func verifies(r *caddyrun.Request, s signature.Secret, now time.Time) bool {
 // TestAppsThatVerifyThemselvesAcceptLateAttempts: an attempt whose signed time is
 // older than half the tolerance is signed again, over the same id and bytes.
 func TestAppsThatVerifyThemselvesAcceptLateAttempts(t *testing.T) {
-	var clock atomic.Pointer[time.Time]
-	now := func() time.Time { return *clock.Load() }
 	signed := time.Now().Truncate(time.Second)
-	set := func(at time.Time) { clock.Store(&at) }
-	set(signed)
+	clock := clocktest.At(signed)
 	other := parse("whsec_" + strings.Repeat("QUJD", 8))
 	core, logs := observer.New(zap.WarnLevel)
 	current := []signature.Secret{other, secret}
 	app, r := toApp(t, route.Options{
 		Timeout: time.Minute, Resign: true, Tolerance: 4 * time.Minute,
-		Secrets: func() []signature.Secret { return current }, Now: now, Logger: zap.New(core),
+		Secrets: func() []signature.Secret { return current }, Now: clock.Now, Logger: zap.New(core),
 	})
 	original := eventAt(signed)
 	headers := func() [4]string {
@@ -70,17 +67,17 @@ func TestAppsThatVerifyThemselvesAcceptLateAttempts(t *testing.T) {
 		return headers()
 	}
 	first := pass()
-	set(signed.Add(2 * time.Minute))
+	clock.Set(signed.Add(2 * time.Minute))
 	if again := pass(); again != first {
 		t.Errorf("at half the tolerance, the headers are %q, want %q", again, first)
 	}
 	for _, age := range []time.Duration{2*time.Minute + time.Second, time.Hour, 72 * time.Hour} {
-		set(signed.Add(age))
+		clock.Set(signed.Add(age))
 		late := pass()
 		if late[0] != first[0] || late[3] != first[3] || late[1] == first[1] {
 			t.Errorf("after %s, the headers are %q, were %q", age, late, first)
 		}
-		if !verifies(app.Last(), secret, now()) || string(app.Last().Got) != payload {
+		if !verifies(app.Last(), secret, clock.Now()) || string(app.Last().Got) != payload {
 			t.Errorf("after %s, an app that verifies refuses %q", age, late)
 		}
 	}

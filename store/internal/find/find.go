@@ -30,9 +30,8 @@ type Source interface {
 	// OfClient returns the predictions of a client.
 	OfClient(ctx context.Context, client string, limit int) ([]store.Prediction, error)
 	// OfOrigin returns the predictions of an origin whose URLs contain a text in
-	// lower case. It looks through the newest of the origin, and reports whether
-	// there are more.
-	OfOrigin(ctx context.Context, origin, part string, limit int) (found []store.Prediction, more bool, err error)
+	// lower case, among so many of the newest. It reports whether there are more.
+	OfOrigin(ctx context.Context, origin, part string, among, limit int) (found []store.Prediction, more bool, err error)
 	// Newest looks through the newest predictions and events, for some
 	// milliseconds: for IDs of predictions that begin with a text, and URLs that
 	// contain it in lower case. It reports whether there are more.
@@ -48,6 +47,9 @@ const (
 	// kinds of clients.
 	maxNames = 20
 	maxKinds = 20
+	// originRows is how many predictions of an origin are looked through for the
+	// rest of a URL.
+	originRows = 5000
 )
 
 // finding is one search.
@@ -235,7 +237,7 @@ func (f *finding) byOrigin(ctx context.Context, text string) error {
 	host := strings.TrimPrefix(strings.TrimPrefix(text, "https://"), "http://")
 	host, _, _ = strings.Cut(host, "/")
 	for _, scheme := range []string{"https://", "http://"} {
-		origins, err := f.src.Origins(ctx, scheme+host, maxNames+1)
+		origins, err := f.origins(ctx, scheme+host, maxNames+1)
 		if err != nil {
 			return err
 		}
@@ -245,7 +247,12 @@ func (f *finding) byOrigin(ctx context.Context, text string) error {
 			}
 		}
 	}
-	return f.walk(ctx, f.src.Origins, take)
+	return f.walk(ctx, f.origins, take)
+}
+
+// origins returns the origins without that of disabled predictions, which have no URL.
+func (f *finding) origins(ctx context.Context, from string, limit int) ([]string, error) {
+	return f.src.Origins(ctx, max(from, "\x01"), limit)
 }
 
 // walk looks through all names, for some milliseconds or until full.
@@ -277,7 +284,11 @@ func (f *finding) origin(ctx context.Context, origin, part string) error {
 	if name := store.EndpointOf(origin); part == "" && !slices.Contains(f.Endpoints, name) {
 		f.Endpoints = append(f.Endpoints, name)
 	}
-	found, more, err := f.src.OfOrigin(ctx, origin, part, f.limit+1)
+	among := f.limit + 1
+	if part != "" {
+		among = originRows
+	}
+	found, more, err := f.src.OfOrigin(ctx, origin, part, among, f.limit+1)
 	f.Predictions, f.More = append(f.Predictions, found...), f.More || more
 	return err
 }

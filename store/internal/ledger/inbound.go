@@ -20,6 +20,19 @@ type Line[R any] []*Delivery[R]
 // are below, so that a walk over the ones reads none of the others.
 const FirstEvent = 1 << 40
 
+// SplitNumbers returns the numbers of deliveries and those of inbound events, each in
+// their order.
+func SplitNumbers(numbers []int64) (deliveries, events []int64) {
+	for _, n := range numbers {
+		if n >= FirstEvent {
+			events = append(events, n)
+		} else {
+			deliveries = append(deliveries, n)
+		}
+	}
+	return deliveries, events
+}
+
 // OrderNumber returns what an inbound event has in place of its prediction's
 // number: a negative number, even for an ordered event. The ordered events of a
 // prediction in a scope share one. Where two predictions share one by chance, they
