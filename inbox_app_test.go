@@ -54,7 +54,6 @@ func TestInboxSurvivesTheApp(t *testing.T) {
 			close(done)
 		}
 	})
-	e.Client = caddyrun.ThroughReloads(e.Client)
 	options := "inbox " + e.app.Addr() + " {\nmax_delay 1s\n}"
 	e.reload(options)
 	ids := make(map[string]string) // of events by prediction and event
@@ -109,7 +108,6 @@ func TestInboxSurvivesTheApp(t *testing.T) {
 func TestInboxThatIsFull(t *testing.T) {
 	e := newEdge(t, "")
 	e.app.AnswerStatus(http.StatusServiceUnavailable)
-	e.Client = caddyrun.ThroughReloads(e.Client)
 	e.reload("inbox " + e.app.Addr() + " {\nmax_events 3\nmax_delay 1s\n}")
 	for i := range 3 {
 		e.stored(completed(fmt.Sprint("p", i)))

@@ -230,7 +230,6 @@ func TestReloadCutsNoAttemptOffAndDoublesNone(t *testing.T) {
 		ids = append(ids, s.create(h.URL).ID)
 	}
 	h.Wait(1) // an endpoint that has not answered yet is given no second one
-	s.server.Client = caddyrun.ThroughReloads(s.server.Client)
 	for range 3 {
 		s.server.Reload(s.text())
 	}

@@ -76,16 +76,15 @@ func TestFrameworksBehindAnInbox(t *testing.T) {
 // has said which event it got.
 func arrives(t *testing.T, s *caddyrun.Server, size int, said func(line string)) {
 	t.Helper()
-	client := caddyrun.ThroughReloads(s.Client)
 	url := s.URL("PORT1", "/webhooks/replicate")
 	body := payload("pred_1", size)
 	for _, duplicate := range []bool{false, true} {
-		resp := post(t, client, url, http.Header{"X-Replicate-Signature": {hexSignature(body)}}, body)
+		resp := post(t, s.Client, url, http.Header{"X-Replicate-Signature": {hexSignature(body)}}, body)
 		if resp.StatusCode != 200 || (resp.Header.Get("X-Replicate-Duplicate") == "true") != duplicate {
 			t.Fatalf("a webhook of %d bytes got %s %v, a duplicate: %v", len(body), resp.Status, resp.Header, duplicate)
 		}
 	}
-	if resp := post(t, client, url, http.Header{"X-Replicate-Signature": {hexSignature("x")}}, payload("forged", 1)); resp.StatusCode != 401 {
+	if resp := post(t, s.Client, url, http.Header{"X-Replicate-Signature": {hexSignature("x")}}, payload("forged", 1)); resp.StatusCode != 401 {
 		t.Errorf("a forgery got %s", resp.Status)
 	}
 	said("prediction.completed of pred_1")
@@ -127,7 +126,7 @@ http://127.0.0.1:{$PORT2} {
 	})
 	// The parameter is no header: nothing that a client sends sets it.
 	header := http.Header{"Webhook-Verified": {"1"}, "Webhook_verified": {"1"}, "X-Replicate-Event": {"e"}, "X-Replicate-Prediction-Id": {"p"}}
-	resp := post(t, caddyrun.ThroughReloads(s.Client), s.URL("PORT2", "/webhooks/replicate"), header, payload("forged", 1))
+	resp := post(t, s.Client, s.URL("PORT2", "/webhooks/replicate"), header, payload("forged", 1))
 	if resp.StatusCode != 404 {
 		t.Errorf("an unsigned webhook at the app's own site got %s", resp.Status)
 	}
